@@ -1,0 +1,159 @@
+// Checks of NumPy arrays: every message names the array, what is wrong and the way out.
+#include "arrays.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fastopt {
+namespace {
+
+constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's stable ABI
+constexpr int float64_number = 12;
+
+std::string dtype_name(const py::array& array) { return py::str(py::object(array.dtype())); }
+
+// The bytes from the first to the last element of an array of any strides.
+std::pair<const std::byte*, const std::byte*> extent(const py::array& array) {
+    const auto* low = static_cast<const std::byte*>(array.data());
+    if (array.size() == 0) return {low, low};
+    const std::byte* high = low;
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+        const py::ssize_t reach = (array.shape(axis) - 1) * array.strides(axis);
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high + array.itemsize()};
+}
+
+bool share_memory(const py::array& a, const py::array& b) {
+    return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
+}
+
+[[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
+    throw py::value_error(a + " and " + b +
+                          " share memory; an array that a step writes must have memory of its own "
+                          "(use .copy())");
+}
+
+}  // namespace
+
+py::array float_array(py::handle object, const std::string& what) {
+    if (!py::isinstance<py::array>(object))
+        throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
+                             std::string(py::str(py::type::of(object).attr("__name__"))));
+    auto array = py::reinterpret_borrow<py::array>(object);
+    const int number = array.dtype().num();
+    if (number != float32_number && number != float64_number)
+        throw py::type_error(what + " must have dtype float32 or float64, not " +
+                             dtype_name(array));
+    const char order = array.dtype().byteorder();
+    if (order != '=' && order != '|')
+        throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) +
+                              "); convert it with .astype(dtype.newbyteorder('='))");
+    if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
+        throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
+    return array;
+}
+
+Type type_of(const py::array& array) {
+    return array.dtype().num() == float32_number ? Type::float32 : Type::float64;
+}
+
+std::string describe_shape(const py::array& array) {
+    return py::str(py::object(array.attr("shape")));
+}
+
+void require_writeable(const py::array& array, const std::string& what) {
+    if (!array.writeable())
+        throw py::value_error(what +
+                              " is read-only; it is updated in place (pass a writeable "
+                              "array, or set .flags.writeable)");
+}
+
+std::vector<py::ssize_t> memory_order(const py::array& array) {
+    std::vector<py::ssize_t> axes(static_cast<std::size_t>(array.ndim()));
+    std::iota(axes.begin(), axes.end(), 0);
+    std::stable_sort(axes.begin(), axes.end(), [&](py::ssize_t a, py::ssize_t b) {
+        return array.strides(a) > array.strides(b);
+    });
+    return axes;
+}
+
+void require_dense(const py::array& array, const std::string& what) {
+    if (array.size() == 0) return;
+    const auto order = memory_order(array);
+    py::ssize_t expected = array.itemsize();
+    for (std::size_t i = order.size(); i-- > 0;) {
+        const py::ssize_t size = array.shape(order[i]);
+        if (size == 1) continue;
+        if (array.strides(order[i]) != expected)
+            throw py::value_error(what + " is not dense in memory (strides " +
+                                  std::string(py::str(py::object(array.attr("strides")))) +
+                                  " for shape " + describe_shape(array) +
+                                  "); keep it in an array of its own, not in a strided view");
+        expected *= size;
+    }
+}
+
+void require_like(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what) {
+    if (type_of(array) != type_of(model))
+        throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
+                             " has " + dtype_name(model) + "; convert it with .astype(" +
+                             model_what + ".dtype)");
+    if (array.ndim() != model.ndim() ||
+        !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
+        throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +
+                              " has shape " + describe_shape(model) + "; they must be equal");
+}
+
+StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order) {
+    std::vector<Dimension> dimensions;
+    dimensions.reserve(order.size());
+    for (const py::ssize_t axis : order)
+        dimensions.push_back({array.shape(axis), array.strides(axis)});
+    return {array.data(), std::move(dimensions), static_cast<std::size_t>(array.itemsize())};
+}
+
+py::array zeros_like(const py::array& model) {
+    const auto order = memory_order(model);
+    py::tuple shape(order.size());
+    py::list back(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+        shape[i] = model.shape(order[i]);
+        back[static_cast<std::size_t>(order[i])] = i;
+    }
+    // Fresh pages come zeroed from the system: nothing is touched before the step itself.
+    const py::object zeros = py::module_::import("numpy").attr("zeros")(shape, model.dtype());
+    return zeros.attr("transpose")(py::tuple(back));
+}
+
+void OverlapCheck::add(const py::array& array, std::string what, bool written) {
+    const auto [begin, end] = extent(array);
+    if (begin != end) extents_.push_back({begin, end, written, array, std::move(what)});
+}
+
+void OverlapCheck::run() {
+    std::sort(extents_.begin(), extents_.end(),
+              [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+    // One sweep: `furthest` reaches furthest of those before, `written` of those that are written.
+    const Extent* furthest = nullptr;
+    const Extent* written = nullptr;
+    bool suspect = false;
+    for (const Extent& extent : extents_) {
+        const Extent* other = extent.written ? furthest : written;
+        if (other != nullptr && extent.begin < other->end) {
+            if (share_memory(extent.array, other->array)) throw_overlap(other->what, extent.what);
+            suspect = true;  // interleaved strided views
+        }
+        if (furthest == nullptr || extent.end > furthest->end) furthest = &extent;
+        if (extent.written && (written == nullptr || extent.end > written->end)) written = &extent;
+    }
+    if (!suspect) return;
+    for (const Extent& a : extents_)
+        for (const Extent& b : extents_)
+            if (&a < &b && (a.written || b.written) && b.begin < a.end &&
+                share_memory(a.array, b.array))
+                throw_overlap(a.what, b.what);
+}
+
+}  // namespace fastopt

@@ -1,0 +1,58 @@
+// Checks of NumPy arrays, and what the runtime needs to know of them.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "../kernels/table.hpp"
+#include "../runtime/layout.hpp"
+
+namespace fastopt {
+
+namespace py = pybind11;
+
+// `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
+// `what` names it in messages. Throws TypeError or ValueError.
+py::array float_array(py::handle object, const std::string& what);
+
+Type type_of(const py::array& array);  // of one that float_array returned
+std::string describe_shape(const py::array& array);
+
+// Throws ValueError unless the array may be written and has no gaps.
+void require_writeable(const py::array& array, const std::string& what);
+void require_dense(const py::array& array, const std::string& what);
+
+// Throws unless `array` has the element type (TypeError) and shape (ValueError) of `model`.
+void require_like(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what);
+
+// The axes of a dense array from the slowest to the fastest in memory.
+std::vector<py::ssize_t> memory_order(const py::array& dense);
+
+// Reads `array` in the given order of its axes.
+StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
+
+// A dense array of zeros with the shape, element type and memory order of `model`.
+py::array zeros_like(const py::array& model);
+
+// A set of arrays among which no written one may share memory with another.
+class OverlapCheck {
+public:
+    void add(const py::array& array, std::string what, bool written);
+    void run();  // throws ValueError naming two arrays
+
+private:
+    struct Extent {
+        const std::byte* begin;
+        const std::byte* end;
+        bool written;
+        py::array array;
+        std::string what;
+    };
+    std::vector<Extent> extents_;
+};
+
+}  // namespace fastopt

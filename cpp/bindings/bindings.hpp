@@ -1,0 +1,12 @@
+// One function per family, called by module.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastopt {
+
+void bind_runtime(pybind11::module_& module);
+void bind_optim(pybind11::module_& module);
+void bind_losses(pybind11::module_& module);
+
+}  // namespace fastopt

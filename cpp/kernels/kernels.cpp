@@ -1,0 +1,26 @@
+// The one translation unit of the kernels, compiled once per instruction set: it fills the table.
+#include "adam.hpp"
+#include "cross_entropy.hpp"
+#include "rmsprop.hpp"
+#include "sgd.hpp"
+#include "table.hpp"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+constexpr Optimizer optimizers[] = {
+    make_row<sgd>(),
+    make_row<rmsprop>(),
+    make_row<adam>(),
+};
+
+}  // namespace
+
+extern const Table table;
+constinit const Table table = {
+    .optimizers = optimizers,
+    .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
+    .cross_entropy = {cross_entropy<float>, cross_entropy<double>},
+};
+
+}  // namespace fastopt::FASTOPT_ISA

@@ -1,0 +1,90 @@
+// What one instruction set's object exports: a table of function pointers, and the plain structs
+// that cross the border between the kernels and the rest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastopt {
+
+// The element types, as an index into the tables below.
+enum class Type : int {
+    float32,
+    float64
+};
+constexpr int type_count = 2;
+
+constexpr int max_options = 12;
+constexpr int max_states = 3;
+
+// The values an option of an optimizer may take.
+enum class Domain : int {
+    finite,        // any finite number
+    non_negative,  // finite and >= 0
+    fraction,      // 0 <= x <= 1
+    decay_rate,    // 0 <= x < 1
+    flag,          // True or False, as 1 or 0
+    choice,        // one of `choices`, as its index
+};
+
+// One number that an optimizer reads from a parameter group.
+struct Option {
+    const char* name;  // the key in the group
+    int item;          // position inside a tuple such as betas, or -1 for a plain value
+    Domain domain;
+    const char* choices[2];
+};
+
+// The scalars of one step for one parameter, in double: the kernel rounds each once.
+struct Coefficients {
+    double grad_factor;                  // what every gradient is multiplied by: -1 to maximize
+    alignas(8) unsigned char bytes[88];  // the optimizer's own struct
+};
+
+// Pointers to the first element of a run of one parameter, all of the same element type.
+struct Slice {
+    void* param;
+    const void* grad;
+    void* state[max_states];
+};
+
+// Everything the runtime and the bindings need to know of an optimizer.
+struct Optimizer {
+    const char* name;
+    const Option* options;
+    int option_count;
+    const char* const* states;  // the names of the state arrays
+    int state_count;
+    // Why these options do not go together, or nullptr.
+    const char* (*conflict)(const double* options);
+    // Whether state number `index` is used with these options.
+    bool (*uses_state)(const double* options, int index);
+    // The scalars of step number `step` (1, 2, ...), in double. `fresh`: the state has just been
+    // created, this is the first gradient that it sees.
+    void (*prepare)(const double* options, std::int64_t step, bool fresh, Coefficients& out);
+    void (*update[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
+};
+
+// A block of rows of cross-entropy with class indices. `T` is the element type of the table's
+// entry.
+struct CrossEntropyBlock {
+    const void* logits;           // T [rows, classes]
+    void* grad;                   // T [rows, classes], may be `logits`; nullptr: values only
+    const std::int64_t* targets;  // [rows], each ignore_index or in [0, classes)
+    const void* weight;           // T [classes], or nullptr for all 1
+    double* losses;               // [rows]; 0 where ignored
+    std::size_t rows;
+    std::size_t classes;
+    std::int64_t ignore_index;
+    double label_smoothing;
+    double weight_sum;  // of all classes
+    double grad_scale;  // 1 / the denominator of the mean, or 1
+};
+
+struct Table {
+    const Optimizer* optimizers;
+    int optimizer_count;
+    void (*cross_entropy[type_count])(const CrossEntropyBlock& block);
+};
+
+}  // namespace fastopt

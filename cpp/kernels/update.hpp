@@ -1,0 +1,77 @@
+// The loop that every optimizer shares, and the row that an optimizer adds to the table.
+//
+// An optimizer is a struct with its options, its states, `prepare` (the scalars of a step, in
+// double) and `with_rule`, which picks a rule and hands it to its callback. A rule is the
+// mathematics of one element: it takes param and states by reference, the gradient by value, and
+// says in `states` (one bit each) which states it reads and writes. Loading, converting and storing
+// happen here and only here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "table.hpp"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+template <bool constant>
+struct Bool {
+    static constexpr bool value = constant;
+};
+
+// Calls `body` with the flag as a type, so that it can choose a template by it.
+template <class Body>
+void with_flag(bool flag, Body body) {
+    flag ? body(Bool<true>{}) : body(Bool<false>{});
+}
+
+template <class T, class Rule>
+void run_rule(const Rule rule, const Slice& slice, std::size_t count, T grad_factor) {
+    T* __restrict param = static_cast<T*>(slice.param);
+    const T* __restrict grad = static_cast<const T*>(slice.grad);
+    T* __restrict state0 = static_cast<T*>(slice.state[0]);
+    T* __restrict state1 = static_cast<T*>(slice.state[1]);
+    T* __restrict state2 = static_cast<T*>(slice.state[2]);
+    for (std::size_t i = 0; i < count; ++i) {
+        T p = param[i], s0{}, s1{}, s2{};
+        if constexpr (Rule::states & 1) s0 = state0[i];
+        if constexpr (Rule::states & 2) s1 = state1[i];
+        if constexpr (Rule::states & 4) s2 = state2[i];
+        rule(p, grad_factor * grad[i], s0, s1, s2);
+        param[i] = p;
+        if constexpr (Rule::states & 1) state0[i] = s0;
+        if constexpr (Rule::states & 2) state1[i] = s1;
+        if constexpr (Rule::states & 4) state2[i] = s2;
+    }
+}
+
+template <class Family>
+void prepare(const double* options, std::int64_t step, bool fresh, Coefficients& out) {
+    static_assert(sizeof(typename Family::Scalars) <= sizeof(out.bytes));
+    const auto scalars = Family::prepare(options, step, fresh);
+    __builtin_memcpy(out.bytes, &scalars, sizeof(scalars));
+    out.grad_factor = options[Family::maximize] != 0.0 ? -1.0 : 1.0;
+}
+
+template <class Family, class T>
+void update(const Slice& slice, std::size_t count, const Coefficients& coefficients) {
+    typename Family::Scalars scalars;
+    __builtin_memcpy(&scalars, coefficients.bytes, sizeof(scalars));
+    const T grad_factor = static_cast<T>(coefficients.grad_factor);
+    Family::template with_rule<T>(scalars,
+                                  [&](auto rule) { run_rule<T>(rule, slice, count, grad_factor); });
+}
+
+template <class Family>
+constexpr Optimizer make_row() {
+    static_assert(Family::option_count <= max_options);
+    static_assert(Family::state_count <= max_states);
+    return {
+        Family::name,       Family::options,     Family::option_count,
+        Family::states,     Family::state_count, Family::conflict,
+        Family::uses_state, prepare<Family>,     {update<Family, float>, update<Family, double>}};
+}
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

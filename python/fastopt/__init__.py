@@ -1,0 +1,38 @@
+"""fastopt: optimizer and loss kernels for NumPy arrays.
+
+The optimizers update NumPy arrays in place with vectorized C++ kernels; the losses return a value
+and the gradient. The same bits come out for any instruction set and any number of threads, and
+they equal those of the plain NumPy versions in `fastopt.reference`.
+"""
+
+from __future__ import annotations
+
+from fastopt import functional, reference
+from fastopt._config import (
+    active_isa,
+    available_isas,
+    get_num_threads,
+    set_num_threads,
+    show_config,
+)
+from fastopt.losses import CrossEntropyLoss
+from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "CrossEntropyLoss",
+    "Optimizer",
+    "RMSprop",
+    "__version__",
+    "active_isa",
+    "available_isas",
+    "functional",
+    "get_num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+]

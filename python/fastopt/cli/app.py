@@ -1,0 +1,255 @@
+"""The commands, their options and what they print; the work is done in `fastopt.train`."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import fastopt as fo
+from fastopt import train as ft
+
+app = typer.Typer(
+    help="Train models from NumPy with fastopt's optimizers and losses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+
+class OptimizerName(str, Enum):
+    """The optimizers of the command line."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    rmsprop = "rmsprop"
+    adam = "adam"
+    adamw = "adamw"
+
+
+# The class, its options and the learning rate and weight decay to start from.
+OPTIMIZERS: dict[
+    OptimizerName, tuple[Callable[..., fo.Optimizer], dict[str, Any], float, float]
+] = {
+    OptimizerName.sgd: (fo.SGD, {}, 0.1, 0.0),
+    OptimizerName.momentum: (fo.SGD, {"momentum": 0.9}, 0.02, 0.0),
+    OptimizerName.rmsprop: (fo.RMSprop, {}, 1e-3, 0.0),
+    OptimizerName.adam: (fo.Adam, {}, 1e-3, 0.0),
+    OptimizerName.adamw: (fo.AdamW, {}, 1e-3, 1e-2),
+}
+
+
+def fail(message: object) -> NoReturn:
+    """Print a one-line error and exit with code 2."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"fastopt: error: {message}", style="bold red", markup=False
+    )
+    raise typer.Exit(2)
+
+
+def parse_hidden(text: str) -> list[int]:
+    """Return the widths in a text such as ``128,64``; ``none`` is no hidden layer."""
+    if text.strip().lower() == "none":
+        return []
+    try:
+        widths = [int(part) for part in text.split(",")]
+    except ValueError:
+        widths = [0]
+    if min(widths) < 1:
+        fail(f"--hidden must be widths such as 128,64, or none, not {text!r}")
+    return widths
+
+
+@contextmanager
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """Turn what the user can mend into a message without a traceback."""
+    try:
+        yield
+    except ft.DataError as error:
+        fail(error)
+    except OSError as error:
+        fail(f"cannot write into {folder}: {error.strerror or error}; choose another --output")
+
+
+@app.command()
+def info() -> None:
+    """Print versions, instruction sets and threads: what a report of a problem needs."""
+    console.print(fo.show_config(), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help=".npz (X, y), .csv (label last) or folder of MNIST's idx files "
+            "[default: scikit-learn's digits]"
+        ),
+    ] = None,
+    optimizer: Annotated[OptimizerName, typer.Option(help="How to step.")] = OptimizerName.adamw,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate [default: the optimizer's].", min=0.0)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay [default: 0.01 for adamw, else 0].", min=0.0)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 64,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 30,
+    hidden: Annotated[
+        str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
+    ] = "128,64",
+    dropout: Annotated[float, typer.Option(help="Probability in [0, 1).", min=0.0)] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split, weights, order, dropout.", min=0)] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of fastopt's kernels [default: all].", min=1)
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder for loss.png, metrics.csv and run.json.")
+    ] = Path("fastopt-run"),
+) -> None:
+    """Train a small network on real data, show progress, print the result, write the picture."""
+    options = dict(locals())
+    kind, settings, default_lr, default_decay = OPTIMIZERS[optimizer]
+    options["lr"] = lr = default_lr if lr is None else lr
+    options["weight_decay"] = weight_decay = default_decay if weight_decay is None else weight_decay
+    widths = parse_hidden(hidden)
+    if not dropout < 1:
+        fail(f"--dropout must be in [0, 1), not {dropout}")
+    if threads is not None:
+        fo.set_num_threads(threads)
+    with one_line_errors(output):
+        ft.check_folder(output)
+        dataset = ft.load_data(data, seed)
+    model = ft.MLP([dataset.features, *widths, dataset.classes], dropout, (seed, 1))
+    try:
+        stepper = kind(model.params, lr=lr, weight_decay=weight_decay, **settings)
+    except ValueError as error:
+        fail(error)
+    console.print(f"data       {dataset}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"model      {model}\noptimizer  {type(stepper).__name__}, lr {lr:g}, weight decay "
+        f"{weight_decay:g}; batches of {batch_size}\n"
+        f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads",
+        highlight=False,
+    )
+    history = run_with_progress(model, dataset, stepper, epochs, batch_size, seed)
+    console.print(result_table(history))
+    facts = {
+        "title": f"{type(stepper).__name__} on {dataset.name}",
+        "command": "train",
+        "options": {k: v if isinstance(v, int | float | None) else str(getattr(v, "value", v))
+                    for k, v in options.items()},
+        "data": repr(dataset),
+        "model": repr(model),
+        "versions": {"fastopt": fo.__version__, "numpy": np.__version__,
+                     "python": platform.python_version()},
+        "instruction_set": fo.active_isa(),
+        "threads": fo.get_num_threads(),
+    }  # fmt: skip
+    with one_line_errors(output):
+        paths = ft.write_report(output, history, facts)
+    console.print(
+        "wrote " + ", ".join(map(str, paths)), highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def run_with_progress(
+    model: ft.MLP, data: ft.Data, optimizer: fo.Optimizer, epochs: int, batch_size: int, seed: int
+) -> ft.History:
+    """Train with a live line of loss, accuracy and speed; plain lines if this is no terminal."""
+    progress = Progress(
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  held-out accuracy {task.fields[accuracy]:.2%}"),
+        TextColumn("{task.fields[speed]:,.0f} samples/s"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = progress.add_task(
+        "",
+        total=epochs * len(data.y_train),
+        epochs=epochs,
+        epoch=1,
+        loss=math.nan,
+        accuracy=0.0,
+        speed=0.0,
+    )
+    every = max(1, epochs // 10)
+    samples, shown_samples, shown_at = 0, 0, perf_counter()
+
+    def on_batch(size: int, loss: float) -> None:
+        nonlocal samples, shown_samples, shown_at
+        samples += size
+        elapsed = perf_counter() - shown_at
+        if elapsed > 0.1:
+            speed = (samples - shown_samples) / elapsed
+            progress.update(task, completed=samples, loss=loss, speed=speed)
+            shown_samples, shown_at = samples, perf_counter()
+
+    def on_epoch(epoch: ft.Epoch) -> None:
+        progress.update(
+            task,
+            completed=samples,
+            epoch=min(epoch.epoch + 1, epochs),
+            loss=epoch.train_loss,
+            accuracy=epoch.val_accuracy,
+            speed=epoch.samples_per_second,
+        )
+        if not console.is_terminal and (epoch.epoch % every == 0 or epoch.epoch == epochs):
+            console.print(
+                f"epoch {epoch.epoch:>4}/{epochs}  loss {epoch.train_loss:.4f}  "
+                f"held-out loss {epoch.val_loss:.4f}  accuracy {epoch.val_accuracy:.2%}  "
+                f"{epoch.samples_per_second:,.0f} samples/s",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    with progress:
+        return ft.fit(
+            model,
+            data,
+            optimizer,
+            fo.CrossEntropyLoss(),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+        )
+
+
+def result_table(history: ft.History) -> Table:
+    """Return the table that a run ends with."""
+    final, best, seconds = history.epochs[-1], history.best, history.seconds
+    table = Table(title="Result", title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("final accuracy on held-out data", f"{final.val_accuracy:.2%}")
+    table.add_row("best accuracy on held-out data", f"{best.val_accuracy:.2%} (epoch {best.epoch})")
+    table.add_row(
+        "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
+    )
+    table.add_section()
+    for name, value in (
+        ("time in the optimizer step", seconds.step),
+        ("time in the loss and its gradient", seconds.loss),
+        ("time in forward and backward", seconds.forward + seconds.backward),
+        ("time in evaluation", seconds.evaluation),
+        ("whole training", seconds.total),
+    ):
+        share = value / seconds.total if seconds.total else 0.0
+        table.add_row(name, f"{value:.3f} s ({share:.1%})")
+    return table

@@ -1,0 +1,10 @@
+"""The optimizers, with the names, arguments and defaults of ``torch.optim``."""
+
+from __future__ import annotations
+
+from fastopt.optim._fused import Optimizer
+from fastopt.optim.adam import Adam, AdamW
+from fastopt.optim.rmsprop import RMSprop
+from fastopt.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]

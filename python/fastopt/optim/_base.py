@@ -1,0 +1,272 @@
+"""What the fused and the reference optimizers share: groups, names, gradients, state dicts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fastopt._types import FloatArray, Grads, Group, Params
+
+
+class StateView(Mapping[str, Mapping[str, Any]]):
+    """``optimizer.state``: parameter name -> its arrays and its integer ``step``.
+
+    The mappings are read-only; the arrays in them are the optimizer's own.
+    """
+
+    def __init__(self, optimizer: OptimizerBase) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return MappingProxyType(self._optimizer._state(self._optimizer._index[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer._index)
+
+    def __len__(self) -> int:
+        return len(self._optimizer._index)
+
+    def __repr__(self) -> str:
+        return repr({name: dict(self[name]) for name in self})
+
+
+class OptimizerBase(ABC):
+    """Parameter groups and their names; a subclass keeps the states and does the step."""
+
+    param_groups: list[Group]
+
+    def __init__(self, params: Params, defaults: Group) -> None:
+        self.defaults = defaults
+        self.param_groups = []
+        self._index: dict[str, int] = {}  # of each name, in the order of the parameters
+        self._group_params: list[tuple[FloatArray, ...]] = []  # as registered
+        groups, self._by_group = _groups(params)
+        for group in groups:
+            self.add_param_group(group)
+
+    @abstractmethod
+    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None: ...
+    @abstractmethod
+    def _step(self, grads: Sequence[FloatArray | None]) -> None: ...
+    @abstractmethod
+    def _state(self, index: int) -> dict[str, Any]: ...
+    @abstractmethod
+    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None: ...
+
+    @property
+    def state(self) -> StateView:
+        """The state of each parameter by name; see `StateView`."""
+        return StateView(self)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add a group of parameters.
+
+        Parameters
+        ----------
+        param_group : mapping
+            ``"params"``, a mapping name -> array or a sequence of arrays, and any options that
+            differ from the optimizer's defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or an option cannot be used. Nothing has been added then.
+        """
+        if "params" not in param_group:
+            raise ValueError("a parameter group needs 'params'")
+        unknown = sorted(set(param_group) - set(self.defaults) - {"params"})
+        if unknown:
+            raise ValueError(
+                f"unknown option {', '.join(map(repr, unknown))} in a parameter group; "
+                f"{type(self).__name__} has {', '.join(self.defaults)}"
+            )
+        names, arrays = _named(param_group["params"], first=len(self._index))
+        for name in names:
+            if name in self._index:
+                raise ValueError(f"there is a parameter named {name!r} already")
+        group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
+        group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
+        self._add_group(names, arrays, group)
+        for name in names:
+            self._index[name] = len(self._index)
+        self.param_groups.append(group)
+        self._group_params.append(group["params"])
+
+    def step(self, grads: Grads) -> None:
+        """Update all parameters in place, by one step.
+
+        Parameters
+        ----------
+        grads : mapping or sequence
+            The gradients, in the structure that the parameters were given in: a sequence in the
+            same order, or a mapping by name; for parameters given in groups, a mapping by name
+            over all groups, or a list with one mapping or sequence for each group. Each has the
+            shape and dtype of its parameter and any strides, and is only read. None skips the
+            parameter, its state and its step counter.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            If an array or an option cannot be used. Nothing has been written then.
+        RuntimeError
+            If another thread is using this optimizer.
+        """
+        if len(self.param_groups) == len(self._group_params):
+            for group, params in zip(self.param_groups, self._group_params, strict=True):
+                if group["params"] is not params:
+                    raise ValueError(
+                        "the 'params' of a group cannot be replaced; use add_param_group"
+                    )
+        self._step(self._flatten(grads))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parameters and the options of all groups.
+
+        The arrays are the optimizer's own: copy what is to outlive the next step.
+        """
+        groups = []
+        for group in self.param_groups:
+            options = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+            groups.append(options | {"params": list(group["param_names"])})
+        state = {name: self._state(i) for name, i in self._index.items()}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; the arrays are copied.
+
+        Raises
+        ------
+        KeyError
+            If names of parameters, states or options are missing or unknown.
+        TypeError, ValueError
+            If the groups, or an array's dtype or shape, do not match. In every case nothing has
+            been loaded.
+        """
+        for key in ("state", "param_groups"):
+            if key not in state_dict:
+                raise KeyError(f"the state dict has no {key!r}")
+        _require_same_names(self._index, state_dict["state"], "state dict")
+        saved = state_dict["param_groups"]
+        if len(saved) != len(self.param_groups):
+            raise ValueError(
+                f"the state dict has {len(saved)} groups, the optimizer {len(self.param_groups)}"
+            )
+        groups = []
+        for number, (old, new) in enumerate(zip(self.param_groups, saved, strict=True)):
+            names = list(old["param_names"])
+            if list(new.get("params", ())) != names:
+                raise ValueError(
+                    f"group {number} holds {names}, in the state dict {new.get('params')}"
+                )
+            _require_same_names(self.defaults, new, f"group {number} of the state dict", extra=True)
+            options = {key: value for key, value in new.items() if key != "params"}
+            for key, default in self.defaults.items():
+                if isinstance(default, tuple) and isinstance(options[key], list):
+                    options[key] = tuple(options[key])  # from a file that has no tuples
+            groups.append({"params": old["params"], "param_names": old["param_names"]} | options)
+        self._load([dict(state_dict["state"][name]) for name in self._index], groups)
+        for group, loaded in zip(self.param_groups, groups, strict=True):
+            group.clear()
+            group.update(loaded)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for number, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {number}")
+            names = group["param_names"]
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            size = sum(param.size for param in group["params"])
+            lines.append(f"    params: {shown} ({len(names)} arrays, {size:,} elements)")
+            lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
+        return "\n".join([*lines, ")"])
+
+    def _flatten(self, grads: Grads) -> Sequence[FloatArray | None]:
+        """Return the gradients as one flat sequence in the order of the parameters."""
+        if isinstance(grads, Mapping):
+            return _by_name(grads, self._index)
+        if not isinstance(grads, Sequence) or isinstance(grads, str):
+            raise TypeError(
+                f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
+            )
+        if not self._by_group:
+            return grads
+        if len(grads) != len(self.param_groups):
+            raise ValueError(
+                f"there are {len(self.param_groups)} parameter groups but {len(grads)} groups of "
+                "gradients; pass one list or mapping for each group, or one mapping by name"
+            )
+        flat: list[FloatArray | None] = []
+        for number, (group, part) in enumerate(zip(self.param_groups, grads, strict=True)):
+            names = group["param_names"]
+            if isinstance(part, Mapping) and set(part) == {"params"} and "params" not in names:
+                part = part["params"]
+            if isinstance(part, Mapping):
+                flat += _by_name(part, names)
+                continue
+            if not isinstance(part, Sequence):
+                raise TypeError(
+                    f"the gradients of group {number} must be a mapping or a sequence of arrays, "
+                    f"not {type(part).__name__}"
+                )
+            if len(part) != len(names):
+                raise ValueError(
+                    f"group {number} has {len(names)} parameters but {len(part)} gradients; "
+                    "pass None for a parameter without one"
+                )
+            flat += part
+        return flat
+
+
+def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
+    """Return the groups that `params` stands for, and whether it was given as groups."""
+    if isinstance(params, Mapping):
+        return [{"params": params}], False
+    if isinstance(params, np.ndarray) or not isinstance(params, Iterable):
+        raise TypeError(
+            "params must be a mapping name -> array, a sequence of arrays or a list of groups, "
+            f"not {type(params).__name__}"
+        )
+    items: list[Any] = list(params)
+    if not items:
+        raise ValueError("params is empty: there is nothing to optimize")
+    if all(isinstance(item, Mapping) for item in items):
+        return items, True
+    return [{"params": items}], False
+
+
+def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
+    """Return the names and arrays of one group; a sequence is numbered from `first`."""
+    if isinstance(params, Mapping):
+        for name in params:
+            if not isinstance(name, str):
+                raise TypeError(f"the names of parameters must be strings, not {name!r}")
+        names, arrays = list(params), list(params.values())
+    else:
+        arrays = [params] if isinstance(params, np.ndarray) else list(params)
+        names = [str(first + i) for i in range(len(arrays))]
+    if not arrays:
+        raise ValueError("a parameter group is empty: there is nothing to optimize")
+    return names, arrays
+
+
+def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
+    _require_same_names(names, grads, "gradients")
+    return [grads[name] for name in names]
+
+
+def _require_same_names(
+    expected: Iterable[str], given: Iterable[str], what: str, *, extra: bool = False
+) -> None:
+    """Raise KeyError listing what `given` lacks and, unless `extra` is fine, what it adds."""
+    wanted, got = set(expected), set(given)
+    faults = []
+    if wanted - got:
+        faults.append(f"missing: {', '.join(map(repr, sorted(wanted - got)))}")
+    if got - wanted and not extra:
+        faults.append(f"not known: {', '.join(map(repr, sorted(got - wanted)))}")
+    if faults:
+        raise KeyError(f"the names in the {what} do not match; {'; '.join(faults)}")

@@ -1,0 +1,36 @@
+"""The base class of the fused optimizers: all work of a step is one call into `_core`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastopt import _core
+from fastopt._types import FloatArray, Group, Params
+from fastopt.optim._base import OptimizerBase
+
+
+class Optimizer(OptimizerBase):
+    """Base class of the optimizers; not to be used by itself.
+
+    One instance is for one thread at a time; different instances may step at the same time.
+    """
+
+    _kernel: ClassVar[str]  # the row of the kernel table
+
+    def __init__(self, params: Params, defaults: Group) -> None:
+        self._core = _core.Optimizer(self._kernel)
+        self._core.check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
+        self._core.add_group(names, arrays, group)
+
+    def _step(self, grads: Sequence[FloatArray | None]) -> None:
+        self._core.step(self.param_groups, grads)
+
+    def _state(self, index: int) -> dict[str, Any]:
+        return self._core.state(index)
+
+    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None:
+        self._core.load(states, groups)

@@ -1,0 +1,152 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fastopt._types import Params
+from fastopt.optim._fused import Optimizer
+
+
+class Adam(Optimizer):
+    r"""Adam, with AMSGrad if wanted.
+
+    With the gradient :math:`g_t` and :math:`\lambda` = `weight_decay`:
+
+    .. math::
+
+        g_t &\leftarrow g_t + \lambda p_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - \frac{\mathrm{lr}}{1 - \beta_1^t} \cdot
+            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    AMSGrad puts the running maximum of the uncorrected :math:`v_t` in its place. With
+    `decoupled_weight_decay` this is `AdamW`.
+
+    Parameters
+    ----------
+    params : mapping, sequence or groups
+        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
+        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
+        their own.
+    lr : float
+        Learning rate, >= 0.
+    betas : pair of float
+        Decay of the averages of the gradient and of its square, each in [0, 1).
+    eps : float
+        :math:`\epsilon` >= 0, outside the root.
+    weight_decay : float
+        L2 penalty :math:`\lambda` >= 0.
+    amsgrad : bool
+        The variant of Reddi et al.
+    maximize : bool
+        Ascend instead: the gradients are negated first.
+    decoupled_weight_decay : bool
+        Shrink the parameters by ``1 - lr * weight_decay`` instead of adding to the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or an option cannot be used.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015 (algorithm 1, with
+    epsilon beside the corrected root); Reddi et al., "On the convergence of Adam and beyond",
+    ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> p = np.zeros(1, dtype=np.float32)
+    >>> fo.Adam([p], lr=0.5).step([np.full(1, 3.0, dtype=np.float32)])
+    >>> print(p.round(4))
+    [-0.5]
+    """
+
+    _kernel: ClassVar[str] = "adam"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "decoupled_weight_decay": decoupled_weight_decay,
+            },
+        )
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay.
+
+    As `Adam`, but weight decay shrinks the parameters before the update instead of entering the
+    gradient:
+
+    .. math::
+
+        p_t = (1 - \mathrm{lr}\,\lambda)\, p_{t-1} - \frac{\mathrm{lr}}{1 - \beta_1^t} \cdot
+            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    Parameters
+    ----------
+    params, lr, betas, eps, amsgrad, maximize
+        As in `Adam`.
+    weight_decay : float
+        :math:`\lambda` >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or an option cannot be used.
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> p = np.ones(1, dtype=np.float32)
+    >>> fo.AdamW([p], lr=0.5, weight_decay=0.2).step([np.ones(1, dtype=np.float32)])
+    >>> print(p.round(4))
+    [0.4]
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )

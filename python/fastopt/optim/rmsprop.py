@@ -1,0 +1,91 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fastopt._types import Params
+from fastopt.optim._fused import Optimizer
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop, plain or centered, with momentum if wanted.
+
+    With the gradient :math:`g_t`, :math:`\alpha` = `alpha`, :math:`\mu` = `momentum` and
+    :math:`\lambda` = `weight_decay`:
+
+    .. math::
+
+        g_t &\leftarrow g_t + \lambda p_{t-1} \\
+        v_t &= \alpha v_{t-1} + (1 - \alpha) g_t^2 \\
+        m_t &= \alpha m_{t-1} + (1 - \alpha) g_t, \quad
+            \tilde v_t = \max(v_t - m_t^2, 0) \ \text{ if centered, else } \tilde v_t = v_t \\
+        b_t &= \mu b_{t-1} + g_t / (\sqrt{\tilde v_t} + \epsilon) \\
+        p_t &= p_{t-1} - \mathrm{lr}\, b_t
+
+    Parameters
+    ----------
+    params : mapping, sequence or groups
+        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
+        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
+        their own.
+    lr : float
+        Learning rate, >= 0.
+    alpha : float
+        Decay of the averages, in [0, 1].
+    eps : float
+        :math:`\epsilon` >= 0, outside the root.
+    weight_decay : float
+        L2 penalty :math:`\lambda` >= 0.
+    momentum : float
+        :math:`\mu` >= 0.
+    centered : bool
+        Divide by an estimate of the standard deviation instead of the root mean square.
+    maximize : bool
+        Ascend instead: the gradients are negated first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or an option cannot be used.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5 - rmsprop", Coursera, 2012; centered: Graves, "Generating
+    sequences with recurrent neural networks", 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> p = np.zeros(1, dtype=np.float32)
+    >>> fo.RMSprop([p], lr=0.01).step([np.ones(1, dtype=np.float32)])
+    >>> print(p.round(4))
+    [-0.1]
+    """
+
+    _kernel: ClassVar[str] = "rmsprop"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "alpha": alpha,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "centered": centered,
+                "maximize": maximize,
+            },
+        )

@@ -1,0 +1,96 @@
+"""SGD with momentum."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from fastopt._types import Params
+from fastopt.optim._fused import Optimizer
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with momentum if wanted.
+
+    With the gradient :math:`g_t`, :math:`\mu` = `momentum`, :math:`\tau` = `dampening` and
+    :math:`\lambda` = `weight_decay`:
+
+    .. math::
+
+        g_t &\leftarrow g_t + \lambda p_{t-1} \\
+        b_t &= \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
+        p_t &= p_{t-1} - \mathrm{lr}\,(g_t + \mu b_t)
+            \ \text{ with nesterov,}\quad p_{t-1} - \mathrm{lr}\, b_t \ \text{ without}
+
+    "First" is counted for each parameter: one that gets its first gradient late starts then.
+
+    Parameters
+    ----------
+    params : mapping, sequence or groups
+        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
+        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
+        their own.
+    lr : float
+        Learning rate, >= 0.
+    momentum : float
+        :math:`\mu` >= 0; 0 keeps no state.
+    dampening : float
+        :math:`\tau`; not applied to the first gradient.
+    weight_decay : float
+        L2 penalty :math:`\lambda` >= 0.
+    nesterov : bool
+        Nesterov momentum; needs `momentum` > 0 and `dampening` = 0.
+    maximize : bool
+        Ascend instead: the gradients are negated first.
+    momentum_init : {"grad", "zero"}
+        "grad" starts the buffer with the first gradient, as torch does. "zero" starts it at zero
+        and applies `dampening` from the first step on: with ``dampening=momentum`` that is the
+        moving average :math:`b_t = \mu b_{t-1} + (1 - \mu) g_t` of textbooks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or an option cannot be used.
+
+    References
+    ----------
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Sutskever et
+    al., "On the importance of initialization and momentum in deep learning", ICML 2013 (the form
+    of Nesterov momentum used here).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> p = np.zeros(1, dtype=np.float32)
+    >>> opt = fo.SGD([p], lr=1.0, momentum=0.9)
+    >>> for _ in range(2):
+    ...     opt.step([np.ones(1, dtype=np.float32)])
+    >>> print(p)
+    [-2.9]
+    """
+
+    _kernel: ClassVar[str] = "sgd"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        momentum_init: Literal["grad", "zero"] = "grad",
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+                "momentum_init": momentum_init,
+            },
+        )

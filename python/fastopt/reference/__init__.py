@@ -1,0 +1,14 @@
+"""The optimizers and losses in plain NumPy: the definition that the kernels are tested against.
+
+The same constructors and methods as in `fastopt`, written to be read. The updates equal the
+kernels bit for bit; the losses compute in float64. Options and arrays are not checked here.
+"""
+
+from __future__ import annotations
+
+from fastopt.reference.adam import Adam, AdamW
+from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.rmsprop import RMSprop
+from fastopt.reference.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop"]

@@ -1,0 +1,64 @@
+"""The base class of the reference optimizers: a step is a Python loop over the parameters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+
+from fastopt._types import FloatArray, Group, Params
+from fastopt.optim._base import OptimizerBase
+
+
+class ReferenceOptimizer(OptimizerBase):
+    """Keeps the states in plain dicts and calls `update` for each parameter with a gradient."""
+
+    @abstractmethod
+    def update(
+        self, param: FloatArray, grad: FloatArray, state: dict[str, Any], group: Group
+    ) -> None:
+        """Update `param` and the arrays in `state` by one step.
+
+        ``state["step"]`` is the number of this step, 1 for the first. A Python float that meets a
+        float32 array is rounded to float32 once: that is the rule for all scalars here.
+        """
+
+    def __init__(self, params: Params, defaults: Group) -> None:
+        self._slots: list[tuple[FloatArray, int, dict[str, Any]]] = []
+        super().__init__(params, defaults)
+
+    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
+        for array in arrays:
+            self._slots.append((array, len(self.param_groups), {"step": 0}))
+
+    def _step(self, grads: Sequence[FloatArray | None]) -> None:
+        # A NumPy scalar, such as a schedule may leave, would pull float32 arrays to its own dtype.
+        groups = [
+            {k: float(v) if isinstance(v, np.floating) else v for k, v in group.items()}
+            for group in self.param_groups
+        ]
+        for (param, group, state), grad in zip(self._slots, grads, strict=True):
+            if grad is None:
+                continue
+            state["step"] += 1
+            with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
+                self.update(param, grad, state, groups[group])
+
+    def _state(self, index: int) -> dict[str, Any]:
+        return dict(self._slots[index][2])
+
+    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None:
+        for (_, _, state), loaded in zip(self._slots, states, strict=True):
+            state.clear()
+            for key, value in loaded.items():
+                state[key] = value.copy() if isinstance(value, np.ndarray) else value
+
+
+def one_minus_power(beta: float, step: int) -> float:
+    """``1 - beta**step``, computed to 60 digits and rounded once."""
+    with localcontext() as context:
+        context.prec = 60
+        return float(1 - Decimal(beta) ** step)

@@ -1,0 +1,37 @@
+"""Fixtures: every instruction set, every team size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+import fastopt as fo
+from fastopt import _core
+
+settings.register_profile("fastopt", deadline=None, max_examples=60)
+settings.load_profile("fastopt")
+
+
+@pytest.fixture(autouse=True)
+def leave_settings_alone() -> Iterator[None]:
+    isa, threads = fo.active_isa(), fo.get_num_threads()
+    yield
+    _core.use_isa(isa)
+    _core.set_num_threads(threads, beyond=True)
+
+
+@pytest.fixture(params=fo.available_isas())
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    _core.use_isa(name)
+    return name
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> int:
+    count: int = request.param
+    _core.set_num_threads(count, beyond=True)  # 3 on a machine of 2 cores too
+    assert fo.get_num_threads() == count
+    return count

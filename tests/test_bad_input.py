@@ -1,0 +1,430 @@
+"""Every row of the table of bad input: the right exception, the names in it, nothing written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from cases import same_bits
+
+
+@contextmanager
+def refused(
+    error: type[Exception], *words: str, arrays: Any = (), optimizer: fo.Optimizer | None = None
+) -> Iterator[None]:
+    """Expect `error` with all `words` in its message, and every array and state as it was."""
+    before = [a.copy() for a in arrays]
+    states = None
+    if optimizer is not None:
+        states = {n: {k: np.copy(v) for k, v in s.items()} for n, s in optimizer.state.items()}
+    with pytest.raises(error) as caught:
+        yield
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    for array, copy in zip(arrays, before, strict=True):
+        assert same_bits(array, copy)
+    if optimizer is not None and states is not None:
+        for name, state in optimizer.state.items():
+            assert state.keys() == states[name].keys()
+            for key, value in state.items():
+                assert same_bits(np.asarray(value), states[name][key])
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+def swapped(a: Any) -> Any:
+    return a.astype(a.dtype.newbyteorder())
+
+
+def misaligned(a: Any) -> Any:
+    raw = np.zeros(a.nbytes + 1, np.uint8)[1:]
+    view = raw.view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def read_only(a: Any) -> Any:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+BAD_PARAMS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
+    ("integers", lambda: np.ones(4, np.int64), TypeError, "int64"),
+    ("half", lambda: np.ones(4, np.float16), TypeError, "float16"),
+    ("complex", lambda: np.ones(4, np.complex64), TypeError, "complex64"),
+    ("objects", lambda: np.ones(4, object), TypeError, "object"),
+    ("list", lambda: [1.0, 2.0], TypeError, "list"),
+    ("float", lambda: 1.0, TypeError, "float"),
+    ("read-only", lambda: read_only(ones(4)), ValueError, "read-only"),
+    ("strided", lambda: ones(8)[::2], ValueError, "dense"),
+    ("reversed", lambda: ones(8)[::-1], ValueError, "dense"),
+    ("columns", lambda: ones(4, 4)[:, :2], ValueError, "dense"),
+    (
+        "broadcast",
+        lambda: np.lib.stride_tricks.as_strided(ones(1), (4,), (0,)),
+        ValueError,
+        "dense",
+    ),
+    ("misaligned", lambda: misaligned(ones(4)), ValueError, "misaligned"),
+    ("swapped", lambda: swapped(ones(4)), ValueError, "byte-swapped"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "word"), [pytest.param(*r[1:], id=r[0]) for r in BAD_PARAMS]
+)
+def test_parameters(make: Callable[[], Any], error: type[Exception], word: str) -> None:
+    good = ones(3)
+    with refused(error, "parameter 'bad'", word, arrays=[good]):
+        fo.AdamW({"good": good, "bad": make()})
+    opt = fo.AdamW({"good": good})
+    with refused(error, "parameter 'bad'", word, arrays=[good], optimizer=opt):
+        opt.add_param_group({"params": {"bad": make()}})
+    assert len(opt.param_groups) == 1
+    opt.step({"good": good.copy()})
+    state, grad = ones(4), ones(4)
+    with refused(error, "param", word, arrays=[state, grad]):
+        fo.functional.adam_(make(), grad, state, ones(4), step=1)
+
+
+BAD_GRADS: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
+    ("integers", lambda g: g.astype(np.int32), TypeError, "int32"),
+    ("other float", lambda g: g.astype(np.float64), TypeError, "float64"),
+    ("list", lambda g: g.tolist(), TypeError, "list"),
+    ("shape", lambda g: g.T, ValueError, "(3, 2)"),
+    ("flat", lambda g: g.ravel(), ValueError, "(6,)"),
+    ("misaligned", misaligned, ValueError, "misaligned"),
+    ("swapped", swapped, ValueError, "byte-swapped"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "word"), [pytest.param(*r[1:], id=r[0]) for r in BAD_GRADS]
+)
+def test_gradients(spoil: Callable[[Any], Any], error: type[Exception], word: str) -> None:
+    first, second = ones(5), ones(2, 3)
+    opt = fo.AdamW({"a": first, "b": second})
+    opt.step({"a": ones(5), "b": ones(2, 3)})
+    with refused(error, "gradient of 'b'", word, arrays=[first, second], optimizer=opt):
+        opt.step({"a": ones(5), "b": spoil(ones(2, 3))})
+    fresh = fo.AdamW({"a": first, "b": second})
+    with refused(error, "gradient of 'b'", word, arrays=[first, second], optimizer=fresh):
+        fresh.step({"a": ones(5), "b": spoil(ones(2, 3))})
+    assert all(state == {"step": 0} for state in fresh.state.values())
+
+
+def test_overlaps() -> None:
+    memory = ones(20)
+    with refused(ValueError, "'a'", "'b'", "share memory"):
+        fo.SGD({"a": memory[:10], "b": memory[9:15]})
+    with refused(ValueError, "'a'", "'b'", "share memory"):
+        fo.SGD({"a": memory, "b": memory})
+    opt = fo.SGD({"a": memory[:10]}, momentum=0.9)
+    with refused(ValueError, "'a'", "'c'", optimizer=opt):
+        opt.add_param_group({"params": {"c": memory[5:8]}})
+    for grad in (memory[:10], memory[5:15], memory[:10][::-1]):
+        with refused(
+            ValueError, "parameter 'a'", "gradient of 'a'", arrays=[memory], optimizer=opt
+        ):
+            opt.step({"a": grad})
+    opt.step({"a": memory[10:]})
+    buffer = opt.state["a"]["momentum_buffer"]
+    with refused(
+        ValueError, "momentum_buffer of 'a'", "gradient of 'a'", arrays=[memory], optimizer=opt
+    ):
+        opt.step({"a": buffer})
+    with refused(ValueError, "exp_avg", "exp_avg_sq", arrays=[memory]):
+        fo.functional.adam_(memory[:5], memory[5:10], memory[10:15], memory[10:15], step=1)
+
+
+def test_interleaved_gradients_are_not_taken_for_an_overlap() -> None:
+    memory = np.arange(1, 41, dtype=np.float32).reshape(2, 20)
+    inside = memory[0, 12:18]  # lies between the two rows of the gradient
+    grad = memory[:, :10]
+    a = np.zeros((2, 10), np.float32)
+    opt = fo.SGD({"a": a, "b": inside}, lr=1.0)
+    opt.step({"a": grad, "b": ones(6)})
+    assert same_bits(a, -grad)
+    assert inside[0] == 12
+    with refused(ValueError, "'b'", "gradient of 'a'", arrays=[memory, a], optimizer=opt):
+        opt.step({"a": memory[:, 5:15], "b": ones(6)})
+
+
+def test_arrays_that_changed_between_steps() -> None:
+    p = ones(6)
+    opt = fo.SGD({"p": p}, momentum=0.9)
+    opt.step({"p": ones(6)})
+    p.flags.writeable = False
+    with refused(ValueError, "parameter 'p'", "read-only", arrays=[p], optimizer=opt):
+        opt.step({"p": ones(6)})
+    p.flags.writeable = True
+    p.resize(4, refcheck=False)
+    with refused(ValueError, "(4,)", arrays=[p], optimizer=opt):
+        opt.step({"p": ones(6)})
+    with refused(ValueError, "momentum_buffer of 'p'", "(6,)", arrays=[p], optimizer=opt):
+        opt.step({"p": ones(4)})
+
+
+BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    (name, {key: value})
+    for name, keys in {
+        "SGD": ["lr", "momentum", "weight_decay"],
+        "RMSprop": ["lr", "alpha", "eps", "weight_decay", "momentum"],
+        "Adam": ["lr", "eps", "weight_decay"],
+        "AdamW": ["lr", "eps", "weight_decay"],
+    }.items()
+    for key in keys
+    for value in (-0.5, float("nan"), float("inf"))
+] + [
+    ("SGD", {"dampening": float("nan")}),
+    ("SGD", {"nesterov": True}),
+    ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}),
+    ("SGD", {"momentum_init": "ones"}),
+    ("SGD", {"maximize": 2}),
+    ("RMSprop", {"alpha": 1.5}),
+    ("Adam", {"betas": (1.0, 0.9)}),
+    ("Adam", {"betas": (0.9, -0.1)}),
+    ("Adam", {"betas": (0.9, float("nan"))}),
+    ("AdamW", {"betas": (0.9, 1.0)}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BAD_OPTIONS, ids=str)
+def test_options_out_of_range(name: str, options: dict[str, Any]) -> None:
+    key, value = next(iter(options.items()))
+    shown = repr(value) if not isinstance(value, tuple) else key
+    word = "nesterov" if key == "nesterov" else shown
+    p = ones(3)
+    with refused(ValueError, key, word, arrays=[p]):
+        getattr(fo, name)([p], **options)
+    opt = getattr(fo, name)([p])
+    with refused(ValueError, key, word, arrays=[p], optimizer=opt):
+        opt.add_param_group({"params": [ones(2)], **options})
+    opt.step([ones(3)])
+    opt.param_groups[0].update(options)  # options are read, and checked, at every step
+    with refused(ValueError, key, word, arrays=[p], optimizer=opt):
+        opt.step([ones(3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"lr": "fast"}, "lr"), ({"lr": None}, "lr"), ({"betas": 0.9}, "betas"),
+     ({"betas": (0.9,)}, "betas"), ({"betas": "ab"}, "betas")],
+)  # fmt: skip
+def test_options_of_the_wrong_kind(options: dict[str, Any], word: str) -> None:
+    with refused(TypeError, word):
+        fo.Adam([ones(3)], **options)
+
+
+def test_groups_and_names() -> None:
+    p, q = ones(3), ones(3)
+    with refused(ValueError, "weigth_decay", "weight_decay"):
+        fo.Adam([{"params": [p], "weigth_decay": 0.1}])
+    with refused(ValueError, "params"):
+        fo.Adam([{"lr": 0.1}])
+    with refused(ValueError, "empty"):
+        fo.Adam([])
+    with refused(ValueError, "empty"):
+        fo.Adam([{"params": []}])
+    with refused(TypeError, "ndarray"):
+        fo.Adam(p)
+    with refused(TypeError, "strings"):
+        fo.Adam({1: p})  # type: ignore[arg-type]
+    with refused(ValueError, "'w'"):
+        fo.Adam([{"params": {"w": p}}, {"params": {"w": q}}])
+    opt = fo.Adam({"w": p})
+    opt.param_groups[0]["params"] = [q]
+    with refused(ValueError, "replaced", arrays=[p, q], optimizer=opt):
+        opt.step({"w": ones(3)})
+    opt = fo.Adam({"w": p})
+    opt.param_groups.append(dict(opt.param_groups[0]))
+    with refused(ValueError, "add_param_group", arrays=[p], optimizer=opt):
+        opt.step({"w": ones(3)})
+    opt = fo.Adam({"w": p})
+    del opt.param_groups[0]["lr"]
+    with refused(KeyError, "lr", arrays=[p], optimizer=opt):
+        opt.step({"w": ones(3)})
+
+
+def test_structure_of_gradients() -> None:
+    p, q = ones(3), ones(2)
+    named = fo.SGD({"p": p, "q": q})
+    with refused(KeyError, "missing: 'q'", "not known: 'x'", arrays=[p, q], optimizer=named):
+        named.step({"p": ones(3), "x": ones(2)})
+    listed = fo.SGD([p, q])
+    with refused(ValueError, "2 parameters", "1 gradients", arrays=[p, q], optimizer=listed):
+        listed.step([ones(3)])
+    with refused(TypeError, "ndarray", arrays=[p, q], optimizer=listed):
+        listed.step(ones(2))
+    grouped = fo.SGD([{"params": [p]}, {"params": [q]}])
+    with refused(ValueError, "2 parameter groups", "1 groups", arrays=[p, q], optimizer=grouped):
+        grouped.step([[ones(3)]])
+    with refused(ValueError, "group 1", "2 gradients", arrays=[p, q], optimizer=grouped):
+        grouped.step([[ones(3)], [ones(2), ones(2)]])
+    with refused(TypeError, "group 1", "ndarray", arrays=[p, q], optimizer=grouped):
+        grouped.step([[ones(3)], ones(2)])
+
+
+def test_state_dicts_that_do_not_match() -> None:
+    p, q = ones(3), ones(2)
+    opt = fo.Adam({"p": p, "q": q})
+    opt.step({"p": ones(3), "q": ones(2)})
+
+    def load(change: Callable[[dict[str, Any]], object]) -> None:
+        saved = opt.state_dict()
+        for state in saved["state"].values():
+            for key, value in state.items():
+                state[key] = value + 1  # something that would show
+        change(saved)
+        opt.load_state_dict(saved)
+
+    cases: list[tuple[Callable[[dict[str, Any]], object], type[Exception], str]] = [
+        (lambda d: d.pop("state"), KeyError, "state"),
+        (lambda d: d.pop("param_groups"), KeyError, "param_groups"),
+        (lambda d: d["state"].pop("q"), KeyError, "missing: 'q'"),
+        (lambda d: d["state"].update(r={}), KeyError, "not known: 'r'"),
+        (lambda d: d["state"]["q"].pop("exp_avg"), KeyError, "exp_avg"),
+        (lambda d: d["state"]["q"].update(momentum=1), KeyError, "momentum"),
+        (lambda d: d["state"]["q"].pop("step"), KeyError, "step"),
+        (lambda d: d["state"]["q"].update(step=1.5), TypeError, "1.5"),
+        (lambda d: d["state"]["q"].update(step=-1), ValueError, "-1"),
+        (lambda d: d["state"]["q"].update(exp_avg=np.ones(2)), TypeError, "float64"),
+        (lambda d: d["state"]["q"].update(exp_avg=ones(3)), ValueError, "(3,)"),
+        (lambda d: d["state"]["q"].update(exp_avg=[1, 2]), TypeError, "list"),
+        (lambda d: d["param_groups"].append({}), ValueError, "2 groups"),
+        (lambda d: d["param_groups"][0].update(params=["q", "p"]), ValueError, "group 0"),
+        (lambda d: d["param_groups"][0].pop("lr"), KeyError, "missing: 'lr'"),
+        (lambda d: d["param_groups"][0].update(lr=-1.0), ValueError, "-1.0"),
+    ]
+    for change, error, word in cases:
+        options = dict(opt.param_groups[0])
+        with refused(error, word, arrays=[p, q], optimizer=opt):
+            load(change)
+        assert opt.param_groups[0] == options
+
+
+def test_functional_arguments() -> None:
+    p, g, m, v = ones(3), ones(3), ones(3), ones(3)
+    arrays = [p, g, m, v]
+    with refused(ValueError, "step", "0", arrays=arrays):
+        fo.functional.adam_(p, g, m, v, step=0)
+    with refused(TypeError, "max_exp_avg_sq", "NoneType", arrays=arrays):
+        fo.functional.adam_(p, g, m, v, step=1, amsgrad=True)
+    with refused(TypeError, "step", arrays=arrays):
+        fo.functional.sgd_(p, g, m, momentum=0.9)
+    with refused(ValueError, "exp_avg", "(4,)", arrays=arrays):
+        fo.functional.adamw_(p, g, ones(4), v, step=1)
+    with refused(TypeError, "square_avg", "float64", arrays=arrays):
+        fo.functional.rmsprop_(p, g, np.ones(3))
+    with refused(ValueError, "read-only", arrays=arrays):
+        fo.functional.rmsprop_(p, g, read_only(ones(3)))
+    square = ones(3, 3)
+    with refused(ValueError, "laid out", arrays=[square]):
+        fo.functional.rmsprop_(square, ones(3, 3), np.asfortranarray(ones(3, 3)))
+
+
+GOOD_LOGITS = np.arange(12, dtype=np.float32).reshape(3, 4)
+GOOD_TARGETS = np.array([0, 3, 1])
+BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
+    ("list", [[1.0, 2.0]], GOOD_TARGETS, TypeError, ["logits", "list"]),
+    ("integers", GOOD_LOGITS.astype(int), GOOD_TARGETS, TypeError, ["logits", "int64"]),
+    ("half", GOOD_LOGITS.astype(np.float16), GOOD_TARGETS, TypeError, ["logits", "float16"]),
+    ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["logits", "(4,)"]),
+    ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["logits", "(1, 3, 4)"]),
+    ("no classes", GOOD_LOGITS[:, :0], GOOD_TARGETS, ValueError, ["logits", "(3, 0)"]),
+    ("swapped", swapped(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "byte-swapped"]),
+    ("misaligned", misaligned(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "misaligned"]),
+    ("float targets", GOOD_LOGITS, GOOD_TARGETS * 1.0, TypeError, ["targets", "float64"]),
+    ("bool targets", GOOD_LOGITS, GOOD_TARGETS > 0, TypeError, ["targets", "bool"]),
+    ("target list", GOOD_LOGITS, [0, 1, 2], TypeError, ["targets", "list"]),
+    ("too few", GOOD_LOGITS, GOOD_TARGETS[:2], ValueError, ["targets", "(3,)", "(2,)"]),
+    ("column", GOOD_LOGITS, GOOD_TARGETS[:, None], ValueError, ["targets", "(3, 1)"]),
+    ("too large", GOOD_LOGITS, np.array([0, 4, 9]), IndexError, ["targets[1] is 4", "[0, 4)"]),
+    ("negative", GOOD_LOGITS, np.array([0, 1, -1]), IndexError, ["targets[2] is -1"]),
+    (
+        "huge",
+        GOOD_LOGITS,
+        np.array([0, 1, 2**64 - 100], np.uint64),
+        IndexError,
+        ["targets[2] is 18446744073709551516"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "error", "words"), [pytest.param(*r[1:], id=r[0]) for r in BAD_LOSS]
+)
+def test_cross_entropy_arguments(
+    logits: Any, targets: Any, error: type[Exception], words: list[str]
+) -> None:
+    out = np.full((3, 4), 7, np.float32)
+    ce = fo.CrossEntropyLoss()
+    with refused(error, *words, arrays=[out]):
+        ce.value_and_grad(logits, targets, out=out)
+    with refused(error, *words):
+        ce(logits, targets)
+    if isinstance(logits, np.ndarray) and logits.dtype == np.float32 and logits.ndim == 2:
+        with refused(error, *words, arrays=[logits]):
+            ce.value_and_grad(logits, targets, out=logits)
+
+
+def test_cross_entropy_out() -> None:
+    ce = fo.CrossEntropyLoss()
+    memory = np.arange(24, dtype=np.float32)
+    logits = memory[:12].reshape(3, 4)
+    bad: list[tuple[Any, type[Exception], str]] = [
+        (np.ones((3, 4)), TypeError, "float64"),
+        (ones(4, 3), ValueError, "(4, 3)"),
+        (read_only(ones(3, 4)), ValueError, "read-only"),
+        (np.asfortranarray(ones(3, 4)), ValueError, "contiguous"),
+        ([[0.0] * 4] * 3, TypeError, "list"),
+        (memory[4:16].reshape(3, 4), ValueError, "share memory"),
+    ]
+    for out, error, word in bad:
+        with refused(error, "out", word, arrays=[memory]):
+            ce.value_and_grad(logits, GOOD_TARGETS, out=out)
+    f_order = np.asfortranarray(GOOD_LOGITS)
+    with refused(ValueError, "contiguous", arrays=[f_order]):
+        ce.value_and_grad(f_order, GOOD_TARGETS, out=f_order)
+    targets = np.zeros(2, np.int64)
+    out = targets.view(np.float32).reshape(2, 2)
+    with refused(ValueError, "out", "targets", arrays=[targets]):
+        ce.value_and_grad(ones(2, 2), targets, out=out)
+
+
+def test_cross_entropy_options() -> None:
+    for bad in (-0.1, 1.1, float("nan")):
+        with refused(ValueError, "label_smoothing", repr(bad)):
+            fo.CrossEntropyLoss(label_smoothing=bad)
+    with refused(ValueError, "reduction", "average"):
+        fo.CrossEntropyLoss(reduction="average")  # type: ignore[arg-type]
+    with refused(TypeError, "weight", "list"):
+        fo.CrossEntropyLoss(weight=[1.0, 2.0])  # type: ignore[arg-type]
+    with refused(ValueError, "weight", "(2, 2)"):
+        fo.CrossEntropyLoss(weight=np.ones((2, 2)))
+    with refused(ValueError, "weight", "(4,)", "(3,)"):
+        fo.CrossEntropyLoss(weight=np.ones(3))(GOOD_LOGITS, GOOD_TARGETS)
+
+
+@pytest.mark.parametrize("name", ["avx9", "", "AVX2"])
+def test_instruction_sets(name: str) -> None:
+    from fastopt import _core
+
+    choices = "|".join(fo.available_isas())
+    with pytest.raises(ValueError, match=re.compile(f"'{name}' is not available.*({choices})")):
+        _core.use_isa(name)
+
+
+def test_thread_counts() -> None:
+    for bad in (0, -3):
+        with pytest.raises(ValueError, match=str(bad)):
+            fo.set_num_threads(bad)

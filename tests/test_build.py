@@ -1,0 +1,135 @@
+"""Static facts: the kernel objects, the stubs, the versions, the documentation."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import fastopt as fo
+from fastopt import _core
+
+ROOT = Path(__file__).parents[1]
+
+
+def kernel_objects() -> list[Path]:
+    """The objects of the last build that pip ran here."""
+    objects = sorted(ROOT.glob("build/*/CMakeFiles/kernels_*.dir/**/kernels.cpp.o"))
+    if not objects or shutil.which("nm") is None:
+        if os.environ.get("CI"):
+            pytest.fail("no kernel objects under build/, or no nm, to look at")
+        pytest.skip("no kernel objects under build/, or no nm")
+    return objects
+
+
+def test_kernel_objects_export_one_table_and_nothing_weak() -> None:
+    for path in kernel_objects():
+        isa = path.parts[-4].removeprefix("kernels_").removesuffix(".dir")
+        listing = subprocess.run(
+            ["nm", "-C", "-P", path], capture_output=True, text=True, check=True
+        ).stdout
+        symbols = [re.match(r"(.*?) ([A-Za-z])(?: |$)", line) for line in listing.splitlines()]
+        kinds: dict[str, list[str]] = {}
+        for symbol in symbols:
+            assert symbol is not None
+            kinds.setdefault(symbol[2], []).append(symbol[1])
+        exported = [
+            name for kind in kinds if kind.isupper() and kind != "U" for name in kinds[kind]
+        ]
+        assert exported == [f"fastopt::{isa}::table"]
+        assert not set("WwVvu") & set(kinds), "a weak symbol may be the copy that the linker keeps"
+        assert set(kinds.get("U", ())) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
+
+
+def test_kernel_objects_have_no_initialisers() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    for path in kernel_objects():
+        sections = subprocess.run(
+            ["objdump", "-h", path], capture_output=True, text=True, check=True
+        ).stdout
+        assert ".init_array" not in sections
+        assert ".ctors" not in sections
+        assert ".gnu.lto" not in sections
+
+
+def test_kernels_include_each_other_and_two_headers_only() -> None:
+    for path in (ROOT / "cpp/kernels").iterdir():
+        for include in re.findall(r"#include (.*)", path.read_text()):
+            own = re.fullmatch(r'"(\w+\.hpp)"', include)
+            assert include in ("<cstddef>", "<cstdint>") or (
+                own is not None and (path.parent / own[1]).exists()
+            ), (path.name, include)
+
+
+def test_who_may_know_whom() -> None:
+    allowed = {"kernels": {"kernels"}, "runtime": {"runtime", "kernels"}}
+    for room, known in allowed.items():
+        for path in (ROOT / "cpp" / room).iterdir():
+            for include in re.findall(r'#include "(.*)"', path.read_text()):
+                target = (path.parent / include).resolve()
+                assert target.parent.name in known, (path.name, include)
+            assert "pybind11" not in path.read_text()
+    for path in (ROOT / "python/fastopt").rglob("*.py"):
+        folder = path.relative_to(ROOT / "python/fastopt").parts[0]
+        if folder in ("train", "cli", "__main__.py"):
+            assert "_core" not in path.read_text(), path
+        else:
+            assert not re.search(r"fastopt\.(train|cli)|import (train|cli)\b", path.read_text()), (
+                path
+            )
+        if folder == "reference":
+            assert "_core" not in path.read_text(), path
+
+
+def test_threads_are_known_to_the_pool_alone() -> None:
+    for path in (ROOT / "cpp").rglob("*.[ch]pp"):
+        if path.name not in ("parallel.cpp", "threads.cpp"):
+            assert not re.search(r"<(thread|mutex|pthread\.h)>", path.read_text()), path
+
+
+def test_versions_agree() -> None:
+    assert fo.__version__ == _core.__version__ == version("fastopt")
+    assert f"## {fo.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_show_config_names_what_a_report_needs() -> None:
+    text = fo.show_config()
+    for part in (fo.__version__, fo.active_isa(), "threads", "compiler", "NumPy"):
+        assert part in text
+
+
+def test_examples_in_docstrings() -> None:
+    examples = 0
+    for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
+        if info.name.split(".")[1] in ("train", "cli", "_core", "__main__"):
+            continue
+        result = doctest.testmod(importlib.import_module(info.name))
+        assert result.failed == 0, info.name
+        examples += result.attempted
+    assert examples > 15
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in set(fo.__all__) - {"__version__"}:
+        item = getattr(fo, name)
+        assert item.__doc__, name
+        for attribute, value in vars(item).items() if isinstance(item, type) else ():
+            if callable(value) and not attribute.startswith("_"):
+                assert value.__doc__, f"{name}.{attribute}"
+
+
+def test_code_in_the_readme_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        subprocess.run([sys.executable, "-W", "error", "-c", block], check=True, cwd=tmp_path)

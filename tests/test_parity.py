@@ -1,0 +1,162 @@
+"""Updates equal the reference bit for bit: every instruction set, team, size and alignment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from cases import CASES, DTYPES, Case, at_offset, hostile, make_grads, make_params, same_bits
+from fastopt import _core
+
+STEPS = 4
+
+
+@lru_cache(maxsize=2)
+def expected(number: int, dtype: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The parameters after each step and the final states, from the reference."""
+    params = make_params(dtype)
+    optimizer = CASES[number].reference(params)
+    after = []
+    for grads in make_grads(params, STEPS):
+        optimizer.step(grads)
+        after.append([p.copy() for p in params])
+    return after, {name: dict(state) for name, state in optimizer.state.items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"),
+    [pytest.param(i, d, id=f"{c}-{d.__name__}") for i, c in enumerate(CASES) for d in DTYPES],
+)
+class TestParity:
+    def test_steps_equal_the_reference(
+        self, number: int, dtype: Any, isa: str, threads: int
+    ) -> None:
+        after, states = expected(number, dtype)
+        params = make_params(dtype)
+        assert sum(p.size for p in params) > _core.serial_size  # the team is really used
+        optimizer = CASES[number].fused(params)
+        for step, grads in enumerate(make_grads(params, STEPS)):
+            before = [None if g is None else g.copy() for g in grads]
+            optimizer.step(grads)
+            for param, wanted in zip(params, after[step], strict=True):
+                assert same_bits(param, wanted)
+            for grad, copy in zip(grads, before, strict=True):
+                assert grad is None or same_bits(grad, copy)
+        for name, state in optimizer.state.items():
+            assert state.keys() == states[name].keys()
+            for key, value in state.items():
+                assert same_bits(value, states[name][key]), (name, key)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., None], list[str]]] = {
+    "SGD": (fo.functional.sgd_, ["momentum_buffer"]),
+    "RMSprop": (fo.functional.rmsprop_, ["square_avg", "momentum_buffer", "grad_avg"]),
+    "Adam": (fo.functional.adam_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
+    "AdamW": (fo.functional.adamw_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_functional_forms_at_any_alignment(case: Case, dtype: Any, isa: str) -> None:
+    function, names = FUNCTIONS[case.name]
+    rng = np.random.default_rng(3)
+    for size in (1, 7, 16, 33, 70, 257):
+        start = rng.standard_normal(size).astype(dtype)
+        steps = [hostile(rng, size, dtype), rng.standard_normal(size).astype(dtype)]
+        truth = start.copy()
+        reference = case.reference([truth])
+        for grad in steps:
+            reference.step([grad])
+        for _ in range(6):
+            offsets = rng.integers(0, 17, 5)
+            param = at_offset(start, offsets[0])
+            states = {
+                n: at_offset(np.zeros(size, dtype), k)
+                for n, k in zip(names, offsets[1:4], strict=False)
+            }
+            for t, grad in enumerate(steps, 1):
+                extra = {} if case.name == "RMSprop" else {"step": t}
+                function(param, at_offset(grad, offsets[4]), **states, **extra, **case.options)
+            assert same_bits(param, truth)
+            for name, value in reference.state["0"].items():
+                assert name == "step" or same_bits(states[name], value)
+
+
+def orders(dtype: Any) -> list[Any]:
+    """One three-dimensional array in several dense memory orders."""
+    base = np.random.default_rng(4).standard_normal((5, 6, 7)).astype(dtype)
+    result = []
+    for axes in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)):
+        back = np.argsort(axes)
+        result.append(np.ascontiguousarray(base.transpose(axes)).transpose(back))
+    return result
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_dense_order_and_any_gradient_strides(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(5)
+    big = rng.standard_normal((10, 12, 14, 2)).astype(np.float32)
+    column = rng.standard_normal((5, 6, 1)).astype(np.float32)
+    grads = [
+        big[::2, ::2, ::2, 0],
+        big[4::-1, 5::-1, 6::-1, 1],
+        np.asfortranarray(big[:5, :6, :7, 0]),
+        np.broadcast_to(column, (5, 6, 7)),
+        np.ascontiguousarray(big[:5, :6, :7, 1]),
+    ]
+    for grad in grads:
+        grad.flags.writeable = False
+    truth = orders(np.float32)[0]
+    reference = case.reference([truth])
+    params = orders(np.float32)
+    optimizer = case.fused(params)
+    for grad in grads:
+        reference.step([grad])
+        optimizer.step([grad] * len(params))
+    for name, param in zip(optimizer.state, params, strict=True):
+        assert same_bits(param, truth)
+        for key, value in reference.state["0"].items():
+            assert same_bits(optimizer.state[name][key], value)
+        for value in optimizer.state[name].values():
+            assert np.ndim(value) == 0 or value.strides == param.strides
+
+
+def test_strided_gradient_over_several_chunks(isa: str, threads: int) -> None:
+    rng = np.random.default_rng(6)
+    grad = rng.standard_normal((700, 300)).astype(np.float32)
+    start = rng.standard_normal((300, 700)).astype(np.float32)
+    a, b = start.copy(), start.copy()
+    fo.AdamW([a]).step([grad.T])
+    fo.reference.AdamW([b]).step([grad.T])
+    assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_elements_bits_do_not_depend_on_its_place(case: Case, isa: str) -> None:
+    param = np.full(CHUNK_AND_TAIL, 0.3, dtype=np.float32)
+    grad = np.full(CHUNK_AND_TAIL, 0.7, dtype=np.float32)
+    optimizer = case.fused([param])
+    for _ in range(3):
+        optimizer.step([grad])
+    assert np.all(param.view(np.int32) == param.view(np.int32)[0])
+
+
+CHUNK_AND_TAIL = _core.chunk_size + 67
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_reference_has_the_same_face(name: str) -> None:
+    fused, reference = getattr(fo, name), getattr(fo.reference, name)
+    assert inspect.signature(fused.__init__) == inspect.signature(reference.__init__)
+    function, states = FUNCTIONS[name]
+    options = set(inspect.signature(fused.__init__).parameters) - {"self", "params"}
+    assert (
+        set(inspect.signature(function).parameters) - {"param", "grad", "step", *states} == options
+    )

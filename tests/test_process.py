@@ -1,0 +1,461 @@
+"""The host process is left alone: threads, fork, floating-point control, imports, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from cases import CASES, CHUNK, Case, same_bits
+from fastopt import _core
+from fastopt._types import FloatArray
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter; the timeout only catches a hang."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def check(script: str, **environment: str) -> str:
+    result = run(script, **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+BIG_STEP = """
+import os, sys, numpy as np, fastopt as fo
+from fastopt import _core
+_core.set_num_threads(3, beyond=True)
+p, g = np.ones(300_000, np.float32), np.full(300_000, 0.5, np.float32)
+q = p.copy()
+opt = fo.AdamW([p])
+opt.step([g])
+fo.reference.AdamW([q]).step([g])
+assert np.array_equal(p, q)
+"""
+
+
+# -- fork, threads, exit -------------------------------------------------------------------------
+
+
+def test_fork_after_a_parallel_step() -> None:
+    out = check(
+        BIG_STEP
+        + """
+for generation in range(3):  # children of children too
+    pid = os.fork()
+    if pid == 0:
+        opt.step([g])
+        r = np.ones(300_000, np.float32)
+        ref = fo.reference.AdamW([r])
+        for _ in range(generation + 2):
+            ref.step([g])
+        if not np.array_equal(p, r):
+            os._exit(1)
+        continue
+    _, status = os.waitpid(pid, 0)
+    os._exit(os.waitstatus_to_exitcode(status))
+print("grandchild", flush=True)
+os._exit(0)
+"""
+    )
+    assert out == "grandchild\n"
+
+
+def test_exit_with_a_live_pool_and_with_a_running_step() -> None:
+    assert check(BIG_STEP + "print('done')") == "done\n"
+    check(
+        BIG_STEP
+        + """
+import threading
+p = np.ones(20_000_000, np.float32)
+opt = fo.SGD([p], lr=1e-3)
+def forever():
+    while True:
+        opt.step([p[::-1].copy()])
+threading.Thread(target=forever, daemon=True).start()
+"""
+    )
+
+
+def test_different_optimizers_in_different_threads() -> None:
+    grads = [np.random.default_rng(i).standard_normal(150_000).astype(np.float32) for i in range(4)]
+    params = [np.ones(150_000, np.float32) for _ in grads]
+
+    def train(i: int) -> None:
+        opt = fo.AdamW([params[i]])
+        for _ in range(20):
+            opt.step([grads[i]])
+
+    _core.set_num_threads(3, beyond=True)
+    workers = [threading.Thread(target=train, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for param, grad in zip(params, grads, strict=True):
+        expected = np.ones(150_000, np.float32)
+        reference = fo.reference.AdamW([expected])
+        for _ in range(20):
+            reference.step([grad])
+        assert same_bits(param, expected)
+
+
+def test_one_optimizer_in_two_threads_is_refused() -> None:
+    param, grad = np.zeros(8_000_000, np.float32), np.ones(8_000_000, np.float32)
+    opt = fo.SGD([param], lr=1.0)
+    counts = {"done": 0, "refused": 0}
+    stop = threading.Event()
+
+    def step_often() -> None:
+        while not stop.is_set():
+            try:
+                opt.step([grad])
+                counts["done"] += 1
+            except RuntimeError:
+                counts["refused"] += 1
+
+    workers = [threading.Thread(target=step_often) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    while counts["refused"] == 0 or counts["done"] < 3:
+        assert all(worker.is_alive() for worker in workers)
+        stop.wait(0.01)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    done = opt.state["0"]["step"]
+    assert np.all(param == -done)
+
+
+def test_interrupts_never_leave_half_a_step() -> None:
+    out = check(
+        """
+import signal, numpy as np, fastopt as fo
+p, g = np.zeros(3_000_000, np.float32), np.ones(3_000_000, np.float32)
+opt = fo.SGD([p], lr=1.0)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+hits = 0
+while hits < 20:
+    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0007 * hits)
+    try:
+        while True:
+            opt.step([g])
+    except KeyboardInterrupt:
+        hits += 1
+    assert np.all(p == p[0]) and opt.state["0"]["step"] == -p[0]
+print(hits)
+"""
+    )
+    assert out == "20\n"
+
+
+# -- thread counts -------------------------------------------------------------------------------
+
+
+def test_environment_sets_the_number_of_threads() -> None:
+    ask = "import fastopt; print(fastopt.get_num_threads())"
+    limit = min(_core.affinity_cpus(), _core.cgroup_cpus() or 10**6)
+    for environment, wanted in (
+        ({"FASTOPT_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, 1),
+        ({"FASTOPT_NUM_THREADS": "", "OMP_NUM_THREADS": "1"}, 1),
+        ({"FASTOPT_NUM_THREADS": "", "OMP_NUM_THREADS": "2,4"}, 2),
+        ({"FASTOPT_NUM_THREADS": "", "OMP_NUM_THREADS": "many"}, limit),
+        ({"FASTOPT_NUM_THREADS": "1000", "OMP_NUM_THREADS": "1"}, limit),
+    ):
+        assert int(check(ask, **environment)) == min(wanted, limit)
+    for bad in ("none", "0", "-1", "1.5", "2x"):
+        result = run(ask, FASTOPT_NUM_THREADS=bad)
+        assert result.returncode == 1
+        assert f"FASTOPT_NUM_THREADS must be a positive integer, not '{bad}'" in result.stderr
+
+
+def test_environment_chooses_the_instruction_set() -> None:
+    ask = "import fastopt; print(fastopt.active_isa())"
+    for name in fo.available_isas():
+        assert check(ask, FASTOPT_ISA=name) == f"{name}\n"
+    assert check(ask, FASTOPT_ISA="") == f"{fo.available_isas()[-1]}\n"
+    result = run(ask, FASTOPT_ISA="mmx")
+    assert result.returncode == 1
+    assert "'mmx' is not available" in result.stderr
+    assert all(name in result.stderr for name in fo.available_isas())
+
+
+def test_set_num_threads_stays_within_the_machine() -> None:
+    fo.set_num_threads(1)
+    assert fo.get_num_threads() == 1
+    fo.set_num_threads(10**6)
+    assert fo.get_num_threads() <= _core.affinity_cpus()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_affinity_is_respected() -> None:
+    script = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "import fastopt; print(fastopt.get_num_threads())"
+    )
+    assert check(script, FASTOPT_NUM_THREADS="", OMP_NUM_THREADS="") == "1\n"
+
+
+CGROUPS: list[tuple[str, dict[str, str], int]] = [
+    ("none", {}, 0),
+    ("v2", {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "250000 100000\n"}, 2),
+    ("v2 max", {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 0),
+    (
+        "v2, parent tighter",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/cpu.max": "800000 100000\n",
+            "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
+        },
+        3,
+    ),
+    ("v2 root", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+    (
+        "v1",
+        {
+            "proc/self/cgroup": "5:memory:/x\n3:cpu,cpuacct:/x/y\n",
+            "sys/fs/cgroup/cpu,cpuacct/x/y/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu,cpuacct/x/y/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+    (
+        "v1 without quota",
+        {
+            "proc/self/cgroup": "3:cpu:/\n2:cpuset:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        0,
+    ),
+    ("nonsense", {"proc/self/cgroup": "hello\n", "sys/fs/cgroup/cpu.max": "x y\n"}, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "cpus"), [pytest.param(*r[1:], id=r[0]) for r in CGROUPS])
+def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert _core.cgroup_cpus(str(tmp_path)) == cpus
+
+
+# -- floating-point control ----------------------------------------------------------------------
+
+FLUSH_TO_ZERO_AND_DENORMALS = 0x8040
+STICKY = 0x3F
+
+
+@pytest.fixture
+def mxcsr() -> Any:
+    """Return functions that read and write MXCSR, made of two instructions each."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("MXCSR is x86's")
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(bytes.fromhex("0fae1fc3") + b"\x90" * 12 + bytes.fromhex("0fae17c3"))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
+    store, load = kind(start), kind(start + 16)
+
+    def read() -> int:
+        value = ctypes.c_uint32()
+        store(ctypes.byref(value))
+        return value.value
+
+    def write(value: int) -> None:
+        load(ctypes.byref(ctypes.c_uint32(value)))
+
+    before = read()
+    yield read, write
+    write(before)
+
+
+SMALL = np.full(200_000, 1e-39, np.float32)  # denormal, like the products with it
+
+
+def denormal_step() -> list[FloatArray]:
+    p, g = SMALL.copy(), SMALL[::-1]
+    opt = fo.SGD([p], lr=0.1, momentum=0.7, dampening=0.1)
+    other = fo.AdamW([p], lr=0.1 + 2**-50, betas=(0.7, 0.9))
+    for _ in range(2):
+        opt.step([g])
+        other.step([g])
+    return [p, opt.state["0"]["momentum_buffer"], other.state["0"]["exp_avg"]]
+
+
+def test_results_do_not_depend_on_flush_to_zero(mxcsr: Any, threads: int) -> None:
+    read, write = mxcsr
+    expected = denormal_step()
+    assert np.all(expected[0] != 0)
+    mode = read() & ~STICKY | FLUSH_TO_ZERO_AND_DENORMALS | 0x6000  # and rounds towards zero
+    write(mode)
+    got = denormal_step()
+    after = read()
+    write(0x1F80)
+    assert after & ~STICKY == mode
+    assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_the_hosts_floating_point_control_is_left_alone(mxcsr: Any, threads: int) -> None:
+    read, _ = mxcsr
+    before = read()
+    denormal_step()
+    p = np.ones(200_000, np.float32)
+    fo.Adam([p], eps=0.0, betas=(0, 0)).step([np.zeros(200_000, np.float32)])  # 0/0
+    fo.CrossEntropyLoss().value_and_grad(
+        np.full((2000, 10), np.inf, np.float32), np.zeros(2000, int)
+    )
+    assert read() & ~STICKY == before & ~STICKY
+
+
+def test_import_does_not_set_flush_to_zero() -> None:
+    check("import fastopt, numpy as np; assert np.float32(1e-39) * np.float32(0.5) != 0")
+
+
+# -- imports -------------------------------------------------------------------------------------
+
+
+def test_import_needs_numpy_alone() -> None:
+    out = check(
+        "import sys, numpy; before = set(sys.modules); import fastopt;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(m for m in new if m not in sys.stdlib_module_names))"
+    )
+    assert out in ("['fastopt']\n", "['fastopt', 'numpy']\n")
+
+
+def test_import_is_cheaper_than_numpys() -> None:
+    def microseconds(name: str) -> int:
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", "import numpy; import fastopt"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line.split("|") for line in result.stderr.splitlines()]
+        return next(int(line[1]) for line in lines if line[-1].strip() == name)
+
+    # Each in the same run of the interpreter, the best of three.
+    assert min(microseconds("fastopt") for _ in range(3)) < min(
+        microseconds("numpy") for _ in range(3)
+    )
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+class GuardedPages:
+    """Arrays that end, or begin, right at a page that must not be touched."""
+
+    def __init__(self) -> None:
+        self._maps: list[mmap.mmap] = []
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def array(self, values: FloatArray, *, at_end: bool) -> FloatArray:
+        page = mmap.PAGESIZE
+        size = -(-max(values.nbytes, 1) // page) * page
+        memory = mmap.mmap(-1, size + 2 * page)
+        self._maps.append(memory)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for guard in (start, start + page + size):
+            assert self._libc.mprotect(ctypes.c_void_p(guard), page, 0) == 0
+        offset = page + (size - values.nbytes if at_end else 0)
+        array: FloatArray = np.frombuffer(memory, values.dtype, values.size, offset)
+        array[...] = values
+        return array
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect")
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nothing_outside_the_arrays_is_touched(case: Case, at_end: bool, isa: str) -> None:
+    pages = GuardedPages()
+    for size in (1, 3, 15, 16, 17, 63, 64, 65, 1023, CHUNK + 1):
+        values = np.linspace(-1, 1, size).astype(np.float32)
+        param = pages.array(values, at_end=at_end)
+        grad = pages.array(values * 2, at_end=at_end)
+        opt = case.fused({"p": param})
+        opt.step({"p": grad})
+        opt.step({"p": grad})
+        expected = values.copy()
+        reference = case.reference({"p": expected})
+        reference.step({"p": values * 2})
+        reference.step({"p": values * 2})
+        assert same_bits(np.array(param), expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect")
+@pytest.mark.parametrize("at_end", [False, True])
+def test_cross_entropy_stays_inside_its_arrays(at_end: bool, isa: str) -> None:
+    pages = GuardedPages()
+    for rows, classes in ((1, 1), (3, 5), (7, 64), (5, 67), (2, 1025)):
+        values = np.random.default_rng(0).standard_normal(rows * classes).astype(np.float32)
+        targets = np.arange(rows) % classes
+        logits = pages.array(values, at_end=at_end).reshape(rows, classes)
+        out = pages.array(values, at_end=at_end).reshape(rows, classes)
+        for smoothing in (0.0, 0.1):
+            ce = fo.CrossEntropyLoss(label_smoothing=smoothing)
+            loss, grad = ce.value_and_grad(logits, targets, out=out)
+            assert np.isfinite(loss)
+            assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements() -> None:
+    size = 2**31 + 5
+    param = np.zeros(size, np.float32)
+    opt = fo.SGD([param], lr=1.0)
+    opt.step([np.broadcast_to(np.float32(1), size)])
+    assert param[0] == param[-1] == param[2**31] == param[2**31 - 1] == -1
+    opt.step([np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)])  # untouched: zeros, no memory
+    assert param[0] == param[-1] == -1
+    del param, opt
+    rows, classes = 3, (2**31 + 9) // 3
+    logits = np.zeros((rows, classes), np.float32)
+    loss, grad = fo.CrossEntropyLoss().value_and_grad(
+        logits, np.array([0, classes - 1, classes // 2]), out=logits
+    )
+    assert loss == pytest.approx(np.log(classes), rel=1e-6)
+    assert grad[2, -1] == pytest.approx(1 / classes / 3, rel=1e-5)
+    assert grad[1, classes - 1] == pytest.approx(-1 / 3, rel=1e-6)
+
+
+def test_the_call_itself_makes_no_copies() -> None:
+    """A step allocates its states once and nothing of their size afterwards."""
+    import tracemalloc
+
+    param, grad = np.ones(1_000_000, np.float32), np.ones(1_000_000, np.float32)
+    opt = fo.AdamW([param])
+    logits, targets = np.zeros((1000, 1000), np.float32), np.zeros(1000, np.int64)
+    work: list[Callable[[], object]] = [
+        lambda: opt.step([grad]),
+        lambda: fo.CrossEntropyLoss().value_and_grad(logits, targets, out=logits),
+    ]
+    for call in work:
+        call()
+        tracemalloc.start()
+        call()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100_000

@@ -1,0 +1,83 @@
+"""torch 2.13 as an outside witness; skipped where it is not installed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from cases import CASES, Case
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [c for c in CASES if "momentum_init" not in c.options], ids=str)
+def test_thirty_steps_stay_beside_torch(case: Case, dtype: str) -> None:
+    rng = np.random.default_rng(11)
+    start = rng.standard_normal(1001).astype(dtype)
+    ours, theirs = start.copy(), torch.nn.Parameter(torch.tensor(start))
+    opt = case.fused([ours])
+    witness = getattr(torch.optim, case.name)([theirs], foreach=False, **case.options)
+    travelled = abs(start).astype(np.float64)
+    before = start.copy()
+    for step in range(30):
+        grad = rng.standard_normal(1001).astype(dtype) + 0.1
+        opt.step([None if step == 4 else grad])
+        theirs.grad = None if step == 4 else torch.tensor(grad)
+        witness.step()
+        travelled += abs(ours - before)
+        before[...] = ours
+    # Thirty steps of rounding, each about half a unit in the last place of what moved; torch's
+    # float64 loses a few more bits in 1 - 0.999**t.
+    unit = 2.0**-24 if dtype == "float32" else 2.0**-53
+    slack = 8 if dtype == "float32" else 16
+    assert np.all(abs(ours - theirs.detach().numpy()) <= slack * unit * travelled)
+    state = witness.state[theirs]
+    for key, value in opt.state["0"].items():
+        if key in state and key != "step":
+            np.testing.assert_allclose(
+                value, state[key].numpy(), rtol=100 * unit, atol=100 * unit, err_msg=key
+            )
+
+
+def grid() -> list[Any]:
+    return [
+        pytest.param(
+            weight, smoothing, reduction, ignore, id=f"{weight}-{smoothing}-{reduction}-{ignore}"
+        )
+        for weight, smoothing, reduction, ignore in itertools.product(
+            (False, True), (0.0, 0.2, 1.0), ("mean", "sum", "none"), (-100, 2)
+        )
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (33, 10), (16, 130)])
+@pytest.mark.parametrize(("weight", "smoothing", "reduction", "ignore"), grid())
+def test_cross_entropy_beside_torch(
+    weight: bool, smoothing: float, reduction: Any, ignore: int, shape: tuple[int, int], dtype: str
+) -> None:
+    rng = np.random.default_rng(12)
+    logits = (3 * rng.standard_normal(shape)).astype(dtype)
+    targets = rng.integers(0, shape[1], shape[0])
+    weights = rng.uniform(0.5, 2, shape[1]).astype(dtype) if weight else None
+    ours = fo.CrossEntropyLoss(weights, ignore, reduction, smoothing)
+    loss, grad = ours.value_and_grad(logits, targets)
+    x = torch.tensor(logits, requires_grad=True)
+    witness = torch.nn.CrossEntropyLoss(
+        None if weights is None else torch.tensor(weights),
+        ignore_index=ignore,
+        reduction=reduction,
+        label_smoothing=smoothing,
+    )
+    expected = witness(x, torch.tensor(targets))
+    expected.sum().backward()
+    tight: dict[str, Any] = (
+        {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-14}
+    )
+    np.testing.assert_allclose(loss, expected.detach().numpy(), **tight)
+    np.testing.assert_allclose(grad, x.grad.numpy(), **tight)
