@@ -31,10 +31,10 @@ def test_thirty_steps_stay_beside_torch(case: Case, dtype: str) -> None:
         witness.step()
         travelled += abs(ours - before)
         before[...] = ours
-    # Thirty steps of rounding, each about half a unit in the last place of what moved; torch's
-    # float64 loses a few more bits in 1 - 0.999**t.
+    # Thirty steps of rounding, each about half a unit in the last place of what moved. In float64
+    # torch's own 1 - 0.999**1 is off by 500 units, which are half as many of the first step.
     unit = 2.0**-24 if dtype == "float32" else 2.0**-53
-    slack = 8 if dtype == "float32" else 16
+    slack = 8 if dtype == "float32" else 64
     assert np.all(abs(ours - theirs.detach().numpy()) <= slack * unit * travelled)
     state = witness.state[theirs]
     for key, value in opt.state["0"].items():
