@@ -62,7 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., None], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in FUNCTIONS], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_functional_forms_at_any_alignment(case: Case, dtype: Any, isa: str) -> None:
     function, names = FUNCTIONS[case.name]

@@ -111,7 +111,7 @@ StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& ord
     dimensions.reserve(order.size());
     for (const py::ssize_t axis : order)
         dimensions.push_back({array.shape(axis), array.strides(axis)});
-    return {array.data(), std::move(dimensions), static_cast<std::size_t>(array.itemsize())};
+    return {array.data(), dimensions, static_cast<std::size_t>(array.itemsize())};
 }
 
 py::array zeros_like(const py::array& model) {

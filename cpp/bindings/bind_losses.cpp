@@ -48,7 +48,7 @@ py::array class_indices(const py::object& given, py::ssize_t rows, py::ssize_t c
         throw py::value_error("targets must have shape (" + std::to_string(rows) +
                               ",), one class index for each row of logits, not " +
                               describe_shape(array));
-    const py::array indices = numpy.attr("ascontiguousarray")(array, "int64");
+    py::array indices = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* values = static_cast<const std::int64_t*>(indices.data());
     for (py::ssize_t i = 0; i < rows; ++i) {
         // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
@@ -143,9 +143,10 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     block.ignore_index = ignore_index;
     block.label_smoothing = label_smoothing;
     block.grad_scale = 1.0 / denominator;
+    const Type type = type_of(given);
     {
         const py::gil_scoped_release release;
-        run_cross_entropy(type_of(given), block);
+        run_cross_entropy(type, block);
     }
     py::object loss;
     if (reduction == Reduction::none) {

@@ -199,9 +199,7 @@ public:
             throw py::value_error("param_groups has " + std::to_string(groups.size()) +
                                   " groups, the optimizer " + std::to_string(group_count_) +
                                   "; add one with add_param_group");
-        std::vector<Options> options;
-        for (const py::dict& group : groups)
-            options.push_back(read_options(row(optimizer_), group));
+        const std::vector<Options> options = read_all_options(groups);
         if (grads.size() != parameters_.size())
             throw py::value_error("there are " + std::to_string(parameters_.size()) +
                                   " parameters but " + std::to_string(grads.size()) +
@@ -242,10 +240,9 @@ public:
         if (loaded.size() != parameters_.size() ||
             groups.size() != static_cast<std::size_t>(group_count_))
             throw py::value_error("the number of parameters or groups does not match");
-        std::vector<Options> options;
-        for (const py::dict& group : groups)
-            options.push_back(read_options(row(optimizer_), group));
+        const std::vector<Options> options = read_all_options(groups);
         std::vector<std::pair<States, std::int64_t>> fresh;
+        fresh.reserve(loaded.size());
         for (std::size_t i = 0; i < loaded.size(); ++i)
             fresh.push_back(read_state(parameters_[i], loaded[i],
                                        options[static_cast<std::size_t>(parameters_[i].group)]));
@@ -277,6 +274,14 @@ private:
     private:
         OptimizerCore& core_;
     };
+
+    std::vector<Options> read_all_options(const std::vector<py::dict>& groups) const {
+        std::vector<Options> options;
+        options.reserve(groups.size());
+        for (const py::dict& group : groups)
+            options.push_back(read_options(row(optimizer_), group));
+        return options;
+    }
 
     std::pair<States, std::int64_t> read_state(const Parameter& parameter, const py::dict& entry,
                                                const Options& options) const {

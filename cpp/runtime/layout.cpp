@@ -6,7 +6,7 @@
 
 namespace fastopt {
 
-StridedReader::StridedReader(const void* data, std::vector<Dimension> dimensions,
+StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dimensions,
                              std::size_t element_size)
     : data_(static_cast<const std::byte*>(data)), element_size_(element_size) {
     for (const Dimension& dimension : dimensions) {

@@ -19,7 +19,8 @@ struct Dimension {
 class StridedReader {
 public:
     StridedReader() = default;
-    StridedReader(const void* data, std::vector<Dimension> dimensions, std::size_t element_size);
+    StridedReader(const void* data, const std::vector<Dimension>& dimensions,
+                  std::size_t element_size);
 
     // The elements follow one another in memory: element i is at data() + i * element size.
     bool contiguous() const { return contiguous_; }

@@ -57,6 +57,16 @@ int tightest(const std::string& mount, std::string group, int (*quota)(const std
     }
 }
 
+// Whether "cpu" is in a list such as "cpu,cpuacct".
+bool lists_cpu(std::string_view controllers) {
+    while (true) {
+        const auto comma = controllers.find(',');
+        if (controllers.substr(0, comma) == "cpu") return true;
+        if (comma == std::string_view::npos) return false;
+        controllers.remove_prefix(comma + 1);
+    }
+}
+
 int from_environment() {
     if (const char* text = std::getenv("FASTOPT_NUM_THREADS"); text != nullptr && *text != '\0') {
         if (const auto count = positive_integer(text)) return *count;
@@ -94,6 +104,7 @@ int cgroup_cpus(const std::string& root) {
     const auto keep = [&](int found) {
         if (found > 0) cpus = cpus == 0 ? found : std::min(cpus, found);
     };
+    const std::string mount = root + "/sys/fs/cgroup";
     std::ifstream groups(root + "/proc/self/cgroup");
     for (std::string line; std::getline(groups, line);) {  // number:controllers:/path
         const auto first = line.find(':');
@@ -103,9 +114,11 @@ int cgroup_cpus(const std::string& root) {
         std::string path = line.substr(second + 1);
         if (path == "/") path.clear();
         if (controllers.empty()) {
-            keep(tightest(root + "/sys/fs/cgroup", path, quota_v2));
-        } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-            keep(tightest(root + "/sys/fs/cgroup/" + controllers, path, quota_v1));
+            keep(tightest(mount, path, quota_v2));
+        } else if (lists_cpu(controllers)) {
+            std::string folder = mount;
+            folder.append("/").append(controllers);
+            keep(tightest(folder, path, quota_v1));
         }
     }
     return cpus;
