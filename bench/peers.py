@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fastopt as fo
 from fastopt._types import FloatArray
@@ -40,6 +41,8 @@ def make_step(
 ) -> Callable[[], object]:
     """Return one step of the peer's optimizer over `params`, which it updates in place."""
     if peer == "torch":
+        if not hasattr(torch.optim, name):
+            pytest.skip(f"torch has no {name}")
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]  # shared memory
         for tensor, grad in zip(tensors, grads, strict=True):
             tensor.grad = torch.from_numpy(grad)

@@ -1,4 +1,4 @@
-"""Cross-entropy with its gradient: in place, into a reused buffer, into a fresh array."""
+"""Cross-entropy with its gradient: in place (with a copy of the logits), reused buffer, fresh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastopt._types import FloatArray, IntArray
 from peers import PEERS, timed, torch
 
 SHAPES = [(128, 10), (32768, 10), (8192, 1000), (2048, 32000)]
-BUFFERS = ["reused buffer", "fresh array"]
+BUFFERS = ["in place", "reused buffer", "fresh array"]
 
 
 def make_call(
@@ -32,6 +32,14 @@ def make_call(
 
         return run
     ce = fo.CrossEntropyLoss() if peer == "fastopt" else fo.reference.CrossEntropyLoss()
+    if buffer == "in place":  # the logits are spent: each call needs them again
+        fresh = logits.copy()
+
+        def run_in_place() -> tuple[Any, FloatArray]:
+            np.copyto(logits, fresh)
+            return ce.value_and_grad(logits, targets, out=logits)
+
+        return run_in_place
     out = np.empty_like(logits) if buffer == "reused buffer" else None
     return lambda: ce.value_and_grad(logits, targets, out=out)
 
@@ -47,11 +55,12 @@ def test_value_and_grad(shape: tuple[int, int], buffer: str, peer: str, benchmar
     rng = np.random.default_rng(0)
     logits = 3 * rng.standard_normal(shape, dtype=np.float32)
     targets = rng.integers(0, shape[1], shape[0])
+    some = slice(None, None, max(1, shape[0] // 500))  # rows that are checked
+    x, y = logits[some].copy(), targets[some].copy()
     call = make_call(peer, logits, targets, buffer)
     loss, grad = call()
-    true_loss, true_grad = fo.reference.CrossEntropyLoss().value_and_grad(logits[:64], targets[:64])
-    part = fo.CrossEntropyLoss()(logits[:64], targets[:64])
-    assert part == pytest.approx(true_loss, rel=1e-6)
-    assert loss == pytest.approx(fo.CrossEntropyLoss()(logits, targets), rel=1e-5)
-    np.testing.assert_allclose(grad[:64] * shape[0] / min(64, shape[0]), true_grad, atol=1e-7)
+    _, true_grad = fo.reference.CrossEntropyLoss(reduction="sum").value_and_grad(x, y)
+    np.testing.assert_allclose(grad[some] * shape[0], true_grad, rtol=1e-5, atol=1e-6)
+    if buffer != "in place" and logits.size < 1 << 24:
+        assert loss == pytest.approx(fo.reference.CrossEntropyLoss()(logits, targets), rel=1e-6)
     timed(benchmark, call, f"cross-entropy {shape[0]} x {shape[1]}, {buffer}", 8 * logits.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,14 @@ CASES = [
     Case("AdamW", {"weight_decay": 0.1, "lr": 0.01, "amsgrad": True}),
     Case("AdamW", {"betas": (0.95, 0.98), "eps": 1e-6}),
 ]
+
+# The functional form and the names of its states, for the optimizers that have one.
+FUNCTIONS: dict[str, tuple[Callable[..., None], list[str]]] = {
+    "SGD": (fo.functional.sgd_, ["momentum_buffer"]),
+    "RMSprop": (fo.functional.rmsprop_, ["square_avg", "momentum_buffer", "grad_avg"]),
+    "Adam": (fo.functional.adam_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
+    "AdamW": (fo.functional.adamw_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
+}
 
 CHUNK = _core.chunk_size
 SIZES = [*range(71), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]

@@ -237,6 +237,10 @@ def test_groups_and_names() -> None:
         fo.Adam([{"params": []}])
     with refused(TypeError, "ndarray"):
         fo.Adam(p)
+    with refused(TypeError, "int"):
+        fo.Adam([{"params": 5}])
+    with refused(TypeError, "masked"):
+        fo.Adam([np.ma.masked_array(p, mask=p > 0)])
     with refused(TypeError, "strings"):
         fo.Adam({1: p})  # type: ignore[arg-type]
     with refused(ValueError, "'w'"):
@@ -260,6 +264,8 @@ def test_structure_of_gradients() -> None:
     named = fo.SGD({"p": p, "q": q})
     with refused(KeyError, "missing: 'q'", "not known: 'x'", arrays=[p, q], optimizer=named):
         named.step({"p": ones(3), "x": ones(2)})
+    with refused(KeyError, "not known: 'x', 1", arrays=[p, q], optimizer=named):
+        named.step({"p": ones(3), "q": ones(2), "x": ones(2), 1: ones(2)})  # type: ignore[dict-item]
     listed = fo.SGD([p, q])
     with refused(ValueError, "2 parameters", "1 gradients", arrays=[p, q], optimizer=listed):
         listed.step([ones(3)])
@@ -300,6 +306,7 @@ def test_state_dicts_that_do_not_match() -> None:
         (lambda d: d["state"]["q"].update(exp_avg=np.ones(2)), TypeError, "float64"),
         (lambda d: d["state"]["q"].update(exp_avg=ones(3)), ValueError, "(3,)"),
         (lambda d: d["state"]["q"].update(exp_avg=[1, 2]), TypeError, "list"),
+        (lambda d: d["state"].update(q=None), TypeError, "'q'"),
         (lambda d: d["param_groups"].append({}), ValueError, "2 groups"),
         (lambda d: d["param_groups"][0].update(params=["q", "p"]), ValueError, "group 0"),
         (lambda d: d["param_groups"][0].pop("lr"), KeyError, "missing: 'lr'"),
@@ -395,16 +402,28 @@ def test_cross_entropy_out() -> None:
     f_order = np.asfortranarray(GOOD_LOGITS)
     with refused(ValueError, "contiguous", arrays=[f_order]):
         ce.value_and_grad(f_order, GOOD_TARGETS, out=f_order)
-    targets = np.zeros(2, np.int64)
-    out = targets.view(np.float32).reshape(2, 2)
-    with refused(ValueError, "out", "targets", arrays=[targets]):
-        ce.value_and_grad(ones(2, 2), targets, out=out)
+    for kind in (np.int64, np.int32, np.uint8):
+        targets = np.zeros(16 // np.dtype(kind).itemsize, kind)
+        out = targets.view(np.float32).reshape(2, 2)
+        with refused(ValueError, "out", "targets", arrays=[targets]):
+            ce.value_and_grad(ones(2, 2), targets[:2], out=out)
+    for dtype in (np.float32, np.float64):
+        weight = np.ones(16 // np.dtype(dtype).itemsize, dtype)
+        out = weight.view(np.float32).reshape(2, 2)
+        with refused(ValueError, "out", "weight", arrays=[weight]):
+            fo.CrossEntropyLoss(weight[:2]).value_and_grad(ones(2, 2), np.zeros(2, int), out=out)
 
 
 def test_cross_entropy_options() -> None:
     for bad in (-0.1, 1.1, float("nan")):
         with refused(ValueError, "label_smoothing", repr(bad)):
             fo.CrossEntropyLoss(label_smoothing=bad)
+    for options in ({"reduction": None}, {"label_smoothing": "a"}, {"ignore_index": 1.5}):
+        key, value = next(iter(options.items()))
+        with refused(TypeError, key, repr(value)):
+            fo.CrossEntropyLoss(**options)
+    with refused(ValueError, "ignore_index", str(2**70)):
+        fo.CrossEntropyLoss(ignore_index=2**70)
     with refused(ValueError, "reduction", "average"):
         fo.CrossEntropyLoss(reduction="average")  # type: ignore[arg-type]
     with refused(TypeError, "weight", "list"):
@@ -425,6 +444,8 @@ def test_instruction_sets(name: str) -> None:
 
 
 def test_thread_counts() -> None:
+    with pytest.raises(TypeError):
+        fo.set_num_threads(1.5)  # type: ignore[arg-type]
     for bad in (0, -3):
         with pytest.raises(ValueError, match=str(bad)):
             fo.set_num_threads(bad)

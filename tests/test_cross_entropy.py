@@ -283,6 +283,28 @@ def test_gradient_is_the_derivative() -> None:
             assert grad[i] == pytest.approx(slope, abs=1e-8)
 
 
+def test_no_warning_and_no_error_after_writing() -> None:
+    logits = np.array([[3e38, -3e38], [100, 0]], np.float32)
+    with np.errstate(all="raise"):
+        loss, _ = fo.CrossEntropyLoss(reduction="none").value_and_grad(
+            logits, np.array([1, 0]), out=logits
+        )
+    assert isinstance(loss, np.ndarray)
+    assert loss[0] == np.inf
+    assert 0 < loss[1] < 1e-43
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-30, 1e-36])
+def test_tiny_class_weights_keep_the_gradients_digits(scale: float) -> None:
+    logits, targets = batch(40, 10)
+    weight = np.full(10, scale)
+    options: dict[str, Any] = {"weight": weight.astype(np.float32), "reduction": "sum"}
+    _, grad = fo.CrossEntropyLoss(**options).value_and_grad(logits, targets)
+    _, true = fo.reference.CrossEntropyLoss(**options).value_and_grad(logits, targets)
+    largest = abs(true).max(axis=1, keepdims=True)
+    assert np.all(abs(grad - true) <= 4 * ULP * largest + 2.0**-149)
+
+
 def test_repr() -> None:
     assert repr(fo.CrossEntropyLoss()) == (
         "CrossEntropyLoss(ignore_index=-100, reduction='mean', label_smoothing=0.0)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,62 @@ def test_load_brings_options_and_accepts_lists_for_tuples() -> None:
     assert other.param_groups[0]["betas"] == (0.5, 0.6)
     assert other.param_groups[0]["initial_lr"] == 1.0
     other.step([np.ones(2, np.float32)])
+
+
+def test_a_loaded_buffer_is_used_even_at_step_0() -> None:
+    results = []
+    for module in (fo, fo.reference):
+        p = np.zeros(1)
+        opt = module.SGD([p], lr=1.0, momentum=0.9)
+        saved = opt.state_dict()
+        saved["state"]["0"]["momentum_buffer"] = np.full(1, 5.0)  # torch's SGD counts no steps
+        opt.load_state_dict(saved)
+        opt.step([np.ones(1)])
+        results.append(p[0])
+    assert results == [-5.5, -5.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("SGD", {"momentum": 0.9}), ("Adam", {"amsgrad": True})]
+)
+def test_own_state_dict_loads_after_an_option_was_switched_on(
+    name: str, option: dict[str, Any]
+) -> None:
+    p = np.zeros(1, np.float32)
+    opt = getattr(fo, name)([p])
+    opt.step([ONE])
+    opt.param_groups[0].update(option)
+    opt.load_state_dict(opt.state_dict())
+    opt.step([ONE])
+
+
+def test_names_do_not_come_from_a_file() -> None:
+    opt = fo.SGD({"w": np.zeros(1, np.float32)})
+    saved = opt.state_dict()
+    saved["param_groups"][0]["param_names"] = ["x"]
+    opt.load_state_dict(saved)
+    assert list(opt.param_groups[0]["param_names"]) == ["w"]
+
+
+def test_adamw_does_not_turn_into_adam() -> None:
+    p = [np.zeros(1, np.float32)]
+    with pytest.raises(ValueError, match="load it into Adam"):
+        fo.AdamW(p).load_state_dict(fo.Adam(p).state_dict())
+
+
+def test_numpy_scalars_as_options() -> None:
+    p, q = np.ones(3, np.float32), np.ones(3, np.float32)
+    betas: Any = (np.float64(0.9), np.float32(0.5))
+    for opt in (fo.Adam([p], betas=betas), fo.reference.Adam([q], betas=betas)):
+        opt.step([np.full(3, 0.1, np.float32)])
+    assert same_bits(p, q)
+
+
+def test_copies_are_refused_with_the_way_out() -> None:
+    opt = fo.SGD([np.zeros(1, np.float32)])
+    for attempt in (copy.deepcopy, copy.copy, pickle.dumps):
+        with pytest.raises(TypeError, match="state_dict"):
+            attempt(opt)
 
 
 def test_load_into_another_memory_order() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +10,17 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, DTYPES, Case, at_offset, hostile, make_grads, make_params, same_bits
+from cases import (
+    CASES,
+    DTYPES,
+    FUNCTIONS,
+    Case,
+    at_offset,
+    hostile,
+    make_grads,
+    make_params,
+    same_bits,
+)
 from fastopt import _core
 
 STEPS = 4
@@ -52,14 +61,6 @@ class TestParity:
             assert state.keys() == states[name].keys()
             for key, value in state.items():
                 assert same_bits(value, states[name][key]), (name, key)
-
-
-FUNCTIONS: dict[str, tuple[Callable[..., None], list[str]]] = {
-    "SGD": (fo.functional.sgd_, ["momentum_buffer"]),
-    "RMSprop": (fo.functional.rmsprop_, ["square_avg", "momentum_buffer", "grad_avg"]),
-    "Adam": (fo.functional.adam_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
-    "AdamW": (fo.functional.adamw_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
-}
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in FUNCTIONS], ids=str)

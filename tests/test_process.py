@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, CHUNK, Case, same_bits
+from cases import CASES, CHUNK, DTYPES, FUNCTIONS, Case, same_bits
 from fastopt import _core
 from fastopt._types import FloatArray
 
@@ -87,12 +87,19 @@ def test_exit_with_a_live_pool_and_with_a_running_step() -> None:
         BIG_STEP
         + """
 import threading
-p = np.ones(20_000_000, np.float32)
+import time
+p, g = np.ones(20_000_000, np.float32), np.ones(20_000_000, np.float32)
 opt = fo.SGD([p], lr=1e-3)
-def forever():
+logits, targets = np.zeros((2000, 5000), np.float32), np.zeros(2000, np.int64)
+def step_forever():
     while True:
-        opt.step([p[::-1].copy()])
-threading.Thread(target=forever, daemon=True).start()
+        opt.step([g])
+def loss_forever():
+    while True:
+        fo.CrossEntropyLoss().value_and_grad(logits, targets, out=logits)
+threading.Thread(target=step_forever, daemon=True).start()
+threading.Thread(target=loss_forever, daemon=True).start()
+time.sleep(0.1)
 """
     )
 
@@ -145,6 +152,47 @@ def test_one_optimizer_in_two_threads_is_refused() -> None:
         worker.join()
     done = opt.state["0"]["step"]
     assert np.all(param == -done)
+
+
+def test_state_is_not_read_in_the_middle_of_a_step() -> None:
+    param, grad = np.zeros(8_000_000, np.float32), np.ones(8_000_000, np.float32)
+    opt = fo.SGD([param], lr=1.0, momentum=0.5)
+
+    def step_often() -> None:
+        for _ in range(30):
+            opt.step([grad])
+
+    worker = threading.Thread(target=step_often)
+    worker.start()
+    refused = 0
+    while worker.is_alive():
+        try:
+            opt.state_dict()
+        except RuntimeError:
+            refused += 1
+    worker.join()
+    assert refused > 0
+    assert opt.state["0"]["step"] == 30
+
+
+def test_targets_that_change_meanwhile_do_not_matter() -> None:
+    logits, targets = np.zeros((20_000, 100), np.float32), np.zeros(20_000, np.int64)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            targets[-1] = 10**11
+            targets[-1] = 0
+
+    worker = threading.Thread(target=disturb)
+    worker.start()
+    for _ in range(50):
+        try:
+            fo.CrossEntropyLoss().value_and_grad(logits, targets, out=logits)
+        except IndexError:
+            logits[...] = 0
+    stop.set()
+    worker.join()
 
 
 def test_interrupts_never_leave_half_a_step() -> None:
@@ -293,6 +341,10 @@ def mxcsr() -> Any:
 
 SMALL = np.full(200_000, 1e-39, np.float32)  # denormal, like the products with it
 
+LOGITS = np.random.default_rng(0).standard_normal((3000, 7)).astype(np.float32)
+TARGETS = np.arange(3000) % 7
+WEIGHT = np.linspace(1e-45, 1, 7)  # float64, with one that is denormal in float32
+
 
 def denormal_step() -> list[FloatArray]:
     p, g = SMALL.copy(), SMALL[::-1]
@@ -301,7 +353,12 @@ def denormal_step() -> list[FloatArray]:
     for _ in range(2):
         opt.step([g])
         other.step([g])
-    return [p, opt.state["0"]["momentum_buffer"], other.state["0"]["exp_avg"]]
+    results = [p, opt.state["0"]["momentum_buffer"], other.state["0"]["exp_avg"]]
+    for reduction in ("mean", "sum", "none"):
+        for weight in (None, WEIGHT):
+            ce = fo.CrossEntropyLoss(weight, reduction=reduction, label_smoothing=0.1)
+            results += [np.asarray(part) for part in ce.value_and_grad(LOGITS, TARGETS)]
+    return results
 
 
 def test_results_do_not_depend_on_flush_to_zero(mxcsr: Any, threads: int) -> None:
@@ -388,20 +445,24 @@ class GuardedPages:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect")
 @pytest.mark.parametrize("at_end", [False, True])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_nothing_outside_the_arrays_is_touched(case: Case, at_end: bool, isa: str) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in FUNCTIONS], ids=str)
+def test_nothing_outside_the_arrays_is_touched(
+    case: Case, dtype: Any, at_end: bool, isa: str
+) -> None:
+    function, names = FUNCTIONS[case.name]
     pages = GuardedPages()
     for size in (1, 3, 15, 16, 17, 63, 64, 65, 1023, CHUNK + 1):
-        values = np.linspace(-1, 1, size).astype(np.float32)
+        values = np.linspace(-1, 1, size).astype(dtype)
         param = pages.array(values, at_end=at_end)
         grad = pages.array(values * 2, at_end=at_end)
-        opt = case.fused({"p": param})
-        opt.step({"p": grad})
-        opt.step({"p": grad})
+        states = {name: pages.array(values * 0, at_end=at_end) for name in names}
         expected = values.copy()
         reference = case.reference({"p": expected})
-        reference.step({"p": values * 2})
-        reference.step({"p": values * 2})
+        for step in (1, 2):
+            extra = {} if case.name == "RMSprop" else {"step": step}
+            function(param, grad, **states, **extra, **case.options)
+            reference.step({"p": values * 2})
         assert same_bits(np.array(param), expected)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,8 +101,9 @@ def test_a_diverged_run_is_reported_as_json(tmp_path: Path) -> None:
     run = json.loads(
         (tmp_path / "fastopt-run/run.json").read_text(), parse_constant=lambda c: pytest.fail(c)
     )
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert run["results"]["final"]["train_loss"] is None
+    assert "the loss is not finite since epoch 1: try a smaller --lr" in result.stdout
 
 
 def test_info(tmp_path: Path) -> None:
@@ -115,8 +119,51 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
     )
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        "fastopt: the command needs typer; install it with: pip install 'fastopt[train]'"
+        "fastopt: the command needs typer; install it with: pip install 'fastopt[train]' "
+        "(in a checkout: '.[train]')"
     )
+
+
+def test_help_tells_the_defaults(tmp_path: Path) -> None:
+    result = fastopt("train", "-h", cwd=tmp_path)
+    text = " ".join(re.sub(r"[│\s]+", " ", result.stdout).split())
+    assert text.count("[default: ") + text.count("(default: ") > 8, text
+    for default in ("scikit-learn's digits", "0.1 sgd", "0.01 adamw", "all"):
+        assert default in text
+    assert fastopt("--version", cwd=tmp_path).stdout == f"fastopt {fo.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("FASTOPT_ISA", "mmx"), ("FASTOPT_NUM_THREADS", "no")]
+)
+def test_a_bad_environment_is_one_line(variable: str, value: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "fastopt", "info"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {variable: value},
+        check=False,
+    )
+    assert result.returncode == 1
+    assert variable in result.stderr
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "fastopt", "train", "--epochs", "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("data")
+    time.sleep(1)  # some epochs
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert re.search(r"interrupted after epoch [1-9]", output)
+    assert len(read_metrics(tmp_path / "fastopt-run")) > 0
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -297,11 +344,31 @@ def binary_csv(folder: Path) -> Path:
     return folder / "a.csv"
 
 
-@bad("NaN or infinity in 2 training rows")
+@bad("line 4, column 2: 'nan' is not finite")
 def nan_in_csv(folder: Path) -> Path:
     rows = [f"{i},{'nan' if i % 10 in (3, 4) else 1},{i % 2}" for i in range(12)]
     (folder / "a.csv").write_text("\n".join(rows))
     return folder / "a.csv"
+
+
+@bad("line 1, column 1: 'x' is no number")
+def typo_in_the_first_line(folder: Path) -> Path:
+    (folder / "a.csv").write_text("x,2,0\n3,4,1\n")
+    return folder / "a.csv"
+
+
+@bad("different labels in 20 samples; are these classes?")
+def regression_target(folder: Path) -> Path:
+    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=np.linspace(0, 1, 20))
+    return folder / "a.npz"
+
+
+@bad("the first is X[7]")
+def npz_with_nan(folder: Path) -> Path:
+    x = np.ones((20, 2))
+    x[[7, 9], 1] = np.nan
+    np.savez(folder / "a.npz", X=x, y=np.arange(20) % 2)
+    return folder / "a.npz"
 
 
 @bad("it needs X and y")
@@ -316,7 +383,7 @@ def npz_of_unequal_lengths(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@bad("X must hold numbers")
+@bad("X must hold real numbers")
 def npz_of_text(folder: Path) -> Path:
     np.savez(folder / "a.npz", X=np.array([["a"], ["b"]] * 9), y=np.arange(18) % 2)
     return folder / "a.npz"

@@ -40,6 +40,10 @@ py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
                              std::string(py::str(py::type::of(object).attr("__name__"))));
+    if (py::hasattr(object, "mask"))
+        throw py::type_error(what +
+                             " is a masked array, whose mask would be ignored; pass its .data "
+                             "or a filled copy");
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if (number != float32_number && number != float64_number)
@@ -98,8 +102,8 @@ void require_like(const py::array& array, const std::string& what, const py::arr
                   const std::string& model_what) {
     if (type_of(array) != type_of(model))
         throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
-                             " has " + dtype_name(model) + "; convert it with .astype(" +
-                             model_what + ".dtype)");
+                             " has " + dtype_name(model) + "; convert it with .astype(np." +
+                             dtype_name(model) + ")");
     if (array.ndim() != model.ndim() ||
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +

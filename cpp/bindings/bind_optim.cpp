@@ -10,6 +10,7 @@
 #include "../runtime/step.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "gil.hpp"
 
 namespace fastopt {
 namespace {
@@ -99,7 +100,7 @@ public:
     // Checks the arrays of one parameter. States that are used and not there yet are created.
     // `options` must live until run().
     void add(const Options& options, const std::string& name, const py::array& param,
-             py::handle grad, States& states, std::int64_t step) {
+             py::handle grad, States& states, std::int64_t step, bool fresh = false) {
         const std::string param_what = "parameter " + quoted(name);
         const std::string grad_what = "gradient of " + quoted(name);
         check_parameter(param, param_what);
@@ -114,7 +115,6 @@ public:
         update.grad = reader(grad_array, order);
         overlap_.add(param, param_what, true);
         overlap_.add(grad_array, grad_what, false);
-        bool fresh = false;
         for (int i = 0; i < row(optimizer_).state_count; ++i) {
             if (!row(optimizer_).uses_state(options.data(), i)) continue;
             std::optional<py::array>& state = states[static_cast<std::size_t>(i)];
@@ -130,14 +130,14 @@ public:
         }
         update.options = options.data();
         update.step = step;
-        update.fresh = fresh || step == 1;
+        update.fresh = fresh;
         updates_.push_back(std::move(update));
         held_.push_back(grad_array);
     }
 
     void run() {
         overlap_.run();
-        const py::gil_scoped_release release;
+        const GilRelease release;
         run_updates(optimizer_, updates_);
     }
 
@@ -223,7 +223,8 @@ public:
     }
 
     // The step counter and the arrays of parameter number `index`, by name; not copies.
-    py::dict state(std::size_t index) const {
+    py::dict state(std::size_t index) {
+        const Use use(*this);
         const Parameter& parameter = parameters_.at(index);
         py::dict result;
         result["step"] = parameter.step;
@@ -240,12 +241,11 @@ public:
         if (loaded.size() != parameters_.size() ||
             groups.size() != static_cast<std::size_t>(group_count_))
             throw py::value_error("the number of parameters or groups does not match");
-        const std::vector<Options> options = read_all_options(groups);
+        read_all_options(groups);
         std::vector<std::pair<States, std::int64_t>> fresh;
         fresh.reserve(loaded.size());
         for (std::size_t i = 0; i < loaded.size(); ++i)
-            fresh.push_back(read_state(parameters_[i], loaded[i],
-                                       options[static_cast<std::size_t>(parameters_[i].group)]));
+            fresh.push_back(read_state(parameters_[i], loaded[i]));
         for (std::size_t i = 0; i < fresh.size(); ++i)
             std::tie(parameters_[i].states, parameters_[i].step) = std::move(fresh[i]);
     }
@@ -283,8 +283,8 @@ private:
         return options;
     }
 
-    std::pair<States, std::int64_t> read_state(const Parameter& parameter, const py::dict& entry,
-                                               const Options& options) const {
+    std::pair<States, std::int64_t> read_state(const Parameter& parameter,
+                                               const py::dict& entry) const {
         const Optimizer& optimizer = row(optimizer_);
         const std::string owner = "state of " + quoted(parameter.name);
         if (!entry.contains("step")) throw py::key_error("the " + owner + " has no 'step'");
@@ -296,12 +296,14 @@ private:
         if (step < 0)
             throw py::value_error("'step' in the " + owner + " must be >= 0, not " +
                                   std::to_string(step));
+        // A state that some option asks for may have been switched on since: it starts afresh.
+        static constexpr double no_options[max_options] = {};
         States states;
         std::size_t found = 1;
         for (int i = 0; i < optimizer.state_count; ++i) {
             const char* name = optimizer.states[i];
             if (!entry.contains(name)) {
-                if (step > 0 && optimizer.uses_state(options.data(), i))
+                if (step > 0 && optimizer.uses_state(no_options, i))
                     throw py::key_error("the " + owner + " has no " + quoted(name));
                 continue;
             }
@@ -346,7 +348,7 @@ void update(const std::string& kernel, const py::object& param, const py::object
         states[static_cast<std::size_t>(i)] = float_array(given[name], name);
     }
     Plan plan(optimizer);
-    plan.add(options, "param", float_array(param, "param"), grad, states, step);
+    plan.add(options, "param", float_array(param, "param"), grad, states, step, step == 1);
     plan.run();
 }
 

@@ -3,6 +3,7 @@
 
 #include "../runtime/grid.hpp"
 #include "../runtime/isa.hpp"
+#include "../runtime/parallel.hpp"
 #include "../runtime/threads.hpp"
 #include "bindings.hpp"
 
@@ -13,6 +14,7 @@ namespace fastopt {
 void bind_runtime(py::module_& module) {
     kernels();  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
     num_threads();
+    forget_pool_after_fork();
     module.attr("compiler") = FASTOPT_COMPILER;
     module.attr("chunk_size") = chunk_size;
     module.attr("serial_size") = serial_size;

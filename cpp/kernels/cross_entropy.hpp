@@ -122,13 +122,20 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         if (!grad) continue;
 
         const double smooth_share = smoothing == Smoothing::none ? 0.0 : smooth * block.weight_sum;
-        const T factor = static_cast<T>((target_share + smooth_share) / sum * block.grad_scale);
+        // What turns e into the gradient. It holds 1 / exp_scale: where it would be denormal, the
+        // scale is taken from e instead, exactly.
+        double exact_factor = (target_share + smooth_share) / sum * block.grad_scale;
+        const double size = exact_factor < 0.0 ? -exact_factor : exact_factor;
+        const bool tiny = size < 0x1p-120;
+        if (tiny) exact_factor *= exp_scale;
+        const T unscale = tiny ? static_cast<T>(1.0 / exp_scale) : T{1};
+        const T factor = static_cast<T>(exact_factor);
         const T pull = static_cast<T>(smooth * block.grad_scale);
         for (std::size_t c = 0; c < classes; ++c) {
-            if constexpr (smoothing == Smoothing::none) grad[c] = grad[c] * factor;
-            if constexpr (smoothing == Smoothing::uniform) grad[c] = grad[c] * factor - pull;
-            if constexpr (smoothing == Smoothing::weighted)
-                grad[c] = grad[c] * factor - pull * weight[c];
+            T value = grad[c] * unscale * factor;
+            if constexpr (smoothing == Smoothing::uniform) value = value - pull;
+            if constexpr (smoothing == Smoothing::weighted) value = value - pull * weight[c];
+            grad[c] = value;
         }
         double target_grad = -target_share * (others / sum);
         if constexpr (smoothing != Smoothing::none)

@@ -51,7 +51,13 @@ const Isa& find(std::string_view name) {
 
 const Isa& preferred() {
     const char* name = std::getenv("FASTOPT_ISA");
-    if (name != nullptr && *name != '\0') return find(name);
+    if (name != nullptr && *name != '\0') {
+        try {
+            return find(name);
+        } catch (const std::invalid_argument& error) {
+            throw std::invalid_argument(std::string("FASTOPT_ISA: ") + error.what());
+        }
+    }
     const Isa* best = &compiled[0];
     for (const Isa& isa : compiled)
         if (runs_here(isa.name)) best = &isa;

@@ -12,8 +12,9 @@
 #include <cfenv>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
-#include <system_error>
+#include <new>
 #include <thread>
 
 #include "threads.hpp"
@@ -107,13 +108,14 @@ private:
         if (workers_ >= wanted) return wanted;
         sigset_t all, before;  // signals belong to the host's threads
         sigfillset(&all);
+        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         try {
             while (workers_ < wanted) {
                 std::thread([this, number = workers_] { serve(number); }).detach();
                 ++workers_;
             }
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {  // fewer threads, the same result
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
         return workers_;
@@ -170,8 +172,6 @@ std::atomic<Pool*> the_pool{nullptr};
 Pool& pool() {
     Pool* existing = the_pool.load(std::memory_order_acquire);
     if (existing != nullptr) return *existing;
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
-    static_cast<void>(registered);
     Pool* fresh = new Pool;
     if (the_pool.compare_exchange_strong(existing, fresh)) return *fresh;
     delete fresh;
@@ -179,6 +179,11 @@ Pool& pool() {
 }
 
 }  // namespace
+
+void forget_pool_after_fork() {
+    if (pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); }) != 0)
+        throw std::bad_alloc();
+}
 
 void detail::parallel_for(std::size_t count, bool small, Body body, const void* context) noexcept {
     const int threads =

@@ -6,6 +6,9 @@
 
 namespace fastopt {
 
+// Once, before the first parallel_for: a child of fork() starts a fresh pool.
+void forget_pool_after_fork();
+
 namespace detail {
 using Body = void (*)(const void* context, std::size_t index);
 void parallel_for(std::size_t count, bool small, Body body, const void* context) noexcept;

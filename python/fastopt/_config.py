@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from operator import index
 
 import numpy as np
 
@@ -22,10 +23,10 @@ def set_num_threads(count: int) -> None:
 
     Raises
     ------
-    ValueError
-        If `count` is below 1.
+    TypeError, ValueError
+        If `count` is no integer, or below 1.
     """
-    _core.set_num_threads(count)
+    _core.set_num_threads(min(index(count), 2**31 - 1))
 
 
 def get_num_threads() -> int:

@@ -35,7 +35,7 @@ def update(
     group: dict[str, Any],
 ) -> None: ...
 def check_cross_entropy(
-    weight: FloatArray | None, ignore_index: int, reduction: str, label_smoothing: float
+    weight: FloatArray | None, reduction: str, label_smoothing: float
 ) -> None: ...
 def cross_entropy(
     logits: FloatArray,

@@ -8,6 +8,7 @@ counted from 1.
 
 from __future__ import annotations
 
+from operator import index
 from typing import Literal
 
 from fastopt import _core
@@ -32,8 +33,8 @@ def sgd_(
 ) -> None:
     """Update `param` and `momentum_buffer` in place, as `fastopt.SGD` does.
 
-    `momentum_buffer` and `step` are needed with momentum only; at step 1 the buffer is set, not
-    read.
+    `momentum_buffer` and `step` are needed with momentum only; at step 1 the buffer is set to the
+    gradient, or with `momentum_init` "zero" updated like at any other.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def sgd_(
         param,
         grad,
         {"momentum_buffer": momentum_buffer},
-        1 if step is None else step,
+        1 if step is None else index(step),
         {
             "lr": lr,
             "momentum": momentum,
@@ -132,7 +133,7 @@ def adam_(
         param,
         grad,
         {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
-        step,
+        index(step),
         {
             "lr": lr,
             "betas": betas,

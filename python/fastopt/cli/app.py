@@ -23,6 +23,7 @@ from fastopt import train as ft
 app = typer.Typer(
     help="Train models from NumPy with fastopt's optimizers and losses.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -49,6 +50,9 @@ OPTIMIZERS: dict[
     OptimizerName.adam: (fo.Adam, {}, 1e-3, 0.0),
     OptimizerName.adamw: (fo.AdamW, {}, 1e-3, 1e-2),
 }
+
+
+LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
 
 
 def fail(message: object) -> NoReturn:
@@ -83,10 +87,27 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         fail(f"cannot write into {folder}: {error.strerror or error}; choose another --output")
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        console.print(f"fastopt {fo.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Train models from NumPy with fastopt's optimizers and losses."""
+
+
 @app.command()
 def info() -> None:
     """Print versions, instruction sets and threads: what a report of a problem needs."""
-    console.print(fo.show_config(), highlight=False, markup=False, soft_wrap=True)
+    say(fo.show_config())
 
 
 @app.command()
@@ -94,16 +115,21 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help=".npz (X, y), .csv (label last) or folder of MNIST's idx files "
-            "[default: scikit-learn's digits]"
+            help=".npz (X, y), .csv (label last) or folder of MNIST's four idx files.",
+            show_default="scikit-learn's digits",
         ),
     ] = None,
-    optimizer: Annotated[OptimizerName, typer.Option(help="How to step.")] = OptimizerName.adamw,
+    optimizer: Annotated[
+        OptimizerName,
+        typer.Option(help="How to step; momentum is SGD's 0.9.", case_sensitive=False),
+    ] = OptimizerName.adamw,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate [default: the optimizer's].", min=0.0)
+        float | None,
+        typer.Option(help="Learning rate.", min=0.0, show_default=LR_DEFAULTS),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Weight decay [default: 0.01 for adamw, else 0].", min=0.0)
+        float | None,
+        typer.Option(help="Weight decay.", min=0.0, show_default="0.01 adamw, 0 others"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 64,
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 30,
@@ -111,16 +137,19 @@ def train(
         str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
     ] = "128,64",
     dropout: Annotated[float, typer.Option(help="Probability in [0, 1).", min=0.0)] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split, weights, order, dropout.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of split, weights, order, dropout.", min=0, max=2**32 - 1)
+    ] = 0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of fastopt's kernels [default: all].", min=1)
+        int | None,
+        typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
     ] = None,
     output: Annotated[
         Path, typer.Option(help="Folder for loss.png, metrics.csv and run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
-    options = dict(locals())
+    options: dict[str, Any] = locals() | {"optimizer": optimizer.value}
     kind, settings, default_lr, default_decay = OPTIMIZERS[optimizer]
     options["lr"] = lr = default_lr if lr is None else lr
     options["weight_decay"] = weight_decay = default_decay if weight_decay is None else weight_decay
@@ -130,44 +159,74 @@ def train(
     if threads is not None:
         fo.set_num_threads(threads)
     with one_line_errors(output):
-        ft.check_folder(output)
         dataset = ft.load_data(data, seed)
-    model = ft.MLP([dataset.features, *widths, dataset.classes], dropout, (seed, 1))
+        ft.check_folder(output)
     try:
+        model = ft.MLP([dataset.features, *widths, dataset.classes], dropout, (seed, 1))
         stepper = kind(model.params, lr=lr, weight_decay=weight_decay, **settings)
     except ValueError as error:
         fail(error)
-    console.print(f"data       {dataset}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"model      {model}\noptimizer  {type(stepper).__name__}, lr {lr:g}, weight decay "
-        f"{weight_decay:g}; batches of {batch_size}\n"
-        f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads",
-        highlight=False,
+    except MemoryError:
+        fail(f"there is not enough memory for --hidden {hidden}")
+    name = type(stepper).__name__ + "".join(f" with {k} {v:g}" for k, v in settings.items())
+    say(
+        f"data       {dataset}\n"
+        f"model      {model}\n"
+        f"optimizer  {name}, lr {lr:g}, weight decay {weight_decay:g}; batches of {batch_size}\n"
+        f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads"
     )
-    history = run_with_progress(model, dataset, stepper, epochs, batch_size, seed)
+    history = ft.History()
+    code = 0
+    try:
+        run_with_progress(model, dataset, stepper, history, epochs, batch_size, seed)
+    except KeyboardInterrupt:
+        say(f"interrupted after epoch {len(history.epochs)} of {epochs}")
+        code = 130
+    if not history.epochs:
+        raise typer.Exit(code)
+    if history.diverged:
+        say(f"the loss is not finite since epoch {len(history.epochs)}: try a smaller --lr")
+        code = 1
     console.print(result_table(history))
+    values = {
+        key: value if value is None or isinstance(value, (int, float)) else str(value)
+        for key, value in options.items()
+    }
     facts = {
-        "title": f"{type(stepper).__name__} on {dataset.name}",
+        "title": f"{name}, lr {lr:g}, on {dataset.name}",
         "command": "train",
-        "options": {k: v if isinstance(v, int | float | None) else str(getattr(v, "value", v))
-                    for k, v in options.items()},
+        "options": values,
+        "optimizer": {"class": type(stepper).__name__} | stepper.defaults,
         "data": repr(dataset),
         "model": repr(model),
-        "versions": {"fastopt": fo.__version__, "numpy": np.__version__,
-                     "python": platform.python_version()},
+        "versions": {
+            "fastopt": fo.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         "instruction_set": fo.active_isa(),
         "threads": fo.get_num_threads(),
-    }  # fmt: skip
+    }
     with one_line_errors(output):
         paths = ft.write_report(output, history, facts)
-    console.print(
-        "wrote " + ", ".join(map(str, paths)), highlight=False, markup=False, soft_wrap=True
-    )
+    say("wrote " + ", ".join(map(str, paths)))
+    raise typer.Exit(code)
+
+
+def say(text: str) -> None:
+    """Print plain text."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def run_with_progress(
-    model: ft.MLP, data: ft.Data, optimizer: fo.Optimizer, epochs: int, batch_size: int, seed: int
-) -> ft.History:
+    model: ft.MLP,
+    data: ft.Data,
+    optimizer: fo.Optimizer,
+    history: ft.History,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+) -> None:
     """Train with a live line of loss, accuracy and speed; plain lines if this is no terminal."""
     progress = Progress(
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -209,16 +268,14 @@ def run_with_progress(
             speed=epoch.samples_per_second,
         )
         if not console.is_terminal and (epoch.epoch % every == 0 or epoch.epoch == epochs):
-            console.print(
+            say(
                 f"epoch {epoch.epoch:>4}/{epochs}  loss {epoch.train_loss:.4f}  "
                 f"held-out loss {epoch.val_loss:.4f}  accuracy {epoch.val_accuracy:.2%}  "
-                f"{epoch.samples_per_second:,.0f} samples/s",
-                highlight=False,
-                soft_wrap=True,
+                f"{epoch.samples_per_second:,.0f} samples/s"
             )
 
     with progress:
-        return ft.fit(
+        ft.fit(
             model,
             data,
             optimizer,
@@ -226,6 +283,7 @@ def run_with_progress(
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
+            history=history,
             on_epoch=on_epoch,
             on_batch=on_batch,
         )

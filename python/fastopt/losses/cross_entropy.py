@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from operator import index
+from typing import Literal, SupportsFloat, SupportsIndex
 
 from fastopt import _core
 from fastopt._types import FloatArray, IntArray
@@ -21,7 +22,8 @@ class CrossEntropyLoss:
 
     "mean" divides the sum of :math:`\ell_n` by the sum of :math:`w_y`, over the targets that are
     not ignored. Sums are kept in float64. The result stays exact when the model is sure: nothing
-    is subtracted from 1, so a loss of 1e-13 and its gradient are as accurate as any other.
+    is subtracted from 1, so a loss of 1e-13 and its gradient are as accurate as any other. Classes
+    further than 109 (float64: 730) below the row's largest logit count as probability 0.
 
     Parameters
     ----------
@@ -55,11 +57,19 @@ class CrossEntropyLoss:
         reduction: Literal["mean", "sum", "none"] = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        _core.check_cross_entropy(weight, ignore_index, reduction, label_smoothing)
+        if not isinstance(reduction, str):
+            raise TypeError(f"reduction must be a string, not {reduction!r}")
+        if not isinstance(label_smoothing, SupportsFloat):
+            raise TypeError(f"label_smoothing must be a number, not {label_smoothing!r}")
+        if not isinstance(ignore_index, SupportsIndex):
+            raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
+        if not -(2**63) <= index(ignore_index) < 2**63:
+            raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
+        _core.check_cross_entropy(weight, reduction, float(label_smoothing))
         self.weight = weight
-        self.ignore_index = ignore_index
+        self.ignore_index = index(ignore_index)
         self.reduction = reduction
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = float(label_smoothing)
 
     def __call__(self, logits: FloatArray, targets: IntArray) -> float | FloatArray:
         """Return the loss.

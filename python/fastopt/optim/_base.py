@@ -78,10 +78,10 @@ class OptimizerBase(ABC):
         """
         if "params" not in param_group:
             raise ValueError("a parameter group needs 'params'")
-        unknown = sorted(set(param_group) - set(self.defaults) - {"params"})
+        unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
         if unknown:
             raise ValueError(
-                f"unknown option {', '.join(map(repr, unknown))} in a parameter group; "
+                f"unknown option {', '.join(unknown)} in a parameter group; "
                 f"{type(self).__name__} has {', '.join(self.defaults)}"
             )
         names, arrays = _named(param_group["params"], first=len(self._index))
@@ -146,6 +146,8 @@ class OptimizerBase(ABC):
             If the groups, or an array's dtype or shape, do not match. In every case nothing has
             been loaded.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
         for key in ("state", "param_groups"):
             if key not in state_dict:
                 raise KeyError(f"the state dict has no {key!r}")
@@ -163,15 +165,23 @@ class OptimizerBase(ABC):
                     f"group {number} holds {names}, in the state dict {new.get('params')}"
                 )
             _require_same_names(self.defaults, new, f"group {number} of the state dict", extra=True)
-            options = {key: value for key, value in new.items() if key != "params"}
+            own = {"params": old["params"], "param_names": old["param_names"]}
+            options = {key: value for key, value in new.items() if key not in own}
             for key, default in self.defaults.items():
                 if isinstance(default, tuple) and isinstance(options[key], list):
                     options[key] = tuple(options[key])  # from a file that has no tuples
-            groups.append({"params": old["params"], "param_names": old["param_names"]} | options)
-        self._load([dict(state_dict["state"][name]) for name in self._index], groups)
+            groups.append(own | options)
+        states = []
+        for name in self._index:
+            entry = state_dict["state"][name]
+            if not isinstance(entry, Mapping):
+                raise TypeError(f"the state of {name!r} must be a mapping, not {entry!r}")
+            states.append(dict(entry))
+        self._load(states, groups)
         for group, loaded in zip(self.param_groups, groups, strict=True):
-            group.clear()
             group.update(loaded)
+            for key in group.keys() - loaded.keys():
+                del group[key]
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -191,6 +201,7 @@ class OptimizerBase(ABC):
         if not isinstance(grads, Sequence) or isinstance(grads, str):
             raise TypeError(
                 f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
+                + "; put a single array into a list" * isinstance(grads, np.ndarray)
             )
         if not self._by_group:
             return grads
@@ -210,7 +221,7 @@ class OptimizerBase(ABC):
             if not isinstance(part, Sequence):
                 raise TypeError(
                     f"the gradients of group {number} must be a mapping or a sequence of arrays, "
-                    f"not {type(part).__name__}"
+                    f"not {type(part).__name__}; pass one list or mapping for each group"
                 )
             if len(part) != len(names):
                 raise ValueError(
@@ -229,6 +240,8 @@ def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
         raise TypeError(
             "params must be a mapping name -> array, a sequence of arrays or a list of groups, "
             f"not {type(params).__name__}"
+            + "; put a single array into a list"
+            * isinstance(params, np.ndarray)
         )
     items: list[Any] = list(params)
     if not items:
@@ -245,28 +258,38 @@ def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
             if not isinstance(name, str):
                 raise TypeError(f"the names of parameters must be strings, not {name!r}")
         names, arrays = list(params), list(params.values())
-    else:
+    elif isinstance(params, Iterable):
         arrays = [params] if isinstance(params, np.ndarray) else list(params)
         names = [str(first + i) for i in range(len(arrays))]
+    else:
+        raise TypeError(
+            "the params of a group must be a mapping or a sequence of arrays, not "
+            f"{type(params).__name__}"
+        )
     if not arrays:
         raise ValueError("a parameter group is empty: there is nothing to optimize")
     return names, arrays
 
 
 def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    _require_same_names(names, grads, "gradients")
+    _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
     return [grads[name] for name in names]
 
 
 def _require_same_names(
-    expected: Iterable[str], given: Iterable[str], what: str, *, extra: bool = False
+    expected: Iterable[str],
+    given: Iterable[str],
+    what: str,
+    *,
+    extra: bool = False,
+    hint: str = "",
 ) -> None:
     """Raise KeyError listing what `given` lacks and, unless `extra` is fine, what it adds."""
     wanted, got = set(expected), set(given)
     faults = []
     if wanted - got:
-        faults.append(f"missing: {', '.join(map(repr, sorted(wanted - got)))}")
+        faults.append(f"missing: {', '.join(sorted(map(repr, wanted - got)))}{hint}")
     if got - wanted and not extra:
-        faults.append(f"not known: {', '.join(map(repr, sorted(got - wanted)))}")
+        faults.append(f"not known: {', '.join(sorted(map(repr, got - wanted)))}")
     if faults:
         raise KeyError(f"the names in the {what} do not match; {'; '.join(faults)}")

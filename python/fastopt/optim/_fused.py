@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from fastopt import _core
 from fastopt._types import FloatArray, Group, Params
@@ -22,6 +22,12 @@ class Optimizer(OptimizerBase):
         self._core = _core.Optimizer(self._kernel)
         self._core.check_options(defaults)
         super().__init__(params, defaults)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied; save its state_dict(), and load "
+            "that into a new one over the copied parameters"
+        )
 
     def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
         self._core.add_group(names, arrays, group)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from fastopt._types import Params
 from fastopt.optim._fused import Optimizer
@@ -29,7 +30,8 @@ class Adam(Optimizer):
     params : mapping, sequence or groups
         Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
         name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own.
+        their own. To change one yourself write into it (``w[...] = ``): a new array bound to the
+        name is not the one being trained.
     lr : float
         Learning rate, >= 0.
     betas : pair of float
@@ -150,3 +152,19 @@ class AdamW(Adam):
             maximize=maximize,
             decoupled_weight_decay=True,
         )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; see `Optimizer.load_state_dict`.
+
+        Raises
+        ------
+        ValueError
+            Also if it is that of an `Adam` whose weight decay is not decoupled.
+        """
+        for number, group in enumerate(state_dict.get("param_groups", ())):
+            if not group.get("decoupled_weight_decay", True):
+                raise ValueError(
+                    f"group {number} of the state dict is that of an Adam with L2 weight decay; "
+                    "load it into Adam"
+                )
+        super().load_state_dict(state_dict)

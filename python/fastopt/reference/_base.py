@@ -35,17 +35,17 @@ class ReferenceOptimizer(OptimizerBase):
             self._slots.append((array, len(self.param_groups), {"step": 0}))
 
     def _step(self, grads: Sequence[FloatArray | None]) -> None:
-        # A NumPy scalar, such as a schedule may leave, would pull float32 arrays to its own dtype.
-        groups = [
-            {k: float(v) if isinstance(v, np.floating) else v for k, v in group.items()}
-            for group in self.param_groups
-        ]
+        groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
         for (param, group, state), grad in zip(self._slots, grads, strict=True):
             if grad is None:
                 continue
             state["step"] += 1
+            # As one dimension at least: NumPy 1 would take a scalar's dtype for that of its result.
+            shaped = {k: np.atleast_1d(v) if k != "step" else v for k, v in state.items()}
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
-                self.update(param, grad, state, groups[group])
+                self.update(np.atleast_1d(param), np.atleast_1d(grad), shaped, groups[group])
+            for key, value in shaped.items():
+                state[key] = value if key == "step" else value.reshape(param.shape)
 
     def _state(self, index: int) -> dict[str, Any]:
         return dict(self._slots[index][2])
@@ -55,6 +55,13 @@ class ReferenceOptimizer(OptimizerBase):
             state.clear()
             for key, value in loaded.items():
                 state[key] = value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return an option without NumPy scalars: they would impose their dtype on float32 arrays."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def one_minus_power(beta: float, step: int) -> float:

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 
 class DataError(ValueError):
@@ -67,6 +65,8 @@ def load_data(source: str | Path | None = None, seed: int = 0) -> Data:
         If the data cannot be read or used.
     """
     if source is None:
+        from sklearn.datasets import load_digits  # takes a second: not for --help
+
         digits = load_digits()
         return _split("digits (scikit-learn)", digits.data, digits.target, seed)
     path = Path(source)
@@ -86,16 +86,21 @@ def load_data(source: str | Path | None = None, seed: int = 0) -> Data:
 
 def _read_npz(path: Path) -> tuple[Any, Any]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds a single array; it needs X and y (numpy.savez)")
             if not {"X", "y"} <= set(arrays.files):
                 raise DataError(
                     f"{path} holds {', '.join(arrays.files) or 'nothing'}; it needs X and y"
                 )
             return arrays["X"], arrays["y"]
+    except DataError:
+        raise
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a readable .npz file: {error}") from error
+        raise DataError(
+            f"{path} is not a readable .npz file of numbers (damaged, or it holds Python objects)"
+        ) from error
 
 
 def _read_csv(path: Path) -> tuple[Any, Any]:
@@ -104,13 +109,15 @@ def _read_csv(path: Path) -> tuple[Any, Any]:
             rows = [(n, row) for n, row in enumerate(csv.reader(file), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}") from error
-    if rows and not all(_is_number(cell) for cell in rows[0][1][:-1]):
+    if rows and not any(_is_number(cell) for cell in rows[0][1][:-1]):
         rows = rows[1:]  # a header
     if not rows:
         raise DataError(f"{path} holds no rows of data")
     width = len(rows[0][1])
     if width < 2:
-        raise DataError(f"{path} has one column; it needs features and, last, the label")
+        raise DataError(
+            f"{path} has one column; it needs features and, last, the label, separated by commas"
+        )
     x = np.empty((len(rows), width - 1), np.float64)
     for i, (line, row) in enumerate(rows):
         if len(row) != width:
@@ -119,6 +126,11 @@ def _read_csv(path: Path) -> tuple[Any, Any]:
             if not _is_number(cell):
                 raise DataError(f"{path}, line {line}, column {column + 1}: {cell!r} is no number")
             x[i, column] = float(cell)
+            if not np.isfinite(x[i, column]):
+                raise DataError(
+                    f"{path}, line {line}, column {column + 1}: {cell!r} is not finite; "
+                    "remove or fill it"
+                )
     return x, np.array([row[-1].strip() for _, row in rows])
 
 
@@ -165,10 +177,17 @@ def _split(name: str, x: Any, y: Any, seed: int) -> Data:
         raise DataError(
             f"{name}: X must have shape (N, ...) and y (N,), not {x.shape} and {y.shape}"
         )
+    from sklearn.model_selection import train_test_split
+
+    x = _numbers(name, x)
     labels, counts = np.unique(y, return_counts=True)
     if len(y) < 5 or len(labels) < 2:
         raise DataError(
             f"{name}: {len(y)} samples of {len(labels)} classes; it takes 5 samples and 2 classes"
+        )
+    if len(labels) > len(y) // 2:
+        raise DataError(
+            f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes?"
         )
     every_class = counts.min() > 1 and len(labels) <= len(y) // 5
     parts = train_test_split(
@@ -176,6 +195,20 @@ def _split(name: str, x: Any, y: Any, seed: int) -> Data:
     )
     x_train, x_val, y_train, y_val = parts
     return _prepare(name, x_train, y_train, x_val, y_val, labels)
+
+
+def _numbers(name: str, x: Any) -> npt.NDArray[np.float64]:
+    """Return the inputs as finite numbers, one row for each sample."""
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{name}: X must hold real numbers, not {x.dtype}")
+    flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    bad = ~np.isfinite(flat).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{name}: X holds NaN or infinity in {bad.sum()} rows, the first is X[{bad.argmax()}]; "
+            "remove or fill them"
+        )
+    return flat
 
 
 def _prepare(
@@ -187,27 +220,20 @@ def _prepare(
         raise DataError(f"{name}: y holds NaN or infinite labels")
     parts = []
     for part, x, y in (("training", x_train, y_train), ("held-out", x_val, y_val)):
+        if y.ndim != 1 or x.ndim < 2 or len(y) == 0:
+            raise DataError(f"{name}: the {part} part has inputs {x.shape} and labels {y.shape}")
         if len(x) != len(y):
             raise DataError(f"{name}: {len(x)} {part} inputs but {len(y)} labels")
         strange = ~np.isin(y, labels)
         if strange.any():
             raise DataError(f"{name}: the {part} label {y[strange][0]} is not among those trained")
-        try:
-            flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name}: X must hold numbers: {error}") from error
-        bad = ~np.isfinite(flat).all(axis=1)
-        if bad.any():
-            raise DataError(
-                f"{name}: X holds NaN or infinity in {bad.sum()} {part} rows, "
-                f"the first at {int(np.argmax(bad))}; remove or fill them"
-            )
-        parts.append((flat, np.searchsorted(labels, y).astype(np.int64)))
+        parts.append((_numbers(name, x), np.searchsorted(labels, y).astype(np.int64)))
     (x_train, y_train), (x_val, y_val) = parts
     if x_train.shape[1] == 0 or x_train.shape[1] != x_val.shape[1]:
         raise DataError(f"{name}: {x_train.shape[1]} and {x_val.shape[1]} features")
     mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
-    deviation[deviation < 1e-8 * (1 + abs(mean))] = 1  # constant features
+    constant = deviation <= 1e-8 * abs(mean)
+    deviation[constant] = np.inf  # such a feature becomes 0
     return Data(
         name,
         ((x_train - mean) / deviation).astype(np.float32),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import isfinite
 from time import perf_counter
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fastopt import CrossEntropyLoss, Optimizer
 from fastopt.train.data import Data
@@ -45,6 +48,11 @@ class History:
     seconds: Seconds = field(default_factory=Seconds)
 
     @property
+    def diverged(self) -> bool:
+        """Whether a loss became NaN or infinite."""
+        return not all(isfinite(e.train_loss) and isfinite(e.val_loss) for e in self.epochs)
+
+    @property
     def best(self) -> Epoch:
         """The first epoch with the highest held-out accuracy."""
         return max(self.epochs, key=lambda epoch: epoch.val_accuracy)
@@ -70,10 +78,11 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int = 0,
+    history: History | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_batch: Callable[[int, float], None] = lambda samples, loss: None,
 ) -> History:
-    """Train `model` and return what happened.
+    """Train `model` and return what happened; stop early if a loss is not finite.
 
     Parameters
     ----------
@@ -87,15 +96,17 @@ def fit(
         At least 1; the last batch of an epoch may be smaller.
     seed : int
         For the order of the samples.
+    history : History, optional
+        Filled as training goes on, for a caller who may be interrupted.
     on_epoch, on_batch : callable
         Called after each epoch, and after each batch with its size and its loss.
     """
-    history = History()
+    history = history or History()
     seconds = history.seconds
     order = np.random.default_rng(seed)
     samples = len(data.y_train)
     begin = perf_counter()
-    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges shows it in its loss
+    with _blas_threads(model, batch_size), np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(1, epochs + 1):
             epoch_begin = perf_counter()
             total = 0.0
@@ -110,9 +121,17 @@ def fit(
             seconds.evaluation += perf_counter() - trained
             speed = samples / (trained - epoch_begin)
             history.epochs.append(Epoch(epoch, total / samples, val_loss, val_accuracy, speed))
+            seconds.total = perf_counter() - begin
             on_epoch(history.epochs[-1])
-    seconds.total = perf_counter() - begin
+            if history.diverged:
+                break
     return history
+
+
+def _blas_threads(model: MLP, batch_size: int) -> AbstractContextManager[object]:
+    """Keep BLAS on one thread where its products are too small to share: waiting costs more."""
+    work = batch_size * max(param.size for param in model.params.values())
+    return threadpool_limits(1, "blas") if work < 4_000_000 else nullcontext()
 
 
 def _train_on(

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from typing import TYPE_CHECKING, Any
 
 from fastopt.train.loop import Epoch, History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # told apart by colour-blind readers too
 
@@ -60,6 +60,9 @@ def write_report(folder: Path, history: History, facts: Mapping[str, Any]) -> li
 
 def plot_history(history: History, title: str) -> Figure:
     """Return a picture of the losses, on a log axis, and of the held-out accuracy."""
+    from matplotlib.figure import Figure  # takes half a second: not for --help
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     epochs = [e.epoch for e in history.epochs]
@@ -71,16 +74,21 @@ def plot_history(history: History, title: str) -> Figure:
     losses.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", title="Loss")
     if all(0 < value < math.inf for value in train_loss + val_loss):
         losses.set_yscale("log")
+    else:
+        text = "the loss is not finite:\nthe run diverged"
+        losses.text(0.5, 0.5, text, ha="center", va="center", transform=losses.transAxes)
     losses.legend()
     best = history.best
     accuracy.plot(epochs, [e.val_accuracy for e in history.epochs], "-", color=GREEN)
     label = f"best: {best.val_accuracy:.2%} (epoch {best.epoch})"
     accuracy.plot(best.epoch, best.val_accuracy, "o", color=GREEN, label=label)
     accuracy.set(xlabel="epoch", ylabel="classified correctly", title="Accuracy on held-out data")
+    accuracy.set_ylim(top=min(1.0, accuracy.get_ylim()[1]))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     accuracy.legend(loc="lower right")
     for axes in (losses, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.grid(alpha=0.3, which="both")
     if title:
         figure.suptitle(title)
