@@ -2,6 +2,7 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 
 namespace fastopt {
@@ -11,18 +12,6 @@ constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's st
 constexpr int float64_number = 12;
 
 std::string dtype_name(const py::array& array) { return py::str(py::object(array.dtype())); }
-
-// The bytes from the first to the last element of an array of any strides.
-std::pair<const std::byte*, const std::byte*> extent(const py::array& array) {
-    const auto* low = static_cast<const std::byte*>(array.data());
-    if (array.size() == 0) return {low, low};
-    const std::byte* high = low;
-    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
-        const py::ssize_t reach = (array.shape(axis) - 1) * array.strides(axis);
-        (reach < 0 ? low : high) += reach;
-    }
-    return {low, high + array.itemsize()};
-}
 
 bool share_memory(const py::array& a, const py::array& b) {
     return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
@@ -40,7 +29,8 @@ py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
                              std::string(py::str(py::type::of(object).attr("__name__"))));
-    if (py::hasattr(object, "mask"))
+    const bool subclass = !py::type::of(object).is(py::module_::import("numpy").attr("ndarray"));
+    if (subclass && py::hasattr(object, "mask"))
         throw py::type_error(what +
                              " is a masked array, whose mask would be ignored; pass its .data "
                              "or a filled copy");
@@ -131,6 +121,33 @@ py::array zeros_like(const py::array& model) {
     return zeros.attr("transpose")(py::tuple(back));
 }
 
+std::pair<const std::byte*, const std::byte*> extent(const py::array& array) {
+    const auto* low = static_cast<const std::byte*>(array.data());
+    if (array.size() == 0) return {low, low};
+    const std::byte* high = low;
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+        const py::ssize_t reach = (array.shape(axis) - 1) * array.strides(axis);
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high + array.itemsize()};
+}
+
+void require_distinct_elements(const py::array& array, const std::string& what) {
+    std::vector<std::pair<py::ssize_t, py::ssize_t>> steps;  // stride, size
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis)
+        if (array.shape(axis) > 1)
+            steps.emplace_back(std::abs(array.strides(axis)), array.shape(axis));
+    std::sort(steps.begin(), steps.end());
+    py::ssize_t reach = array.itemsize();
+    for (const auto& [stride, size] : steps) {
+        if (stride < reach)
+            throw py::value_error(what +
+                                  " has elements that share memory (a broadcast view?); it "
+                                  "cannot be set to zero");
+        reach += stride * (size - 1);
+    }
+}
+
 void OverlapCheck::add(const py::array& array, std::string what, bool written) {
     const auto [begin, end] = extent(array);
     if (begin != end) extents_.push_back({begin, end, written, array, std::move(what)});
@@ -158,6 +175,13 @@ void OverlapCheck::run() {
             if (&a < &b && (a.written || b.written) && b.begin < a.end &&
                 share_memory(a.array, b.array))
                 throw_overlap(a.what, b.what);
+}
+
+std::vector<std::pair<const std::byte*, const std::byte*>> OverlapCheck::written() const {
+    std::vector<std::pair<const std::byte*, const std::byte*>> ranges;
+    for (const Extent& extent : extents_)
+        if (extent.written) ranges.emplace_back(extent.begin, extent.end);
+    return ranges;
 }
 
 }  // namespace fastopt

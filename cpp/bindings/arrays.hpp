@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../kernels/table.hpp"
@@ -32,6 +33,12 @@ void require_like(const py::array& array, const std::string& what, const py::arr
 // The axes of a dense array from the slowest to the fastest in memory.
 std::vector<py::ssize_t> memory_order(const py::array& dense);
 
+// Throws ValueError if elements of the array share memory with one another.
+void require_distinct_elements(const py::array& array, const std::string& what);
+
+// The bytes from the first to the last element of an array of any strides.
+std::pair<const std::byte*, const std::byte*> extent(const py::array& array);
+
 // Reads `array` in the given order of its axes.
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
 
@@ -43,6 +50,9 @@ class OverlapCheck {
 public:
     void add(const py::array& array, std::string what, bool written);
     void run();  // throws ValueError naming two arrays
+
+    // The extents of the written arrays, sorted; after run() they are disjoint.
+    std::vector<std::pair<const std::byte*, const std::byte*>> written() const;
 
 private:
     struct Extent {

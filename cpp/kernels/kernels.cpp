@@ -1,6 +1,7 @@
 // The one translation unit of the kernels, compiled once per instruction set: it fills the table.
 #include "adam.hpp"
 #include "cross_entropy.hpp"
+#include "norm.hpp"
 #include "rmsprop.hpp"
 #include "sgd.hpp"
 #include "table.hpp"
@@ -21,6 +22,7 @@ constinit const Table table = {
     .optimizers = optimizers,
     .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
     .cross_entropy = {cross_entropy<float>, cross_entropy<double>},
+    .add_squares = {add_squares<float>, add_squares<double>},
 };
 
 }  // namespace fastopt::FASTOPT_ISA

@@ -16,6 +16,7 @@ constexpr int type_count = 2;
 
 constexpr int max_options = 12;
 constexpr int max_states = 3;
+constexpr std::size_t norm_lanes = 32;
 
 // The values an option of an optimizer may take.
 enum class Domain : int {
@@ -85,6 +86,8 @@ struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
     void (*cross_entropy[type_count])(const CrossEntropyBlock& block);
+    // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
+    void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
 };
 
 }  // namespace fastopt

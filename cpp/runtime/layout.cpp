@@ -26,8 +26,8 @@ StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dim
                                 dimensions_[0].stride == static_cast<std::int64_t>(element_size));
 }
 
-template <class Word>
-void StridedReader::gather_words(std::size_t start, std::size_t count, Word* out) const {
+template <class F>
+void StridedReader::each_row(std::size_t start, std::size_t count, const F& body) const {
     std::int64_t index[64];  // NumPy's largest number of dimensions
     const std::size_t last = dimensions_.size() - 1;
     auto rest = static_cast<std::int64_t>(start);
@@ -38,14 +38,11 @@ void StridedReader::gather_words(std::size_t start, std::size_t count, Word* out
         source += index[d] * dimensions_[d].stride;
     }
     const Dimension& inner = dimensions_[last];
-    while (count > 0) {
+    while (true) {
         const auto run = std::min(count, static_cast<std::size_t>(inner.size - index[last]));
-        for (std::size_t i = 0; i < run; ++i)
-            std::memcpy(&out[i], source + static_cast<std::int64_t>(i) * inner.stride,
-                        sizeof(Word));
-        out += run;
+        body(source, run);
         count -= run;
-        if (count == 0) break;
+        if (count == 0) return;
         source -= index[last] * inner.stride;
         index[last] = 0;
         for (std::size_t d = last; d-- > 0;) {
@@ -57,11 +54,39 @@ void StridedReader::gather_words(std::size_t start, std::size_t count, Word* out
     }
 }
 
+namespace {
+
+template <class Word>
+void copy_row(const std::byte* source, std::int64_t stride, std::size_t count, std::byte* out) {
+    for (std::size_t i = 0; i < count; ++i)
+        std::memcpy(out + i * sizeof(Word), source + static_cast<std::int64_t>(i) * stride,
+                    sizeof(Word));
+}
+
+}  // namespace
+
 void StridedReader::gather(std::size_t start, std::size_t count, void* out) const {
-    if (element_size_ == sizeof(std::uint32_t))
-        gather_words(start, count, static_cast<std::uint32_t*>(out));
-    else
-        gather_words(start, count, static_cast<std::uint64_t*>(out));
+    auto* next = static_cast<std::byte*>(out);
+    const std::int64_t stride = dimensions_.back().stride;
+    const auto copy = element_size_ == sizeof(float) ? copy_row<float> : copy_row<double>;
+    each_row(start, count, [&](const std::byte* source, std::size_t run) {
+        copy(source, stride, run, next);
+        next += run * element_size_;
+    });
+}
+
+void StridedReader::fill_zero(std::size_t start, std::size_t count) const {
+    auto* writeable = const_cast<std::byte*>(data_);
+    if (contiguous_) {
+        std::memset(writeable + start * element_size_, 0, count * element_size_);
+        return;
+    }
+    const std::int64_t stride = dimensions_.back().stride;
+    each_row(start, count, [&](const std::byte* row, std::size_t run) {
+        for (std::size_t i = 0; i < run; ++i)
+            std::memset(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride, 0,
+                        element_size_);
+    });
 }
 
 }  // namespace fastopt

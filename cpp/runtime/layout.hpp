@@ -24,14 +24,32 @@ public:
 
     // The elements follow one another in memory: element i is at data() + i * element size.
     bool contiguous() const { return contiguous_; }
-    const std::byte* data() const { return data_; }
+    void move(const void* data) { data_ = static_cast<const std::byte*>(data); }
 
-    // Copies elements [start, start + count) to `out`, one after another.
-    void gather(std::size_t start, std::size_t count, void* out) const;
+    // Calls body(pointer, count) for runs of [start, start + count) that lie one after another in
+    // memory: all of it where the array is contiguous, else copies of `run_size` elements at a
+    // time.
+    static constexpr std::size_t run_size = 1024;
+    template <class F>
+    void each_run(std::size_t start, std::size_t count, const F& body) const {
+        if (contiguous_) return body(data_ + start * element_size_, count);
+        alignas(64) std::byte buffer[run_size * sizeof(double)];
+        for (const std::size_t end = start + count; start < end; start += run_size) {
+            const std::size_t part = end - start < run_size ? end - start : run_size;
+            gather(start, part, buffer);
+            body(buffer, part);
+        }
+    }
+
+    // Sets elements [start, start + count) to zero. They must be writeable.
+    void fill_zero(std::size_t start, std::size_t count) const;
 
 private:
-    template <class Word>
-    void gather_words(std::size_t start, std::size_t count, Word* out) const;
+    void gather(std::size_t start, std::size_t count, void* out) const;
+
+    // Calls body(pointer to the first, count) for runs along the last dimension.
+    template <class F>
+    void each_row(std::size_t start, std::size_t count, const F& body) const;
 
     const std::byte* data_ = nullptr;
     std::vector<Dimension> dimensions_;

@@ -71,19 +71,26 @@ constexpr int max_workers = 0xffff;
 constexpr int worker_spins = 2000;  // about 50 us: the time between the steps of a small model
 constexpr int caller_spins = 2000;  // then yield: a worker inside may have lost its core
 
+enum class Stage {
+    first,
+    second,
+    over
+};
+
 class Pool {
 public:
     // False if another thread's job is running.
-    bool try_run(std::size_t count, int threads, detail::Body body, const void* context) {
+    bool try_run(const detail::Job& job, int threads) {
         std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
         if (!turn.owns_lock()) return false;
         const int wanted = grow(std::min(threads - 1, max_workers));
-        body_ = body;
-        context_ = context;
-        count_ = count;
-        next_.store(0, std::memory_order_relaxed);
-        ++job_;
-        gate_.store(job_ << job_shift | open_bit |
+        job_ = &job;
+        next_[0].store(0, std::memory_order_relaxed);
+        next_[1].store(0, std::memory_order_relaxed);
+        done_.store(0, std::memory_order_relaxed);
+        stage_.store(Stage::first, std::memory_order_relaxed);
+        ++number_;
+        gate_.store(number_ << job_shift | open_bit |
                     static_cast<std::uint64_t>(wanted) << wanted_shift);
         if (sleepers_.load() > 0) {
             const std::lock_guard<std::mutex> lock(sleep_);
@@ -99,8 +106,27 @@ public:
 private:
     void work() {
         const DefaultFloatingPoint scope;
-        for (std::size_t index; (index = next_.fetch_add(1, std::memory_order_relaxed)) < count_;)
-            body_(context_, index);
+        const detail::Job& job = *job_;
+        const std::size_t finished = run_loop(job.first, next_[0]);
+        if (job.between == nullptr) return;
+        // Whoever finishes the last index of the first loop decides about the second.
+        if (finished > 0 &&
+            done_.fetch_add(finished, std::memory_order_acq_rel) + finished == job.first.count)
+            stage_.store(job.between(job.between_context) ? Stage::second : Stage::over,
+                         std::memory_order_release);
+        Stage stage = Stage::first;
+        for (int spin = 0; (stage = stage_.load(std::memory_order_acquire)) == Stage::first; ++spin)
+            spin < caller_spins ? relax() : static_cast<void>(sched_yield());
+        if (stage == Stage::second) run_loop(job.second, next_[1]);
+    }
+
+    // Takes indices while there are any; returns how many.
+    static std::size_t run_loop(const detail::Loop& loop, std::atomic<std::size_t>& next) {
+        std::size_t taken = 0;
+        for (std::size_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < loop.count;
+             ++taken)
+            loop.body(loop.context, index);
+        return taken;
     }
 
     // Starts workers until there are `wanted`; fewer if the system grants no more.
@@ -154,11 +180,11 @@ private:
 
     std::mutex turn_;  // held by the thread whose job is running
     int workers_ = 0;
-    std::uint64_t job_ = 0;
-    detail::Body body_ = nullptr;
-    const void* context_ = nullptr;
-    std::size_t count_ = 0;
-    alignas(64) std::atomic<std::size_t> next_{0};
+    std::uint64_t number_ = 0;  // of the job
+    const detail::Job* job_ = nullptr;
+    alignas(64) std::atomic<std::size_t> next_[2] = {};  // the next index of each loop
+    std::atomic<std::size_t> done_{0};                   // indices of the first loop
+    std::atomic<Stage> stage_{Stage::first};
     alignas(64) std::atomic<std::uint64_t> gate_{0};
     std::mutex sleep_;
     std::condition_variable wake_;
@@ -185,14 +211,17 @@ void forget_pool_after_fork() {
         throw std::bad_alloc();
 }
 
-void detail::parallel_for(std::size_t count, bool small, Body body, const void* context) noexcept {
-    const int threads =
-        small
-            ? 1
-            : static_cast<int>(std::min<std::size_t>(count, static_cast<unsigned>(num_threads())));
-    if (threads > 1 && pool().try_run(count, threads, body, context)) return;
+void detail::run(const Job& job, bool small) noexcept {
+    const std::size_t widest = std::max(job.first.count, job.second.count);
+    const int limit = small || job.first.count == 0 ? 1 : num_threads();
+    const int threads = static_cast<int>(std::min(widest, static_cast<std::size_t>(limit)));
+    if (threads > 1 && pool().try_run(job, threads)) return;
     const DefaultFloatingPoint scope;
-    for (std::size_t index = 0; index < count; ++index) body(context, index);
+    for (std::size_t index = 0; index < job.first.count; ++index)
+        job.first.body(job.first.context, index);
+    if (job.between == nullptr || !job.between(job.between_context)) return;
+    for (std::size_t index = 0; index < job.second.count; ++index)
+        job.second.body(job.second.context, index);
 }
 
 }  // namespace fastopt

@@ -10,8 +10,28 @@ namespace fastopt {
 void forget_pool_after_fork();
 
 namespace detail {
-using Body = void (*)(const void* context, std::size_t index);
-void parallel_for(std::size_t count, bool small, Body body, const void* context) noexcept;
+// A loop over [0, count), type-erased.
+struct Loop {
+    std::size_t count = 0;
+    void (*body)(const void* context, std::size_t index) = nullptr;
+    const void* context = nullptr;
+};
+template <class F>
+Loop make_loop(std::size_t count, const F& body) {
+    return {
+        count,
+        [](const void* context, std::size_t index) { (*static_cast<const F*>(context))(index); },
+        std::addressof(body)};
+}
+
+// Runs `first`, then `between` once, then, if that returned true, `second`.
+struct Job {
+    Loop first;
+    bool (*between)(const void* context) = nullptr;  // nullptr: there is no second loop
+    const void* between_context = nullptr;
+    Loop second;
+};
+void run(const Job& job, bool small) noexcept;
 }  // namespace detail
 
 // Calls body(index) once for each index in [0, count), on num_threads() threads, or on this one if
@@ -20,10 +40,18 @@ void parallel_for(std::size_t count, bool small, Body body, const void* context)
 // `body` must not throw, and its result must not depend on the order of the calls.
 template <class F>
 void parallel_for(std::size_t count, bool small, const F& body) noexcept {
-    const auto call = [](const void* context, std::size_t index) {
-        (*static_cast<const F*>(context))(index);
-    };
-    detail::parallel_for(count, small, call, std::addressof(body));
+    detail::run({detail::make_loop(count, body), nullptr, nullptr, {}}, small);
+}
+
+// Two loops in one parallel region. Between them, when all calls of the first have returned,
+// `between` is called once; it returns whether the second runs.
+template <class First, class Between, class Second>
+void parallel_for_twice(std::size_t first_count, const First& first, const Between& between,
+                        std::size_t second_count, const Second& second, bool small) noexcept {
+    const auto call = [](const void* context) { return (*static_cast<const Between*>(context))(); };
+    detail::run({detail::make_loop(first_count, first), call, std::addressof(between),
+                 detail::make_loop(second_count, second)},
+                small);
 }
 
 // Runs `body` on this thread with the default floating-point environment.

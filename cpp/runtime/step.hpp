@@ -2,25 +2,52 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "../kernels/table.hpp"
-#include "layout.hpp"
+#include "grid.hpp"
+#include "norm.hpp"
 
 namespace fastopt {
 
 struct TensorUpdate {
-    Type type;
-    std::size_t count;
     std::byte* param;
     std::byte* state[max_states];  // dense, in the parameter's order; nullptr where unused
-    StridedReader grad;            // in the parameter's order
-    const double* options;         // of its group
-    std::int64_t step;             // the number of this step, from 1
-    bool fresh;                    // its state has just been created
+    GradView grad;
+    const double* options;  // of its group
+    std::int64_t step;      // the number of this step, from 1
+    bool fresh;             // its state has just been created
 };
 
-// Updates all tensors with optimizer number `optimizer` of the kernel table.
-void run_updates(int optimizer, const std::vector<TensorUpdate>& tensors);
+// What a step does with the gradients beside updating.
+struct GradOptions {
+    double scale = 1.0;           // the gradients are divided by it
+    bool clip = false;            // to max_norm
+    double max_norm = 0.0;        // with clip
+    bool skip_nonfinite = false;  // do nothing if a gradient holds NaN or infinity
+    bool zero = false;            // the gradients, after they have been used
+};
+
+struct StepResult {
+    double grad_norm = 0.0;  // of all gradients over `scale`; with clip or skip_nonfinite
+    bool skipped = false;
+};
+
+// Updates tensors. Kept from step to step: only `step`, `fresh` and the pointers change then.
+class Stepper {
+public:
+    std::vector<TensorUpdate> tensors;
+
+    void cut();  // after `tensors` have changed in number or size
+    StepResult run(int optimizer, const GradOptions& options);
+
+private:
+    void prepare(const Optimizer& kernel);
+
+    Grid grid_;
+    SquareSums squares_;
+    std::vector<Coefficients> coefficients_;
+};
 
 }  // namespace fastopt

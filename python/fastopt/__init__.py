@@ -16,7 +16,7 @@ from fastopt._config import (
     show_config,
 )
 from fastopt.losses import CrossEntropyLoss
-from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Optimizer",
     "RMSprop",
+    "StepInfo",
     "__version__",
     "active_isa",
     "available_isas",

@@ -22,7 +22,15 @@ class Optimizer:
     def add_group(
         self, names: Sequence[str], params: Sequence[FloatArray], group: Group
     ) -> None: ...
-    def step(self, groups: Sequence[Group], grads: Sequence[FloatArray | None]) -> None: ...
+    def step(
+        self,
+        groups: list[Group],
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> tuple[float, bool] | None: ...
     def state(self, index: int) -> dict[str, Any]: ...
     def load(self, states: Sequence[dict[str, Any]], groups: Sequence[Group]) -> None: ...
 

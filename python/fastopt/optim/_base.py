@@ -5,11 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt._types import FloatArray, Grads, Group, Params
+
+
+class StepInfo(NamedTuple):
+    """What a step tells."""
+
+    grad_norm: float | None  # of all gradients, before clipping; None if nobody asked
+    skipped: bool  # for NaN or infinity in the gradients
 
 
 class StateView(Mapping[str, Mapping[str, Any]]):
@@ -43,7 +50,6 @@ class OptimizerBase(ABC):
         self.defaults = defaults
         self.param_groups = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
-        self._group_params: list[tuple[FloatArray, ...]] = []  # as registered
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -51,7 +57,14 @@ class OptimizerBase(ABC):
     @abstractmethod
     def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None: ...
     @abstractmethod
-    def _step(self, grads: Sequence[FloatArray | None]) -> None: ...
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod
@@ -94,9 +107,16 @@ class OptimizerBase(ABC):
         for name in names:
             self._index[name] = len(self._index)
         self.param_groups.append(group)
-        self._group_params.append(group["params"])
 
-    def step(self, grads: Grads) -> None:
+    def step(
+        self,
+        grads: Grads,
+        *,
+        max_norm: float | None = None,
+        grad_scale: float = 1.0,
+        skip_nonfinite: bool = False,
+        zero_grads: bool = False,
+    ) -> StepInfo:
         """Update all parameters in place, by one step.
 
         Parameters
@@ -107,6 +127,22 @@ class OptimizerBase(ABC):
             over all groups, or a list with one mapping or sequence for each group. Each has the
             shape and dtype of its parameter and any strides, and is only read. None skips the
             parameter, its state and its step counter.
+        max_norm : float, optional
+            Clip the gradients, as they are after `grad_scale`, to this 2-norm over all of them:
+            they are multiplied by ``min(1, max_norm / (norm + 1e-6))`` as they are used.
+        grad_scale : float
+            Divide the gradients by this (loss scaling), as they are used.
+        skip_nonfinite : bool
+            Do nothing, and say so, if a gradient holds NaN or infinity.
+        zero_grads : bool
+            Set the gradients to zero after they have been used; they must be writeable then, and
+            share no memory. A step that is skipped leaves them.
+
+        Returns
+        -------
+        StepInfo
+            ``grad_norm``, the norm before clipping (None without `max_norm` and
+            `skip_nonfinite`), and ``skipped``.
 
         Raises
         ------
@@ -115,13 +151,9 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if len(self.param_groups) == len(self._group_params):
-            for group, params in zip(self.param_groups, self._group_params, strict=True):
-                if group["params"] is not params:
-                    raise ValueError(
-                        "the 'params' of a group cannot be replaced; use add_param_group"
-                    )
-        self._step(self._flatten(grads))
+        if type(grads) is not list or self._by_group:
+            grads = self._flatten(grads)
+        return self._step(grads, max_norm, grad_scale, skip_nonfinite, zero_grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters and the options of all groups.
@@ -272,8 +304,13 @@ def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
 
 
 def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
-    return [grads[name] for name in names]
+    try:
+        flat = [grads[name] for name in names]
+    except KeyError:
+        flat = []
+    if len(flat) != len(grads):
+        _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
+    return flat
 
 
 def _require_same_names(

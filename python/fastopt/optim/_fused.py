@@ -7,7 +7,9 @@ from typing import Any, ClassVar, NoReturn
 
 from fastopt import _core
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import OptimizerBase
+from fastopt.optim._base import OptimizerBase, StepInfo
+
+_NOTHING_ASKED = StepInfo(None, False)
 
 
 class Optimizer(OptimizerBase):
@@ -32,8 +34,18 @@ class Optimizer(OptimizerBase):
     def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
         self._core.add_group(names, arrays, group)
 
-    def _step(self, grads: Sequence[FloatArray | None]) -> None:
-        self._core.step(self.param_groups, grads)
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo:
+        told = self._core.step(
+            self.param_groups, grads, max_norm, grad_scale, skip_nonfinite, zero_grads
+        )
+        return _NOTHING_ASKED if told is None else StepInfo(*told)
 
     def _state(self, index: int) -> dict[str, Any]:
         return self._core.state(index)

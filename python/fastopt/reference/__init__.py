@@ -7,8 +7,9 @@ kernels bit for bit; the losses compute in float64. Options and arrays are not c
 from __future__ import annotations
 
 from fastopt.reference.adam import Adam, AdamW
+from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop"]
+__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop", "grad_norm"]

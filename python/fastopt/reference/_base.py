@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import OptimizerBase
+from fastopt.optim._base import OptimizerBase, StepInfo
+from fastopt.reference.clipping import grad_norm, memory_order
 
 
 class ReferenceOptimizer(OptimizerBase):
@@ -34,18 +35,39 @@ class ReferenceOptimizer(OptimizerBase):
         for array in arrays:
             self._slots.append((array, len(self.param_groups), {"step": 0}))
 
-    def _step(self, grads: Sequence[FloatArray | None]) -> None:
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo:
+        used = [
+            (*slot, grad) for slot, grad in zip(self._slots, grads, strict=True) if grad is not None
+        ]
+        norm, factor = None, 1 / grad_scale
+        if max_norm is not None or skip_nonfinite:
+            finite = all(np.isfinite(grad).all() for *_, grad in used)
+            norm = grad_norm([_in_order_of(param, grad) for param, *_, grad in used]) / grad_scale
+            if skip_nonfinite and not finite:
+                return StepInfo(norm, True)
+            if max_norm is not None:
+                clip = max_norm / (norm + 1e-6)
+                factor *= 1.0 if clip > 1 else clip  # NaN stays
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
-        for (param, group, state), grad in zip(self._slots, grads, strict=True):
-            if grad is None:
-                continue
+        for param, group, state, grad in used:
             state["step"] += 1
             # As one dimension at least: NumPy 1 would take a scalar's dtype for that of its result.
             shaped = {k: np.atleast_1d(v) if k != "step" else v for k, v in state.items()}
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
-                self.update(np.atleast_1d(param), np.atleast_1d(grad), shaped, groups[group])
+                scaled = np.atleast_1d(grad) * factor
+                self.update(np.atleast_1d(param), scaled, shaped, groups[group])
             for key, value in shaped.items():
                 state[key] = value if key == "step" else value.reshape(param.shape)
+            if zero_grads:
+                grad[...] = 0
+        return StepInfo(norm, False)
 
     def _state(self, index: int) -> dict[str, Any]:
         return dict(self._slots[index][2])
@@ -55,6 +77,11 @@ class ReferenceOptimizer(OptimizerBase):
             state.clear()
             for key, value in loaded.items():
                 state[key] = value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _in_order_of(param: FloatArray, grad: FloatArray) -> FloatArray:
+    """Return the gradient's elements in the order that the parameter's have in memory."""
+    return np.ascontiguousarray(grad.transpose(memory_order(param)))
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,30 @@
+// Sums of squares in double, for norms.
+#pragma once
+
+#include <cstddef>
+
+#include "table.hpp"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+// Adds (scale * x[i])^2 to lane i mod norm_lanes. Any NaN or infinity makes its lane NaN or
+// infinite.
+template <class T>
+void add_squares(const void* data, std::size_t count, double scale, double* lanes) {
+    const T* x = static_cast<const T*>(data);
+    double sum[norm_lanes];
+    for (std::size_t lane = 0; lane < norm_lanes; ++lane) sum[lane] = lanes[lane];
+    const auto add = [&](std::size_t lane, T value) {
+        const double scaled = static_cast<double>(value) * scale;
+        sum[lane] += scaled * scaled;
+    };
+    std::size_t start = 0;
+    for (; start + norm_lanes <= count; start += norm_lanes)
+        for (std::size_t lane = 0; lane < norm_lanes; ++lane) add(lane, x[start + lane]);
+    for (std::size_t lane = 0; start + lane < count; ++lane) add(lane, x[start + lane]);
+    for (std::size_t lane = 0; lane < norm_lanes; ++lane) lanes[lane] = sum[lane];
+}
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

@@ -1,0 +1,66 @@
+// The 2-norm of many arrays of gradients, with the same bits for any number of threads.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "grid.hpp"
+#include "layout.hpp"
+
+namespace fastopt {
+
+// The elements of a gradient, in the order of its parameter.
+struct GradView {
+    Type type;
+    std::size_t count;
+    StridedReader reader;
+};
+
+double square_root(double x);
+
+// Sums of squares, a partial sum for each piece of a grid, added up in the order of the pieces.
+class SquareSums {
+public:
+    // Forgets the partial sums and makes room for those of `pieces`.
+    void start(std::size_t pieces) { partial_.assign(pieces, 0.0); }
+
+    // Fills the partial sum of one piece; different pieces may be added by different threads.
+    void add(const GradView& grad, const Piece& piece, std::size_t number, double scale = 1.0);
+
+    double total() const;
+
+    // Whether no square that matters to `sum` has over- or underflowed.
+    static bool in_range(double sum) { return sum > 0x1p-900 && sum < 0x1p1000; }
+
+private:
+    std::vector<double> partial_;
+};
+
+struct Norm {
+    double value = 0.0;
+    bool finite = true;  // every element is, whatever their norm
+};
+
+// The square root of `sums`, which hold the squares of all pieces of `grid`. Where squares of
+// float64 have over- or underflowed they are added up anew, scaled. `grad_of(tensor)` is the
+// gradient of a tensor.
+template <class GradOf>
+Norm norm_of(SquareSums& sums, const Grid& grid, const GradOf& grad_of) {
+    const double plain = sums.total();
+    if (SquareSums::in_range(plain)) return {square_root(plain), true};
+    for (const double scale : {0x1p700, 0x1p-600}) {
+        sums.start(grid.pieces());
+        for (std::size_t share = 0; share < grid.shares(); ++share)
+            grid.each(share, [&](const Piece& piece, std::size_t number) {
+                sums.add(grad_of(piece.tensor), piece, number, scale);
+            });
+        const double sum = sums.total();
+        if (SquareSums::in_range(sum)) return {square_root(sum) / scale, true};
+    }
+    return {square_root(plain), plain == 0.0};
+}
+
+// The norm of all elements of all arrays.
+Norm total_norm(const std::vector<GradView>& grads);
+
+}  // namespace fastopt

@@ -1,0 +1,50 @@
+"""Gradient norms, in plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+
+from fastopt._types import FloatArray
+
+CHUNK = 16384  # elements of one partial sum
+LANES = 32  # in which its squares are added up
+
+
+def grad_norm(grads: Sequence[FloatArray]) -> float:
+    """Return the 2-norm over all elements of all arrays, in float64.
+
+    The order of the additions is that of the kernels, so the bits are equal: each array in the
+    order of its memory, cut into chunks; in each chunk lane after lane; chunk after chunk.
+    """
+    with np.errstate(all="ignore"):
+        plain = _sum_of_squares(grads, 1.0)
+        if 2.0**-900 < plain < 2.0**1000:
+            return sqrt(plain)
+        for scale in (2.0**700, 2.0**-600):  # squares of float64 that over- or underflow
+            total = _sum_of_squares(grads, scale)
+            if 2.0**-900 < total < 2.0**1000:
+                return float(np.float64(sqrt(total)) / scale)
+        return float(np.sqrt(plain))
+
+
+def memory_order(array: FloatArray) -> list[int]:
+    """Return the axes from the slowest to the fastest in memory."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
+def _sum_of_squares(grads: Sequence[FloatArray], scale: float) -> float:
+    total = 0.0
+    for grad in grads:
+        flat = grad.transpose(memory_order(grad)).ravel().astype(np.float64) * scale
+        for start in range(0, flat.size, CHUNK):
+            squares = flat[start : start + CHUNK] ** 2
+            rows = np.zeros((-(-squares.size // LANES), LANES))
+            rows.ravel()[: squares.size] = squares
+            lanes = np.add.reduce(rows, axis=0)
+            while lanes.size > 1:
+                lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+            total += float(lanes[0])
+    return total

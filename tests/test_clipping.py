@@ -1,0 +1,221 @@
+"""Clipping, scaling, skipping and zeroing within a step; norms over a fixed grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from cases import CASES, DTYPES, Case, make_grads, make_params, same_bits
+from fastopt import _core
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e9, None])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "case", [c for i, c in enumerate(CASES) if c not in CASES[:i] and i % 3 == 0], ids=str
+)
+def test_steps_with_clipping_equal_the_reference(
+    case: Case, dtype: Any, max_norm: float | None, isa: str, threads: int
+) -> None:
+    params, copies = make_params(dtype)[:-3], make_params(dtype)[:-3]  # without the NaNs
+    a, b = case.fused(params), case.reference(copies)
+    for number, grads in enumerate(make_grads(params, 3)):
+        before = [None if g is None else g.copy() for g in grads]
+        options: dict[str, Any] = {"max_norm": max_norm, "grad_scale": (1.0, 3.0, 1024.0)[number]}
+        info, expected = a.step(grads, **options), b.step(grads, **options)
+        assert info == expected
+        assert (info.grad_norm is None) == (max_norm is None)
+        for x, y in zip(params, copies, strict=True):
+            assert same_bits(x, y)
+        for g, h in zip(grads, before, strict=True):
+            assert g is None or same_bits(g, h)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_is_exact_and_does_not_depend_on_the_team(dtype: Any, isa: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(n).astype(dtype) for n in (1, 5, 100_003, 64, 70_000)]
+    opt = fo.SGD([np.zeros_like(g) for g in grads])
+    norm = opt.step(grads, max_norm=1.0).grad_norm
+    assert norm == fo.reference.grad_norm(grads)
+    true = np.sqrt(sum(np.sum(g.astype(np.longdouble) ** 2) for g in grads))
+    assert norm == pytest.approx(float(true), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(np.float32, 1e30), (np.float32, 1e-30), (np.float64, 1e200), (np.float64, 1e-200)],
+)
+def test_norm_neither_overflows_nor_underflows(dtype: Any, value: float, isa: str) -> None:
+    p = np.zeros(3, dtype)
+    grads = [np.full(3, value, dtype)]
+    info = fo.SGD([p], lr=1.0).step(grads, max_norm=1.0)
+    assert info.grad_norm == pytest.approx(value * 3**0.5, rel=1e-6)
+    assert info.grad_norm == fo.reference.grad_norm(grads)
+    if value > 1:
+        assert p == pytest.approx(-(3**-0.5), rel=1e-6)  # torch and optax: zero
+
+
+def test_clipping_beside_the_formula() -> None:
+    p = np.zeros(2, np.float64)
+    info = fo.SGD([p], lr=1.0).step([np.array([3.0, 4.0])], max_norm=1.0)
+    assert info == (5.0, False)
+    assert p == pytest.approx([-3 / (5 + 1e-6), -4 / (5 + 1e-6)], rel=1e-15)
+    p[...] = 0
+    info = fo.SGD([p], lr=1.0).step([np.array([6.0, 8.0])], max_norm=100.0, grad_scale=2.0)
+    assert info.grad_norm == 5.0
+    assert list(p) == [-3, -4]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nonfinite_gradients_skip_the_step_whole(case: Case, bad: float, isa: str) -> None:
+    params, copies = [np.ones(70), np.ones(40_000)], [np.ones(70), np.ones(40_000)]
+    a, b = case.fused(params), case.reference(copies)
+    good = [np.linspace(0, 1, 70), np.linspace(1, 2, 40_000)]
+    spoiled = [good[0], good[1].copy()]
+    spoiled[1][12_345] = bad
+    for opt in (a, b):
+        for grads in (spoiled, good, spoiled, good):  # also as the very first
+            states = {n: {k: np.copy(v) for k, v in s.items()} for n, s in opt.state.items()}
+            before = [p.copy() for p in (params if opt is a else copies)]
+            info = opt.step(grads, skip_nonfinite=True, zero_grads=False)
+            assert info.skipped == (grads is spoiled)
+            if info.skipped:
+                assert all(
+                    same_bits(p, q)
+                    for p, q in zip(params if opt is a else copies, before, strict=True)
+                )
+                for name, state in opt.state.items():
+                    assert state.keys() == states[name].keys()
+                    assert all(same_bits(np.asarray(v), states[name][k]) for k, v in state.items())
+    assert all(same_bits(p, q) for p, q in zip(params, copies, strict=True))
+
+
+def test_huge_but_finite_gradients_are_not_skipped() -> None:
+    p = np.zeros(4)
+    info = fo.SGD([p], lr=1e-300).step([np.full(4, 1.7e308)], skip_nonfinite=True)
+    assert not info.skipped
+    assert np.all(p < 0)
+
+
+def test_without_options_nothing_is_asked() -> None:
+    info = fo.SGD([np.zeros(2)]).step([np.array([np.nan, 1.0])])
+    assert info == (None, False)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}, {"skip_nonfinite": True}])
+def test_zero_grads(options: dict[str, Any], threads: int) -> None:
+    rng = np.random.default_rng(1)
+    big = rng.standard_normal((400, 300, 2)).astype(np.float32)
+    grads = [big[:, :, 0].T, rng.standard_normal(100_000).astype(np.float32)]
+    params = [np.ones(g.shape, np.float32) for g in grads]
+    copies = [p.copy() for p in params]
+    other = big[:, :, 1].copy()
+    a, b = fo.AdamW(params), fo.reference.AdamW(copies)
+    b.step([g.copy() for g in grads], **options)
+    a.step(grads, zero_grads=True, **options)
+    assert all(same_bits(p, q) for p, q in zip(params, copies, strict=True))
+    assert all(not g.any() for g in grads)
+    assert same_bits(big[:, :, 1], other)
+
+
+def test_zero_grads_needs_gradients_of_its_own() -> None:
+    p, q = np.ones(4), np.ones(4)
+    opt = fo.SGD([p, q])
+    shared, fixed = np.ones(4), np.ones(4)
+    fixed.flags.writeable = False
+    opt.step([shared, shared])
+    spread = np.lib.stride_tricks.as_strided(np.ones(1), (4,), (0,))
+    for grads, word in (
+        ([shared, shared], "share memory"),
+        ([shared, fixed], "read-only"),
+        ([shared, spread], "elements that share memory"),
+    ):
+        before = [p.copy(), q.copy()]
+        with pytest.raises(ValueError, match=word):
+            opt.step(grads, zero_grads=True)
+        assert same_bits(p, before[0])
+        assert same_bits(q, before[1])
+        assert np.all(shared == 1)
+    assert opt.state["0"]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"max_norm": -1.0}, "max_norm"),
+        ({"max_norm": float("nan")}, "max_norm"),
+        ({"grad_scale": 0.0}, "grad_scale"),
+        ({"grad_scale": float("inf")}, "grad_scale"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], word: str) -> None:
+    p = np.ones(2)
+    with pytest.raises(ValueError, match=word):
+        fo.SGD([p]).step([np.ones(2)], **options)
+    assert np.all(p == 1)
+
+
+def test_the_plan_follows_what_changes(isa: str) -> None:
+    """Gradients that move, come and go, and options that change, step by step."""
+    rng = np.random.default_rng(2)
+    shapes = [(30, 4), (50,), (2, 3, 4, 5), (2, 2, 2, 2, 2)]
+    params = [rng.standard_normal(s) for s in shapes]
+    copies = [p.copy() for p in params]
+    a, b = fo.Adam(params), fo.reference.Adam(copies)
+    kept: list[Any] = [rng.standard_normal(s) for s in shapes]
+    for step in range(12):
+        grads = list(kept)
+        if step in (2, 3):
+            grads[1] = rng.standard_normal(50)  # another array
+        if step == 4:
+            grads[0] = np.asfortranarray(grads[0])
+        if step in (5, 6):
+            grads[2] = None
+        if step == 7:
+            for opt in (a, b):
+                opt.param_groups[0]["amsgrad"] = True
+        if step == 8:
+            grads[3] = np.broadcast_to(np.float64(0.5), shapes[3])
+        if step > 8:
+            kept[1] *= 0.5  # the same memory, other numbers
+            for opt in (a, b):
+                opt.param_groups[0]["lr"] *= 0.9
+        if step == 10:
+            a.load_state_dict(a.state_dict())
+        options: dict[str, Any] = {"max_norm": 1.0} if step % 2 else {}
+        assert a.step(grads, **options) == b.step(grads, **options)
+        for p, q in zip(params, copies, strict=True):
+            assert same_bits(p, q)
+
+
+def test_the_plan_does_not_keep_gradients_alive() -> None:
+    import weakref
+
+    class Gradient(np.ndarray):
+        pass
+
+    p = np.ones(10)
+    opt = fo.SGD([p])
+    grad: Any = np.ones(10).view(Gradient)
+    watch = weakref.ref(grad)
+    opt.step([grad])
+    del grad
+    assert watch() is None
+
+
+def test_gradients_that_move_are_checked_against_what_is_written() -> None:
+    memory = np.ones(100, np.float32)
+    opt = fo.SGD([memory[:10]], momentum=0.9)
+    for start in (10, 20, 90):
+        opt.step([memory[start : start + 10]])
+    with pytest.raises(ValueError, match="share memory"):
+        opt.step([memory[5:15]])
+    with pytest.raises(ValueError, match="share memory"):
+        opt.step([opt.state["0"]["momentum_buffer"]])
+    assert opt.state["0"]["step"] == 3
+    assert _core.serial_size > 0
