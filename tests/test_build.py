@@ -87,7 +87,7 @@ def test_who_may_know_whom() -> None:
             assert room == "bindings" or "pybind11" not in path.read_text()
     for path in (ROOT / "python/fastopt").rglob("*.py"):
         folder = path.relative_to(ROOT / "python/fastopt").parts[0]
-        if folder in ("train", "cli", "__main__.py"):
+        if folder in ("train", "cli", "benchmark", "__main__.py"):
             assert "_core" not in path.read_text(), path
         else:
             assert not re.search(r"fastopt\.(train|cli)|import (train|cli)\b", path.read_text()), (
@@ -117,7 +117,7 @@ def test_show_config_names_what_a_report_needs() -> None:
 def test_examples_in_docstrings() -> None:
     examples = 0
     for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
-        if info.name.split(".")[1] in ("train", "cli", "_core", "__main__"):
+        if info.name.split(".")[1] in ("train", "cli", "benchmark", "_core", "__main__"):
             continue
         result = doctest.testmod(importlib.import_module(info.name))
         assert result.failed == 0, info.name

@@ -219,3 +219,81 @@ def test_gradients_that_move_are_checked_against_what_is_written() -> None:
         opt.step([opt.state["0"]["momentum_buffer"]])
     assert opt.state["0"]["step"] == 3
     assert _core.serial_size > 0
+
+
+# -- outside a step ------------------------------------------------------------------------------
+
+
+def mixed() -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    big = rng.standard_normal((300, 400, 2)).astype(np.float32)
+    return {
+        "a": rng.standard_normal(100_001),
+        "b": big[::2, ::-1, 1],
+        "c": np.asfortranarray(rng.standard_normal((7, 5))),
+        "none": None,
+        "empty": np.ones((0, 3), np.float32),
+        "scalar": np.array(2.0),
+    }
+
+
+def test_standalone_norm_equals_the_reference(isa: str, threads: int) -> None:
+    grads = mixed()
+    arrays = [g for g in grads.values() if g is not None]
+    assert fo.grad_norm(grads) == fo.grad_norm(list(grads.values()))
+    assert fo.grad_norm(grads) == fo.reference.grad_norm(arrays)
+    assert fo.grad_norm([]) == 0
+    assert fo.grad_norm(np.full(3, 1e200)) == pytest.approx(3**0.5 * 1e200)
+    assert np.isnan(fo.grad_norm([np.array([1, np.nan])]))
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e9])
+def test_standalone_clipping(max_norm: float, isa: str, threads: int) -> None:
+    grads, copies = mixed(), mixed()
+    norm = fo.clip_grad_norm_(grads, max_norm)
+    assert norm == fo.grad_norm(copies)
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    for name, grad in grads.items():
+        if grad is not None:
+            assert same_bits(grad, np.asarray(copies[name] * grad.dtype.type(factor)))
+    assert fo.grad_norm(grads) <= max_norm or max_norm == 0
+
+
+def test_clipping_by_value(isa: str, threads: int) -> None:
+    grads, copies = mixed(), mixed()
+    grads["a"][5] = copies["a"][5] = np.nan
+    fo.clip_grad_value_(grads, 0.25)
+    for name, grad in grads.items():
+        if grad is not None:
+            assert same_bits(grad, np.asarray(np.clip(copies[name], -0.25, 0.25)))
+
+
+def test_standalone_clipping_refuses_before_it_writes() -> None:
+    good = np.full(3, 2.0)
+    fixed = np.ones(3)
+    fixed.flags.writeable = False
+    bad: list[tuple[Any, type[Exception], str]] = [
+        ([good, fixed], ValueError, "'1' is read-only"),
+        ([good, good], ValueError, "share memory"),
+        ({"g": good, "h": [1.0]}, TypeError, "'h'"),
+        ([good, np.ones(3, int)], TypeError, "int64"),
+        ([good, np.lib.stride_tricks.as_strided(np.ones(1), (2,), (0,))], ValueError, "elements"),
+    ]
+    for grads, error, word in bad:
+        with pytest.raises(error, match=word):
+            fo.clip_grad_norm_(grads, 1.0)
+        with pytest.raises(error, match=word):
+            fo.clip_grad_value_(grads, 1.0)
+    for value in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="max_norm"):
+            fo.clip_grad_norm_(good, value)
+        with pytest.raises(ValueError, match="clip_value"):
+            fo.clip_grad_value_(good, value)
+    assert np.all(good == 2)
+    good[0] = np.inf
+    with pytest.raises(RuntimeError, match="inf"):
+        fo.clip_grad_norm_(good, 1.0, error_if_nonfinite=True)
+    assert list(good) == [np.inf, 2, 2]
+    fo.clip_grad_norm_(good, 1.0)
+    assert np.isnan(good[0])  # inf * 0, as torch
+    assert list(good[1:]) == [0, 0]

@@ -166,6 +166,21 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "fastopt-run")) > 0
 
 
+def test_bench(tmp_path: Path) -> None:
+    result = fastopt("bench", "--largest", "70000", "--seconds", "0.05", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("memory     copy", "SGD, 4 K", "AdamW, 64 K", "200 tensors of 64", "GB/s"):
+        assert text in result.stdout
+    facts = json.loads((tmp_path / "fastopt-bench/bench.json").read_text())
+    assert len(facts["results"]) == 9
+    for row in facts["results"]:
+        assert row["gb_per_s"] == pytest.approx(
+            row["bytes_moved"] / row["seconds"]["fastopt"] / 1e9
+        )
+        assert row["peer_time_over_ours"]["reference"] > 0
+    assert (tmp_path / "fastopt-bench/bench.png").read_bytes().startswith(b"\x89PNG")
+
+
 # -- the model -----------------------------------------------------------------------------------
 
 

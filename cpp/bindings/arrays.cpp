@@ -133,6 +133,7 @@ std::pair<const std::byte*, const std::byte*> extent(const py::array& array) {
 }
 
 void require_distinct_elements(const py::array& array, const std::string& what) {
+    if (array.size() == 0) return;
     std::vector<std::pair<py::ssize_t, py::ssize_t>> steps;  // stride, size
     for (py::ssize_t axis = 0; axis < array.ndim(); ++axis)
         if (array.shape(axis) > 1)
@@ -143,7 +144,7 @@ void require_distinct_elements(const py::array& array, const std::string& what) 
         if (stride < reach)
             throw py::value_error(what +
                                   " has elements that share memory (a broadcast view?); it "
-                                  "cannot be set to zero");
+                                  "cannot be written");
         reach += stride * (size - 1);
     }
 }

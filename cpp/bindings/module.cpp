@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module) {
     module.attr("__version__") = FASTOPT_VERSION;
     fastopt::bind_runtime(module);
     fastopt::bind_optim(module);
+    fastopt::bind_clipping(module);
     fastopt::bind_losses(module);
 }

@@ -1,5 +1,6 @@
 // The one translation unit of the kernels, compiled once per instruction set: it fills the table.
 #include "adam.hpp"
+#include "clip.hpp"
 #include "cross_entropy.hpp"
 #include "norm.hpp"
 #include "rmsprop.hpp"
@@ -22,6 +23,8 @@ constinit const Table table = {
     .optimizers = optimizers,
     .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
     .cross_entropy = {cross_entropy<float>, cross_entropy<double>},
+    .scale = {scale<float>, scale<double>},
+    .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},
 };
 

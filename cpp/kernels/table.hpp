@@ -86,6 +86,9 @@ struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
     void (*cross_entropy[type_count])(const CrossEntropyBlock& block);
+    // x * factor, and x clamped into [-limit, limit], in place.
+    void (*scale[type_count])(void* x, std::size_t count, double factor);
+    void (*clamp[type_count])(void* x, std::size_t count, double limit);
     // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
     void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
 };

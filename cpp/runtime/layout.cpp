@@ -75,6 +75,17 @@ void StridedReader::gather(std::size_t start, std::size_t count, void* out) cons
     });
 }
 
+void StridedReader::scatter(std::size_t start, std::size_t count, const void* in) const {
+    const auto* next = static_cast<const std::byte*>(in);
+    auto* writeable = const_cast<std::byte*>(data_);
+    const std::int64_t stride = dimensions_.back().stride;
+    each_row(start, count, [&](const std::byte* row, std::size_t run) {
+        for (std::size_t i = 0; i < run; ++i, next += element_size_)
+            std::memcpy(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride, next,
+                        element_size_);
+    });
+}
+
 void StridedReader::fill_zero(std::size_t start, std::size_t count) const {
     auto* writeable = const_cast<std::byte*>(data_);
     if (contiguous_) {

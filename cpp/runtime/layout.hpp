@@ -41,11 +41,23 @@ public:
         }
     }
 
+    // As each_run, and what `body` has changed is written back. They must be writeable.
+    template <class F>
+    void change_runs(std::size_t start, std::size_t count, const F& body) const {
+        each_run(start, count, [&](const std::byte* run, std::size_t part) {
+            auto* writeable = const_cast<std::byte*>(run);
+            body(writeable, part);
+            if (!contiguous_) scatter(start, part, writeable);
+            start += part;
+        });
+    }
+
     // Sets elements [start, start + count) to zero. They must be writeable.
     void fill_zero(std::size_t start, std::size_t count) const;
 
 private:
     void gather(std::size_t start, std::size_t count, void* out) const;
+    void scatter(std::size_t start, std::size_t count, const void* in) const;
 
     // Calls body(pointer to the first, count) for runs along the last dimension.
     template <class F>

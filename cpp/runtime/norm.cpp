@@ -44,4 +44,30 @@ Norm total_norm(const std::vector<GradView>& grads) {
     return norm;
 }
 
+namespace {
+
+void change_all(const std::vector<GradView>& grads,
+                void (*const (&change)[type_count])(void*, std::size_t, double), double number) {
+    Grid grid;
+    for (const GradView& grad : grads) grid.add(grad.count);
+    parallel_for(grid.shares(), grid.elements() < serial_size, [&](std::size_t share) {
+        grid.each(share, [&](const Piece& piece, std::size_t) {
+            const GradView& grad = grads[piece.tensor];
+            grad.reader.change_runs(piece.start, piece.count, [&](void* x, std::size_t count) {
+                change[static_cast<int>(grad.type)](x, count, number);
+            });
+        });
+    });
+}
+
+}  // namespace
+
+void scale_all(const std::vector<GradView>& grads, double factor) {
+    change_all(grads, kernels().scale, factor);
+}
+
+void clamp_all(const std::vector<GradView>& grads, double limit) {
+    change_all(grads, kernels().clamp, limit);
+}
+
 }  // namespace fastopt

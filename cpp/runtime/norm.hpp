@@ -63,4 +63,8 @@ Norm norm_of(SquareSums& sums, const Grid& grid, const GradOf& grad_of) {
 // The norm of all elements of all arrays.
 Norm total_norm(const std::vector<GradView>& grads);
 
+// Multiplies all elements of all arrays by `factor`, or clamps them into [-limit, limit].
+void scale_all(const std::vector<GradView>& grads, double factor);
+void clamp_all(const std::vector<GradView>& grads, double limit);
+
 }  // namespace fastopt

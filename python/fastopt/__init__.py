@@ -15,6 +15,7 @@ from fastopt._config import (
     set_num_threads,
     show_config,
 )
+from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
 from fastopt.losses import CrossEntropyLoss
 from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
 
@@ -31,8 +32,11 @@ __all__ = [
     "__version__",
     "active_isa",
     "available_isas",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "functional",
     "get_num_threads",
+    "grad_norm",
     "reference",
     "set_num_threads",
     "show_config",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import typer
@@ -20,6 +21,9 @@ from rich.table import Table
 import fastopt as fo
 from fastopt import train as ft
 
+if TYPE_CHECKING:
+    from fastopt import benchmark
+
 app = typer.Typer(
     help="Train models from NumPy with fastopt's optimizers and losses.",
     no_args_is_help=True,
@@ -27,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)  # wide tables in logs
 
 
 class OptimizerName(str, Enum):
@@ -216,6 +220,69 @@ def train(
 def say(text: str) -> None:
     """Print plain text."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    largest: Annotated[
+        int, typer.Option(help="Leave out cases of more parameters than this.", min=1)
+    ] = 64 << 20,
+    seconds: Annotated[float, typer.Option(help="For each case, about.", min=0.01)] = 2.0,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of fastopt and its peers.", min=1, max=4096, show_default="all"),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for bench.json and bench.png.")] = Path(
+        "fastopt-bench"
+    ),
+) -> None:
+    """Time every optimizer beside its peers on this machine, print a table, write a picture."""
+    from fastopt import benchmark
+
+    if threads is not None:
+        fo.set_num_threads(threads)
+    with one_line_errors(output):
+        ft.check_folder(output)
+    say(fo.show_config())
+    peers = [peer for peer in benchmark.PEERS if peer != "reference"]
+    if len(peers) == 1:
+        say("no peer is installed (torch): only fastopt and the NumPy reference are timed")
+    peers.append("reference")
+    bandwidth = benchmark.measure_bandwidth(min(64 << 20, 4 * largest))
+    say(f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s")
+    cases = [case for case in benchmark.CASES if case.elements <= largest]
+    results = []
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        for case in progress.track(cases, description="timing"):
+            # The reference takes seconds where the kernels take milliseconds.
+            asked = peers if case.elements <= 1 << 20 else peers[:-1]
+            results.append(benchmark.measure_case(case, asked, seconds))
+    console.print(bench_table(bandwidth, results, peers))
+    with one_line_errors(output):
+        paths = benchmark.write_results(output, bandwidth, results)
+    say("wrote " + ", ".join(map(str, paths)))
+
+
+def bench_table(
+    bandwidth: benchmark.Bandwidth, results: list[benchmark.Result], peers: list[str]
+) -> Table:
+    """Return the times, throughputs and ratios."""
+    table = Table(title="Time of one step", title_justify="left")
+    table.add_column("case")
+    for name in ("us", "GB/s", "of memory"):
+        table.add_column(name, justify="right")
+    for peer in peers[1:]:
+        table.add_column(f"{peer} / ours", justify="right")
+    for result in results:
+        speed = result.gigabytes_per_second
+        table.add_row(
+            str(result.case),
+            f"{result.seconds['fastopt'] * 1e6:,.1f}",
+            f"{speed:.1f}",
+            f"{speed / bandwidth.best:.0%}",
+            *(f"{result.ratios[p]:.2f}" if p in result.ratios else "" for p in peers[1:]),
+        )
+    return table
 
 
 def run_with_progress(

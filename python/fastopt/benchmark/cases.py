@@ -1,0 +1,64 @@
+"""What is timed: an optimizer over a list of float32 tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer over one list of tensors."""
+
+    optimizer: str  # a class of fastopt's, and of torch.optim's
+    label: str
+    shapes: Shapes = field(repr=False)
+    max_norm: float | None = None  # clip the gradients to it
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def elements(self) -> int:
+        """The number of parameters."""
+        total = 0
+        for shape in self.shapes:
+            size = 1
+            for side in shape:
+                size *= side
+            total += size
+        return total
+
+    @property
+    def bytes_moved(self) -> int:
+        """The bytes that a step must read and write if nothing stays in cache."""
+        states = {"SGD": 1, "RMSprop": 1}.get(self.optimizer, 2)
+        # Parameter and states are read and written, the gradient is read; for a norm twice.
+        per_element = 4 * (2 + 2 * states + 1 + (self.max_norm is not None))
+        return per_element * self.elements
+
+    def __str__(self) -> str:
+        clip = "" if self.max_norm is None else ", clipped"
+        return f"{self.optimizer}, {self.label}{clip}"
+
+
+SIZES = {
+    "4 K": 4 << 10,
+    "64 K": 64 << 10,
+    "1 M": 1 << 20,
+    "16 M": 16 << 20,
+    "64 M": 64 << 20,
+}
+MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
+MLP: Shapes = [(256, 784), (256,), (128, 256), (128,), (10, 128), (10,)]
+
+CASES = [
+    *(
+        Case(name, label, [(size,)], options=options)
+        for name, options in (("SGD", MOMENTUM), ("RMSprop", {}), ("Adam", {}), ("AdamW", {}))
+        for label, size in SIZES.items()
+    ),
+    Case("AdamW", "MLP 784-256-128-10", MLP),
+    Case("AdamW", "200 tensors of 64", [(64,)] * 200),
+    Case("AdamW", "16 M", [(16 << 20,)], max_norm=1.0),
+]

@@ -1,0 +1,146 @@
+"""Interleaved timing: all peers in turn, round after round, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+import fastopt as fo
+from fastopt._types import FloatArray
+from fastopt.benchmark.cases import Case
+from fastopt.benchmark.peers import PEERS, make_step
+
+BLOCK_SECONDS = 5e-3  # calls of one peer are timed in blocks of at least this
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """GB/s of bytes read plus written, by NumPy on as many threads as a step has."""
+
+    copy: float  # from one array into another
+    scale: float  # of an array in place
+
+    @property
+    def best(self) -> float:
+        """The larger of the two."""
+        return max(self.copy, self.scale)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The medians of one case."""
+
+    case: Case
+    seconds: dict[str, float]  # of one step, by peer
+    ratios: dict[str, float]  # the peer's time over fastopt's, by peer
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """What fastopt moved."""
+        return self.case.bytes_moved / self.seconds["fastopt"] / 1e9
+
+
+def measure_bandwidth(elements: int = 64 << 20, rounds: int = 9) -> Bandwidth:
+    """Measure how fast this machine's memory is, with arrays of `elements` float32."""
+    x, y = np.ones(elements, np.float32), np.zeros(elements, np.float32)
+    team = fo.get_num_threads()
+    parts = [slice(i * elements // team, (i + 1) * elements // team) for i in range(team)]
+    factor = np.float32(1.0)
+    with ThreadPoolExecutor(team) as pool:
+
+        def time(work: Callable[[slice], object]) -> float:
+            seconds = []
+            for _ in range(rounds):
+                begin = perf_counter()
+                list(pool.map(work, parts))  # NumPy releases the GIL
+                seconds.append(perf_counter() - begin)
+            return 8 * elements / median(seconds) / 1e9
+
+        return Bandwidth(
+            copy=time(lambda part: np.copyto(y[part], x[part])),
+            scale=time(lambda part: np.multiply(x[part], factor, out=x[part])),
+        )
+
+
+def measure_case(case: Case, peers: Sequence[str] = PEERS, seconds: float = 2.0) -> Result:
+    """Time a step of `case` by all `peers` that have it, for about `seconds` in all.
+
+    Before that, two steps of each are compared with the reference: fastopt's must be equal.
+    """
+    steps: dict[str, Callable[[], object]] = {}
+    expected: list[FloatArray] = []
+    for peer in peers:
+        params, grads = _arrays(case, 0), _arrays(case, 1)
+        step = make_step(peer, case, params, grads)
+        if step is None:
+            continue
+        if not expected:
+            expected = _expected(case)
+        if peer.startswith("torch"):
+            # Its first call on a team of threads has been seen to give roots of 12 bits.
+            warm = make_step(peer, case, _arrays(case, 2), _arrays(case, 3))
+            assert warm is not None
+            warm()
+        for _ in range(2):
+            step()
+        _compare(peer, [p.ravel()[:: _stride(p)] for p in params], expected)
+        steps[peer] = step
+    calls = {peer: _calls(step) for peer, step in steps.items()}
+    times: dict[str, list[float]] = {peer: [] for peer in steps}
+    begin = perf_counter()
+    while len(times["fastopt"]) < 5 or perf_counter() - begin < seconds:
+        for peer, step in steps.items():
+            step()  # threads of the peer before may still be waiting for work
+            block = perf_counter()
+            for _ in range(calls[peer]):
+                step()
+            times[peer].append((perf_counter() - block) / calls[peer])
+    ratios = {
+        peer: median(t / ours for t, ours in zip(times[peer], times["fastopt"], strict=True))
+        for peer in steps
+        if peer != "fastopt"
+    }
+    return Result(case, {peer: median(values) for peer, values in times.items()}, ratios)
+
+
+def _arrays(case: Case, seed: int) -> list[FloatArray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
+
+
+def _stride(array: FloatArray) -> int:
+    return max(1, array.size // 100_000)
+
+
+def _expected(case: Case) -> list[FloatArray]:
+    """Return what two steps make of a sample of the elements; with clipping, of all of them."""
+    params, grads = _arrays(case, 0), _arrays(case, 1)
+    if case.max_norm is None:
+        params = [p.ravel()[:: _stride(p)].copy() for p in params]
+        grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
+    step = make_step("reference", case, params, grads)
+    assert step is not None
+    for _ in range(2):
+        step()
+    if case.max_norm is None:
+        return params
+    return [p.ravel()[:: _stride(p)] for p in params]
+
+
+def _compare(peer: str, got: Sequence[FloatArray], expected: Sequence[FloatArray]) -> None:
+    for x, y in zip(got, expected, strict=True):
+        if peer.startswith("torch"):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
+        else:
+            np.testing.assert_array_equal(x, y, err_msg=peer)
+
+
+def _calls(step: Callable[[], object]) -> int:
+    begin = perf_counter()
+    step()
+    return max(1, round(BLOCK_SECONDS / max(perf_counter() - begin, 1e-7)))

@@ -1,0 +1,114 @@
+"""Norms and clipping of gradients, outside a step.
+
+A step with ``max_norm=`` clips in the same pass and leaves the gradients alone; these functions are
+for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from fastopt import _core
+from fastopt._types import FloatArray
+
+Gradients = Mapping[str, FloatArray | None] | Iterable[FloatArray | None] | FloatArray
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
+
+
+def _named(grads: Gradients) -> list[tuple[str, FloatArray | None]]:
+    if isinstance(grads, Mapping):
+        return list(grads.items())
+    if isinstance(grads, np.ndarray):
+        grads = [grads]
+    return [(str(i), grad) for i, grad in enumerate(grads)]
+
+
+def grad_norm(grads: Gradients) -> float:
+    """Return the 2-norm over all elements of all arrays.
+
+    It is summed in float64 over a fixed grid: the same bits for any number of threads. It is
+    infinite only where the true norm is, or an element.
+
+    Parameters
+    ----------
+    grads : mapping, sequence or array
+        float32 or float64, any shapes and strides; None is left out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> fo.grad_norm([np.array([3.0]), np.array([4.0])])
+    5.0
+    """
+    return _core.grad_norm(_named(grads))
+
+
+def clip_grad_norm_(
+    grads: Gradients, max_norm: float, *, error_if_nonfinite: bool = False
+) -> float:
+    """Scale the gradients in place so that their 2-norm over all of them is at most `max_norm`.
+
+    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch does.
+
+    Parameters
+    ----------
+    grads : mapping, sequence or array
+        float32 or float64, any shapes and strides, writeable, sharing no memory; None is left out.
+    max_norm : float
+        At least 0.
+    error_if_nonfinite : bool
+        Raise instead if the norm is NaN or infinite.
+
+    Returns
+    -------
+    float
+        The norm before clipping.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `max_norm` cannot be used. Nothing has been written then.
+    RuntimeError
+        With `error_if_nonfinite`. Nothing has been written then.
+
+    References
+    ----------
+    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML
+    2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> g = np.array([3.0, 4.0])
+    >>> fo.clip_grad_norm_(g, 1.0)
+    5.0
+    >>> print(g.round(3))
+    [0.6 0.8]
+    """
+    return _core.clip_grad_norm(_named(grads), max_norm, error_if_nonfinite)
+
+
+def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
+    """Clamp every element of the gradients into [-clip_value, clip_value], in place; NaN stays.
+
+    Parameters
+    ----------
+    grads : mapping, sequence or array
+        As in `clip_grad_norm_`.
+    clip_value : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `clip_value` cannot be used. Nothing has been written then.
+    """
+    _core.clip_grad_value(_named(grads), clip_value)
