@@ -62,7 +62,7 @@ class Adam(Optimizer):
     --------
     >>> import numpy as np, fastopt as fo
     >>> p = np.zeros(1, dtype=np.float32)
-    >>> fo.Adam([p], lr=0.5).step([np.full(1, 3.0, dtype=np.float32)])
+    >>> info = fo.Adam([p], lr=0.5).step([np.full(1, 3.0, dtype=np.float32)])
     >>> print(p.round(4))
     [-0.5]
     """
@@ -126,7 +126,7 @@ class AdamW(Adam):
     --------
     >>> import numpy as np, fastopt as fo
     >>> p = np.ones(1, dtype=np.float32)
-    >>> fo.AdamW([p], lr=0.5, weight_decay=0.2).step([np.ones(1, dtype=np.float32)])
+    >>> info = fo.AdamW([p], lr=0.5, weight_decay=0.2).step([np.ones(1, dtype=np.float32)])
     >>> print(p.round(4))
     [0.4]
     """

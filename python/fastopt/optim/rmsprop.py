@@ -59,7 +59,7 @@ class RMSprop(Optimizer):
     --------
     >>> import numpy as np, fastopt as fo
     >>> p = np.zeros(1, dtype=np.float32)
-    >>> fo.RMSprop([p], lr=0.01).step([np.ones(1, dtype=np.float32)])
+    >>> info = fo.RMSprop([p], lr=0.01).step([np.ones(1, dtype=np.float32)])
     >>> print(p.round(4))
     [-0.1]
     """

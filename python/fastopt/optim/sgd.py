@@ -64,7 +64,7 @@ class SGD(Optimizer):
     >>> p = np.zeros(1, dtype=np.float32)
     >>> opt = fo.SGD([p], lr=1.0, momentum=0.9)
     >>> for _ in range(2):
-    ...     opt.step([np.ones(1, dtype=np.float32)])
+    ...     info = opt.step([np.ones(1, dtype=np.float32)])
     >>> print(p)
     [-2.9]
     """
