@@ -75,7 +75,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., None], list[str]]] = {
     "AdamW": (fo.functional.adamw_, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
 }
 
-CHUNK = _core.chunk_size
+CHUNK = _core.tuning.chunk_size
 SIZES = [*range(71), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 
 

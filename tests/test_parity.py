@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from cases import (
     same_bits,
 )
 from fastopt import _core
+from fastopt._types import FloatArray
 
 STEPS = 4
 
@@ -48,7 +50,7 @@ class TestParity:
     ) -> None:
         after, states = expected(number, dtype)
         params = make_params(dtype)
-        assert sum(p.size for p in params) > _core.serial_size  # the team is really used
+        assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
         optimizer = CASES[number].fused(params)
         for step, grads in enumerate(make_grads(params, STEPS)):
             before = [None if g is None else g.copy() for g in grads]
@@ -129,14 +131,48 @@ def test_any_dense_order_and_any_gradient_strides(case: Case, isa: str) -> None:
             assert np.ndim(value) == 0 or value.strides == param.strides
 
 
-def test_strided_gradient_over_several_chunks(isa: str, threads: int) -> None:
+LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[FloatArray], FloatArray]]] = {
+    # the gradient's values in C order -> the same values, laid out otherwise
+    "one row of lines": ((130, 1100), np.asfortranarray),
+    "few long rows": ((5, 40_000), np.asfortranarray),
+    "reversed dimensions": ((37, 41, 113), np.asfortranarray),
+    "channels last": (
+        (64, 61, 7, 7),
+        lambda g: g.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
+    ),
+    "backwards": ((300, 501), lambda g: np.asfortranarray(g[::-1, ::-1])[::-1, ::-1]),
+    "columns of a wider array": (
+        (700, 300),
+        lambda g: np.asfortranarray(np.repeat(np.repeat(g, 2, 0), 3, 1))[::2, ::3],
+    ),
+    "every other": ((150_001,), lambda g: np.repeat(g, 2)[::2]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_large_gradients_of_any_layout(
+    layout: str, dtype: type[np.floating[Any]], threads: int
+) -> None:
+    shape, arrange = LAYOUTS[layout]
     rng = np.random.default_rng(6)
-    grad = rng.standard_normal((700, 300)).astype(np.float32)
-    start = rng.standard_normal((300, 700)).astype(np.float32)
-    a, b = start.copy(), start.copy()
-    fo.AdamW([a]).step([grad.T])
-    fo.reference.AdamW([b]).step([grad.T])
+    plain = rng.standard_normal(shape).astype(dtype)
+    grad = arrange(plain)
+    assert not grad.flags.c_contiguous
+    np.testing.assert_array_equal(grad, plain)
+    a, b = (np.ones(shape, dtype) for _ in range(2))
+    fused, reference = fo.AdamW([a]), fo.reference.AdamW([b])
+    norms = [
+        optimizer.step([grad], max_norm=max_norm).grad_norm
+        for max_norm in (None, 0.5)
+        for optimizer in (fused, reference)
+    ]
+    assert norms[2] == norms[3]
     assert same_bits(a, b)
+    fused.step([grad], zero_grads=True)
+    reference.step([plain])
+    assert same_bits(a, b)
+    assert not grad.any()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -149,7 +185,7 @@ def test_an_elements_bits_do_not_depend_on_its_place(case: Case, isa: str) -> No
     assert np.all(param.view(np.int32) == param.view(np.int32)[0])
 
 
-CHUNK_AND_TAIL = _core.chunk_size + 67
+CHUNK_AND_TAIL = _core.tuning.chunk_size + 67
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

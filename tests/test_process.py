@@ -104,6 +104,76 @@ time.sleep(0.1)
     )
 
 
+def test_a_sleeping_pool_costs_no_processor_time() -> None:
+    out = check(
+        BIG_STEP
+        + """
+import time
+for pause in (0.01, 1.0):
+    begin = time.process_time()
+    time.sleep(pause)
+print(time.process_time() - begin)
+"""
+    )
+    assert float(out) < 0.1  # of a second's wall time; a spinning worker would spend it all
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs Linux and two cores",
+)
+def test_a_worker_leaves_the_core_of_its_caller() -> None:
+    out = check("""
+import os, time, numpy as np, fastopt as fo
+from fastopt import _core
+cores = sorted(os.sched_getaffinity(0))
+mine, other = cores[:2]
+os.sched_setaffinity(0, {mine, other})
+_core.set_num_threads(2, beyond=True)
+before = {int(task) for task in os.listdir("/proc/self/task")}
+p, g = np.ones(1 << 20, np.float32), np.ones(1 << 20, np.float32)
+opt = fo.SGD([p], lr=1e-6)
+opt.step([g])
+(worker,) = {int(task) for task in os.listdir("/proc/self/task")} - before
+assert os.sched_getaffinity(worker) == {mine, other}
+
+# Who alone has one core stays there.
+os.sched_setaffinity(worker, {mine})
+os.sched_setaffinity(0, {mine})
+for _ in range(20):
+    opt.step([g])
+assert os.sched_getaffinity(worker) == {mine}
+
+# Freed, with the other core kept busy, it leaves sooner or later.
+os.sched_setaffinity(worker, {mine, other})
+busy = os.fork()
+if busy == 0:
+    os.sched_setaffinity(0, {other})
+    while True:
+        pass
+for _ in range(2000):
+    opt.step([g])
+    if os.sched_getaffinity(worker) != {mine, other}:
+        break
+    time.sleep(1e-3)
+os.kill(busy, 9)
+os.waitpid(busy, 0)
+if os.sched_getaffinity(worker) == {mine, other}:
+    print("the system never let them meet")
+else:
+    assert os.sched_getaffinity(worker) == {other}
+    os.sched_setaffinity(0, {other})  # the caller comes
+    for _ in range(2000):
+        opt.step([g])
+        if os.sched_getaffinity(worker) == {mine}:
+            break
+    assert os.sched_getaffinity(worker) == {mine}
+    print("left")
+""")
+    if out != "left\n":
+        pytest.skip(out)
+
+
 def test_different_optimizers_in_different_threads() -> None:
     grads = [np.random.default_rng(i).standard_normal(150_000).astype(np.float32) for i in range(4)]
     params = [np.ones(150_000, np.float32) for _ in grads]

@@ -1,10 +1,10 @@
 // Instruction sets, threads and build facts.
 #include <pybind11/stl.h>
 
-#include "../runtime/grid.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/parallel.hpp"
 #include "../runtime/threads.hpp"
+#include "../runtime/tuning.hpp"
 #include "bindings.hpp"
 
 namespace py = pybind11;
@@ -16,8 +16,11 @@ void bind_runtime(py::module_& module) {
     num_threads();
     forget_pool_after_fork();
     module.attr("compiler") = FASTOPT_COMPILER;
-    module.attr("chunk_size") = chunk_size;
-    module.attr("serial_size") = serial_size;
+    py::class_<Tuning>(module, "Tuning")
+        .def_readwrite("chunk_size", &Tuning::chunk_size)
+        .def_readwrite("serial_size", &Tuning::serial_size)
+        .def_readwrite("spin_ns", &Tuning::spin_ns);
+    module.attr("tuning") = py::cast(&tuning, py::return_value_policy::reference);
     module.def("available_isas", &available_isas);
     module.def("active_isa", &active_isa);
     module.def("use_isa", [](const std::string& name) { use_isa(name); }, py::arg("name"));

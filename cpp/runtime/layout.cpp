@@ -2,9 +2,19 @@
 #include "layout.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 
 namespace fastopt {
+
+namespace {
+
+constexpr std::size_t line_bytes = 64;
+constexpr std::size_t usual_buffer = 1 << 19;
+
+}  // namespace
 
 StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dimensions,
                              std::size_t element_size)
@@ -21,9 +31,32 @@ StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dim
             dimensions_.push_back(dimension);
         }
     }
+    std::size_t fast = dimensions_.empty() ? 0 : dimensions_.size() - 1;
+    for (std::size_t d = fast; d-- > 0;) {
+        const auto inner = std::abs(dimensions_[fast].stride);
+        const auto outer = std::abs(dimensions_[d].stride);
+        if (inner > static_cast<std::int64_t>(element_size) && outer != 0 && outer < inner)
+            fast = d;
+    }
+    for (std::size_t d = fast + 1; d < dimensions_.size(); ++d)
+        row_ *= static_cast<std::size_t>(dimensions_[d].size);
+    if (!dimensions_.empty()) fast_ = dimensions_[fast];
+    if (row_ > 1)
+        at_once_ = std::clamp(line_bytes / element_size_ * row_, usual_buffer / element_size_,
+                              large_buffer / element_size_);
     contiguous_ =
         dimensions_.empty() || (dimensions_.size() == 1 &&
                                 dimensions_[0].stride == static_cast<std::int64_t>(element_size));
+}
+
+std::byte* StridedReader::scratch(std::size_t bytes) {
+    thread_local std::unique_ptr<std::byte[]> memory;
+    thread_local std::size_t size = 0;
+    if (bytes > size) {
+        memory.reset(new (std::nothrow) std::byte[bytes]);
+        size = memory ? bytes : 0;
+    }
+    return memory.get();
 }
 
 template <class F>
@@ -56,23 +89,130 @@ void StridedReader::each_row(std::size_t start, std::size_t count, const F& body
 
 namespace {
 
+constexpr std::int64_t prefetch_columns = 16;
+
 template <class Word>
-void copy_row(const std::byte* source, std::int64_t stride, std::size_t count, std::byte* out) {
-    for (std::size_t i = 0; i < count; ++i)
-        std::memcpy(out + i * sizeof(Word), source + static_cast<std::int64_t>(i) * stride,
-                    sizeof(Word));
+Word load(const std::byte* source) {
+    Word word;
+    std::memcpy(&word, source, sizeof(Word));
+    return word;
+}
+
+template <class Word>
+constexpr std::size_t line_size = line_bytes / sizeof(Word);
+
+// tile[r][c] = the element r of the line at source + c * stride, for a square of `line_size`.
+void transpose_lines(const std::byte* source, std::int64_t stride, std::uint32_t* tile) {
+    using Four = std::uint32_t __attribute__((vector_size(16)));
+    for (std::size_t c = 0; c < line_size<std::uint32_t>; c += 4, source += 4 * stride) {
+        for (std::int64_t column = 0; column < 4; ++column)
+            __builtin_prefetch(source + (prefetch_columns + column) * stride);
+        for (std::size_t r = 0; r < line_size<std::uint32_t>; r += 4) {
+            const auto* corner = source + r * sizeof(std::uint32_t);
+            const auto a = load<Four>(corner), b = load<Four>(corner + stride);
+            const auto d = load<Four>(corner + 2 * stride), e = load<Four>(corner + 3 * stride);
+            const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+            const Four de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
+            const Four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            const Four de2 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+            const Four rows[] = {__builtin_shufflevector(ab, de, 0, 1, 4, 5),
+                                 __builtin_shufflevector(ab, de, 2, 3, 6, 7),
+                                 __builtin_shufflevector(ab2, de2, 0, 1, 4, 5),
+                                 __builtin_shufflevector(ab2, de2, 2, 3, 6, 7)};
+            for (std::size_t i = 0; i < 4; ++i)
+                std::memcpy(tile + (r + i) * line_size<std::uint32_t> + c, &rows[i], sizeof(Four));
+        }
+    }
+}
+
+void transpose_lines(const std::byte* source, std::int64_t stride, std::uint64_t* tile) {
+    for (std::size_t c = 0; c < line_size<std::uint64_t>; ++c, source += stride) {
+        __builtin_prefetch(source + prefetch_columns * stride);
+        for (std::size_t r = 0; r < line_size<std::uint64_t>; ++r)
+            tile[r * line_size<std::uint64_t> + c] =
+                load<std::uint64_t>(source + r * sizeof(std::uint64_t));
+    }
+}
+
+// out[r * row + c] = the element at source + r * row_stride + c * column_stride. By way of a tile,
+// so that what lies in a cache line is read at once, and so is written.
+template <class Word>
+void copy_block(const std::byte* source, std::int64_t row_stride, std::int64_t column_stride,
+                std::size_t rows, std::size_t columns, std::size_t row, Word* out) {
+    constexpr std::size_t side = line_size<Word>;
+    alignas(line_bytes) Word tile[side * side];
+    for (std::size_t c0 = 0; c0 < columns; c0 += side) {
+        const std::size_t width = std::min(side, columns - c0);
+        for (std::size_t r0 = 0; r0 < rows; r0 += side) {
+            const std::size_t height = std::min(side, rows - r0);
+            const std::byte* corner = source + static_cast<std::int64_t>(r0) * row_stride +
+                                      static_cast<std::int64_t>(c0) * column_stride;
+            Word* next = out + r0 * row + c0;
+            if (height == side && width == side && row_stride == sizeof(Word)) {
+                transpose_lines(corner, column_stride, tile);
+                for (std::size_t r = 0; r < side; ++r)
+                    std::memcpy(next + r * row, tile + r * side, line_bytes);
+                continue;
+            }
+            for (std::size_t c = 0; c < width; ++c, corner += column_stride) {
+                __builtin_prefetch(corner + prefetch_columns * column_stride);
+                for (std::size_t r = 0; r < height; ++r)
+                    next[r * row + c] =
+                        load<Word>(corner + static_cast<std::int64_t>(r) * row_stride);
+            }
+        }
+    }
 }
 
 }  // namespace
 
-void StridedReader::gather(std::size_t start, std::size_t count, void* out) const {
-    auto* next = static_cast<std::byte*>(out);
-    const std::int64_t stride = dimensions_.back().stride;
-    const auto copy = element_size_ == sizeof(float) ? copy_row<float> : copy_row<double>;
-    each_row(start, count, [&](const std::byte* source, std::size_t run) {
-        copy(source, stride, run, next);
-        next += run * element_size_;
-    });
+template <class Word>
+void StridedReader::gather(std::size_t start, std::size_t count, Word* out) const {
+    const std::int64_t last_stride = dimensions_.back().stride;
+    if (row_ == 1) {
+        each_row(start, count, [&](const std::byte* source, std::size_t run) {
+            if (last_stride == sizeof(Word))
+                std::memcpy(out, source, run * sizeof(Word));
+            else
+                for (std::size_t i = 0; i < run; ++i)
+                    out[i] = load<Word>(source + static_cast<std::int64_t>(i) * last_stride);
+            out += run;
+        });
+        return;
+    }
+    // The elements wanted are rows of a plane: the last ones of row `first`, all of the next, and
+    // the first ones of row `last`. So each column has its own first and last row.
+    const std::size_t plane = row_ * static_cast<std::size_t>(fast_.size);
+    while (count > 0) {
+        const std::size_t begin = start % plane;
+        const std::size_t part = std::min(count, plane - begin);
+        const std::size_t end = begin + part;
+        const std::size_t edges[] = {0, std::min(begin % row_, end % row_),
+                                     std::max(begin % row_, end % row_), row_};
+        for (int i = 0; i < 3; ++i) {
+            const std::size_t column = edges[i];
+            const std::size_t first = begin / row_ + (column < begin % row_);
+            const std::size_t last = end / row_ + (column < end % row_);
+            if (edges[i + 1] == column || last <= first) continue;
+            Word* next = out + first * row_ + column - begin;
+            each_row(start - begin + column, edges[i + 1] - column,
+                     [&](const std::byte* source, std::size_t run) {
+                         copy_block(source + static_cast<std::int64_t>(first) * fast_.stride,
+                                    fast_.stride, last_stride, last - first, run, row_, next);
+                         next += run;
+                     });
+        }
+        start += part;
+        count -= part;
+        out += part;
+    }
+}
+
+void StridedReader::gather(std::size_t start, std::size_t count, std::byte* out) const {
+    if (element_size_ == sizeof(std::uint32_t))
+        gather(start, count, reinterpret_cast<std::uint32_t*>(out));
+    else
+        gather(start, count, reinterpret_cast<std::uint64_t*>(out));
 }
 
 void StridedReader::scatter(std::size_t start, std::size_t count, const void* in) const {
@@ -93,11 +233,14 @@ void StridedReader::fill_zero(std::size_t start, std::size_t count) const {
         return;
     }
     const std::int64_t stride = dimensions_.back().stride;
-    each_row(start, count, [&](const std::byte* row, std::size_t run) {
-        for (std::size_t i = 0; i < run; ++i)
-            std::memset(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride, 0,
-                        element_size_);
-    });
+    const auto fill = [&](auto zero) {
+        each_row(start, count, [&](const std::byte* row, std::size_t run) {
+            for (std::size_t i = 0; i < run; ++i)
+                std::memcpy(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride,
+                            &zero, sizeof(zero));
+        });
+    };
+    element_size_ == sizeof(float) ? fill(0.0f) : fill(0.0);
 }
 
 }  // namespace fastopt

@@ -2,6 +2,7 @@
 // parameter's.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -26,16 +27,25 @@ public:
     bool contiguous() const { return contiguous_; }
     void move(const void* data) { data_ = static_cast<const std::byte*>(data); }
 
+    // How many elements should be read at once, for their cache lines to be read once: 1, where it
+    // does not matter.
+    std::size_t at_once() const { return at_once_; }
+
     // Calls body(pointer, count) for runs of [start, start + count) that lie one after another in
-    // memory: all of it where the array is contiguous, else copies of `run_size` elements at a
-    // time.
-    static constexpr std::size_t run_size = 1024;
+    // memory: all of it where the array is contiguous, else a part at a time, copied.
     template <class F>
     void each_run(std::size_t start, std::size_t count, const F& body) const {
         if (contiguous_) return body(data_ + start * element_size_, count);
-        alignas(64) std::byte buffer[run_size * sizeof(double)];
+        alignas(64) std::byte small[small_buffer];
+        std::byte* buffer = small;
+        std::size_t run_size = small_buffer / element_size_;
+        if (const std::size_t wanted = std::min(count, at_once_); wanted > run_size)
+            if (std::byte* large = scratch(wanted * element_size_)) {
+                buffer = large;
+                run_size = wanted;
+            }
         for (const std::size_t end = start + count; start < end; start += run_size) {
-            const std::size_t part = end - start < run_size ? end - start : run_size;
+            const std::size_t part = std::min(run_size, end - start);
             gather(start, part, buffer);
             body(buffer, part);
         }
@@ -56,7 +66,15 @@ public:
     void fill_zero(std::size_t start, std::size_t count) const;
 
 private:
-    void gather(std::size_t start, std::size_t count, void* out) const;
+    static constexpr std::size_t small_buffer = 32768;  // bytes
+    static constexpr std::size_t large_buffer = 1 << 21;
+
+    // Memory of this thread's own, or nullptr.
+    static std::byte* scratch(std::size_t bytes);
+
+    void gather(std::size_t start, std::size_t count, std::byte* out) const;
+    template <class Word>
+    void gather(std::size_t start, std::size_t count, Word* out) const;
     void scatter(std::size_t start, std::size_t count, const void* in) const;
 
     // Calls body(pointer to the first, count) for runs along the last dimension.
@@ -67,6 +85,11 @@ private:
     std::vector<Dimension> dimensions_;
     std::size_t element_size_ = 0;
     bool contiguous_ = true;
+    // The dimension whose elements lie closest, and the elements between two of them in the given
+    // order: 1 if it is the last dimension.
+    Dimension fast_{};
+    std::size_t row_ = 1;
+    std::size_t at_once_ = 1;
 };
 
 }  // namespace fastopt

@@ -11,15 +11,33 @@ namespace fastopt {
 
 double square_root(double x) { return std::sqrt(x); }
 
-void SquareSums::add(const GradView& grad, const Piece& piece, std::size_t number, double scale) {
-    const auto add_squares = kernels().add_squares[static_cast<int>(grad.type)];
-    double lanes[norm_lanes] = {};
-    grad.reader.each_run(piece.start, piece.count, [&](const std::byte* data, std::size_t count) {
-        add_squares(data, count, scale, lanes);
-    });
+namespace {
+
+double take_sum(double (&lanes)[norm_lanes]) {
     for (std::size_t half = norm_lanes / 2; half > 0; half /= 2)
         for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    partial_[number] = lanes[0];
+    const double sum = lanes[0];
+    std::fill(std::begin(lanes), std::end(lanes), 0.0);
+    return sum;
+}
+
+}  // namespace
+
+void SquareSums::add(const GradView& grad, const Piece& piece, double scale) {
+    const auto add_squares = kernels().add_squares[static_cast<int>(grad.type)];
+    double lanes[norm_lanes] = {};
+    std::size_t done = 0;  // of the piece
+    grad.reader.each_run(piece.start, piece.count, [&](const std::byte* data, std::size_t count) {
+        for (const std::size_t end = done + count; done < end;) {
+            const std::size_t chunk = done / tuning.chunk_size;
+            const std::size_t chunk_end = std::min((chunk + 1) * tuning.chunk_size, piece.count);
+            const std::size_t part = std::min(end, chunk_end) - done;
+            add_squares(data, part, scale, lanes);
+            data += part * size_of(grad.type);
+            done += part;
+            if (done == chunk_end) partial_[piece.chunk + chunk] = take_sum(lanes);
+        }
+    });
 }
 
 double SquareSums::total() const {
@@ -30,14 +48,12 @@ double SquareSums::total() const {
 
 Norm total_norm(const std::vector<GradView>& grads) {
     Grid grid;
-    for (const GradView& grad : grads) grid.add(grad.count);
+    for (const GradView& grad : grads) grid.add(grad.count, grad.reader.at_once());
     SquareSums sums;
-    sums.start(grid.pieces());
+    sums.start(grid.chunks());
     const auto grad_of = [&](std::size_t tensor) -> const GradView& { return grads[tensor]; };
-    parallel_for(grid.shares(), grid.elements() < serial_size, [&](std::size_t share) {
-        grid.each(share, [&](const Piece& piece, std::size_t number) {
-            sums.add(grad_of(piece.tensor), piece, number);
-        });
+    parallel_for(grid.shares(), grid.elements() < tuning.serial_size, [&](std::size_t share) {
+        grid.each(share, [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece); });
     });
     Norm norm;
     with_default_floating_point([&] { norm = norm_of(sums, grid, grad_of); });
@@ -49,9 +65,9 @@ namespace {
 void change_all(const std::vector<GradView>& grads,
                 void (*const (&change)[type_count])(void*, std::size_t, double), double number) {
     Grid grid;
-    for (const GradView& grad : grads) grid.add(grad.count);
-    parallel_for(grid.shares(), grid.elements() < serial_size, [&](std::size_t share) {
-        grid.each(share, [&](const Piece& piece, std::size_t) {
+    for (const GradView& grad : grads) grid.add(grad.count, grad.reader.at_once());
+    parallel_for(grid.shares(), grid.elements() < tuning.serial_size, [&](std::size_t share) {
+        grid.each(share, [&](const Piece& piece) {
             const GradView& grad = grads[piece.tensor];
             grad.reader.change_runs(piece.start, piece.count, [&](void* x, std::size_t count) {
                 change[static_cast<int>(grad.type)](x, count, number);

@@ -18,14 +18,14 @@ struct GradView {
 
 double square_root(double x);
 
-// Sums of squares, a partial sum for each piece of a grid, added up in the order of the pieces.
+// Sums of squares, a partial sum for each chunk of a grid, added up in their order.
 class SquareSums {
 public:
-    // Forgets the partial sums and makes room for those of `pieces`.
-    void start(std::size_t pieces) { partial_.assign(pieces, 0.0); }
+    // Forgets the partial sums and makes room for those of `chunks`.
+    void start(std::size_t chunks) { partial_.assign(chunks, 0.0); }
 
-    // Fills the partial sum of one piece; different pieces may be added by different threads.
-    void add(const GradView& grad, const Piece& piece, std::size_t number, double scale = 1.0);
+    // Fills the partial sums of one piece; different pieces may be added by different threads.
+    void add(const GradView& grad, const Piece& piece, double scale = 1.0);
 
     double total() const;
 
@@ -49,11 +49,10 @@ Norm norm_of(SquareSums& sums, const Grid& grid, const GradOf& grad_of) {
     const double plain = sums.total();
     if (SquareSums::in_range(plain)) return {square_root(plain), true};
     for (const double scale : {0x1p700, 0x1p-600}) {
-        sums.start(grid.pieces());
+        sums.start(grid.chunks());
         for (std::size_t share = 0; share < grid.shares(); ++share)
-            grid.each(share, [&](const Piece& piece, std::size_t number) {
-                sums.add(grad_of(piece.tensor), piece, number, scale);
-            });
+            grid.each(share,
+                      [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece, scale); });
         const double sum = sums.total();
         if (SquareSums::in_range(sum)) return {square_root(sum) / scale, true};
     }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -18,6 +19,7 @@
 #include <thread>
 
 #include "threads.hpp"
+#include "tuning.hpp"
 
 #include <pthread.h>
 #include <sched.h>
@@ -67,14 +69,49 @@ constexpr int wanted_shift = 16;
 constexpr std::uint64_t wanted_mask = 0xffff;
 constexpr std::uint64_t open_bit = std::uint64_t{1} << 32;
 constexpr int job_shift = 33;
-constexpr int max_workers = 0xffff;
-constexpr int worker_spins = 2000;  // about 50 us: the time between the steps of a small model
+constexpr int max_workers = 1023;
 constexpr int caller_spins = 2000;  // then yield: a worker inside may have lost its core
 
 enum class Stage {
     first,
     second,
     over
+};
+
+int current_cpu() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+// A worker that has woken up on the caller's core would only take turns with the caller. The system
+// puts it there when a thread of the host (a BLAS waiting for work) spins on each of the others,
+// and tends to keep it there. So the worker leaves.
+class CoreChoice {
+public:
+    void leave([[maybe_unused]] int cpu) {
+#if defined(__linux__)
+        if (cpu < 0 || current_cpu() != cpu) return;
+        cpu_set_t allowed;
+        if (pthread_getaffinity_np(pthread_self(), sizeof(allowed), &allowed) != 0) return;
+        if (left_ >= 0) CPU_SET(left_, &allowed);
+        CPU_CLR(cpu, &allowed);
+        if (CPU_COUNT(&allowed) == 0) return;
+        if (pthread_setaffinity_np(pthread_self(), sizeof(allowed), &allowed) == 0) left_ = cpu;
+#endif
+    }
+
+private:
+    [[maybe_unused]] int left_ = -1;  // the core that this worker may not use at present
+};
+
+// The indices that one thread of a team begins with, and others help with when theirs are done: so
+// a thread meets the same memory in every step, which may still be in its cache.
+struct alignas(64) Range {
+    std::atomic<std::size_t> next{0};
+    std::size_t end = 0;
 };
 
 class Pool {
@@ -85,8 +122,10 @@ public:
         if (!turn.owns_lock()) return false;
         const int wanted = grow(std::min(threads - 1, max_workers));
         job_ = &job;
-        next_[0].store(0, std::memory_order_relaxed);
-        next_[1].store(0, std::memory_order_relaxed);
+        caller_cpu_ = current_cpu();
+        ranges_ = static_cast<std::size_t>(wanted) + 1;
+        share_out(job.first.count, first_ranges_);
+        share_out(job.second.count, second_ranges_);
         done_.store(0, std::memory_order_relaxed);
         stage_.store(Stage::first, std::memory_order_relaxed);
         ++number_;
@@ -96,7 +135,7 @@ public:
             const std::lock_guard<std::mutex> lock(sleep_);
             wake_.notify_all();
         }
-        work();
+        work(0);
         gate_.fetch_and(~open_bit, std::memory_order_acq_rel);
         for (int spin = 0; gate_.load(std::memory_order_acquire) & inside_mask; ++spin)
             spin < caller_spins ? relax() : static_cast<void>(sched_yield());
@@ -104,10 +143,19 @@ public:
     }
 
 private:
-    void work() {
+    void share_out(std::size_t count, Range* ranges) const {
+        const std::size_t part = count / ranges_, rest = count % ranges_;
+        for (std::size_t r = 0, begin = 0; r < ranges_; ++r) {
+            ranges[r].next.store(begin, std::memory_order_relaxed);
+            ranges[r].end = begin += part + (r < rest);
+        }
+    }
+
+    // As member number `who` of the team; the caller is number 0.
+    void work(std::size_t who) {
         const DefaultFloatingPoint scope;
         const detail::Job& job = *job_;
-        const std::size_t finished = run_loop(job.first, next_[0]);
+        const std::size_t finished = run_loop(job.first, first_ranges_, who);
         if (job.between == nullptr) return;
         // Whoever finishes the last index of the first loop decides about the second.
         if (finished > 0 &&
@@ -117,15 +165,18 @@ private:
         Stage stage = Stage::first;
         for (int spin = 0; (stage = stage_.load(std::memory_order_acquire)) == Stage::first; ++spin)
             spin < caller_spins ? relax() : static_cast<void>(sched_yield());
-        if (stage == Stage::second) run_loop(job.second, next_[1]);
+        if (stage == Stage::second) run_loop(job.second, second_ranges_, who);
     }
 
     // Takes indices while there are any; returns how many.
-    static std::size_t run_loop(const detail::Loop& loop, std::atomic<std::size_t>& next) {
+    std::size_t run_loop(const detail::Loop& loop, Range* ranges, std::size_t who) const {
         std::size_t taken = 0;
-        for (std::size_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < loop.count;
-             ++taken)
-            loop.body(loop.context, index);
+        for (std::size_t i = 0; i < ranges_; ++i) {
+            Range& range = ranges[(who + i) % ranges_];
+            for (std::size_t index;
+                 (index = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end; ++taken)
+                loop.body(loop.context, index);
+        }
         return taken;
     }
 
@@ -154,12 +205,18 @@ private:
     }
 
     [[noreturn]] void serve(int number) {
+        using Clock = std::chrono::steady_clock;
         std::uint64_t seen = 0;
+        bool spin = true;
+        CoreChoice cores;
         while (true) {
             std::uint64_t gate = gate_.load(std::memory_order_acquire);
-            for (int spin = 0; !is_call(gate, number, seen) && spin < worker_spins; ++spin) {
-                relax();
-                gate = gate_.load(std::memory_order_acquire);
+            const auto limit = Clock::now() + std::chrono::nanoseconds(tuning.spin_ns);
+            while (spin && !is_call(gate, number, seen) && Clock::now() < limit) {
+                for (int i = 0; i < 8 && !is_call(gate, number, seen); ++i) {
+                    relax();
+                    gate = gate_.load(std::memory_order_acquire);
+                }
             }
             if (!is_call(gate, number, seen)) {
                 std::unique_lock<std::mutex> lock(sleep_);
@@ -167,12 +224,16 @@ private:
                 wake_.wait(lock, [&] { return is_call(gate = gate_.load(), number, seen); });
                 sleepers_.fetch_sub(1);
             }
+            // Jobs that come seldom find a sleeping worker: it leaves its core to the host, whose
+            // own threads (BLAS) want it between two steps.
+            spin = Clock::now() < limit;
             while (is_call(gate, number, seen)) {
                 if (!gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel,
                                                  std::memory_order_acquire))
                     continue;
                 seen = gate >> job_shift;
-                work();
+                cores.leave(caller_cpu_);
+                work(static_cast<std::size_t>(number) + 1);
                 gate_.fetch_sub(1, std::memory_order_acq_rel);
             }
         }
@@ -182,8 +243,10 @@ private:
     int workers_ = 0;
     std::uint64_t number_ = 0;  // of the job
     const detail::Job* job_ = nullptr;
-    alignas(64) std::atomic<std::size_t> next_[2] = {};  // the next index of each loop
-    std::atomic<std::size_t> done_{0};                   // indices of the first loop
+    int caller_cpu_ = -1;
+    std::size_t ranges_ = 1;  // of the team; each loop has its own
+    Range first_ranges_[max_workers + 1], second_ranges_[max_workers + 1];
+    alignas(64) std::atomic<std::size_t> done_{0};  // indices of the first loop
     std::atomic<Stage> stage_{Stage::first};
     alignas(64) std::atomic<std::uint64_t> gate_{0};
     std::mutex sleep_;

@@ -27,7 +27,8 @@ void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Pie
 
 void Stepper::cut() {
     grid_.clear();
-    for (const TensorUpdate& tensor : tensors) grid_.add(tensor.grad.count);
+    for (const TensorUpdate& tensor : tensors)
+        grid_.add(tensor.grad.count, tensor.grad.reader.at_once());
     coefficients_.resize(tensors.size());
 }
 
@@ -45,13 +46,13 @@ void Stepper::prepare(const Optimizer& kernel) {
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
     const Optimizer& kernel = kernels().optimizers[optimizer];
-    const bool small = grid_.elements() < serial_size;
+    const bool small = grid_.elements() < tuning.serial_size;
     const auto multiply = [&](double factor) {
         if (factor != 1.0)
             for (Coefficients& coefficients : coefficients_) coefficients.grad_factor *= factor;
     };
     const auto update = [&](std::size_t share) {
-        grid_.each(share, [&](const Piece& piece, std::size_t) {
+        grid_.each(share, [&](const Piece& piece) {
             update_piece(kernel, tensors[piece.tensor], piece, coefficients_[piece.tensor],
                          options.zero);
         });
@@ -65,14 +66,12 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
         parallel_for(grid_.shares(), small, update);
         return result;
     }
-    squares_.start(grid_.pieces());
+    squares_.start(grid_.chunks());
     const auto grad_of = [&](std::size_t tensor) -> const GradView& {
         return tensors[tensor].grad;
     };
     const auto add_squares = [&](std::size_t share) {
-        grid_.each(share, [&](const Piece& piece, std::size_t number) {
-            squares_.add(grad_of(piece.tensor), piece, number);
-        });
+        grid_.each(share, [&](const Piece& piece) { squares_.add(grad_of(piece.tensor), piece); });
     };
     const auto decide = [&] {
         const Norm norm = norm_of(squares_, grid_, grad_of);

@@ -5,8 +5,13 @@ from fastopt._types import FloatArray, Group, IntArray
 
 __version__: str
 compiler: str
-chunk_size: int
-serial_size: int
+
+class Tuning:
+    chunk_size: int
+    serial_size: int
+    spin_ns: int
+
+tuning: Tuning
 
 def available_isas() -> list[str]: ...
 def active_isa() -> str: ...
