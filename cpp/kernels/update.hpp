@@ -36,7 +36,7 @@ template <class T>
 void prefetch_block(const T* block) {
     const auto* ahead = reinterpret_cast<const char*>(block) + prefetch_distance;
     for (std::size_t line = 0; line < block_bytes; line += 64)
-        __builtin_prefetch(ahead + line, 0, 2);
+        __builtin_prefetch(ahead + line, 0, 3);
 }
 
 template <class T, class Rule>
