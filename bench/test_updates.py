@@ -22,11 +22,11 @@ def test_step(case: Case, peer: str, benchmark: Any) -> None:
     params, grads = (
         [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes] for _ in range(2)
     )
-    step = make_step(peer, case, params, grads)
-    if step is None:
+    runner = make_step(peer, case, params, grads)
+    if runner is None:
         pytest.skip(f"{peer} has no {case}")
     benchmark.group = str(case)
-    benchmark(step)
+    benchmark(runner.step)
     if benchmark.stats is not None:
         speed = case.bytes_moved / benchmark.stats["median"] / 1e9
         benchmark.extra_info["GB/s"] = round(speed, 2)

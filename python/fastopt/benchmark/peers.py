@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastopt as fo
 from fastopt._types import FloatArray
@@ -13,38 +19,152 @@ from fastopt.benchmark.cases import Case
 
 torch: Any = import_module("torch") if find_spec("torch") else None
 
-PEERS = ["fastopt", "reference", *(["torch fused", "torch foreach"] if torch else [])]
-FUSED = ("SGD", "Adam", "AdamW")  # torch has no fused RMSprop
+
+class Runner(NamedTuple):
+    """An optimizer of some peer with its arrays."""
+
+    step: Callable[[], object]
+    params: Callable[[], Sequence[FloatArray]]
+
+
+Maker = Callable[[Case, Sequence[FloatArray], Sequence[FloatArray]], "Runner | None"]
 
 
 def make_step(
     peer: str, case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Callable[[], object] | None:
-    """Return a call that takes one step of the peer's optimizer, or None if it has none such.
+) -> Runner | None:
+    """Return one step of the peer's optimizer, or None if it has none such.
 
-    `params` are updated in place; torch shares their memory.
+    The arrays are the peer's from now on; most update `params` in place.
     """
-    if peer in ("fastopt", "reference"):
-        module = fo if peer == "fastopt" else fo.reference
-        optimizer = getattr(module, case.optimizer)(list(params), **case.options)
-        gradients = list(grads)
-        return lambda: optimizer.step(gradients, max_norm=case.max_norm)
-    if peer == "torch fused" and case.optimizer not in FUSED:
+    return PEERS[peer](case, params, grads)
+
+
+def _ours(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
+    return _numpy(fo, case, params, grads)
+
+
+def _reference(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
+    return _numpy(fo.reference, case, params, grads)
+
+
+def _numpy(
+    module: Any, case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+) -> Runner:
+    optimizer = getattr(module, case.optimizer)(list(params), **case.options)
+    gradients = list(grads)
+    return Runner(lambda: optimizer.step(gradients, max_norm=case.max_norm), lambda: params)
+
+
+def _torch(kind: str) -> Maker:
+    def make(
+        case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+    ) -> Runner | None:
+        if kind == "fused" and case.optimizer == "RMSprop":  # torch has none
+            return None
+        optimizer = getattr(torch.optim, case.optimizer)
+        return _on_tensors(
+            lambda t: optimizer(t, **case.options, **{kind: True}), case, params, grads
+        )
+
+    return make
+
+
+def _deepspeed(
+    case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+) -> Runner | None:
+    if case.optimizer not in ("Adam", "AdamW"):
         return None
-    if not hasattr(torch.optim, case.optimizer):
-        return None
+    decoupled = case.optimizer == "AdamW"
+    options = {"adamw_mode": decoupled, "weight_decay": 0.01 * decoupled} | case.options
+    optimizer = _cpu_adam()
+    return optimizer and _on_tensors(lambda t: optimizer(t, **options), case, params, grads)
+
+
+def _on_tensors(
+    make: Callable[[list[Any]], Any],
+    case: Case,
+    params: Sequence[FloatArray],
+    grads: Sequence[FloatArray],
+) -> Runner:
+    """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory."""
     torch.set_num_threads(fo.get_num_threads())
     tensors = [torch.nn.Parameter(torch.from_numpy(param)) for param in params]
     for tensor, grad in zip(tensors, grads, strict=True):
         tensor.grad = torch.from_numpy(grad)
-    kind = peer.removeprefix("torch ")
-    stepper = getattr(torch.optim, case.optimizer)(tensors, **case.options, **{kind: True})
+    optimizer = make(tensors)
     if case.max_norm is None:
-        step: Callable[[], object] = stepper.step
-        return step
+        return Runner(optimizer.step, lambda: params)
 
     def clip_and_step() -> None:
         torch.nn.utils.clip_grad_norm_(tensors, case.max_norm)
-        stepper.step()
+        optimizer.step()
 
-    return clip_and_step
+    return Runner(clip_and_step, lambda: params)
+
+
+@cache
+def _cpu_adam() -> Any:
+    """Return DeepSpeed's CPUAdam, or None if it cannot be built; it compiles at its first use."""
+    scripts = sysconfig.get_path("scripts")  # ninja lies here, also if no environment is active
+    os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
+    try:
+        with _quiet():
+            optimizer = import_module("deepspeed.ops.adam").DeepSpeedCPUAdam
+            optimizer([torch.nn.Parameter(torch.zeros(1))])
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(
+                fo.get_num_threads(), user_api="openmp"
+            )  # it has a runtime of its own
+    except Exception as error:  # a compiler that is not there, a header ...
+        reason = str(error).strip().splitlines()[-1:]
+        warnings.warn(f"DeepSpeed's CPUAdam cannot be built: {reason}", stacklevel=2)
+        return None
+    return optimizer
+
+
+def _optax(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner | None:
+    jax, optax = import_module("jax"), import_module("optax")
+    options = {
+        "SGD": {"learning_rate": 1e-3},
+        "RMSprop": {"learning_rate": 1e-2, "decay": 0.99, "eps_in_sqrt": False},
+        "Adam": {"learning_rate": 1e-3},
+        "AdamW": {"learning_rate": 1e-3, "weight_decay": 0.01},
+    }[case.optimizer] | {k: v for k, v in case.options.items() if k != "lr"}
+    transform = getattr(optax, case.optimizer.lower())(**options)
+    if case.max_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(case.max_norm), transform)
+    cpu = jax.devices("cpu")[0]
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jitted = jax.jit(update, donate_argnums=(1, 2))
+    gradients = jax.device_put(list(grads), cpu)
+    now = [jax.device_put(list(params), cpu)]
+    now.append(jax.jit(transform.init)(now[0]))
+
+    def step() -> None:
+        now[:] = jitted(gradients, now[1], now[0])
+        jax.block_until_ready(now)
+
+    return Runner(step, lambda: [jax.device_get(param) for param in now[0]])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what a library prints to standard error, and ignore its warnings."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        yield
+
+
+PEERS: dict[str, Maker] = {
+    "fastopt": _ours,
+    "reference": _reference,
+    **({"torch fused": _torch("fused"), "torch foreach": _torch("foreach")} if torch else {}),
+    **({"DeepSpeed": _deepspeed} if torch and find_spec("deepspeed") else {}),
+    **({"jitted optax": _optax} if find_spec("jax") and find_spec("optax") else {}),
+}

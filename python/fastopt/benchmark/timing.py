@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
 import fastopt as fo
 from fastopt._types import FloatArray
 from fastopt.benchmark.cases import Case
-from fastopt.benchmark.peers import PEERS, make_step
+from fastopt.benchmark.peers import PEERS, make_step, torch
 
 BLOCK_SECONDS = 5e-3  # calls of one peer are timed in blocks of at least this
+PAUSE_SECONDS = 1e-2  # before each block: idle threads of the peer before go to sleep
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Result:
     case: Case
     seconds: dict[str, float]  # of one step, by peer
     ratios: dict[str, float]  # the peer's time over fastopt's, by peer
+    between: dict[str, float] = field(default_factory=dict)  # seconds of the matmul, by peer
 
     @property
     def gigabytes_per_second(self) -> float:
@@ -67,7 +69,7 @@ def measure_bandwidth(elements: int = 64 << 20, rounds: int = 9) -> Bandwidth:
         )
 
 
-def measure_case(case: Case, peers: Sequence[str] = PEERS, seconds: float = 2.0) -> Result:
+def measure_case(case: Case, peers: Iterable[str] = PEERS, seconds: float = 2.0) -> Result:
     """Time a step of `case` by all `peers` that have it, for about `seconds` in all.
 
     Before that, two steps of each are compared with the reference: fastopt's must be equal.
@@ -75,37 +77,70 @@ def measure_case(case: Case, peers: Sequence[str] = PEERS, seconds: float = 2.0)
     steps: dict[str, Callable[[], object]] = {}
     expected: list[FloatArray] = []
     for peer in peers:
-        params, grads = _arrays(case, 0), _arrays(case, 1)
-        step = make_step(peer, case, params, grads)
-        if step is None:
+        runner = make_step(peer, case, _arrays(case, 0), _arrays(case, 1))
+        if runner is None:
             continue
         if not expected:
             expected = _expected(case)
         if peer.startswith("torch"):
             # Its first call on a team of threads has been seen to give roots of 12 bits.
-            warm = make_step(peer, case, _arrays(case, 2), _arrays(case, 3))
+            small = replace(case, shapes=[(1 << 16,)])
+            warm = make_step(peer, small, _arrays(small, 2), _arrays(small, 3))
             assert warm is not None
-            warm()
+            warm.step()
         for _ in range(2):
-            step()
-        _compare(peer, [p.ravel()[:: _stride(p)] for p in params], expected)
-        steps[peer] = step
+            runner.step()
+        _compare(peer, [p.ravel()[:: _stride(p)] for p in runner.params()], expected)
+        steps[peer] = runner.step
+    return _time(case, steps, seconds)
+
+
+def _time(case: Case, steps: dict[str, Callable[[], object]], seconds: float) -> Result:
+    matmul = _matmul(case.between)
     calls = {peer: _calls(step) for peer, step in steps.items()}
     times: dict[str, list[float]] = {peer: [] for peer in steps}
+    others: dict[str, list[float]] = {peer: [] for peer in ([*steps, "alone"] if matmul else [])}
     begin = perf_counter()
     while len(times["fastopt"]) < 5 or perf_counter() - begin < seconds:
         for peer, step in steps.items():
-            step()  # threads of the peer before may still be waiting for work
-            block = perf_counter()
-            for _ in range(calls[peer]):
-                step()
-            times[peer].append((perf_counter() - block) / calls[peer])
+            sleep(PAUSE_SECONDS)
+            step()
+            if matmul is None:
+                times[peer].append(_block(step, calls[peer]))
+                continue
+            pairs = [(_block(matmul, 1), _block(step, 1)) for _ in range(2 * calls[peer])]
+            others[peer].append(median(pair[0] for pair in pairs))
+            times[peer].append(median(pair[1] for pair in pairs))
+        if matmul is not None:
+            matmul()
+            others["alone"].append(_block(matmul, calls["fastopt"]))
     ratios = {
         peer: median(t / ours for t, ours in zip(times[peer], times["fastopt"], strict=True))
         for peer in steps
         if peer != "fastopt"
     }
-    return Result(case, {peer: median(values) for peer, values in times.items()}, ratios)
+    return Result(
+        case,
+        {peer: median(values) for peer, values in times.items()},
+        ratios,
+        {peer: median(values) for peer, values in others.items()},
+    )
+
+
+def _block(call: Callable[[], object], calls: int) -> float:
+    """Return the seconds of one of some calls in a row."""
+    begin = perf_counter()
+    for _ in range(calls):
+        call()
+    return (perf_counter() - begin) / calls
+
+
+def _matmul(whose: str | None) -> Callable[[], object] | None:
+    a, b, out = (np.ones((512, 512), np.float32) for _ in range(3))
+    if whose == "torch":
+        x, y, z = map(torch.from_numpy, (a, b, out))
+        return lambda: torch.mm(x, y, out=z)
+    return None if whose is None else lambda: np.matmul(a, b, out=out)
 
 
 def _arrays(case: Case, seed: int) -> list[FloatArray]:
@@ -123,10 +158,10 @@ def _expected(case: Case) -> list[FloatArray]:
     if case.max_norm is None:
         params = [p.ravel()[:: _stride(p)].copy() for p in params]
         grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
-    step = make_step("reference", case, params, grads)
-    assert step is not None
+    runner = make_step("reference", case, params, grads)
+    assert runner is not None
     for _ in range(2):
-        step()
+        runner.step()
     if case.max_norm is None:
         return params
     return [p.ravel()[:: _stride(p)] for p in params]
@@ -134,10 +169,10 @@ def _expected(case: Case) -> list[FloatArray]:
 
 def _compare(peer: str, got: Sequence[FloatArray], expected: Sequence[FloatArray]) -> None:
     for x, y in zip(got, expected, strict=True):
-        if peer.startswith("torch"):
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
-        else:
+        if peer in ("fastopt", "reference"):
             np.testing.assert_array_equal(x, y, err_msg=peer)
+        else:
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
 
 
 def _calls(step: Callable[[], object]) -> int:
