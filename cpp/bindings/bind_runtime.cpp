@@ -19,6 +19,8 @@ void bind_runtime(py::module_& module) {
     py::class_<Tuning>(module, "Tuning")
         .def_readwrite("chunk_size", &Tuning::chunk_size)
         .def_readwrite("serial_size", &Tuning::serial_size)
+        .def_readwrite("wake_size", &Tuning::wake_size)
+        .def_readwrite("turn_size", &Tuning::turn_size)
         .def_readwrite("spin_ns", &Tuning::spin_ns);
     module.attr("tuning") = py::cast(&tuning, py::return_value_policy::reference);
     module.def("available_isas", &available_isas);

@@ -42,9 +42,9 @@ double run(const CrossEntropyBatch& batch) {
     const std::size_t rows_at_once =
         std::max<std::size_t>(1, tuning.chunk_size / std::max<std::size_t>(1, batch.classes));
     const std::size_t blocks = (batch.rows + rows_at_once - 1) / rows_at_once;
-    const bool small = batch.rows * batch.classes < tuning.serial_size / 8;
+    const std::size_t work = 8 * batch.rows * batch.classes;
     const auto kernel = kernels().cross_entropy[static_cast<int>(batch.type)];
-    parallel_for(blocks, small, [&](std::size_t index) {
+    parallel_for(blocks, work, [&](std::size_t index) {
         const std::size_t row = index * rows_at_once;
         const std::size_t offset = row * batch.classes;
         CrossEntropyBlock block = whole;

@@ -101,24 +101,34 @@ Word load(const std::byte* source) {
 template <class Word>
 constexpr std::size_t line_size = line_bytes / sizeof(Word);
 
+using Four = std::uint32_t __attribute__((vector_size(16)));
+
+// The elements of `a` (0 to 3) and `b` (4 to 7) with these numbers.
+template <std::uint32_t... number>
+Four pick(Four a, Four b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, number...);
+#else
+    return __builtin_shuffle(a, b, Four{number...});
+#endif
+}
+
 // tile[r][c] = the element r of the line at source + c * stride, for a square of `line_size`.
 void transpose_lines(const std::byte* source, std::int64_t stride, std::uint32_t* tile) {
-    using Four = std::uint32_t __attribute__((vector_size(16)));
     for (std::size_t c = 0; c < line_size<std::uint32_t>; c += 4, source += 4 * stride) {
         for (std::int64_t column = 0; column < 4; ++column)
             __builtin_prefetch(source + (prefetch_columns + column) * stride);
         for (std::size_t r = 0; r < line_size<std::uint32_t>; r += 4) {
-            const auto* corner = source + r * sizeof(std::uint32_t);
-            const auto a = load<Four>(corner), b = load<Four>(corner + stride);
-            const auto d = load<Four>(corner + 2 * stride), e = load<Four>(corner + 3 * stride);
-            const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-            const Four de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
-            const Four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-            const Four de2 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
-            const Four rows[] = {__builtin_shufflevector(ab, de, 0, 1, 4, 5),
-                                 __builtin_shufflevector(ab, de, 2, 3, 6, 7),
-                                 __builtin_shufflevector(ab2, de2, 0, 1, 4, 5),
-                                 __builtin_shufflevector(ab2, de2, 2, 3, 6, 7)};
+            const std::byte* corner = source + r * sizeof(std::uint32_t);
+            Four columns[4];
+            for (std::int64_t i = 0; i < 4; ++i) columns[i] = load<Four>(corner + i * stride);
+            const Four low01 = pick<0, 4, 1, 5>(columns[0], columns[1]);
+            const Four low23 = pick<0, 4, 1, 5>(columns[2], columns[3]);
+            const Four high01 = pick<2, 6, 3, 7>(columns[0], columns[1]);
+            const Four high23 = pick<2, 6, 3, 7>(columns[2], columns[3]);
+            const Four rows[] = {pick<0, 1, 4, 5>(low01, low23), pick<2, 3, 6, 7>(low01, low23),
+                                 pick<0, 1, 4, 5>(high01, high23),
+                                 pick<2, 3, 6, 7>(high01, high23)};
             for (std::size_t i = 0; i < 4; ++i)
                 std::memcpy(tile + (r + i) * line_size<std::uint32_t> + c, &rows[i], sizeof(Four));
         }

@@ -52,7 +52,7 @@ Norm total_norm(const std::vector<GradView>& grads) {
     SquareSums sums;
     sums.start(grid.chunks());
     const auto grad_of = [&](std::size_t tensor) -> const GradView& { return grads[tensor]; };
-    parallel_for(grid.shares(), grid.elements() < tuning.serial_size, [&](std::size_t share) {
+    parallel_for(grid.shares(), grid.elements(), [&](std::size_t share) {
         grid.each(share, [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece); });
     });
     Norm norm;
@@ -66,7 +66,7 @@ void change_all(const std::vector<GradView>& grads,
                 void (*const (&change)[type_count])(void*, std::size_t, double), double number) {
     Grid grid;
     for (const GradView& grad : grads) grid.add(grad.count, grad.reader.at_once());
-    parallel_for(grid.shares(), grid.elements() < tuning.serial_size, [&](std::size_t share) {
+    parallel_for(grid.shares(), grid.elements(), [&](std::size_t share) {
         grid.each(share, [&](const Piece& piece) {
             const GradView& grad = grads[piece.tensor];
             grad.reader.change_runs(piece.start, piece.count, [&](void* x, std::size_t count) {

@@ -1,4 +1,8 @@
-// A persistent pool of threads that spin shortly and then sleep.
+// A persistent pool of threads that sleep, or spin shortly where jobs follow one another closely.
+//
+// Waking up a sleeping thread takes 20 to 60 us, so a job that is over sooner is done by its caller
+// alone, unless others came just before it. A spinning worker yields to the host's threads; where
+// it finds that they want its core it spins no more for a while.
 //
 // One atomic word, the gate, says which job is open and how many workers are inside it:
 //   bits 0-15 workers inside, 16-31 workers wanted, 32 open, 33-63 number of the job.
@@ -17,6 +21,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 #include "threads.hpp"
 #include "tuning.hpp"
@@ -70,6 +75,8 @@ constexpr std::uint64_t wanted_mask = 0xffff;
 constexpr std::uint64_t open_bit = std::uint64_t{1} << 32;
 constexpr int job_shift = 33;
 constexpr int max_workers = 1023;
+constexpr auto core_lost = std::chrono::microseconds(10);  // a yield that took longer
+constexpr int crowded_jobs_first = 16, crowded_jobs_most = 256;
 constexpr int caller_spins = 2000;  // then yield: a worker inside may have lost its core
 
 enum class Stage {
@@ -78,7 +85,7 @@ enum class Stage {
     over
 };
 
-int current_cpu() {
+int current_core() {
 #if defined(__linux__)
     return sched_getcpu();
 #else
@@ -86,73 +93,110 @@ int current_cpu() {
 #endif
 }
 
-// A worker that has woken up on the caller's core would only take turns with the caller. The system
-// puts it there when a thread of the host (a BLAS waiting for work) spins on each of the others,
-// and tends to keep it there. So the worker leaves.
-class CoreChoice {
+// A worker's thread, kept off the core of its caller. The system likes to wake it up there when a
+// thread of the host (a BLAS waiting for work) spins on each of the others: the two would take
+// turns.
+class Worker {
 public:
-    void leave([[maybe_unused]] int cpu) {
+    explicit Worker(pthread_t thread) : thread_(thread) {}
+
+    void avoid([[maybe_unused]] int core) {
 #if defined(__linux__)
-        if (cpu < 0 || current_cpu() != cpu) return;
-        cpu_set_t allowed;
-        if (pthread_getaffinity_np(pthread_self(), sizeof(allowed), &allowed) != 0) return;
-        if (left_ >= 0) CPU_SET(left_, &allowed);
-        CPU_CLR(cpu, &allowed);
-        if (CPU_COUNT(&allowed) == 0) return;
-        if (pthread_setaffinity_np(pthread_self(), sizeof(allowed), &allowed) == 0) left_ = cpu;
+        cpu_set_t cores;
+        if (core < 0 || core == avoided_ ||
+            pthread_getaffinity_np(thread_, sizeof(cores), &cores) != 0)
+            return;
+        if (avoided_ >= 0) CPU_SET(avoided_, &cores);
+        CPU_CLR(core, &cores);
+        if (CPU_COUNT(&cores) > 0 && pthread_setaffinity_np(thread_, sizeof(cores), &cores) == 0)
+            avoided_ = core;
 #endif
     }
 
 private:
-    [[maybe_unused]] int left_ = -1;  // the core that this worker may not use at present
+    [[maybe_unused]] pthread_t thread_;
+    [[maybe_unused]] int avoided_ = -1;
 };
+
+using Clock = std::chrono::steady_clock;
+
+void run_alone(const detail::Job& job) {
+    const DefaultFloatingPoint scope;
+    for (std::size_t index = 0; index < job.first.count; ++index)
+        job.first.body(job.first.context, index);
+    if (job.between == nullptr || !job.between(job.between_context)) return;
+    for (std::size_t index = 0; index < job.second.count; ++index)
+        job.second.body(job.second.context, index);
+}
 
 // The indices that one thread of a team begins with, and others help with when theirs are done: so
 // a thread meets the same memory in every step, which may still be in its cache.
 struct alignas(64) Range {
-    std::atomic<std::size_t> next{0};
-    std::size_t end = 0;
+    std::atomic<std::size_t> taken{0};
+    std::size_t begin = 0, count = 0;
+    bool backwards = false;
 };
 
 class Pool {
 public:
-    // False if another thread's job is running.
-    bool try_run(const detail::Job& job, int threads) {
-        std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    // False if the caller had better do it alone: another thread's job is running, or waking up the
+    // workers takes longer than this one.
+    bool try_run(const detail::Job& job, int threads, std::size_t work) {
+        const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
         if (!turn.owns_lock()) return false;
+        const int crowded = crowded_.load(std::memory_order_relaxed);
+        if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
+        const bool frequent =
+            crowded == 0 && Clock::now() - last_end_ < std::chrono::nanoseconds(tuning.spin_ns);
+        const bool ready = workers() >= threads - 1 && sleepers_.load() == 0;
+        if (!frequent && !ready && work < tuning.wake_size) {
+            run_alone(job);
+            last_end_ = Clock::now();
+            return true;
+        }
         const int wanted = grow(std::min(threads - 1, max_workers));
         job_ = &job;
-        caller_cpu_ = current_cpu();
         ranges_ = static_cast<std::size_t>(wanted) + 1;
-        share_out(job.first.count, first_ranges_);
-        share_out(job.second.count, second_ranges_);
+        // Every other loop begins with what is still in the caches.
+        const bool in_cache = work < tuning.turn_size;
+        share_out(job.first.count, in_cache && backwards_, first_ranges_);
+        share_out(job.second.count, in_cache && !backwards_, second_ranges_);
+        if (job.between == nullptr) backwards_ = !backwards_;
         done_.store(0, std::memory_order_relaxed);
         stage_.store(Stage::first, std::memory_order_relaxed);
+        spinning_.store(frequent, std::memory_order_relaxed);
         ++number_;
         gate_.store(number_ << job_shift | open_bit |
                     static_cast<std::uint64_t>(wanted) << wanted_shift);
         if (sleepers_.load() > 0) {
+            const int core = current_core();
+            for (int i = 0; i < wanted; ++i) workers_[static_cast<std::size_t>(i)].avoid(core);
             const std::lock_guard<std::mutex> lock(sleep_);
             wake_.notify_all();
         }
-        work(0);
+        run_as(0);
         gate_.fetch_and(~open_bit, std::memory_order_acq_rel);
         for (int spin = 0; gate_.load(std::memory_order_acquire) & inside_mask; ++spin)
             spin < caller_spins ? relax() : static_cast<void>(sched_yield());
+        last_end_ = Clock::now();
         return true;
     }
 
 private:
-    void share_out(std::size_t count, Range* ranges) const {
+    void share_out(std::size_t count, bool backwards, Range* ranges) const {
         const std::size_t part = count / ranges_, rest = count % ranges_;
         for (std::size_t r = 0, begin = 0; r < ranges_; ++r) {
-            ranges[r].next.store(begin, std::memory_order_relaxed);
-            ranges[r].end = begin += part + (r < rest);
+            Range& range = ranges[r];
+            range.taken.store(0, std::memory_order_relaxed);
+            range.begin = begin;
+            range.count = part + (r < rest);
+            range.backwards = backwards;
+            begin += range.count;
         }
     }
 
     // As member number `who` of the team; the caller is number 0.
-    void work(std::size_t who) {
+    void run_as(std::size_t who) {
         const DefaultFloatingPoint scope;
         const detail::Job& job = *job_;
         const std::size_t finished = run_loop(job.first, first_ranges_, who);
@@ -173,78 +217,99 @@ private:
         std::size_t taken = 0;
         for (std::size_t i = 0; i < ranges_; ++i) {
             Range& range = ranges[(who + i) % ranges_];
-            for (std::size_t index;
-                 (index = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end; ++taken)
-                loop.body(loop.context, index);
+            for (std::size_t k;
+                 (k = range.taken.fetch_add(1, std::memory_order_relaxed)) < range.count; ++taken)
+                loop.body(loop.context, range.begin + (range.backwards ? range.count - 1 - k : k));
         }
         return taken;
     }
 
+    int workers() const { return static_cast<int>(workers_.size()); }
+
     // Starts workers until there are `wanted`; fewer if the system grants no more.
     int grow(int wanted) {
-        if (workers_ >= wanted) return wanted;
+        if (workers() >= wanted) return wanted;
         sigset_t all, before;  // signals belong to the host's threads
         sigfillset(&all);
         for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         try {
-            while (workers_ < wanted) {
-                std::thread([this, number = workers_] { serve(number); }).detach();
-                ++workers_;
+            while (workers() < wanted) {
+                workers_.reserve(workers_.size() + 1);
+                std::thread thread([this, number = workers()] { serve(number); });
+                workers_.emplace_back(thread.native_handle()).avoid(current_core());
+                thread.detach();
             }
         } catch (const std::exception&) {  // fewer threads, the same result
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        return workers_;
+        return workers();
     }
 
-    // Whether worker `number` should enter the job that `gate` shows, having seen job `seen`.
-    static bool is_call(std::uint64_t gate, int number, std::uint64_t seen) {
-        return (gate & open_bit) != 0 && gate >> job_shift != seen &&
-               static_cast<std::uint64_t>(number) < (gate >> wanted_shift & wanted_mask);
+    // Waits for a new job, but not long. A thread of the host (of a BLAS, between two steps) that
+    // wants this core gets it, and then the workers sleep between the next `patience` jobs.
+    template <class IsNew>
+    std::uint64_t spin(const IsNew& is_new, int& patience) {
+        const auto begin = Clock::now();
+        auto now = begin;
+        while (now - begin < std::chrono::nanoseconds(tuning.spin_ns)) {
+            for (int i = 0; i < 16; ++i) {
+                const std::uint64_t gate = gate_.load(std::memory_order_acquire);
+                if (is_new(gate)) {
+                    patience = crowded_jobs_first;
+                    return gate;
+                }
+                relax();
+            }
+            sched_yield();
+            const auto after = Clock::now();
+            if (after - now > core_lost) {
+                crowded_.store(patience, std::memory_order_relaxed);
+                patience = std::min(2 * patience, crowded_jobs_most);
+                break;
+            }
+            now = after;
+        }
+        return gate_.load(std::memory_order_acquire);
     }
 
     [[noreturn]] void serve(int number) {
-        using Clock = std::chrono::steady_clock;
-        std::uint64_t seen = 0;
-        bool spin = true;
-        CoreChoice cores;
+        std::uint64_t seen = 0;  // the last job that this worker knows of
+        int patience = crowded_jobs_first;
+        const auto is_new = [&](std::uint64_t gate) { return gate >> job_shift != seen; };
         while (true) {
             std::uint64_t gate = gate_.load(std::memory_order_acquire);
-            const auto limit = Clock::now() + std::chrono::nanoseconds(tuning.spin_ns);
-            while (spin && !is_call(gate, number, seen) && Clock::now() < limit) {
-                for (int i = 0; i < 8 && !is_call(gate, number, seen); ++i) {
-                    relax();
-                    gate = gate_.load(std::memory_order_acquire);
-                }
-            }
-            if (!is_call(gate, number, seen)) {
+            if (spinning_.load(std::memory_order_relaxed)) gate = spin(is_new, patience);
+            if (!is_new(gate)) {
                 std::unique_lock<std::mutex> lock(sleep_);
                 sleepers_.fetch_add(1);
-                wake_.wait(lock, [&] { return is_call(gate = gate_.load(), number, seen); });
+                wake_.wait(lock, [&] { return is_new(gate = gate_.load()); });
                 sleepers_.fetch_sub(1);
             }
-            // Jobs that come seldom find a sleeping worker: it leaves its core to the host, whose
-            // own threads (BLAS) want it between two steps.
-            spin = Clock::now() < limit;
-            while (is_call(gate, number, seen)) {
-                if (!gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel,
-                                                 std::memory_order_acquire))
-                    continue;
-                seen = gate >> job_shift;
-                cores.leave(caller_cpu_);
-                work(static_cast<std::size_t>(number) + 1);
-                gate_.fetch_sub(1, std::memory_order_acq_rel);
+            while (is_new(gate)) {
+                const bool is_open = (gate & open_bit) != 0;
+                const auto wanted = static_cast<int>(gate >> wanted_shift & wanted_mask);
+                if (!is_open || number >= wanted) {  // too late, or not for this worker
+                    seen = gate >> job_shift;
+                } else if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel,
+                                                       std::memory_order_acquire)) {
+                    seen = gate >> job_shift;
+                    run_as(static_cast<std::size_t>(number) + 1);
+                    gate_.fetch_sub(1, std::memory_order_acq_rel);
+                }
             }
         }
     }
 
-    std::mutex turn_;  // held by the thread whose job is running
-    int workers_ = 0;
-    std::uint64_t number_ = 0;  // of the job
+    std::mutex turn_;                    // held by the thread whose job is running
+    std::vector<Worker> workers_;        // they never end
+    std::uint64_t number_ = 0;           // of the job
+    Clock::time_point last_end_{};       // of a job, by the callers' clock
+    std::atomic<bool> spinning_{false};  // the last job came soon after the one before
+    std::atomic<int> crowded_{0};        // jobs still to come before workers spin again
     const detail::Job* job_ = nullptr;
-    int caller_cpu_ = -1;
     std::size_t ranges_ = 1;  // of the team; each loop has its own
+    bool backwards_ = false;
     Range first_ranges_[max_workers + 1], second_ranges_[max_workers + 1];
     alignas(64) std::atomic<std::size_t> done_{0};  // indices of the first loop
     std::atomic<Stage> stage_{Stage::first};
@@ -274,17 +339,11 @@ void forget_pool_after_fork() {
         throw std::bad_alloc();
 }
 
-void detail::run(const Job& job, bool small) noexcept {
+void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);
-    const int limit = small || job.first.count == 0 ? 1 : num_threads();
+    const int limit = work < tuning.serial_size ? 1 : num_threads();
     const int threads = static_cast<int>(std::min(widest, static_cast<std::size_t>(limit)));
-    if (threads > 1 && pool().try_run(job, threads)) return;
-    const DefaultFloatingPoint scope;
-    for (std::size_t index = 0; index < job.first.count; ++index)
-        job.first.body(job.first.context, index);
-    if (job.between == nullptr || !job.between(job.between_context)) return;
-    for (std::size_t index = 0; index < job.second.count; ++index)
-        job.second.body(job.second.context, index);
+    if (threads <= 1 || !pool().try_run(job, threads, work)) run_alone(job);
 }
 
 }  // namespace fastopt

@@ -31,33 +31,34 @@ struct Job {
     const void* between_context = nullptr;
     Loop second;
 };
-void run(const Job& job, bool small) noexcept;
+void run(const Job& job, std::size_t work) noexcept;
 }  // namespace detail
 
 // Calls body(index) once for each index in [0, count), on num_threads() threads, or on this one if
-// the work is `small` or the pool is busy with another caller's. Returns when all calls have
-// returned. Each call runs with the default floating-point environment; the caller's is restored.
-// `body` must not throw, and its result must not depend on the order of the calls.
+// the `work`, counted in elements of an update, is small or the pool is busy with another caller's.
+// Returns when all calls have returned. Each call runs with the default floating-point environment;
+// the caller's is restored. `body` must not throw, and its result must not depend on the order of
+// the calls.
 template <class F>
-void parallel_for(std::size_t count, bool small, const F& body) noexcept {
-    detail::run({detail::make_loop(count, body), nullptr, nullptr, {}}, small);
+void parallel_for(std::size_t count, std::size_t work, const F& body) noexcept {
+    detail::run({detail::make_loop(count, body), nullptr, nullptr, {}}, work);
 }
 
 // Two loops in one parallel region. Between them, when all calls of the first have returned,
 // `between` is called once; it returns whether the second runs.
 template <class First, class Between, class Second>
 void parallel_for_twice(std::size_t first_count, const First& first, const Between& between,
-                        std::size_t second_count, const Second& second, bool small) noexcept {
+                        std::size_t second_count, const Second& second, std::size_t work) noexcept {
     const auto call = [](const void* context) { return (*static_cast<const Between*>(context))(); };
     detail::run({detail::make_loop(first_count, first), call, std::addressof(between),
                  detail::make_loop(second_count, second)},
-                small);
+                work);
 }
 
 // Runs `body` on this thread with the default floating-point environment.
 template <class F>
 void with_default_floating_point(const F& body) noexcept {
-    parallel_for(1, true, [&](std::size_t) { body(); });
+    parallel_for(1, 0, [&](std::size_t) { body(); });
 }
 
 }  // namespace fastopt

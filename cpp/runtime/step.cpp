@@ -46,7 +46,6 @@ void Stepper::prepare(const Optimizer& kernel) {
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
     const Optimizer& kernel = kernels().optimizers[optimizer];
-    const bool small = grid_.elements() < tuning.serial_size;
     const auto multiply = [&](double factor) {
         if (factor != 1.0)
             for (Coefficients& coefficients : coefficients_) coefficients.grad_factor *= factor;
@@ -63,7 +62,7 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
             prepare(kernel);
             multiply(1.0 / options.scale);
         });
-        parallel_for(grid_.shares(), small, update);
+        parallel_for(grid_.shares(), grid_.elements(), update);
         return result;
     }
     squares_.start(grid_.chunks());
@@ -90,7 +89,8 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
     if (grid_.shares() == 0)
         with_default_floating_point([&] { decide(); });
     else
-        parallel_for_twice(grid_.shares(), add_squares, decide, grid_.shares(), update, small);
+        parallel_for_twice(grid_.shares(), add_squares, decide, grid_.shares(), update,
+                           grid_.elements());
     return result;
 }
 

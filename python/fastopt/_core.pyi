@@ -9,6 +9,8 @@ compiler: str
 class Tuning:
     chunk_size: int
     serial_size: int
+    wake_size: int
+    turn_size: int
     spin_ns: int
 
 tuning: Tuning
