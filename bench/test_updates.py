@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.benchmark import CASES, PEERS, Case, make_step, measure_case
+from fastopt.benchmark import CASES, PEERS, Case, make_grads, make_params, make_step, measure_case
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -18,11 +17,7 @@ from fastopt.benchmark import CASES, PEERS, Case, make_step, measure_case
     ids=str,
 )
 def test_step(case: Case, peer: str, benchmark: Any) -> None:
-    rng = np.random.default_rng(0)
-    params, grads = (
-        [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes] for _ in range(2)
-    )
-    runner = make_step(peer, case, params, grads)
+    runner = make_step(peer, case, make_params(case), make_grads(case))
     if runner is None:
         pytest.skip(f"{peer} has no {case}")
     benchmark.group = str(case)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from fastopt.benchmark.cases import CASES, Case
 from fastopt.benchmark.peers import PEERS, make_step
 from fastopt.benchmark.report import plot_results, write_results
-from fastopt.benchmark.timing import Bandwidth, Result, measure_bandwidth, measure_case
+from fastopt.benchmark.timing import (
+    Bandwidth,
+    Result,
+    make_grads,
+    make_params,
+    measure_bandwidth,
+    measure_case,
+)
 
 __all__ = [
     "CASES",
@@ -13,6 +20,8 @@ __all__ = [
     "Bandwidth",
     "Case",
     "Result",
+    "make_grads",
+    "make_params",
     "make_step",
     "measure_bandwidth",
     "measure_case",

@@ -16,6 +16,7 @@ class Case:
     label: str
     shapes: Shapes = field(repr=False)
     max_norm: float | None = None  # clip the gradients to it
+    transposed: bool = False  # gradients in Fortran order
     between: str | None = None  # whose matmul runs before each step: "torch" or "NumPy"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -41,7 +42,8 @@ class Case:
     def __str__(self) -> str:
         clip = "" if self.max_norm is None else ", clipped"
         between = "" if self.between is None else f", between {self.between} matmuls"
-        return f"{self.optimizer}, {self.label}{clip}{between}"
+        layout = ", transposed gradient" if self.transposed else ""
+        return f"{self.optimizer}, {self.label}{layout}{clip}{between}"
 
 
 SIZES = {
@@ -64,6 +66,7 @@ CASES = [
     Case("AdamW", "200 tensors of 64", [(64,)] * 200),
     Case("AdamW", "64 M and 1000 of 64", [(64 << 20,), *[(64,)] * 1000]),
     Case("AdamW", "16 M", [(16 << 20,)], max_norm=1.0),
+    Case("AdamW", "4096 x 4096", [(4096, 4096)], transposed=True),
     Case("AdamW", "1 M", [(1 << 20,)], between="torch"),
     Case("AdamW", "1 M", [(1 << 20,)], between="NumPy"),
 ]

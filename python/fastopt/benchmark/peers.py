@@ -90,17 +90,22 @@ def _on_tensors(
     """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory."""
     torch.set_num_threads(fo.get_num_threads())
     tensors = [torch.nn.Parameter(torch.from_numpy(param)) for param in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad)
+    sources = [torch.from_numpy(grad) for grad in grads]
+    for tensor, source in zip(tensors, sources, strict=True):
+        # Fused steps take a gradient laid out otherwise than its parameter for one laid out alike.
+        tensor.grad = source.contiguous()
     optimizer = make(tensors)
-    if case.max_norm is None:
-        return Runner(optimizer.step, lambda: params)
 
-    def clip_and_step() -> None:
-        torch.nn.utils.clip_grad_norm_(tensors, case.max_norm)
+    def step() -> None:
+        if case.transposed:
+            for tensor, source in zip(tensors, sources, strict=True):
+                tensor.grad.copy_(source)
+        if case.max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(tensors, case.max_norm)
         optimizer.step()
 
-    return Runner(clip_and_step, lambda: params)
+    plain = case.max_norm is None and not case.transposed
+    return Runner(optimizer.step if plain else step, lambda: params)
 
 
 @cache

@@ -6,13 +6,13 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import fastopt as fo
-from fastopt.benchmark.peers import torch
 from fastopt.benchmark.timing import Bandwidth, Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result])
         "versions": {
             "fastopt": fo.__version__,
             "numpy": np.__version__,
-            "torch": torch.__version__ if torch else None,
+            **{name: peer_version(name) for name in ("torch", "deepspeed", "jax", "optax")},
             "python": platform.python_version(),
         },
         "bandwidth_gb_per_s": asdict(bandwidth),
@@ -42,6 +42,7 @@ def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result])
                 "seconds": result.seconds,
                 "gb_per_s": result.gigabytes_per_second,
                 "peer_time_over_ours": result.ratios,
+                "seconds_of_matmul_between": result.between,
             }
             for result in results
         ],
@@ -50,6 +51,14 @@ def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result])
     data.write_text(json.dumps(facts, indent=2) + "\n")
     plot_results(bandwidth, results).savefig(picture, dpi=150)
     return [data, picture]
+
+
+def peer_version(package: str) -> str | None:
+    """Return the version of a package, or None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def processor() -> str:

@@ -15,8 +15,9 @@ from fastopt._types import FloatArray
 from fastopt.benchmark.cases import Case
 from fastopt.benchmark.peers import PEERS, make_step, torch
 
-BLOCK_SECONDS = 5e-3  # calls of one peer are timed in blocks of at least this
-PAUSE_SECONDS = 1e-2  # before each block: idle threads of the peer before go to sleep
+BLOCK_SECONDS = 1e-2  # calls of one peer are timed in blocks of at least this
+WARM_CALLS = 5  # before each block, to have threads awake and data where it lies in a loop
+PAUSE_SECONDS = 3e-2  # before each block: OpenMP threads of the peer before spin for 15 ms here
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Result:
         return self.case.bytes_moved / self.seconds["fastopt"] / 1e9
 
 
-def measure_bandwidth(elements: int = 64 << 20, rounds: int = 9) -> Bandwidth:
+def measure_bandwidth(elements: int = 256 << 20, rounds: int = 9) -> Bandwidth:
     """Measure how fast this machine's memory is, with arrays of `elements` float32."""
     x, y = np.ones(elements, np.float32), np.zeros(elements, np.float32)
     team = fo.get_num_threads()
@@ -77,7 +78,7 @@ def measure_case(case: Case, peers: Iterable[str] = PEERS, seconds: float = 2.0)
     steps: dict[str, Callable[[], object]] = {}
     expected: list[FloatArray] = []
     for peer in peers:
-        runner = make_step(peer, case, _arrays(case, 0), _arrays(case, 1))
+        runner = make_step(peer, case, make_params(case), make_grads(case))
         if runner is None:
             continue
         if not expected:
@@ -85,7 +86,7 @@ def measure_case(case: Case, peers: Iterable[str] = PEERS, seconds: float = 2.0)
         if peer.startswith("torch"):
             # Its first call on a team of threads has been seen to give roots of 12 bits.
             small = replace(case, shapes=[(1 << 16,)])
-            warm = make_step(peer, small, _arrays(small, 2), _arrays(small, 3))
+            warm = make_step(peer, small, make_params(small), make_grads(small))
             assert warm is not None
             warm.step()
         for _ in range(2):
@@ -104,7 +105,8 @@ def _time(case: Case, steps: dict[str, Callable[[], object]], seconds: float) ->
     while len(times["fastopt"]) < 5 or perf_counter() - begin < seconds:
         for peer, step in steps.items():
             sleep(PAUSE_SECONDS)
-            step()
+            for _ in range(min(calls[peer], WARM_CALLS)):
+                step()
             if matmul is None:
                 times[peer].append(_block(step, calls[peer]))
                 continue
@@ -143,9 +145,17 @@ def _matmul(whose: str | None) -> Callable[[], object] | None:
     return None if whose is None else lambda: np.matmul(a, b, out=out)
 
 
-def _arrays(case: Case, seed: int) -> list[FloatArray]:
-    rng = np.random.default_rng(seed)
+def make_params(case: Case) -> list[FloatArray]:
+    """Return parameters for `case`, the same ones in every call."""
+    rng = np.random.default_rng(0)
     return [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
+
+
+def make_grads(case: Case) -> list[FloatArray]:
+    """Return gradients for `case`, the same ones in every call."""
+    rng = np.random.default_rng(1)
+    grads = [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
+    return [np.asfortranarray(grad) for grad in grads] if case.transposed else grads
 
 
 def _stride(array: FloatArray) -> int:
@@ -154,7 +164,7 @@ def _stride(array: FloatArray) -> int:
 
 def _expected(case: Case) -> list[FloatArray]:
     """Return what two steps make of a sample of the elements; with clipping, of all of them."""
-    params, grads = _arrays(case, 0), _arrays(case, 1)
+    params, grads = make_params(case), make_grads(case)
     if case.max_norm is None:
         params = [p.ravel()[:: _stride(p)].copy() for p in params]
         grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
