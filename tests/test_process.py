@@ -148,6 +148,36 @@ assert os.sched_getaffinity(worker) <= {one, two}
 """)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for threads in /proc")
+def test_workers_of_a_larger_team_rest_in_a_smaller_one() -> None:
+    check(
+        BIG_STEP
+        + """
+import time
+from pathlib import Path
+_core.tuning.wake_size = 0
+def ticks():  # of processor time, by thread
+    texts = {path.parent.name: path.read_text() for path in Path("/proc/self/task").glob("*/stat")}
+    stats = {thread: text.rsplit(")")[1].split() for thread, text in texts.items()}
+    return {thread: int(stat[11]) + int(stat[12]) for thread, stat in stats.items()}
+_core.set_num_threads(4, beyond=True)
+opt.step([g])
+_core.set_num_threads(2, beyond=True)
+opt.step([g])
+time.sleep(0.05)
+before = ticks()
+end = time.perf_counter() + 0.5
+while time.perf_counter() < end:
+    opt.step([g])
+used = sorted(after - before[thread] for thread, after in ticks().items())
+assert sum(used) >= 20 and sum(used[:-2]) <= 5, used  # ticks of 10 ms; all but two threads rest
+_core.set_num_threads(4, beyond=True)  # and join again
+for _ in range(50):
+    opt.step([g])
+"""
+    )
+
+
 def test_different_optimizers_in_different_threads() -> None:
     grads = [np.random.default_rng(i).standard_normal(150_000).astype(np.float32) for i in range(4)]
     params = [np.ones(150_000, np.float32) for _ in grads]

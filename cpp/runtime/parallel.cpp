@@ -168,11 +168,14 @@ public:
         ++number_;
         gate_.store(number_ << job_shift | open_bit |
                     static_cast<std::uint64_t>(wanted) << wanted_shift);
-        if (sleepers_.load() > 0) {
+        const bool grown = wanted > team_;
+        team_ = wanted;
+        if (sleepers_.load() > 0 || grown) {
             const int core = current_core();
             for (int i = 0; i < wanted; ++i) workers_[static_cast<std::size_t>(i)].avoid(core);
             const std::lock_guard<std::mutex> lock(sleep_);
             wake_.notify_all();
+            if (grown) spare_.notify_all();
         }
         run_as(0);
         gate_.fetch_and(~open_bit, std::memory_order_acq_rel);
@@ -277,9 +280,17 @@ private:
         std::uint64_t seen = 0;  // the last job that this worker knows of
         int patience = crowded_jobs_first;
         const auto is_new = [&](std::uint64_t gate) { return gate >> job_shift != seen; };
+        const auto is_wanted = [&](std::uint64_t gate) {
+            return number < static_cast<int>(gate >> wanted_shift & wanted_mask);
+        };
         while (true) {
             std::uint64_t gate = gate_.load(std::memory_order_acquire);
-            if (spinning_.load(std::memory_order_relaxed)) gate = spin(is_new, patience);
+            if (!is_wanted(gate)) {
+                std::unique_lock<std::mutex> lock(sleep_);
+                spare_.wait(lock, [&] { return is_wanted(gate = gate_.load()); });
+            } else if (spinning_.load(std::memory_order_relaxed)) {
+                gate = spin(is_new, patience);
+            }
             if (!is_new(gate)) {
                 std::unique_lock<std::mutex> lock(sleep_);
                 sleepers_.fetch_add(1);
@@ -287,9 +298,7 @@ private:
                 sleepers_.fetch_sub(1);
             }
             while (is_new(gate)) {
-                const bool is_open = (gate & open_bit) != 0;
-                const auto wanted = static_cast<int>(gate >> wanted_shift & wanted_mask);
-                if (!is_open || number >= wanted) {  // too late, or not for this worker
+                if ((gate & open_bit) == 0 || !is_wanted(gate)) {  // too late, or for others
                     seen = gate >> job_shift;
                 } else if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel,
                                                        std::memory_order_acquire)) {
@@ -303,6 +312,7 @@ private:
 
     std::mutex turn_;                    // held by the thread whose job is running
     std::vector<Worker> workers_;        // they never end
+    int team_ = 0;                       // the workers wanted by the last job
     std::uint64_t number_ = 0;           // of the job
     Clock::time_point last_end_{};       // of a job, by the callers' clock
     std::atomic<bool> spinning_{false};  // the last job came soon after the one before
@@ -316,6 +326,7 @@ private:
     alignas(64) std::atomic<std::uint64_t> gate_{0};
     std::mutex sleep_;
     std::condition_variable wake_;
+    std::condition_variable spare_;  // for workers that the team is too small for
     std::atomic<int> sleepers_{0};
 };
 

@@ -39,6 +39,12 @@ class Case:
         per_element = 4 * (2 + 2 * states + 1 + (self.max_norm is not None))
         return per_element * self.elements
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one tensor and nothing but its size is special."""
+        special = self.max_norm is not None or self.transposed or self.between is not None
+        return len(self.shapes) == 1 and not special
+
     def __str__(self) -> str:
         clip = "" if self.max_norm is None else ", clipped"
         between = "" if self.between is None else f", between {self.between} matmuls"

@@ -76,7 +76,7 @@ def plot_results(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    singles = [r for r in results if len(r.case.shapes) == 1 and r.case.max_norm is None]
+    singles = [r for r in results if r.case.is_plain]
     for name, color in COLORS.items():
         mine = [r for r in singles if r.case.optimizer == name]
         sizes = [r.case.elements for r in mine]
