@@ -7,6 +7,7 @@ __version__: str
 compiler: str
 
 class Tuning:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     chunk_size: int
     serial_size: int
     wake_size: int
