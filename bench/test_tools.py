@@ -13,11 +13,12 @@ from fastopt import _core
 
 
 def test_sweep(capsys: Any) -> None:
-    before = (_core.tuning.chunk_size, _core.tuning.serial_size, _core.tuning.wake_size)
+    names = ("chunk_size", "serial_size", "wake_size", "turn_size", "spin_ns")
+    before = [getattr(_core.tuning, name) for name in names]
     sweep.main(rounds=1)
-    assert (_core.tuning.chunk_size, _core.tuning.serial_size, _core.tuning.wake_size) == before
+    assert [getattr(_core.tuning, name) for name in names] == before
     out = capsys.readouterr().out
-    for title in ("chunk size", "serial or not", "spin time"):
+    for title in ("chunk size", "serial or not", "direction", "spin time"):
         assert title in out
 
 

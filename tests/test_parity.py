@@ -175,6 +175,25 @@ def test_large_gradients_of_any_layout(
     assert not grad.any()
 
 
+def test_gradients_that_change_their_layout_between_steps() -> None:
+    shape = (4, 40, 9001)
+    a, b = (np.ones(shape, np.float32) for _ in range(2))
+    fused, reference = fo.SGD([a], lr=0.1), fo.reference.SGD([b], lr=0.1)
+    for seed in range(6):
+        plain = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        layouts = [
+            plain,
+            np.asfortranarray(plain),
+            plain.transpose(0, 2, 1).copy().transpose(0, 2, 1),
+            plain.transpose(1, 2, 0).copy().transpose(2, 0, 1),
+        ]
+        expected = reference.step([plain], max_norm=1.0).grad_norm
+        reference.step([plain], max_norm=1.0)
+        for grad in layouts[seed % 4], layouts[(seed + 1) % 4]:
+            assert fused.step([grad], max_norm=1.0).grad_norm == expected
+        assert same_bits(a, b)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_elements_bits_do_not_depend_on_its_place(case: Case, isa: str) -> None:
     param = np.full(CHUNK_AND_TAIL, 0.3, dtype=np.float32)

@@ -134,7 +134,7 @@ p, g = np.ones(1 << 20, np.float32), np.ones(1 << 20, np.float32)
 opt = fo.SGD([p], lr=1e-6)
 opt.step([g])
 (worker,) = {int(task) for task in os.listdir("/proc/self/task")} - before
-for mine, other in [(one, two), (two, one), (one, two)]:
+for mine, other in [(one, two), (two, one), (one, two), (two, one)]:
     os.sched_setaffinity(0, {mine})
     time.sleep(0.05)  # the worker falls asleep
     opt.step([g])
@@ -144,7 +144,14 @@ os.sched_setaffinity(worker, {two})
 os.sched_setaffinity(0, {two})
 time.sleep(0.05)
 opt.step([g])
-assert os.sched_getaffinity(worker) <= {one, two}
+assert os.sched_getaffinity(worker) == {two}
+os.sched_setaffinity(0, {one})
+time.sleep(0.05)
+opt.step([g])
+os.sched_setaffinity(0, {two})
+time.sleep(0.05)
+opt.step([g])
+assert os.sched_getaffinity(worker) == {two}  # nobody gave it another
 """)
 
 

@@ -166,6 +166,12 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "fastopt-run")) > 0
 
 
+def test_bench_without_a_case(tmp_path: Path) -> None:
+    result = fastopt("bench", "--largest", "10", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--largest must be at least 4096" in result.stderr
+
+
 def test_bench(tmp_path: Path) -> None:
     result = fastopt("bench", "--largest", "70000", "--seconds", "0.05", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

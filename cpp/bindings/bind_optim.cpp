@@ -283,7 +283,10 @@ public:
         }
         const py::array array = check_grad(grad, name, param, zero_grads);
         if (touches(extent(array))) return false;
-        tensor.grad = view(array, entry.order);
+        GradView grad_view = view(array, entry.order);
+        // The pieces were cut for the layout of before.
+        if (grad_view.reader.at_once() != tensor.grad.reader.at_once()) return false;
+        tensor.grad = std::move(grad_view);
         entry.grad = {array, dtype_of(param)};
         return true;
     }

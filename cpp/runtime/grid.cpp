@@ -9,20 +9,21 @@ void Grid::clear() {
     pieces_.clear();
     share_ends_.clear();
     tensors_ = elements_ = chunks_ = open_ = 0;
+    chunk_size_ = tuning.chunk_size;
 }
 
 void Grid::add(std::size_t count, std::size_t at_once) {
-    const std::size_t chunk_size = tuning.chunk_size;
-    const std::size_t chunks = (count + chunk_size - 1) / chunk_size;
-    // Eight pieces at least, for the balance.
-    const std::size_t together = std::clamp<std::size_t>(at_once / chunk_size, 1, 1 + chunks / 8);
-    for (std::size_t start = 0; start < count; start += together * chunk_size) {
-        const std::size_t part = std::min(together * chunk_size, count - start);
-        if (share_ends_.empty() || open_ + part > chunk_size) {
+    const std::size_t chunks = (count + chunk_size_ - 1) / chunk_size_;
+    // Sixteen pieces at least, for the balance.
+    const std::size_t together =
+        std::clamp<std::size_t>(at_once / chunk_size_, 1, std::max<std::size_t>(1, chunks / 16));
+    for (std::size_t start = 0; start < count; start += together * chunk_size_) {
+        const std::size_t part = std::min(together * chunk_size_, count - start);
+        if (share_ends_.empty() || open_ + part > chunk_size_) {
             share_ends_.push_back(pieces_.size());
             open_ = 0;
         }
-        pieces_.push_back({tensors_, start, part, chunks_ + start / chunk_size});
+        pieces_.push_back({tensors_, start, part, chunks_ + start / chunk_size_});
         share_ends_.back() = pieces_.size();
         open_ += part;
     }

@@ -30,6 +30,7 @@ public:
 
     std::size_t elements() const { return elements_; }
     std::size_t chunks() const { return chunks_; }
+    std::size_t chunk_size() const { return chunk_size_; }
     std::size_t shares() const { return share_ends_.size(); }
 
     // Calls body(piece) for each piece of a share.
@@ -44,6 +45,7 @@ private:
     std::vector<std::size_t> share_ends_;  // in pieces_
     std::size_t tensors_ = 0;
     std::size_t chunks_ = 0;
+    std::size_t chunk_size_ = tuning.chunk_size;
     std::size_t elements_ = 0;
     std::size_t open_ = 0;  // elements of the last share
 };

@@ -41,9 +41,11 @@ StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dim
     for (std::size_t d = fast + 1; d < dimensions_.size(); ++d)
         row_ *= static_cast<std::size_t>(dimensions_[d].size);
     if (!dimensions_.empty()) fast_ = dimensions_[fast];
-    if (row_ > 1)
-        at_once_ = std::clamp(line_bytes / element_size_ * row_, usual_buffer / element_size_,
-                              large_buffer / element_size_);
+    if (row_ > 1) {
+        const std::size_t lines = line_bytes / element_size_ * row_;
+        at_once_ = std::clamp((lines + run_unit - 1) / run_unit * run_unit,
+                              usual_buffer / element_size_, large_buffer / element_size_);
+    }
     contiguous_ =
         dimensions_.empty() || (dimensions_.size() == 1 &&
                                 dimensions_[0].stride == static_cast<std::int64_t>(element_size));

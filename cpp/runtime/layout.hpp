@@ -32,7 +32,9 @@ public:
     std::size_t at_once() const { return at_once_; }
 
     // Calls body(pointer, count) for runs of [start, start + count) that lie one after another in
-    // memory: all of it where the array is contiguous, else a part at a time, copied.
+    // memory: all of it where the array is contiguous, else a part at a time, copied. All runs but
+    // the last are multiples of run_unit elements.
+    static constexpr std::size_t run_unit = 64;
     template <class F>
     void each_run(std::size_t start, std::size_t count, const F& body) const {
         if (contiguous_) return body(data_ + start * element_size_, count);

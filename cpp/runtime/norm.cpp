@@ -29,8 +29,8 @@ void SquareSums::add(const GradView& grad, const Piece& piece, double scale) {
     std::size_t done = 0;  // of the piece
     grad.reader.each_run(piece.start, piece.count, [&](const std::byte* data, std::size_t count) {
         for (const std::size_t end = done + count; done < end;) {
-            const std::size_t chunk = done / tuning.chunk_size;
-            const std::size_t chunk_end = std::min((chunk + 1) * tuning.chunk_size, piece.count);
+            const std::size_t chunk = done / chunk_size_;
+            const std::size_t chunk_end = std::min((chunk + 1) * chunk_size_, piece.count);
             const std::size_t part = std::min(end, chunk_end) - done;
             add_squares(data, part, scale, lanes);
             data += part * size_of(grad.type);
@@ -50,7 +50,7 @@ Norm total_norm(const std::vector<GradView>& grads) {
     Grid grid;
     for (const GradView& grad : grads) grid.add(grad.count, grad.reader.at_once());
     SquareSums sums;
-    sums.start(grid.chunks());
+    sums.start(grid);
     const auto grad_of = [&](std::size_t tensor) -> const GradView& { return grads[tensor]; };
     parallel_for(grid.shares(), grid.elements(), [&](std::size_t share) {
         grid.each(share, [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece); });

@@ -21,8 +21,11 @@ double square_root(double x);
 // Sums of squares, a partial sum for each chunk of a grid, added up in their order.
 class SquareSums {
 public:
-    // Forgets the partial sums and makes room for those of `chunks`.
-    void start(std::size_t chunks) { partial_.assign(chunks, 0.0); }
+    // Forgets the partial sums and makes room for those of a grid.
+    void start(const Grid& grid) {
+        partial_.assign(grid.chunks(), 0.0);
+        chunk_size_ = grid.chunk_size();
+    }
 
     // Fills the partial sums of one piece; different pieces may be added by different threads.
     void add(const GradView& grad, const Piece& piece, double scale = 1.0);
@@ -34,6 +37,7 @@ public:
 
 private:
     std::vector<double> partial_;
+    std::size_t chunk_size_ = 0;
 };
 
 struct Norm {
@@ -49,7 +53,7 @@ Norm norm_of(SquareSums& sums, const Grid& grid, const GradOf& grad_of) {
     const double plain = sums.total();
     if (SquareSums::in_range(plain)) return {square_root(plain), true};
     for (const double scale : {0x1p700, 0x1p-600}) {
-        sums.start(grid.chunks());
+        sums.start(grid);
         for (std::size_t share = 0; share < grid.shares(); ++share)
             grid.each(share,
                       [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece, scale); });

@@ -103,19 +103,28 @@ public:
     void avoid([[maybe_unused]] int core) {
 #if defined(__linux__)
         cpu_set_t cores;
-        if (core < 0 || core == avoided_ ||
-            pthread_getaffinity_np(thread_, sizeof(cores), &cores) != 0)
+        if (core < 0 || pthread_getaffinity_np(thread_, sizeof(cores), &cores) != 0) return;
+        const bool ours = avoided_ >= 0 && CPU_EQUAL(&cores, &set_);
+        if (ours && core == avoided_) return;
+        if (ours) CPU_SET(avoided_, &cores);  // else the host has chosen others since
+        avoided_ = -1;
+        if (!CPU_ISSET(core, &cores) || CPU_COUNT(&cores) == 1) {
+            if (ours) pthread_setaffinity_np(thread_, sizeof(cores), &cores);
             return;
-        if (avoided_ >= 0) CPU_SET(avoided_, &cores);
+        }
         CPU_CLR(core, &cores);
-        if (CPU_COUNT(&cores) > 0 && pthread_setaffinity_np(thread_, sizeof(cores), &cores) == 0)
-            avoided_ = core;
+        if (pthread_setaffinity_np(thread_, sizeof(cores), &cores) != 0) return;
+        set_ = cores;
+        avoided_ = core;
 #endif
     }
 
 private:
     [[maybe_unused]] pthread_t thread_;
-    [[maybe_unused]] int avoided_ = -1;
+    [[maybe_unused]] int avoided_ = -1;  // taken out of the cores that it had
+#if defined(__linux__)
+    cpu_set_t set_{};  // what was left of them
+#endif
 };
 
 using Clock = std::chrono::steady_clock;
@@ -142,14 +151,15 @@ public:
     // False if the caller had better do it alone: another thread's job is running, or waking up the
     // workers takes longer than this one.
     bool try_run(const detail::Job& job, int threads, std::size_t work) {
-        const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+        std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
         if (!turn.owns_lock()) return false;
         const int crowded = crowded_.load(std::memory_order_relaxed);
         if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
-        const bool frequent =
-            crowded == 0 && Clock::now() - last_end_ < std::chrono::nanoseconds(tuning.spin_ns);
+        const bool frequent = crowded == 0 && Clock::now() - last_end_.load() <
+                                                  std::chrono::nanoseconds(tuning.spin_ns);
         const bool ready = workers() >= threads - 1 && sleepers_.load() == 0;
         if (!frequent && !ready && work < tuning.wake_size) {
+            turn.unlock();  // another caller may have more to do
             run_alone(job);
             last_end_ = Clock::now();
             return true;
@@ -157,11 +167,8 @@ public:
         const int wanted = grow(std::min(threads - 1, max_workers));
         job_ = &job;
         ranges_ = static_cast<std::size_t>(wanted) + 1;
-        // Every other loop begins with what is still in the caches.
-        const bool in_cache = work < tuning.turn_size;
-        share_out(job.first.count, in_cache && backwards_, first_ranges_);
-        share_out(job.second.count, in_cache && !backwards_, second_ranges_);
-        if (job.between == nullptr) backwards_ = !backwards_;
+        share_out(job.first, first_ranges_);
+        share_out(job.second, second_ranges_);
         done_.store(0, std::memory_order_relaxed);
         stage_.store(Stage::first, std::memory_order_relaxed);
         spinning_.store(frequent, std::memory_order_relaxed);
@@ -186,14 +193,14 @@ public:
     }
 
 private:
-    void share_out(std::size_t count, bool backwards, Range* ranges) const {
-        const std::size_t part = count / ranges_, rest = count % ranges_;
+    void share_out(const detail::Loop& loop, Range* ranges) const {
+        const std::size_t part = loop.count / ranges_, rest = loop.count % ranges_;
         for (std::size_t r = 0, begin = 0; r < ranges_; ++r) {
             Range& range = ranges[r];
             range.taken.store(0, std::memory_order_relaxed);
             range.begin = begin;
             range.count = part + (r < rest);
-            range.backwards = backwards;
+            range.backwards = loop.backwards;
             begin += range.count;
         }
     }
@@ -310,16 +317,15 @@ private:
         }
     }
 
-    std::mutex turn_;                    // held by the thread whose job is running
-    std::vector<Worker> workers_;        // they never end
-    int team_ = 0;                       // the workers wanted by the last job
-    std::uint64_t number_ = 0;           // of the job
-    Clock::time_point last_end_{};       // of a job, by the callers' clock
+    std::mutex turn_;              // held by the thread whose job is running
+    std::vector<Worker> workers_;  // they never end
+    int team_ = 0;                 // the workers wanted by the last job
+    std::uint64_t number_ = 0;     // of the job
+    std::atomic<Clock::time_point> last_end_{Clock::time_point{}};  // of a job
     std::atomic<bool> spinning_{false};  // the last job came soon after the one before
     std::atomic<int> crowded_{0};        // jobs still to come before workers spin again
     const detail::Job* job_ = nullptr;
     std::size_t ranges_ = 1;  // of the team; each loop has its own
-    bool backwards_ = false;
     Range first_ranges_[max_workers + 1], second_ranges_[max_workers + 1];
     alignas(64) std::atomic<std::size_t> done_{0};  // indices of the first loop
     std::atomic<Stage> stage_{Stage::first};
@@ -352,7 +358,7 @@ void forget_pool_after_fork() {
 
 void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);
-    const int limit = work < tuning.serial_size ? 1 : num_threads();
+    const int limit = work < tuning.serial_size || job.first.count == 0 ? 1 : num_threads();
     const int threads = static_cast<int>(std::min(widest, static_cast<std::size_t>(limit)));
     if (threads <= 1 || !pool().try_run(job, threads, work)) run_alone(job);
 }

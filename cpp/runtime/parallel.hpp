@@ -15,13 +15,14 @@ struct Loop {
     std::size_t count = 0;
     void (*body)(const void* context, std::size_t index) = nullptr;
     const void* context = nullptr;
+    bool backwards = false;  // each thread begins with the last of its indices
 };
 template <class F>
-Loop make_loop(std::size_t count, const F& body) {
+Loop make_loop(std::size_t count, const F& body, bool backwards) {
     return {
         count,
         [](const void* context, std::size_t index) { (*static_cast<const F*>(context))(index); },
-        std::addressof(body)};
+        std::addressof(body), backwards};
 }
 
 // Runs `first`, then `between` once, then, if that returned true, `second`.
@@ -40,18 +41,20 @@ void run(const Job& job, std::size_t work) noexcept;
 // the caller's is restored. `body` must not throw, and its result must not depend on the order of
 // the calls.
 template <class F>
-void parallel_for(std::size_t count, std::size_t work, const F& body) noexcept {
-    detail::run({detail::make_loop(count, body), nullptr, nullptr, {}}, work);
+void parallel_for(std::size_t count, std::size_t work, const F& body,
+                  bool backwards = false) noexcept {
+    detail::run({detail::make_loop(count, body, backwards), nullptr, nullptr, {}}, work);
 }
 
 // Two loops in one parallel region. Between them, when all calls of the first have returned,
-// `between` is called once; it returns whether the second runs.
+// `between` is called once; it returns whether the second runs, `backwards` or not.
 template <class First, class Between, class Second>
 void parallel_for_twice(std::size_t first_count, const First& first, const Between& between,
-                        std::size_t second_count, const Second& second, std::size_t work) noexcept {
+                        std::size_t second_count, const Second& second, std::size_t work,
+                        bool backwards) noexcept {
     const auto call = [](const void* context) { return (*static_cast<const Between*>(context))(); };
-    detail::run({detail::make_loop(first_count, first), call, std::addressof(between),
-                 detail::make_loop(second_count, second)},
+    detail::run({detail::make_loop(first_count, first, false), call, std::addressof(between),
+                 detail::make_loop(second_count, second, backwards)},
                 work);
 }
 

@@ -56,16 +56,20 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
                          options.zero);
         });
     };
+    // After the norm has been taken forwards, what is still in cache is at the end.
+    const bool with_norm = options.clip || options.skip_nonfinite;
+    const bool backwards = grid_.elements() < tuning.turn_size && (with_norm || backwards_);
+    backwards_ = !backwards;
     StepResult result;
-    if (!options.clip && !options.skip_nonfinite) {
+    if (!with_norm) {
         with_default_floating_point([&] {
             prepare(kernel);
             multiply(1.0 / options.scale);
         });
-        parallel_for(grid_.shares(), grid_.elements(), update);
+        parallel_for(grid_.shares(), grid_.elements(), update, backwards);
         return result;
     }
-    squares_.start(grid_.chunks());
+    squares_.start(grid_);
     const auto grad_of = [&](std::size_t tensor) -> const GradView& {
         return tensors[tensor].grad;
     };
@@ -90,7 +94,7 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
         with_default_floating_point([&] { decide(); });
     else
         parallel_for_twice(grid_.shares(), add_squares, decide, grid_.shares(), update,
-                           grid_.elements());
+                           grid_.elements(), backwards);
     return result;
 }
 

@@ -47,6 +47,8 @@ private:
 
     Grid grid_;
     SquareSums squares_;
+    bool backwards_ =
+        false;  // the next update; small ones turn for what the last one left in cache
     std::vector<Coefficients> coefficients_;
 };
 

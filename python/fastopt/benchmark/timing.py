@@ -15,7 +15,7 @@ from fastopt._types import FloatArray
 from fastopt.benchmark.cases import Case
 from fastopt.benchmark.peers import PEERS, make_step, torch
 
-BLOCK_SECONDS = 1e-2  # calls of one peer are timed in blocks of at least this
+BLOCK_SECONDS = 1e-2  # calls of one peer are timed in blocks of about this
 WARM_CALLS = 5  # before each block, to have threads awake and data where it lies in a loop
 PAUSE_SECONDS = 3e-2  # before each block: OpenMP threads of the peer before spin for 15 ms here
 
@@ -186,6 +186,5 @@ def _compare(peer: str, got: Sequence[FloatArray], expected: Sequence[FloatArray
 
 
 def _calls(step: Callable[[], object]) -> int:
-    begin = perf_counter()
-    step()
-    return max(1, round(BLOCK_SECONDS / max(perf_counter() - begin, 1e-7)))
+    seconds = min(_block(step, 1) for _ in range(3))
+    return max(1, round(BLOCK_SECONDS / max(seconds, 1e-7)))

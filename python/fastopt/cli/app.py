@@ -230,7 +230,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="For each case, about.", min=0.01)] = 2.0,
     threads: Annotated[
         int | None,
-        typer.Option(help="Of fastopt and its peers.", min=1, max=4096, show_default="all"),
+        typer.Option(help="Of fastopt, torch and DeepSpeed.", min=1, max=4096, show_default="all"),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for bench.json and bench.png.")] = Path(
         "fastopt-bench"
@@ -243,17 +243,18 @@ def bench(
         fo.set_num_threads(threads)
     with one_line_errors(output):
         ft.check_folder(output)
+    cases = [case for case in benchmark.CASES if case.elements <= largest]
+    if not cases:
+        fail(f"no case has as few parameters as {largest}; --largest must be at least 4096")
     say(fo.show_config())
     peers = [peer for peer in benchmark.PEERS if peer != "reference"]
     if len(peers) == 1:
         say("no peer is installed (torch, DeepSpeed, optax): beside the NumPy reference alone")
     peers.append("reference")
-    bandwidth = benchmark.measure_bandwidth(min(256 << 20, 4 * largest))
+    bandwidth = benchmark.measure_bandwidth(min(256, max(64, largest >> 18)) << 20)
     say(f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s")
-    cases = [case for case in benchmark.CASES if case.elements <= largest]
     results = []
-    for case in cases[:1]:
-        benchmark.measure_case(case, peers, seconds)  # then every library has started its threads
+    benchmark.measure_case(cases[0], peers, seconds)  # then every library has started its threads
     with Progress(console=console, disable=not console.is_terminal) as progress:
         for case in progress.track(cases, description="timing"):
             # The reference takes seconds where the kernels take milliseconds.
