@@ -132,10 +132,12 @@ def test_any_dense_order_and_any_gradient_strides(case: Case, isa: str) -> None:
 
 
 LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[FloatArray], FloatArray]]] = {
-    # the gradient's values in C order -> the same values, laid out otherwise
+    # the gradient's values in C order -> the same values, laid out otherwise; some are large enough
+    # to be cut into pieces of several chunks
     "one row of lines": ((130, 1100), np.asfortranarray),
-    "few long rows": ((5, 40_000), np.asfortranarray),
-    "reversed dimensions": ((37, 41, 113), np.asfortranarray),
+    "pieces of several chunks": ((601, 1103), np.asfortranarray),
+    "few long rows": ((18, 40_001), np.asfortranarray),
+    "reversed dimensions": ((37, 141, 113), np.asfortranarray),
     "channels last": (
         (64, 61, 7, 7),
         lambda g: g.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),

@@ -47,8 +47,7 @@ private:
 
     Grid grid_;
     SquareSums squares_;
-    bool backwards_ =
-        false;  // the next update; small ones turn for what the last one left in cache
+    bool backwards_ = false;  // how the next update runs, if it is small
     std::vector<Coefficients> coefficients_;
 };
 
