@@ -63,9 +63,9 @@ def _torch(kind: str) -> Maker:
         if kind == "fused" and case.optimizer == "RMSprop":  # torch has none
             return None
         optimizer = getattr(torch.optim, case.optimizer)
-        return _on_tensors(
-            lambda t: optimizer(t, **case.options, **{kind: True}), case, params, grads
-        )
+        options = case.options | {kind: True}
+        copies = case.transposed and kind == "fused"
+        return _on_tensors(lambda t: optimizer(t, **options), case, params, grads, copies)
 
     return make
 
@@ -78,7 +78,9 @@ def _deepspeed(
     decoupled = case.optimizer == "AdamW"
     options = {"adamw_mode": decoupled, "weight_decay": 0.01 * decoupled} | case.options
     optimizer = _cpu_adam()
-    return optimizer and _on_tensors(lambda t: optimizer(t, **options), case, params, grads)
+    return optimizer and _on_tensors(
+        lambda t: optimizer(t, **options), case, params, grads, case.transposed
+    )
 
 
 def _on_tensors(
@@ -86,25 +88,29 @@ def _on_tensors(
     case: Case,
     params: Sequence[FloatArray],
     grads: Sequence[FloatArray],
+    copies: bool,
 ) -> Runner:
-    """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory."""
+    """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory.
+
+    With `copies` it begins by copying the gradients into the order of the parameters: fused steps
+    take a gradient laid out otherwise than its parameter for one laid out alike.
+    """
     torch.set_num_threads(fo.get_num_threads())
     tensors = [torch.nn.Parameter(torch.from_numpy(param)) for param in params]
     sources = [torch.from_numpy(grad) for grad in grads]
     for tensor, source in zip(tensors, sources, strict=True):
-        # Fused steps take a gradient laid out otherwise than its parameter for one laid out alike.
-        tensor.grad = source.contiguous()
+        tensor.grad = source.contiguous() if copies else source
     optimizer = make(tensors)
 
     def step() -> None:
-        if case.transposed:
+        if copies:
             for tensor, source in zip(tensors, sources, strict=True):
                 tensor.grad.copy_(source)
         if case.max_norm is not None:
             torch.nn.utils.clip_grad_norm_(tensors, case.max_norm)
         optimizer.step()
 
-    plain = case.max_norm is None and not case.transposed
+    plain = case.max_norm is None and not copies
     return Runner(optimizer.step if plain else step, lambda: params)
 
 
@@ -143,11 +149,13 @@ def _optax(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
     cpu = jax.devices("cpu")[0]
 
     def update(grads: Any, state: Any, params: Any) -> Any:
+        if case.transposed:  # JAX's arrays are in C order: these come as their transposes
+            grads = [grad.T for grad in grads]
         updates, state = transform.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     jitted = jax.jit(update, donate_argnums=(1, 2))
-    gradients = jax.device_put(list(grads), cpu)
+    gradients = jax.device_put([grad.T if case.transposed else grad for grad in grads], cpu)
     now = [jax.device_put(list(params), cpu)]
     now.append(jax.jit(transform.init)(now[0]))
 

@@ -114,8 +114,9 @@ def _time(case: Case, steps: dict[str, Callable[[], object]], seconds: float) ->
             others[peer].append(median(pair[0] for pair in pairs))
             times[peer].append(median(pair[1] for pair in pairs))
         if matmul is not None:
+            sleep(PAUSE_SECONDS)
             matmul()
-            others["alone"].append(_block(matmul, calls["fastopt"]))
+            others["alone"].append(median(_block(matmul, 1) for _ in range(2 * calls["fastopt"])))
     ratios = {
         peer: median(t / ours for t, ours in zip(times[peer], times["fastopt"], strict=True))
         for peer in steps
