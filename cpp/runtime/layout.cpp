@@ -12,7 +12,7 @@ namespace fastopt {
 namespace {
 
 constexpr std::size_t line_bytes = 64;
-constexpr std::size_t usual_buffer = 1 << 19;
+constexpr std::size_t usual_buffer = 1 << 20;
 
 }  // namespace
 
