@@ -173,11 +173,11 @@ _core.set_num_threads(2, beyond=True)
 opt.step([g])
 time.sleep(0.05)
 before = ticks()
-end = time.perf_counter() + 0.5
+end = time.perf_counter() + 1.0
 while time.perf_counter() < end:
     opt.step([g])
 used = sorted(after - before[thread] for thread, after in ticks().items())
-assert sum(used) >= 20 and sum(used[:-2]) <= 5, used  # ticks of 10 ms; all but two threads rest
+assert sum(used) >= 40 and sum(used[:-2]) <= 3, used  # ticks of 10 ms; all but two threads rest
 _core.set_num_threads(4, beyond=True)  # and join again
 for _ in range(50):
     opt.step([g])
