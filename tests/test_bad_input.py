@@ -345,8 +345,19 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
     ("list", [[1.0, 2.0]], GOOD_TARGETS, TypeError, ["logits", "list"]),
     ("integers", GOOD_LOGITS.astype(int), GOOD_TARGETS, TypeError, ["logits", "int64"]),
     ("half", GOOD_LOGITS.astype(np.float16), GOOD_TARGETS, TypeError, ["logits", "float16"]),
-    ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["logits", "(4,)"]),
-    ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["logits", "(1, 3, 4)"]),
+    ("scalar", GOOD_LOGITS[0, 0, ...], GOOD_TARGETS, ValueError, ["logits", "not ()"]),
+    ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["targets", "shape ()", "(3,)"]),
+    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[] is 4"]),
+    ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["targets", "(1, 4)", "(3,)"]),
+    (
+        "outside in three axes",
+        np.zeros((3, 2, 4), np.float32),
+        np.array([[0, 1, 1, 1], [1, 1, 2, 0], [3, 0, 0, 0]]),
+        IndexError,
+        ["targets[1, 2] is 2", "[0, 2)"],
+    ),
+    ("one probability", GOOD_LOGITS, GOOD_LOGITS[:, 0], ValueError, ["targets", "(3,)", "(3, 4)"]),
+    ("half probabilities", GOOD_LOGITS, GOOD_LOGITS.astype(np.float16), TypeError, ["float16"]),
     ("no classes", GOOD_LOGITS[:, :0], GOOD_TARGETS, ValueError, ["logits", "(3, 0)"]),
     ("swapped", swapped(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "byte-swapped"]),
     ("misaligned", misaligned(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "misaligned"]),
@@ -392,16 +403,23 @@ def test_cross_entropy_out() -> None:
         (np.ones((3, 4)), TypeError, "float64"),
         (ones(4, 3), ValueError, "(4, 3)"),
         (read_only(ones(3, 4)), ValueError, "read-only"),
-        (np.asfortranarray(ones(3, 4)), ValueError, "contiguous"),
         ([[0.0] * 4] * 3, TypeError, "list"),
         (memory[4:16].reshape(3, 4), ValueError, "share memory"),
+        (np.broadcast_to(memory[:4], (3, 4)), ValueError, "read-only"),
+        (np.lib.stride_tricks.as_strided(memory[12:], (3, 4), (0, 4)), ValueError, "share memory"),
     ]
     for out, error, word in bad:
         with refused(error, "out", word, arrays=[memory]):
             ce.value_and_grad(logits, GOOD_TARGETS, out=out)
-    f_order = np.asfortranarray(GOOD_LOGITS)
-    with refused(ValueError, "contiguous", arrays=[f_order]):
-        ce.value_and_grad(f_order, GOOD_TARGETS, out=f_order)
+    images = np.zeros((4, 3, 5, 2), np.float32)
+    turned = np.zeros((4, 3, 2, 5), np.float32).swapaxes(2, 3)
+    with refused(ValueError, "contiguous", arrays=[turned]):
+        ce.value_and_grad(images, np.zeros((4, 5, 2), int), out=turned)
+    with refused(ValueError, "share memory", arrays=[memory]):  # rows are elsewhere than read
+        ce.value_and_grad(memory[:18].reshape(3, 6)[:, :4], GOOD_TARGETS, out=logits)
+    probabilities = np.full((3, 4), 0.25, np.float32)
+    with refused(ValueError, "out", "targets", arrays=[probabilities]):
+        ce.value_and_grad(logits, probabilities, out=probabilities)
     for kind in (np.int64, np.int32, np.uint8):
         targets = np.zeros(16 // np.dtype(kind).itemsize, kind)
         out = targets.view(np.float32).reshape(2, 2)
@@ -418,7 +436,17 @@ def test_cross_entropy_options() -> None:
     for bad in (-0.1, 1.1, float("nan")):
         with refused(ValueError, "label_smoothing", repr(bad)):
             fo.CrossEntropyLoss(label_smoothing=bad)
-    for options in ({"reduction": None}, {"label_smoothing": "a"}, {"ignore_index": 1.5}):
+    for name in ("z_loss", "logit_softcap"):
+        for bad in (-1.0, float("nan"), float("inf")):
+            with refused(ValueError, name, repr(bad)):
+                fo.CrossEntropyLoss(**{name: bad})  # type: ignore[arg-type]
+    for options in (
+        {"reduction": None},
+        {"label_smoothing": "a"},
+        {"ignore_index": 1.5},
+        {"z_loss": None},
+        {"logit_softcap": "30"},
+    ):
         key, value = next(iter(options.items()))
         with refused(TypeError, key, repr(value)):
             fo.CrossEntropyLoss(**options)

@@ -13,13 +13,19 @@ from fastopt import _core
 from fastopt._types import FloatArray, IntArray
 
 ULP = 2.0**-23
-CLASSES = [1, 2, 3, 10, 63, 64, 65, 127, 1000, 1023, 1024, 1025, 2049, 5000]
+CLASSES = [1, 2, 3, 10, 63, 64, 65, 127, 128, 129, 1000, 1023, 1024, 1025, 2049, 5000]
+# "weight" and "soft" ask `losses` for class weights, `targets_for` for probabilities.
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},
     {"label_smoothing": 0.1},
     {"weight": True},
     {"weight": True, "label_smoothing": 0.3, "reduction": "sum"},
+    {"z_loss": 1e-2},
+    {"logit_softcap": 20.0},
+    {"soft": True},
+    {"soft": True, "weight": True, "label_smoothing": 0.1, "z_loss": 1e-3, "logit_softcap": 30.0},
+    {"weight": True, "label_smoothing": 0.2, "z_loss": 1e-3, "logit_softcap": 10.0},
 ]
 
 
@@ -35,8 +41,19 @@ def batch(
     return logits, targets
 
 
+def targets_for(options: dict[str, Any], logits: FloatArray, targets: IntArray) -> Any:
+    """Return the class indices, or probabilities that favour them: for each third row alone."""
+    if not options.get("soft"):
+        return targets
+    rows, classes = logits.shape
+    some = np.random.default_rng(rows).random(logits.shape) ** 8 + 1e-3
+    some[np.arange(rows), targets] += classes
+    some[::3] = np.arange(classes) == targets[::3, None]
+    return (some / some.sum(axis=1, keepdims=True)).astype(logits.dtype)
+
+
 def losses(options: dict[str, Any], classes: int) -> tuple[Any, Any]:
-    options = dict(options)
+    options = {key: value for key, value in options.items() if key != "soft"}
     if options.pop("weight", False):
         options["weight"] = np.random.default_rng(classes).uniform(0.1, 3, classes)
         options["weight"] = options["weight"].astype(np.float32)
@@ -44,7 +61,8 @@ def losses(options: dict[str, Any], classes: int) -> tuple[Any, Any]:
 
 
 def row_truth(logits: FloatArray, targets: IntArray) -> tuple[Any, FloatArray]:
-    return fo.reference.CrossEntropyLoss(reduction="none").value_and_grad(logits, targets)
+    truth = fo.reference.CrossEntropyLoss(reduction="none").value_and_grad(logits, targets)
+    return truth[0], truth[1]
 
 
 def spread(logits: FloatArray) -> FloatArray:
@@ -52,22 +70,35 @@ def spread(logits: FloatArray) -> FloatArray:
     return difference
 
 
-def check_against_truth(logits: FloatArray, targets: IntArray, options: dict[str, Any]) -> None:
+def check_against_truth(logits: FloatArray, indices: IntArray, options: dict[str, Any]) -> None:
+    targets = targets_for(options, logits, indices)
     ours, truth = losses(options, logits.shape[1])
-    loss, grad = ours.value_and_grad(logits, targets)
-    true_loss, true_grad = truth.value_and_grad(logits, targets)
-    assert abs(loss - true_loss) <= 4 * ULP * abs(true_loss)
+    loss, grad, told = ours.value_and_grad(logits, targets, stats=True)
+    true_loss, true_grad, true_told = truth.value_and_grad(logits, targets, stats=True)
+    # The capped logits are within 4 ULP of their own size, the cap at most.
+    allowed = (4 + 4 * ours.logit_softcap) * ULP
+    assert abs(loss - true_loss) <= allowed * abs(true_loss)
     assert ours(logits, targets) == loss
     x = logits.astype(np.float64)
-    p = np.exp(x - x.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
+    if ours.logit_softcap:
+        x = ours.logit_softcap * np.tanh(x / ours.logit_softcap)
+    lse = true_told.logsumexp
+    assert np.all(abs(told.logsumexp - lse) <= allowed * np.maximum(abs(lse), 1))
+    assert told.correct == true_told.correct
+    assert told.count == true_told.count
     # The largest probability, times what the row's gradient is multiplied by.
-    weight = np.ones(logits.shape[1]) if ours.weight is None else ours.weight.astype(np.float64)
-    mass = (1 - ours.label_smoothing) * weight[targets] + ours.label_smoothing * weight.mean()
-    total = weight[targets].sum() if ours.reduction == "mean" else 1.0
-    # The target's entry may be near -1 where no probability is: there its own size counts.
-    size = np.maximum((p.max(axis=1) * mass / total)[:, None], abs(true_grad))
-    assert np.all(abs(grad - true_grad) <= 4 * ULP * size)
+    largest = np.exp(x.max(axis=1) - lse)
+    classes = logits.shape[1]
+    weight = np.ones(classes) if ours.weight is None else ours.weight.astype(np.float64)
+    t = targets if options.get("soft") else np.arange(classes) == targets[:, None]
+    smooth = ours.label_smoothing / classes
+    mass = (weight * ((1 - ours.label_smoothing) * t + smooth)).sum(axis=1)
+    mass += 2 * ours.z_loss * abs(lse)
+    total = weight[indices].sum() if "soft" not in options else float(len(logits))
+    # An entry may be far from 0 where no probability is: there its own size counts.
+    size = np.maximum((largest * mass)[:, None], abs(weight * t))
+    size /= total if ours.reduction == "mean" else 1.0
+    assert np.all(abs(grad - true_grad) <= allowed * np.maximum(size, abs(true_grad)))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -141,15 +172,18 @@ def test_same_bits_for_every_instruction_set_and_team(
     _core.use_isa("baseline" if "baseline" in fo.available_isas() else "generic")
     _core.set_num_threads(1, beyond=True)
     cases = [(1, 1), (3, 2), (700, 10), (67, 64), (50, 1000), (9, 1025), (5, 20_000)]
-    expected = []
+    expected, all_targets = [], []
     for rows, classes in cases:
-        logits, targets = batch(rows, classes, dtype)
+        logits, indices = batch(rows, classes, dtype)
+        all_targets.append(targets_for(options, logits, indices))
         logits[0, 0] = -np.inf
-        expected.append(losses(options, classes)[0].value_and_grad(logits, targets))
+        expected.append(losses(options, classes)[0].value_and_grad(logits, all_targets[-1]))
     _core.use_isa(isa)
     _core.set_num_threads(threads, beyond=True)
-    for (rows, classes), (true_loss, true_grad) in zip(cases, expected, strict=True):
-        logits, targets = batch(rows, classes, dtype)
+    for (rows, classes), targets, (true_loss, true_grad) in zip(
+        cases, all_targets, expected, strict=True
+    ):
+        logits, _ = batch(rows, classes, dtype)
         logits[0, 0] = -np.inf
         ours, _ = losses(options, classes)
         moved = at_offset(logits.ravel(), 3).reshape(logits.shape)
@@ -190,7 +224,7 @@ def test_ignored_rows_give_exactly_zero(ignore_index: int, isa: str) -> None:
     ce = fo.CrossEntropyLoss(ignore_index=ignore_index)
     loss, grad = ce.value_and_grad(logits, marked)
     kept_loss, kept_grad = ce.value_and_grad(logits[~ignored], targets[~ignored])
-    assert same_bits(loss, kept_loss)
+    assert loss == pytest.approx(kept_loss, rel=1e-15)  # the sum has another order
     assert same_bits(grad[~ignored], kept_grad)
     assert same_bits(grad[ignored], np.zeros_like(grad[ignored]))
     rows = fo.CrossEntropyLoss(ignore_index=ignore_index, reduction="none")(logits, marked)
@@ -239,15 +273,134 @@ def test_targets_of_any_integer_type_and_stride(kind: str) -> None:
     assert fo.CrossEntropyLoss()(logits, spaced) == expected
 
 
-def test_any_strides_of_logits() -> None:
-    logits, targets = batch(9, 5)
-    expected = fo.CrossEntropyLoss().value_and_grad(logits, targets)
-    for view in (np.asfortranarray(logits), np.repeat(logits, 3, axis=1)[:, ::3],
-                 logits[::-1, ::-1].copy()[::-1, ::-1]):  # fmt: skip
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(("rows", "classes"), [(9, 5), (70, 128), (65, 129), (40, 1025), (3, 2100)])
+def test_any_strides_give_the_same_bits(
+    rows: int, classes: int, options: dict[str, Any], isa: str
+) -> None:
+    """Rows of many classes and columns are two regimes of the kernel: they agree to the bit."""
+    logits, indices = batch(rows, classes)
+    targets = targets_for(options, logits, indices)
+    ours, _ = losses(options, classes)
+    loss, grad, told = ours.value_and_grad(logits, targets, stats=True)
+    padded = np.full((rows, classes + 3), np.nan, np.float32)
+    padded[:, :classes] = logits
+    views = [
+        np.asfortranarray(logits),
+        padded[:, :classes],
+        np.repeat(logits, 3, axis=1)[:, ::3],
+        logits[::-1, ::-1].copy()[::-1, ::-1],
+    ]
+    for view in views:
         view.flags.writeable = False
-        loss, grad = fo.CrossEntropyLoss().value_and_grad(view, targets)
+        again = ours.value_and_grad(view, targets, stats=True)
+        assert same_bits(again[0], loss)
+        assert same_bits(again[1], grad)
+        assert same_bits(again[2].logsumexp, told.logsumexp)
+        assert again[2][1:] == told[1:]
+        out = np.full_like(view, np.nan)  # of the same layout
+        ours.value_and_grad(logits, targets, out=out)
+        assert same_bits(out, grad)
+        again = ours.value_and_grad(out := view.copy(order="K"), targets, out=out)
+        assert same_bits(again[0], loss)
+        assert same_bits(out, grad)
+    padded.flags.writeable = True
+    ours.value_and_grad(padded[:, :classes], targets, out=padded[:, :classes])
+    assert same_bits(padded[:, :classes], grad)
+    assert np.all(np.isnan(padded[:, classes:]))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 1), (3, 4, 50), (2, 150, 6, 7), (5, 2, 1, 3, 2), (1, 9, 100)]
+)
+def test_class_axis_1(shape: tuple[int, ...], options: dict[str, Any], isa: str) -> None:
+    positions, classes = np.prod(shape) // shape[1], shape[1]
+    rows, indices = batch(positions, classes)
+    soft = targets_for(options, rows, indices)
+    expected = losses(options, classes)[0].value_and_grad(rows, soft, stats=True)
+
+    def to_shape(array: FloatArray) -> FloatArray:
+        return np.moveaxis(array.reshape(shape[0], *shape[2:], classes), -1, 1)
+
+    flat = indices.reshape(shape[0], *shape[2:])
+    targets = to_shape(soft) if options.get("soft") else flat
+    logits = to_shape(rows)
+    broken = np.repeat(logits, 2, axis=-1)[..., ::2].swapaxes(0, -1).copy().swapaxes(0, -1)
+    for view in (logits, np.ascontiguousarray(logits), broken):
+        loss, grad, told = losses(options, classes)[0].value_and_grad(view, targets, stats=True)
         assert same_bits(loss, expected[0])
-        assert same_bits(grad, expected[1])
+        assert grad.shape == shape
+        assert same_bits(grad, to_shape(expected[1]))
+        assert same_bits(told.logsumexp, expected[2].logsumexp.reshape(flat.shape))
+        assert told[1:] == expected[2][1:]
+    none = losses({**options, "reduction": "none"}, classes)[0](logits, targets)
+    assert none.shape == flat.shape
+    truth = losses({**options, "reduction": "none"}, classes)[1](logits, targets)
+    np.testing.assert_allclose(none, truth, rtol=1e-4, atol=1e-30)
+
+
+def test_one_row_without_a_batch() -> None:
+    logits, _ = batch(1, 7)
+    for reduction in ("mean", "sum", "none"):
+        ce = fo.CrossEntropyLoss(reduction=reduction)  # type: ignore[arg-type]
+        expected = ce.value_and_grad(logits, np.array([3]))
+        for target in (3, np.int32(3), np.array(3)):
+            loss, grad = ce.value_and_grad(logits[0], target)
+            assert np.shape(loss) == ()
+            assert loss == np.ravel(expected[0])[0]
+            assert same_bits(grad, expected[1][0])
+
+
+def test_stats(isa: str) -> None:
+    logits = np.array([[1, 3, 3], [1, 3, 3], [0, 0, 0], [np.nan, 1, 0], [5, 1, 0]], np.float32)
+    targets = np.array([1, 2, 0, 0, -100])
+    for x in (logits, np.repeat(logits, 100, axis=1)[:, ::1]):
+        if x is not logits:  # classes 100 c to 100 c + 99 are equal: the first counts
+            targets = np.where(targets < 0, -100, 100 * targets)
+        ce = fo.CrossEntropyLoss()
+        _, _, told = ce.value_and_grad(x, targets, stats=True)
+        assert (told.correct, told.count) == (2, 4)
+        expected = np.log(np.exp(x.astype(np.float64)).sum(axis=1))
+        expected[4] = 0  # ignored
+        np.testing.assert_allclose(told.logsumexp, expected, rtol=1e-6)
+        assert ce(x, targets, stats=True)[1][1:] == (2, 4)
+
+
+def test_probabilities_of_zero_and_masked_logits(isa: str) -> None:
+    logits = np.array([[1, -np.inf, 0, 2]], np.float32)
+    probabilities = np.array([[0.5, 0, 0.5, 0]], np.float32)
+    for classes in (4, 200):
+        x = np.full((1, classes), -np.inf, np.float32)
+        x[:, :4] = logits
+        t = np.zeros((1, classes), np.float32)
+        t[:, :4] = probabilities
+        loss, grad = fo.CrossEntropyLoss().value_and_grad(x, t)
+        p = np.exp(logits[0]) / np.exp(logits[0]).sum()
+        assert loss == pytest.approx(-0.5 * np.log(p[0]) - 0.5 * np.log(p[2]), rel=1e-6)
+        np.testing.assert_allclose(grad[0, :4], p - probabilities[0], rtol=1e-5, atol=1e-7)
+        assert np.all(grad[0, 4:] == 0)
+
+
+def test_probabilities_that_are_sure_keep_their_digits(isa: str) -> None:
+    for classes in (2, 300):
+        logits = np.full((1, classes), -100.0)
+        logits[0, :2] = [30, 0]
+        sure = np.zeros((1, classes))
+        sure[0, 0] = 1
+        loss, grad = fo.CrossEntropyLoss().value_and_grad(logits, sure)
+        by_index = fo.CrossEntropyLoss().value_and_grad(logits, np.array([0]))
+        assert loss == pytest.approx(9.3576229688393e-14, rel=1e-13)
+        assert (loss, *grad[0, :2]) == pytest.approx((by_index[0], *by_index[1][0, :2]), rel=1e-14)
+
+
+def test_infinite_logits_under_a_cap(isa: str) -> None:
+    logits = np.array([[np.inf, -np.inf, 0, 1e30]], np.float32)
+    loss, grad = fo.CrossEntropyLoss(logit_softcap=5.0).value_and_grad(logits, np.array([0]))
+    expected = fo.CrossEntropyLoss()(np.array([[5, -5, 0, 5]], np.float32), np.array([0]))
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert np.all(grad[0, [0, 1, 3]] == 0)
+    assert grad[0, 2] > 0
 
 
 def test_out_is_used_and_returned() -> None:
@@ -270,10 +423,11 @@ def test_class_weights_of_zero_and_float64_weights() -> None:
 
 
 def test_gradient_is_the_derivative() -> None:
-    logits, targets = batch(4, 6, np.float64)
+    logits, indices = batch(4, 6, np.float64)
     logits /= 10
     for options in OPTIONS:
         ce, _ = losses(options, 6)
+        targets = targets_for(options, logits, indices)
         _, grad = ce.value_and_grad(logits, targets)
         for i in np.ndindex(logits.shape):
             up, down = logits.copy(), logits.copy()
@@ -310,3 +464,4 @@ def test_repr() -> None:
         "CrossEntropyLoss(ignore_index=-100, reduction='mean', label_smoothing=0.0)"
     )
     assert "weight=array of 3" in repr(fo.CrossEntropyLoss(weight=np.ones(3)))
+    assert repr(fo.CrossEntropyLoss(z_loss=1e-4)).endswith("label_smoothing=0.0, z_loss=0.0001)")

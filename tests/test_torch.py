@@ -59,16 +59,29 @@ def grid() -> list[Any]:
     ]
 
 
+SHAPES = [(1, 1), (5, 3), (33, 10), (16, 130), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (33, 10), (16, 130)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 @pytest.mark.parametrize(("weight", "smoothing", "reduction", "ignore"), grid())
 def test_cross_entropy_beside_torch(
-    weight: bool, smoothing: float, reduction: Any, ignore: int, shape: tuple[int, int], dtype: str
+    weight: bool,
+    smoothing: float,
+    reduction: Any,
+    ignore: int,
+    soft: bool,
+    shape: tuple[int, ...],
+    dtype: str,
 ) -> None:
     rng = np.random.default_rng(12)
+    classes = shape[min(1, len(shape) - 1)]
     logits = (3 * rng.standard_normal(shape)).astype(dtype)
-    targets = rng.integers(0, shape[1], shape[0])
-    weights = rng.uniform(0.5, 2, shape[1]).astype(dtype) if weight else None
+    targets: Any = rng.integers(0, classes, shape[:1] + shape[2:] if len(shape) > 1 else ())
+    if soft:
+        targets, ignore = rng.random(shape).astype(dtype), -100  # torch has none for probabilities
+    weights = rng.uniform(0.5, 2, classes).astype(dtype) if weight else None
     ours = fo.CrossEntropyLoss(weights, ignore, reduction, smoothing)
     loss, grad = ours.value_and_grad(logits, targets)
     x = torch.tensor(logits, requires_grad=True)

@@ -1,5 +1,9 @@
 // The losses: checks, buffers and the call.
+#include <algorithm>
+#include <limits>
 #include <optional>
+
+#include <pybind11/stl.h>
 
 #include "../runtime/cross_entropy.hpp"
 #include "arrays.hpp"
@@ -16,36 +20,74 @@ Reduction parse_reduction(const std::string& name) {
     throw py::value_error("reduction must be 'mean', 'sum' or 'none', not '" + name + "'");
 }
 
+std::string type_name(const py::handle& object) {
+    return py::str(py::type::of(object).attr("__name__"));
+}
+
+// The shape without the class axis: axis 1, or the only one.
+std::vector<py::ssize_t> positions_of(const py::array& logits) {
+    std::vector<py::ssize_t> shape(logits.shape(), logits.shape() + logits.ndim());
+    shape.erase(shape.begin() + (shape.size() > 1));
+    return shape;
+}
+
+py::tuple as_tuple(const std::vector<py::ssize_t>& shape) { return py::tuple(py::cast(shape)); }
+
+// The array as runs of positions with classes, if its strides allow it.
+std::optional<ClassArray> class_array(const py::array& array) {
+    const py::ssize_t ndim = array.ndim();
+    const auto stride = [&](py::ssize_t axis) { return array.strides(axis) / array.itemsize(); };
+    ClassArray result{const_cast<void*>(array.data()), 0, 0, stride(ndim > 1)};
+    if (ndim > 1) result.run_stride = stride(0);
+    py::ssize_t size = 1;  // of the axes seen so far, from the last one
+    for (py::ssize_t axis = ndim - 1; axis > 1; --axis) {
+        if (array.shape(axis) == 1) continue;
+        if (size > 1 && stride(axis) != size * result.inner_stride) return std::nullopt;
+        if (size == 1) result.inner_stride = stride(axis);
+        size *= array.shape(axis);
+    }
+    return result;
+}
+
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
 // whatever other threads do to the array meanwhile.
-std::vector<std::int64_t> class_indices(const py::object& given, py::ssize_t rows,
+std::vector<std::int64_t> class_indices(const py::object& given, const py::array& logits,
                                         py::ssize_t classes, std::int64_t ignore_index) {
-    if (!py::isinstance<py::array>(given))
-        throw py::type_error("targets must be a NumPy array of integers, not " +
-                             std::string(py::str(py::type::of(given).attr("__name__"))));
-    const auto array = py::reinterpret_borrow<py::array>(given);
+    const auto shape = positions_of(logits);
+    const auto numpy = py::module_::import("numpy");
+    const bool scalar = shape.empty() && PyIndex_Check(given.ptr());
+    if (!scalar && !py::isinstance<py::array>(given))
+        throw py::type_error("targets must be a NumPy array of integers or of probabilities, not " +
+                             type_name(given));
+    const py::array array = scalar ? numpy.attr("asarray")(given) : given;
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
-        throw py::type_error("targets must have an integer dtype, not " +
-                             std::string(py::str(py::object(array.dtype()))));
-    if (array.ndim() != 1 || array.shape(0) != rows)
-        throw py::value_error("targets must have shape (" + std::to_string(rows) +
-                              ",), one class index for each row of logits, not " +
+        throw py::type_error(
+            "targets must have an integer dtype, or be probabilities of the logits' dtype and "
+            "shape; they have " +
+            std::string(py::str(py::object(array.dtype()))));
+    if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
+        !std::equal(shape.begin(), shape.end(), array.shape()))
+        throw py::value_error("targets must have shape " + std::string(py::str(as_tuple(shape))) +
+                              ", one class index for each row of logits, not " +
                               describe_shape(array));
-    const py::array converted =
-        py::module_::import("numpy").attr("ascontiguousarray")(array, "int64");
+    const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
-    std::vector<std::int64_t> indices(first, first + rows);
-    for (py::ssize_t i = 0; i < rows; ++i) {
-        const std::int64_t index = indices[static_cast<std::size_t>(i)];
+    std::vector<std::int64_t> indices(first, first + converted.size());
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+        const std::int64_t index = indices[i];
         // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
         const bool wrapped = kind == 'u' && index < 0;
         const bool inside = index >= 0 && index < classes;
-        if (!inside && (wrapped || index != ignore_index))
-            throw py::index_error("targets[" + std::to_string(i) + "] is " +
-                                  std::string(py::str(array[py::int_(i)])) + ", outside [0, " +
-                                  std::to_string(classes) + ") and not ignore_index " +
-                                  std::to_string(ignore_index));
+        if (inside || (!wrapped && index == ignore_index)) continue;
+        const py::object place = numpy.attr("unravel_index")(i, as_tuple(shape));
+        std::string where;
+        for (const py::handle number : place)
+            where += (where.empty() ? "" : ", ") + std::string(py::str(number));
+        throw py::index_error("targets[" + where + "] is " +
+                              std::string(py::str(array.attr("flat")[py::int_(i)])) +
+                              ", outside [0, " + std::to_string(classes) +
+                              ") and not ignore_index " + std::to_string(ignore_index));
     }
     return indices;
 }
@@ -69,22 +111,31 @@ py::array checked_out(const py::object& out, const py::array& logits, const py::
     const py::array grad = float_array(out, "out");
     require_like(grad, "out", logits, "logits");
     require_writeable(grad, "out");
-    if ((grad.flags() & py::array::c_style) == 0)
-        throw py::value_error("out must be contiguous in C order");
+    require_distinct_elements(grad, "out");
+    if (!class_array(grad))
+        throw py::value_error("out must be contiguous in C order, but for a stride of its rows");
     OverlapCheck overlap;
     overlap.add(grad, "out", true);
     const bool in_place =
-        grad.data() == logits.data() && (logits.flags() & py::array::c_style) != 0;
+        grad.data() == logits.data() &&
+        std::equal(grad.strides(), grad.strides() + grad.ndim(), logits.strides());
     if (!in_place) overlap.add(logits, "logits", false);
-    overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
+    if (py::isinstance<py::array>(targets))
+        overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
     overlap.run();
     return grad;
 }
 
+void require_non_negative(double value, const char* name) {
+    if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
+        throw py::value_error(std::string(name) + " must be finite and not negative, not " +
+                              std::string(py::repr(py::float_(value))));
+}
+
 // Checks the options and returns the reduction.
 Reduction check_options(const py::object& weight, const std::string& reduction,
-                        double label_smoothing) {
+                        double label_smoothing, double z_loss, double logit_softcap) {
     if (!weight.is_none()) {
         const py::array array = float_array(weight, "weight");
         if (array.ndim() != 1)
@@ -94,49 +145,86 @@ Reduction check_options(const py::object& weight, const std::string& reduction,
     if (!(label_smoothing >= 0.0 && label_smoothing <= 1.0))
         throw py::value_error("label_smoothing must be in [0, 1], not " +
                               std::string(py::repr(py::float_(label_smoothing))));
+    require_non_negative(z_loss, "z_loss");
+    require_non_negative(logit_softcap, "logit_softcap");
     return parse_reduction(reduction);
 }
 
-// Loss and, if `want_grad`, the gradient: into `out` if it is given, else into a fresh array.
+// Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
+// `want_stats` the log-sum-exp, the number of correct predictions and of positions that count.
 py::tuple cross_entropy(const py::object& logits_given, const py::object& targets,
                         const py::object& weight, std::int64_t ignore_index,
-                        const std::string& reduction, double label_smoothing, bool want_grad,
-                        const py::object& out) {
+                        const std::string& reduction, double label_smoothing, double z_loss,
+                        double logit_softcap, bool want_grad, const py::object& out,
+                        bool want_stats, std::optional<double> denominator) {
     CrossEntropyBatch batch{};
-    batch.reduction = check_options(weight, reduction, label_smoothing);
+    batch.reduction = check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
     const py::array given = float_array(logits_given, "logits");
-    if (given.ndim() != 2 || given.shape(1) == 0)
-        throw py::value_error("logits must have shape (N, C) with C >= 1, not " +
-                              describe_shape(given));
-    const py::ssize_t rows = given.shape(0), classes = given.shape(1);
-    batch.targets = class_indices(targets, rows, classes, ignore_index);
+    const py::ssize_t ndim = given.ndim();
+    if (ndim == 0 || given.shape(ndim > 1) == 0)
+        throw py::value_error(
+            "logits must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not " +
+            describe_shape(given));
+    const py::ssize_t classes = given.shape(ndim > 1);
+    const auto shape = positions_of(given);
+    const auto numpy = py::module_::import("numpy");
+
+    py::array probabilities;
+    const bool soft = py::isinstance<py::array>(targets) &&
+                      py::reinterpret_borrow<py::array>(targets).dtype().kind() == 'f';
+    if (soft) {
+        probabilities = float_array(targets, "targets");
+        require_like(probabilities, "targets", given, "logits");
+        if (!class_array(probabilities))
+            probabilities = numpy.attr("ascontiguousarray")(probabilities);
+        batch.probabilities = *class_array(probabilities);
+    } else {
+        batch.targets = class_indices(targets, given, classes, ignore_index);
+    }
     if (!weight.is_none())
         batch.weight = class_weights(py::reinterpret_borrow<py::array>(weight), classes);
 
-    const auto numpy = py::module_::import("numpy");
-    py::object grad = py::none(), losses = py::none();
+    py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
     if (want_grad && out.is_none())  // NumPy asks the system for huge pages
-        grad = numpy.attr("empty")(py::make_tuple(rows, classes), given.dtype());
+        grad = numpy.attr("empty")(given.attr("shape"), given.dtype());
     else if (want_grad)
         grad = checked_out(out, given, targets, weight);
     if (batch.reduction == Reduction::none)
-        losses = numpy.attr("empty")(py::make_tuple(rows), given.dtype());
-    const py::array logits = numpy.attr("ascontiguousarray")(given);
+        losses = numpy.attr("empty")(as_tuple(shape), given.dtype());
+    if (want_stats) log_sum_exp = numpy.attr("empty")(as_tuple(shape), given.dtype());
+    py::array logits = given;
+    if (!class_array(logits)) logits = numpy.attr("ascontiguousarray")(logits);
 
+    const auto data_of = [](const py::object& array) {
+        return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
+    };
     batch.type = type_of(given);
-    batch.logits = logits.data();
-    if (want_grad) batch.grad = py::reinterpret_borrow<py::array>(grad).mutable_data();
-    if (!losses.is_none()) batch.losses = py::reinterpret_borrow<py::array>(losses).mutable_data();
-    batch.rows = static_cast<std::size_t>(rows);
+    batch.logits = *class_array(logits);
+    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad));
+    batch.losses = data_of(losses);
+    batch.log_sum_exp = data_of(log_sum_exp);
+    batch.counts_correct = want_stats;
+    batch.positions = batch.inner = 1;
+    for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+        batch.positions *= static_cast<std::size_t>(shape[axis]);
+        if (axis > 0) batch.inner *= static_cast<std::size_t>(shape[axis]);
+    }
+    batch.inner = std::max<std::size_t>(1, batch.inner);
     batch.classes = static_cast<std::size_t>(classes);
     batch.ignore_index = ignore_index;
     batch.label_smoothing = label_smoothing;
-    double loss = 0.0;
+    batch.z_loss = z_loss;
+    batch.softcap = logit_softcap;
+    batch.denominator = denominator;
+    CrossEntropyResult result{};
     {
         const GilRelease release;
-        loss = run_cross_entropy(batch);
+        result = run_cross_entropy(batch);
     }
-    return py::make_tuple(losses.is_none() ? py::object(py::float_(loss)) : losses, grad);
+    py::object stats = py::none();
+    if (want_stats) stats = py::make_tuple(log_sum_exp, result.correct, result.counted);
+    return py::make_tuple(losses.is_none() ? py::object(py::float_(result.loss)) : losses, grad,
+                          stats);
 }
 
 }  // namespace
@@ -144,13 +232,16 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
 void bind_losses(py::module_& module) {
     module.def(
         "check_cross_entropy",
-        [](const py::object& weight, const std::string& reduction, double label_smoothing) {
-            check_options(weight, reduction, label_smoothing);
+        [](const py::object& weight, const std::string& reduction, double label_smoothing,
+           double z_loss, double logit_softcap) {
+            check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
         },
-        py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"));
+        py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"), py::arg("z_loss"),
+        py::arg("logit_softcap"));
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
-               py::arg("label_smoothing"), py::arg("want_grad"), py::arg("out"));
+               py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
+               py::arg("want_grad"), py::arg("out"), py::arg("want_stats"), py::arg("denominator"));
 }
 
 }  // namespace fastopt

@@ -1,12 +1,20 @@
-// Softmax cross-entropy of rows of logits [rows, classes] with class indices, and its gradient.
+// Softmax cross-entropy of `classes` logits at each of many positions, and its gradient.
 //
-// With m the largest logit, e_c = exp(x_c - m) and "others" the sum of e_c over c != y:
-//   loss      = log(1 + others)                     where the target y is the largest,
-//             = (m - x_y) + log(others + e_y)       elsewhere,
-//   dloss/dx_c = e_c / (others + e_y) for c != y,   dloss/dx_y = -others / (others + e_y).
-// Nothing is subtracted from 1, so a model that is sure keeps its small loss and gradient.
+// With m the largest logit, e_c = exp(x_c - m), s the sum of all e_c, and one class v, the pivot:
+//   log(s) = log(1 + others / e_v)                  where the pivot is the largest,
+//          = log(s)                                 elsewhere; "others" is the sum of e_c, c != v;
+//   loss   = share (m - x_v + log s) + sum_c pull_c (m - x_c) + rest log s + z_loss (m + log s)^2,
+//   dloss/dx_c = (share + rest + 2 z_loss (m + log s)) e_c / s - pull_c for c != v,
+//   dloss/dx_v = -share others / s + (rest + 2 z_loss (m + log s)) e_v / s - pull_v.
+// For a class index y: v = y, share = (1 - smoothing) w_y, pull_c = w_c smoothing / classes, rest
+// is the sum of the pulls. For a row of probabilities t: v is the largest logit, pull_c =
+// w_c ((1 - smoothing) t_c + smoothing / classes), but share = pull_v, pull_v is taken as 0, and
+// rest is the sum of the others. Nothing is subtracted from 1, so a model that is sure keeps its
+// small loss and gradient.
 //
-// The order of every sum is fixed by the class index alone: 64 lanes of T over a tile of 1024
+// Two regimes: along rows, whose classes are neighbours in memory; and along columns, many
+// positions side by side, for few classes or where positions are the neighbours. They agree to the
+// bit: the order of every sum is fixed by the class index alone: 64 lanes of T over a tile of 1024
 // classes, folded into 64 lanes of double from tile to tile, folded by halves at the end.
 #pragma once
 
@@ -70,91 +78,443 @@ T largest(const T* x, std::size_t count) {
     return best[0];
 }
 
-enum class Smoothing {
-    none,
-    uniform,
-    weighted
+// The first i < count with x[i] == value; 0 if there is none.
+template <class T>
+std::size_t first_index(const T* x, std::size_t count, T value) {
+    for (std::size_t start = 0; start < count; start += lane_count) {
+        const std::size_t end = start + lane_count < count ? start + lane_count : count;
+        bool found = false;
+        for (std::size_t i = start; i < end; ++i) found |= x[i] == value;
+        if (!found) continue;
+        for (std::size_t i = start; i < end; ++i)
+            if (x[i] == value) return i;
+    }
+    return 0;
+}
+
+// The scalars of a position, named as at the head of this file; e_c and all that is made of them
+// are scaled by exp_scale.
+struct PositionSums {
+    double top, deficit, others, at_pivot;  // m, m - x_v, others, e_v
+    double share, rest, distance;           // distance: the sum of pull_c (m - x_c)
+    double pull_at_pivot;
 };
 
-template <class T, Smoothing smoothing>
+struct PositionResult {
+    double loss, log_sum_exp;
+    // The gradient is e_c * unscale * factor - pull_c * grad_scale, and pivot_grad. The factor
+    // holds 1 / exp_scale: where it would be denormal, the scale is taken from e_c instead,
+    // exactly.
+    double factor, unscale, pivot_grad;
+};
+
+inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
+    const double sum = at.others + at.at_pivot;
+    const double log_sum =
+        log1p(at.deficit == 0.0 ? at.others / at.at_pivot : sum * (1.0 / exp_scale) - 1.0);
+    PositionResult result{};
+    result.log_sum_exp = at.top + log_sum;
+    const double pull_of_z = 2.0 * z_loss * result.log_sum_exp;
+    result.loss = at.share * (at.deficit + log_sum) + (at.rest * log_sum + at.distance) +
+                  z_loss * (result.log_sum_exp * result.log_sum_exp);
+    const double factor = (at.share + (at.rest + pull_of_z)) / sum * grad_scale;
+    const double size = factor < 0.0 ? -factor : factor;
+    result.factor = size < 0x1p-120 ? factor * exp_scale : factor;
+    result.unscale = size < 0x1p-120 ? 1.0 / exp_scale : 1.0;
+    result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot / sum) -
+                         at.share * (at.others / sum) - at.pull_at_pivot) *
+                        grad_scale;
+    return result;
+}
+
+// The first class at a position of the block.
+template <class T>
+T* class_row(const ClassArray& array, const CrossEntropyBlock& block, std::size_t position) {
+    if (array.data == nullptr) return nullptr;
+    const std::size_t number = block.first + position;
+    return static_cast<T*>(array.data) +
+           static_cast<std::ptrdiff_t>(number / block.inner) * array.run_stride +
+           static_cast<std::ptrdiff_t>(number % block.inner) * array.inner_stride;
+}
+
+// What is the same for all positions of a block.
+template <class T>
+struct CrossEntropyScalars {
+    explicit CrossEntropyScalars(const CrossEntropyBlock& block)
+        : smooth(block.label_smoothing / static_cast<double>(block.classes)),
+          keep(1.0 - block.label_smoothing),
+          soft(block.targets == nullptr),
+          pulls(soft || block.label_smoothing != 0.0),
+          pull_scale(soft ? 1.0 : smooth),
+          rest(soft ? 0.0 : smooth * block.weight_sum) {}
+
+    double smooth, keep;
+    bool soft;
+    bool pulls;         // whether there are any
+    double pull_scale;  // pull_c = pull_scale * what `pull` returns
+    double rest;        // of a class index
+
+    T pull(const T* weight, std::size_t c, T probability) const {
+        const T w = weight ? weight[c] : T{1};
+        return soft ? w * (static_cast<T>(keep) * probability + static_cast<T>(smooth)) : w;
+    }
+};
+
+// An entry that is not wanted at all counts nothing, however far its logit is.
+template <class T>
+T distance_term(T pull, T distance) {
+    return pull == T{0} ? T{0} : pull * distance;
+}
+
+template <class T>
 void cross_entropy_rows(const CrossEntropyBlock& block) {
     const std::size_t classes = block.classes;
+    const CrossEntropyScalars<T> scalars(block);
     const T* weight = static_cast<const T*>(block.weight);
-    const double smooth = block.label_smoothing / static_cast<double>(classes);
-    T scratch[tile_size];
+    const T cap = static_cast<T>(block.softcap);
+    const bool capped = block.softcap != 0.0;
+    T tile[tile_size];
 
-    for (std::size_t row = 0; row < block.rows; ++row) {
-        const T* logits = static_cast<const T*>(block.logits) + row * classes;
-        T* grad = block.grad ? static_cast<T*>(block.grad) + row * classes : nullptr;
-        if (block.targets[row] == block.ignore_index) {
+    for (std::size_t row = 0; row < block.positions; ++row) {
+        const T* logits = class_row<const T>(block.logits, block, row);
+        const T* probabilities = class_row<const T>(block.probabilities, block, row);
+        T* grad = class_row<T>(block.grad, block, row);
+        if (!scalars.soft && block.targets[row] == block.ignore_index) {
             block.losses[row] = 0.0;
+            if (block.log_sum_exp) block.log_sum_exp[row] = 0.0;
+            if (block.correct) block.correct[row] = 0;
             if (grad)
                 for (std::size_t c = 0; c < classes; ++c) grad[c] = T{0};
             continue;
         }
-        const auto target = static_cast<std::size_t>(block.targets[row]);
-        const T top = largest(logits, classes);
-        const double deficit = static_cast<double>(top) - static_cast<double>(logits[target]);
+        T* scratch = static_cast<T*>(block.scratch);
+        const T* x = logits;
+        if (capped) {
+            for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
+            x = scratch;
+        }
+        const T top = largest(x, classes);
+        const std::size_t pivot = scalars.soft ? first_index(x, classes, top)
+                                               : static_cast<std::size_t>(block.targets[row]);
+        if (block.correct) {
+            const bool hit = x[pivot] == top;
+            if (scalars.soft) {
+                const T likely = largest(probabilities, classes);
+                block.correct[row] = hit && first_index(probabilities, classes, likely) == pivot;
+            } else {
+                block.correct[row] = hit && first_index(x, pivot + 1, top) == pivot;
+            }
+        }
+        PositionSums sums{};
+        sums.top = static_cast<double>(top);
+        sums.deficit = static_cast<double>(top) - static_cast<double>(x[pivot]);
 
-        LaneSum others_sum, distance_sum;
-        double at_target = 0.0;
+        const auto pulls = [&](std::size_t start, std::size_t count) {
+            for (std::size_t i = 0; i < count; ++i)
+                tile[i] =
+                    scalars.pull(weight, start + i, scalars.soft ? probabilities[start + i] : T{0});
+        };
+        LaneSum others, distance, rest;
+        T* e_row = capped || block.streams ? scratch : grad;
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            const T* x = logits + start;
-            if constexpr (smoothing == Smoothing::uniform)
-                distance_sum.add<T>(count, [&](std::size_t i) { return top - x[i]; });
-            if constexpr (smoothing == Smoothing::weighted)
-                distance_sum.add<T>(
-                    count, [&](std::size_t i) { return weight[start + i] * (top - x[i]); });
-            T* e = grad ? grad + start : scratch;
-            for (std::size_t i = 0; i < count; ++i) e[i] = exp_scaled(x[i] - top);
-            if (target - start < count) {
-                at_target = static_cast<double>(e[target - start]);
-                e[target - start] = T{0};
+            const bool has_pivot = pivot - start < count;
+            const T* in = x + start;
+            if (scalars.pulls) {
+                pulls(start, count);
+                distance.add<T>(count,
+                                [&](std::size_t i) { return distance_term(tile[i], top - in[i]); });
+                if (has_pivot) {
+                    const auto own = static_cast<double>(tile[pivot - start]);
+                    sums.share = scalars.soft ? own : 0.0;
+                    sums.pull_at_pivot = scalars.soft ? 0.0 : scalars.smooth * own;
+                    tile[pivot - start] = T{0};
+                }
+                if (scalars.soft) rest.add<T>(count, [&](std::size_t i) { return tile[i]; });
             }
-            others_sum.add<T>(count, [&](std::size_t i) { return e[i]; });
+            T* e = e_row ? e_row + start : tile;
+            for (std::size_t i = 0; i < count; ++i) e[i] = exp_scaled(in[i] - top);
+            if (has_pivot) {
+                sums.at_pivot = static_cast<double>(e[pivot - start]);
+                e[pivot - start] = T{0};
+            }
+            others.add<T>(count, [&](std::size_t i) { return e[i]; });
         }
-        const double others = others_sum.total();
-        const double sum = others + at_target;
-        const double log_sum =
-            deficit == 0.0 ? log1p(others / at_target) : log1p(sum * (1.0 / exp_scale) - 1.0);
+        sums.others = others.total();
+        sums.rest = scalars.soft ? rest.total() : scalars.rest;
+        sums.distance = scalars.pulls ? scalars.pull_scale * distance.total() : 0.0;
+        if (!scalars.soft)
+            sums.share = scalars.keep * (weight ? static_cast<double>(weight[pivot]) : 1.0);
 
-        const double target_weight = weight ? static_cast<double>(weight[target]) : 1.0;
-        const double target_share = (1.0 - block.label_smoothing) * target_weight;
-        double loss = target_share * (deficit + log_sum);
-        if constexpr (smoothing != Smoothing::none)
-            loss += smooth * (block.weight_sum * log_sum + distance_sum.total());
-        block.losses[row] = loss;
+        const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
+        block.losses[row] = result.loss;
+        if (block.log_sum_exp) block.log_sum_exp[row] = result.log_sum_exp;
+        if (block.correct && result.log_sum_exp != result.log_sum_exp) block.correct[row] = 0;
         if (!grad) continue;
 
-        const double smooth_share = smoothing == Smoothing::none ? 0.0 : smooth * block.weight_sum;
-        // What turns e into the gradient. It holds 1 / exp_scale: where it would be denormal, the
-        // scale is taken from e instead, exactly.
-        double exact_factor = (target_share + smooth_share) / sum * block.grad_scale;
-        const double size = exact_factor < 0.0 ? -exact_factor : exact_factor;
-        const bool tiny = size < 0x1p-120;
-        if (tiny) exact_factor *= exp_scale;
-        const T unscale = tiny ? static_cast<T>(1.0 / exp_scale) : T{1};
-        const T factor = static_cast<T>(exact_factor);
-        const T pull = static_cast<T>(smooth * block.grad_scale);
-        for (std::size_t c = 0; c < classes; ++c) {
-            T value = grad[c] * unscale * factor;
-            if constexpr (smoothing == Smoothing::uniform) value = value - pull;
-            if constexpr (smoothing == Smoothing::weighted) value = value - pull * weight[c];
-            grad[c] = value;
+        const T unscale = static_cast<T>(result.unscale);
+        const T factor = static_cast<T>(result.factor);
+        const T pull = static_cast<T>(scalars.pull_scale * block.grad_scale);
+        const T slope_at_pivot = capped ? soft_cap(logits[pivot], cap).slope : T{1};
+        for (std::size_t start = 0; start < classes; start += tile_size) {
+            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            T* out = grad + start;
+            const T* e = e_row + start;
+            if (!scalars.pulls && !capped) {
+                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * unscale * factor;
+                continue;
+            }
+            if (scalars.pulls) {
+                pulls(start, count);
+                for (std::size_t i = 0; i < count; ++i)
+                    tile[i] = e[i] * unscale * factor - pull * tile[i];
+            } else {
+                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * unscale * factor;
+            }
+            if (capped)
+                for (std::size_t i = 0; i < count; ++i)
+                    out[i] = tile[i] * soft_cap(logits[start + i], cap).slope;
+            else
+                for (std::size_t i = 0; i < count; ++i) out[i] = tile[i];
         }
-        double target_grad = -target_share * (others / sum);
-        if constexpr (smoothing != Smoothing::none)
-            target_grad += smooth_share * (at_target / sum) - smooth * target_weight;
-        grad[target] = static_cast<T>(target_grad * block.grad_scale);
+        grad[pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
+    }
+}
+
+// A class, or its sum, at positions side by side.
+template <class T>
+using Column = T[column_count];
+
+// starts[i] = the first class at position first + i, or first where that is past the block's end.
+// Returns whether they are neighbours.
+template <class T>
+bool column_starts(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
+                   T* (&starts)[column_count]) {
+    const std::size_t number = block.first + first;
+    std::size_t run = number / block.inner, place = number % block.inner;
+    bool neighbours = true;
+    for (std::size_t i = 0; i < column_count; ++i) {
+        starts[i] = first + i < block.positions
+                        ? static_cast<T*>(array.data) +
+                              static_cast<std::ptrdiff_t>(run) * array.run_stride +
+                              static_cast<std::ptrdiff_t>(place) * array.inner_stride
+                        : starts[0];
+        neighbours &= starts[i] == starts[0] + i;
+        if (++place == block.inner) place = 0, ++run;
+    }
+    return neighbours;
+}
+
+// to[c][i] = class c at position first + i, and the one at `first` past the block's end.
+template <class T>
+void load_columns(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
+                  Column<T>* to) {
+    const T* starts[column_count];
+    if (column_starts(array, block, first, starts)) {
+        const T* from = starts[0];
+        for (std::size_t c = 0; c < block.classes; ++c, from += array.class_stride)
+            for (std::size_t i = 0; i < column_count; ++i) to[c][i] = from[i];
+        return;
+    }
+    for (std::size_t i = 0; i < column_count; ++i) {
+        const T* from = starts[i];
+        for (std::size_t c = 0; c < block.classes; ++c, from += array.class_stride)
+            to[c][i] = *from;
     }
 }
 
 template <class T>
-void cross_entropy(const CrossEntropyBlock& block) {
-    if (block.label_smoothing == 0.0) return cross_entropy_rows<T, Smoothing::none>(block);
-    if (!block.weight) return cross_entropy_rows<T, Smoothing::uniform>(block);
-    cross_entropy_rows<T, Smoothing::weighted>(block);
+void store_columns(const Column<T>* from, const ClassArray& array, const CrossEntropyBlock& block,
+                   std::size_t first) {
+    T* starts[column_count];
+    if (column_starts(array, block, first, starts)) {
+        T* to = starts[0];
+        for (std::size_t c = 0; c < block.classes; ++c, to += array.class_stride)
+            for (std::size_t i = 0; i < column_count; ++i) to[i] = from[c][i];
+        return;
+    }
+    for (std::size_t i = 0; i < column_count && first + i < block.positions; ++i) {
+        T* to = starts[i];
+        for (std::size_t c = 0; c < block.classes; ++c, to += array.class_stride) *to = from[c][i];
+    }
+}
+
+template <class T>
+void largest_columns(const Column<T>* x, std::size_t classes, Column<T>& best) {
+    for (T& value : best) value = -static_cast<T>(__builtin_inff());
+    for (std::size_t c = 0; c < classes; ++c)
+        for (std::size_t i = 0; i < column_count; ++i)
+            best[i] = x[c][i] > best[i] ? x[c][i] : best[i];
+}
+
+// found[i] = the first c with x[c][i] == value[i]; 0 if there is none.
+template <class T>
+void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T>& value,
+                         Column<std::size_t>& found) {
+    for (std::size_t& index : found) index = 0;
+    for (std::size_t c = classes; c-- > 0;)
+        for (std::size_t i = 0; i < column_count; ++i)
+            found[i] = x[c][i] == value[i] ? c : found[i];
+}
+
+// total[i] = the sum of term(c, i) over the classes, in the order of LaneSum.
+template <class T, class Term>
+void sum_columns(std::size_t classes, Term term, Column<double>& total) {
+    Column<double> lanes[lane_count];
+    Column<T> partial[lane_count];
+    const std::size_t used = classes < lane_count ? classes : lane_count;
+    for (std::size_t start = 0; start < classes; start += tile_size) {
+        const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+        for (std::size_t lane = 0; lane < used; ++lane)
+            for (std::size_t i = 0; i < column_count; ++i) partial[lane][i] = T{0};
+        for (std::size_t c = 0; c < count; ++c)
+            for (std::size_t i = 0; i < column_count; ++i)
+                partial[c % lane_count][i] += term(start + c, i);
+        for (std::size_t lane = 0; lane < used; ++lane)
+            for (std::size_t i = 0; i < column_count; ++i)
+                lanes[lane][i] =
+                    (start == 0 ? 0.0 : lanes[lane][i]) + static_cast<double>(partial[lane][i]);
+    }
+    for (std::size_t half = lane_count / 2; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half && lane + half < used; ++lane)
+            for (std::size_t i = 0; i < column_count; ++i) lanes[lane][i] += lanes[lane + half][i];
+    for (std::size_t i = 0; i < column_count; ++i) total[i] = lanes[0][i];
+}
+
+template <class T>
+void cross_entropy_columns(const CrossEntropyBlock& block) {
+    const std::size_t classes = block.classes;
+    const CrossEntropyScalars<T> scalars(block);
+    const T* weight = static_cast<const T*>(block.weight);
+    const T cap = static_cast<T>(block.softcap);
+    const bool capped = block.softcap != 0.0;
+    auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
+    auto* const pulls = x + classes;                         // if the targets are probabilities
+    auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
+    const auto pull = [&](std::size_t c, std::size_t i) {
+        return scalars.soft ? pulls[c][i] : weight ? weight[c] : T{1};
+    };
+
+    for (std::size_t first = 0; first < block.positions; first += column_count) {
+        const std::size_t rest_count = block.positions - first;
+        const std::size_t width = rest_count < column_count ? rest_count : column_count;
+        load_columns(block.logits, block, first, x);
+        if (capped)
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i) {
+                    const SoftCap<T> soft = soft_cap(x[c][i], cap);
+                    x[c][i] = soft.value;
+                    slopes[c][i] = soft.slope;
+                }
+        Column<T> top;
+        largest_columns(x, classes, top);
+
+        Column<std::size_t> pivot{};
+        bool ignored[column_count] = {};
+        Column<double> share, own{}, rest, distance{};
+        if (scalars.soft) {
+            first_index_columns(x, classes, top, pivot);
+            load_columns(block.probabilities, block, first, pulls);
+            if (block.correct) {
+                Column<T> likely;
+                Column<std::size_t> likely_at;
+                largest_columns(pulls, classes, likely);
+                first_index_columns(pulls, classes, likely, likely_at);
+                for (std::size_t i = 0; i < width; ++i)
+                    block.correct[first + i] = likely_at[i] == pivot[i];
+            }
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    pulls[c][i] = scalars.pull(weight, c, pulls[c][i]);
+        } else {
+            for (std::size_t i = 0; i < width; ++i) {
+                ignored[i] = block.targets[first + i] == block.ignore_index;
+                if (!ignored[i]) pivot[i] = static_cast<std::size_t>(block.targets[first + i]);
+            }
+            if (block.correct) {
+                Column<std::size_t> best_at;
+                first_index_columns(x, classes, top, best_at);
+                for (std::size_t i = 0; i < width; ++i)
+                    block.correct[first + i] = !ignored[i] && best_at[i] == pivot[i];
+            }
+        }
+        Column<double> at_pivot, others, deficit;
+        for (std::size_t i = 0; i < column_count; ++i)
+            deficit[i] = static_cast<double>(top[i]) - static_cast<double>(x[pivot[i]][i]);
+        if (scalars.pulls) {
+            sum_columns<T>(
+                classes,
+                [&](std::size_t c, std::size_t i) {
+                    return distance_term(pull(c, i), top[i] - x[c][i]);
+                },
+                distance);
+            for (std::size_t i = 0; i < column_count; ++i) {
+                own[i] = static_cast<double>(pull(pivot[i], i));
+                distance[i] *= scalars.pull_scale;
+            }
+        }
+        if (scalars.soft) {
+            for (std::size_t i = 0; i < column_count; ++i) pulls[pivot[i]][i] = T{0};
+            sum_columns<T>(
+                classes, [&](std::size_t c, std::size_t i) { return pulls[c][i]; }, rest);
+        }
+        for (std::size_t c = 0; c < classes; ++c)
+            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - top[i]);
+        for (std::size_t i = 0; i < column_count; ++i) {
+            at_pivot[i] = static_cast<double>(x[pivot[i]][i]);
+            x[pivot[i]][i] = T{0};
+            if (scalars.soft) {
+                share[i] = own[i];
+                own[i] = 0.0;
+            } else {
+                share[i] = scalars.keep * (weight ? static_cast<double>(weight[pivot[i]]) : 1.0);
+                own[i] *= scalars.smooth;
+                rest[i] = scalars.rest;
+            }
+        }
+        sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
+
+        Column<double> losses, log_sum_exp, pivot_grad;
+        Column<T> factor, unscale;
+        for (std::size_t i = 0; i < column_count; ++i) {
+            const PositionSums sums{static_cast<double>(top[i]),
+                                    deficit[i],
+                                    others[i],
+                                    at_pivot[i],
+                                    share[i],
+                                    rest[i],
+                                    distance[i],
+                                    own[i]};
+            const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
+            losses[i] = result.loss;
+            log_sum_exp[i] = result.log_sum_exp;
+            pivot_grad[i] = result.pivot_grad;
+            factor[i] = static_cast<T>(result.factor);
+            unscale[i] = static_cast<T>(result.unscale);
+        }
+        for (std::size_t i = 0; i < width; ++i) {
+            block.losses[first + i] = ignored[i] ? 0.0 : losses[i];
+            if (block.log_sum_exp) block.log_sum_exp[first + i] = ignored[i] ? 0.0 : log_sum_exp[i];
+            if (block.correct && log_sum_exp[i] != log_sum_exp[i]) block.correct[first + i] = 0;
+        }
+        if (block.grad.data == nullptr) continue;
+
+        for (std::size_t c = 0; c < classes; ++c)
+            for (std::size_t i = 0; i < column_count; ++i)
+                x[c][i] = x[c][i] * unscale[i] * factor[i];
+        if (scalars.pulls) {
+            const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i) x[c][i] -= scale * pull(c, i);
+        }
+        for (std::size_t i = 0; i < width; ++i) x[pivot[i]][i] = static_cast<T>(pivot_grad[i]);
+        if (capped)
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i) x[c][i] *= slopes[c][i];
+        for (std::size_t i = 0; i < width; ++i)
+            for (std::size_t c = 0; ignored[i] && c < classes; ++c) x[c][i] = T{0};
+        store_columns(x, block.grad, block, first);
+    }
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ extern const Table table;
 constinit const Table table = {
     .optimizers = optimizers,
     .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
-    .cross_entropy = {cross_entropy<float>, cross_entropy<double>},
+    .cross_entropy_rows = {cross_entropy_rows<float>, cross_entropy_rows<double>},
+    .cross_entropy_columns = {cross_entropy_columns<float>, cross_entropy_columns<double>},
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},

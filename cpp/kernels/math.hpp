@@ -20,8 +20,14 @@ inline double square_root(double x) { return __builtin_sqrt(x); }
 // until it meets the other factors, and the sum of 2^31 entries is far from overflow.
 constexpr double exp_scale = 0x1p32;
 
-// exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
-inline float exp_scaled(float x) {
+// exp(x) for x <= 0 or NaN is 2^n (1 + rest); n stands in the low bits of `bits`.
+template <class T, class Bits>
+struct ExpParts {
+    T rest;
+    Bits bits;
+};
+
+inline ExpParts<float, std::uint32_t> exp_parts(float x) {
     constexpr float round = 0x1.8p23f;
     const float shifted = x * 0x1.715476p+0f + round;
     const float n = shifted - round;
@@ -31,13 +37,10 @@ inline float exp_scaled(float x) {
     q = q * r + 0.041668387373f;
     q = q * r + 0.166665206877f;
     q = q * r + 0.499999934516f;
-    const float mantissa = q * (r * r) + r + 1.0f;
-    const auto exponent = (__builtin_bit_cast(std::uint32_t, shifted) + (127u + 32u)) << 23;
-    const float value = mantissa * __builtin_bit_cast(float, exponent);
-    return x < -109.0f ? 0.0f : value;
+    return {q * (r * r) + r, __builtin_bit_cast(std::uint32_t, shifted)};
 }
 
-inline double exp_scaled(double x) {
+inline ExpParts<double, std::uint64_t> exp_parts(double x) {
     constexpr double round = 0x1.8p52;
     const double shifted = x * 0x1.71547652b82fep+0 + round;
     const double n = shifted - round;
@@ -52,10 +55,43 @@ inline double exp_scaled(double x) {
     q = q * r + 4.1666666666530266493e-2;
     q = q * r + 0.16666666666666412768;
     q = q * r + 0.50000000000000106167;
-    const double mantissa = q * (r * r) + r + 1.0;
-    const auto exponent = (__builtin_bit_cast(std::uint64_t, shifted) + (1023u + 32u)) << 52;
-    const double value = mantissa * __builtin_bit_cast(double, exponent);
-    return x < -730.0 ? 0.0 : value;
+    return {q * (r * r) + r, __builtin_bit_cast(std::uint64_t, shifted)};
+}
+
+// 2^n, from the bits of exp_parts.
+inline float power_of_two(std::uint32_t n) { return __builtin_bit_cast(float, (n + 127u) << 23); }
+inline double power_of_two(std::uint64_t n) {
+    return __builtin_bit_cast(double, (n + 1023u) << 52);
+}
+
+// exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
+template <class T>
+T exp_scaled(T x) {
+    constexpr T lowest = sizeof(T) == sizeof(float) ? T{-109} : T{-730};
+    const auto parts = exp_parts(x);
+    const T value = (parts.rest + T{1}) * power_of_two(parts.bits + 32);
+    return x < lowest ? T{0} : value;
+}
+
+// cap * tanh(x / cap) and its derivative: with a = exp(-2|x / cap|) - 1, tanh is -a / (2 + a) and
+// its derivative 4 (1 + a) / (2 + a)^2, where 1 + a comes from exp itself and keeps its digits.
+template <class T>
+struct SoftCap {
+    T value, slope;
+};
+
+template <class T>
+SoftCap<T> soft_cap(T x, T cap) {
+    const T u = x / cap;
+    const T argument = u < T{0} ? u * T{2} : u * T{-2};
+    const auto parts = exp_parts(argument);
+    const T power = power_of_two(parts.bits);
+    const T near = (power - T{1}) + power * parts.rest;
+    const T a = argument < T{-40} ? T{-1} : near;
+    const T e = exp_scaled(argument) * static_cast<T>(1.0 / exp_scale);
+    const T half = T{2} + a;
+    const T size = cap * (-a / half);
+    return {u < T{0} ? -size : size, T{4} * e / (half * half)};
 }
 
 // log -------------------------------------------------------------------------------------------
@@ -67,9 +103,8 @@ inline double log1p(double x) {
     const double error = u < 2.0 ? x - (u - 1.0) : 1.0 - (u - x);
     const auto bits = __builtin_bit_cast(std::uint64_t, u);
     constexpr std::uint64_t root_half = 0x3fe6a09e667f3bcdu;
-    const std::uint64_t offset = bits - root_half;
-    const auto k = static_cast<std::int64_t>(offset) >> 52;
-    const auto m = __builtin_bit_cast(double, bits - (static_cast<std::uint64_t>(k) << 52));
+    const std::uint64_t k = (bits - root_half) >> 52;
+    const auto m = __builtin_bit_cast(double, bits - (k << 52));
     const double f = m - 1.0;
     const double s = f / (m + 1.0);
     const double z = s * s;
@@ -84,7 +119,9 @@ inline double log1p(double x) {
     series = series * z + 1.0 / 5.0;
     series = series * z + 1.0 / 3.0;
     const double small = 2.0 * s * z * series + error / u;
-    const auto exponent = static_cast<double>(k);
+    // k as a double: most instruction sets cannot convert 64-bit integers in vectors.
+    const double exponent =
+        __builtin_bit_cast(double, k | __builtin_bit_cast(std::uint64_t, 0x1p52)) - 0x1p52;
     const double value =
         exponent * 0x1.62e42fefa4p-1 + (2.0 * s + (small + exponent * -0x1.8432a1b0e2634p-43));
     return x != x ? x : value;

@@ -17,6 +17,7 @@ constexpr int type_count = 2;
 constexpr int max_options = 12;
 constexpr int max_states = 3;
 constexpr std::size_t norm_lanes = 32;
+constexpr std::size_t column_count = 32;  // positions that cross-entropy takes side by side
 
 // The values an option of an optimizer may take.
 enum class Domain : int {
@@ -66,26 +67,46 @@ struct Optimizer {
     void (*update[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
 };
 
-// A block of rows of cross-entropy with class indices. `T` is the element type of the table's
-// entry.
+// An array of classes at positions. Position p is number p % inner of a run, the runs are p /
+// inner. Strides are in elements, and the first position is number 0.
+struct ClassArray {
+    void* data;  // nullptr: there is none
+    std::ptrdiff_t run_stride;
+    std::ptrdiff_t inner_stride;
+    std::ptrdiff_t class_stride;
+};
+
+// A block of positions of cross-entropy. `T` is the element type of the table's entry.
 struct CrossEntropyBlock {
-    const void* logits;           // T [rows, classes]
-    void* grad;                   // T [rows, classes], may be `logits`; nullptr: values only
-    const std::int64_t* targets;  // [rows], each ignore_index or in [0, classes)
+    ClassArray logits;            // T
+    ClassArray grad;              // T, may be `logits`; values only if there is none
+    ClassArray probabilities;     // T, or none
+    const std::int64_t* targets;  // [positions], each ignore_index or in [0, classes), or nullptr
     const void* weight;           // T [classes], or nullptr for all 1
-    double* losses;               // [rows]; 0 where ignored
-    std::size_t rows;
+    double* losses;               // [positions]; 0 where ignored
+    double* log_sum_exp;          // [positions], or nullptr; 0 where ignored
+    unsigned char* correct;  // [positions], or nullptr: whether the largest logit is the target
+    // T [classes], or [classes] columns, twice that with probabilities and once more with softcap.
+    // Along rows only needed with softcap, or if it `streams`.
+    void* scratch;
+    std::size_t first, positions;  // of all
+    std::size_t inner;
     std::size_t classes;
     std::int64_t ignore_index;
     double label_smoothing;
     double weight_sum;  // of all classes
+    double z_loss;
+    double softcap;     // 0 for none
     double grad_scale;  // 1 / the denominator of the mean, or 1
+    bool streams;       // along rows: the gradient is not kept in cache
 };
 
 struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
-    void (*cross_entropy[type_count])(const CrossEntropyBlock& block);
+    // Where the classes of a position are neighbours, and where they need not be.
+    void (*cross_entropy_rows[type_count])(const CrossEntropyBlock& block);
+    void (*cross_entropy_columns[type_count])(const CrossEntropyBlock& block);
     // x * factor, and x clamped into [-limit, limit], in place.
     void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);

@@ -1,76 +1,152 @@
-// Splits a batch into blocks of rows. A row's result does not depend on its block, and the losses
-// are added up in the order of the rows.
+// Splits a batch into blocks of positions. A position's result does not depend on its block, and
+// the losses are added up in an order of their own.
 #include "cross_entropy.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
 
 #include "grid.hpp"
 #include "isa.hpp"
 #include "parallel.hpp"
+#include "scratch.hpp"
 
 namespace fastopt {
 namespace {
 
+// Up to so many classes, positions are taken side by side even if their classes are neighbours.
+constexpr std::size_t few_classes = 128;
+
+double sum_of(const std::vector<double>& values) {
+    double lanes[32] = {};
+    for (std::size_t i = 0; i < values.size(); ++i) lanes[i % 32] += values[i];
+    for (std::size_t half = 16; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+
 template <class T>
-double run(const CrossEntropyBatch& batch) {
-    std::vector<T> weight(batch.weight.size());
-    std::vector<double> losses(batch.rows);
+std::vector<T> rounded(const std::vector<double>& values) {
+    std::vector<T> result(values.size());
+    std::transform(values.begin(), values.end(), result.begin(),
+                   [](double value) { return static_cast<T>(value); });
+    return result;
+}
+
+template <class T>
+double denominator_of(const std::vector<std::int64_t>& targets, std::int64_t ignore_index,
+                      const std::vector<T>& weight) {
+    if (weight.empty())
+        return static_cast<double>(static_cast<std::ptrdiff_t>(targets.size()) -
+                                   std::count(targets.begin(), targets.end(), ignore_index));
+    double sum = 0.0;
+    for (const std::int64_t target : targets)
+        if (target != ignore_index)
+            sum += static_cast<double>(weight[static_cast<std::size_t>(target)]);
+    return sum;
+}
+
+template <class T>
+CrossEntropyResult run(const CrossEntropyBatch& batch) {
+    const bool soft = batch.probabilities.data != nullptr;
+    const bool along_rows = batch.classes > few_classes && batch.logits.class_stride == 1 &&
+                            (batch.grad.data == nullptr || batch.grad.class_stride == 1) &&
+                            (!soft || batch.probabilities.class_stride == 1);
+    std::vector<T> weight;
+    std::vector<double> losses(batch.positions);
+    std::vector<double> log_sum_exp(batch.log_sum_exp != nullptr ? batch.positions : 0);
+    std::vector<unsigned char> correct(batch.counts_correct ? batch.positions : 0);
+    CrossEntropyResult result{};
     CrossEntropyBlock whole{};
     double denominator = 1.0;
     with_default_floating_point([&] {
+        weight = rounded<T>(batch.weight);
         whole.weight_sum = static_cast<double>(batch.classes);
         if (!weight.empty()) whole.weight_sum = 0.0;
-        for (std::size_t c = 0; c < weight.size(); ++c) {
-            weight[c] = static_cast<T>(batch.weight[c]);
-            whole.weight_sum += static_cast<double>(weight[c]);
-        }
-        if (batch.reduction == Reduction::mean) {
-            denominator = 0.0;
-            for (const std::int64_t target : batch.targets) {
-                if (target == batch.ignore_index) continue;
-                const auto index = static_cast<std::size_t>(target);
-                denominator += weight.empty() ? 1.0 : static_cast<double>(weight[index]);
-            }
-        }
+        for (const T w : weight) whole.weight_sum += static_cast<double>(w);
+        if (batch.reduction == Reduction::mean)
+            denominator = batch.denominator ? *batch.denominator
+                          : soft ? static_cast<double>(batch.positions)
+                                 : denominator_of(batch.targets, batch.ignore_index, weight);
         whole.grad_scale = 1.0 / denominator;
     });
+    whole.logits = batch.logits;
+    whole.grad = batch.grad;
+    whole.probabilities = batch.probabilities;
     whole.weight = weight.empty() ? nullptr : weight.data();
+    whole.inner = batch.inner;
     whole.classes = batch.classes;
     whole.ignore_index = batch.ignore_index;
     whole.label_smoothing = batch.label_smoothing;
+    whole.z_loss = batch.z_loss;
+    whole.softcap = batch.softcap;
 
-    const std::size_t rows_at_once =
-        std::max<std::size_t>(1, tuning.chunk_size / std::max<std::size_t>(1, batch.classes));
-    const std::size_t blocks = (batch.rows + rows_at_once - 1) / rows_at_once;
-    const std::size_t work = 8 * batch.rows * batch.classes;
-    const auto kernel = kernels().cross_entropy[static_cast<int>(batch.type)];
+    // A thread that gets no memory of its own waits for this.
+    std::size_t scratch_size = 0;
+    if (!along_rows)
+        scratch_size = batch.classes * column_count * (1 + soft + (batch.softcap != 0.0));
+    else if (batch.softcap != 0.0)
+        scratch_size = batch.classes;
+    scratch_size *= sizeof(T);
+    const std::unique_ptr<std::byte[]> spare(new std::byte[scratch_size]);
+    std::mutex spare_taken;
+
+    std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / batch.classes);
+    if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
+    const std::size_t blocks = (batch.positions + at_once - 1) / at_once;
+    const std::size_t work = 8 * batch.positions * batch.classes;
+    const auto kernel =
+        (along_rows ? kernels().cross_entropy_rows
+                    : kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
     parallel_for(blocks, work, [&](std::size_t index) {
-        const std::size_t row = index * rows_at_once;
-        const std::size_t offset = row * batch.classes;
         CrossEntropyBlock block = whole;
-        block.rows = std::min(rows_at_once, batch.rows - row);
-        block.logits = static_cast<const T*>(batch.logits) + offset;
-        block.grad = batch.grad == nullptr ? nullptr : static_cast<T*>(batch.grad) + offset;
-        block.targets = batch.targets.data() + row;
-        block.losses = losses.data() + row;
+        block.first = index * at_once;
+        block.positions = std::min(at_once, batch.positions - block.first);
+        block.targets = soft ? nullptr : batch.targets.data() + block.first;
+        block.losses = losses.data() + block.first;
+        block.log_sum_exp = log_sum_exp.empty() ? nullptr : log_sum_exp.data() + block.first;
+        block.correct = correct.empty() ? nullptr : correct.data() + block.first;
+        std::unique_lock<std::mutex> lock(spare_taken, std::defer_lock);
+        block.scratch = thread_scratch(scratch_size);
+        if (block.scratch == nullptr) {
+            lock.lock();
+            block.scratch = spare.get();
+        }
         kernel(block);
     });
 
-    double total = 0.0;
     with_default_floating_point([&] {
+        const auto round_into = [&](const std::vector<double>& values, void* out) {
+            std::transform(values.begin(), values.end(), static_cast<T*>(out),
+                           [](double value) { return static_cast<T>(value); });
+        };
+        if (batch.log_sum_exp != nullptr) round_into(log_sum_exp, batch.log_sum_exp);
         if (batch.reduction == Reduction::none)
-            for (std::size_t row = 0; row < batch.rows; ++row)
-                static_cast<T*>(batch.losses)[row] = static_cast<T>(losses[row]);
+            round_into(losses, batch.losses);
         else
-            for (const double loss : losses) total += loss;
-        total /= denominator;
+            result.loss = sum_of(losses) / denominator;
     });
-    return total;
+    result.counted = static_cast<std::int64_t>(batch.positions);
+    if (!soft)
+        result.counted -=
+            std::count(batch.targets.begin(), batch.targets.end(), batch.ignore_index);
+    result.correct = std::count(correct.begin(), correct.end(), 1);
+    return result;
 }
 
 }  // namespace
 
-double run_cross_entropy(const CrossEntropyBatch& batch) {
+double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,
+                                 std::int64_t ignore_index, const std::vector<double>& weight) {
+    double sum = 0.0;
+    with_default_floating_point([&] {
+        sum = type == Type::float32 ? denominator_of(targets, ignore_index, rounded<float>(weight))
+                                    : denominator_of(targets, ignore_index, weight);
+    });
+    return sum;
+}
+
+CrossEntropyResult run_cross_entropy(const CrossEntropyBatch& batch) {
     return batch.type == Type::float32 ? run<float>(batch) : run<double>(batch);
 }
 

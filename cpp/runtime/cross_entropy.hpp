@@ -1,8 +1,9 @@
-// Softmax cross-entropy over all rows of a batch.
+// Softmax cross-entropy over all positions of a batch.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "../kernels/table.hpp"
@@ -16,20 +17,38 @@ enum class Reduction {
 };
 
 struct CrossEntropyBatch {
-    Type type;                          // of logits and grad
-    const void* logits;                 // [rows, classes]
-    void* grad;                         // [rows, classes], may be `logits`; nullptr: values only
-    std::vector<std::int64_t> targets;  // [rows], each ignore_index or in [0, classes)
+    Type type;  // of all arrays
+    ClassArray logits;
+    ClassArray grad;                    // may be `logits`; values only if there is none
+    ClassArray probabilities;           // instead of targets
+    std::vector<std::int64_t> targets;  // [positions], each ignore_index or in [0, classes)
     std::vector<double> weight;         // [classes], or empty for all 1; rounded to `type`
-    std::size_t rows;
+    std::size_t positions;
+    std::size_t inner;  // positions of a run, see ClassArray
     std::size_t classes;
     std::int64_t ignore_index;
     double label_smoothing;
+    double z_loss;
+    double softcap;  // 0 for none
     Reduction reduction;
-    void* losses;  // of `type` [rows], filled with Reduction::none
+    std::optional<double> denominator;  // what the mean divides by, where this is part of a batch
+    void* losses;                       // of `type` [positions], filled with Reduction::none
+    void* log_sum_exp;                  // of `type` [positions], or nullptr
+    bool counts_correct;
 };
 
-// Returns the mean or the sum; everything is computed with the default floating-point environment.
-double run_cross_entropy(const CrossEntropyBatch& batch);
+struct CrossEntropyResult {
+    double loss;           // the mean or the sum
+    std::int64_t counted;  // positions that are not ignored
+    std::int64_t correct;  // and whose largest logit is the target's
+};
+
+// What the mean of these targets divides by: their number, or the sum of their weights, rounded to
+// `type`, without those that are ignored.
+double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,
+                                 std::int64_t ignore_index, const std::vector<double>& weight);
+
+// Everything is computed with the default floating-point environment.
+CrossEntropyResult run_cross_entropy(const CrossEntropyBatch& batch);
 
 }  // namespace fastopt

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 
 namespace fastopt {
 
@@ -49,16 +47,6 @@ StridedReader::StridedReader(const void* data, const std::vector<Dimension>& dim
     contiguous_ =
         dimensions_.empty() || (dimensions_.size() == 1 &&
                                 dimensions_[0].stride == static_cast<std::int64_t>(element_size));
-}
-
-std::byte* StridedReader::scratch(std::size_t bytes) {
-    thread_local std::unique_ptr<std::byte[]> memory;
-    thread_local std::size_t size = 0;
-    if (bytes > size) {
-        memory.reset(new (std::nothrow) std::byte[bytes]);
-        size = memory ? bytes : 0;
-    }
-    return memory.get();
 }
 
 template <class F>

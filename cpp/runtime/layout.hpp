@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "scratch.hpp"
+
 namespace fastopt {
 
 struct Dimension {
@@ -42,7 +44,7 @@ public:
         std::byte* buffer = small;
         std::size_t run_size = small_buffer / element_size_;
         if (const std::size_t wanted = std::min(count, at_once_); wanted > run_size)
-            if (std::byte* large = scratch(wanted * element_size_)) {
+            if (std::byte* large = thread_scratch(wanted * element_size_)) {
                 buffer = large;
                 run_size = wanted;
             }
@@ -70,9 +72,6 @@ public:
 private:
     static constexpr std::size_t small_buffer = 32768;  // bytes
     static constexpr std::size_t large_buffer = 1 << 21;
-
-    // Memory of this thread's own, or nullptr.
-    static std::byte* scratch(std::size_t bytes);
 
     void gather(std::size_t start, std::size_t count, std::byte* out) const;
     template <class Word>

@@ -56,15 +56,23 @@ def clip_grad_norm(
 ) -> float: ...
 def clip_grad_value(grads: Sequence[tuple[str, FloatArray | None]], clip_value: float) -> None: ...
 def check_cross_entropy(
-    weight: FloatArray | None, reduction: str, label_smoothing: float
+    weight: FloatArray | None,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    logit_softcap: float,
 ) -> None: ...
 def cross_entropy(
     logits: FloatArray,
-    targets: IntArray,
+    targets: IntArray | FloatArray | int,
     weight: FloatArray | None,
     ignore_index: int,
     reduction: str,
     label_smoothing: float,
+    z_loss: float,
+    logit_softcap: float,
     want_grad: bool,
     out: FloatArray | None,
-) -> tuple[Any, FloatArray | None]: ...
+    want_stats: bool,
+    denominator: float | None,
+) -> tuple[Any, FloatArray | None, tuple[FloatArray, int, int] | None]: ...

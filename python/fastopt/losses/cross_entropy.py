@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from operator import index
-from typing import Literal, SupportsFloat, SupportsIndex
+from typing import Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
 
 from fastopt import _core
 from fastopt._types import FloatArray, IntArray
 
 
-class CrossEntropyLoss:
-    r"""Softmax cross-entropy of logits with class indices.
+class CrossEntropyStats(NamedTuple):
+    """What a call with ``stats=True`` tells besides."""
 
-    For row :math:`n` with logits :math:`x`, target :math:`y`, class weights :math:`w` and
-    :math:`\epsilon` = `label_smoothing` over :math:`C` classes:
+    logsumexp: FloatArray  # of each row of logits, in the shape of the class indices; 0 if ignored
+    correct: int  # rows whose largest logit (the first of equals) is the target's
+    count: int  # rows that are not ignored
+
+
+class CrossEntropyLoss:
+    r"""Softmax cross-entropy of logits with class indices or probabilities.
+
+    For a row with logits :math:`x` over :math:`C` classes, class weights :math:`w`,
+    :math:`\epsilon` = `label_smoothing` and a class index :math:`y`:
 
     .. math::
 
         \log p_c &= x_c - \log \sum_k e^{x_k} \\
-        \ell_n &= -(1 - \epsilon)\, w_y \log p_y - \frac{\epsilon}{C} \sum_c w_c \log p_c
+        \ell &= -(1 - \epsilon)\, w_y \log p_y - \frac{\epsilon}{C} \sum_c w_c \log p_c
+                + z \Bigl(\log \sum_k e^{x_k}\Bigr)^2
 
-    "mean" divides the sum of :math:`\ell_n` by the sum of :math:`w_y`, over the targets that are
-    not ignored. Sums are kept in float64. The result stays exact when the model is sure: nothing
-    is subtracted from 1, so a loss of 1e-13 and its gradient are as accurate as any other. Classes
-    further than 109 (float64: 730) below the row's largest logit count as probability 0.
+    With probabilities :math:`t` instead of an index, the first two terms are
+    :math:`-\sum_c w_c \bigl((1 - \epsilon) t_c + \epsilon / C\bigr) \log p_c`.
+
+    "mean" divides the sum of :math:`\ell` by the sum of :math:`w_y` over the targets that are not
+    ignored; for probabilities, by the number of rows. Sums are kept in float64. The result stays
+    exact when the model is sure: nothing is subtracted from 1, so a loss of 1e-13 and its gradient
+    are as accurate as any other. Classes further than 109 (float64: 730) below the row's largest
+    logit count as probability 0.
 
     Parameters
     ----------
@@ -32,9 +45,14 @@ class CrossEntropyLoss:
     ignore_index : int
         Rows with this target give loss 0 and gradient 0, whatever their logits hold.
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of shape (N,).
+        What the loss returns: a float, or an array in the shape of the class indices.
     label_smoothing : float
         :math:`\epsilon` in [0, 1].
+    z_loss : float
+        :math:`z \ge 0`: keeps the log-sum-exp of the logits close to 0 (PaLM, section 5, has 1e-4).
+    logit_softcap : float
+        If it is not 0, the logits are replaced by ``logit_softcap * tanh(x / logit_softcap)``
+        (Gemma 2 has 30), in the gradient too.
 
     Raises
     ------
@@ -56,35 +74,69 @@ class CrossEntropyLoss:
         ignore_index: int = -100,
         reduction: Literal["mean", "sum", "none"] = "mean",
         label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_softcap: float = 0.0,
     ) -> None:
         if not isinstance(reduction, str):
             raise TypeError(f"reduction must be a string, not {reduction!r}")
-        if not isinstance(label_smoothing, SupportsFloat):
-            raise TypeError(f"label_smoothing must be a number, not {label_smoothing!r}")
+        numbers = {
+            "label_smoothing": label_smoothing,
+            "z_loss": z_loss,
+            "logit_softcap": logit_softcap,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, SupportsFloat):
+                raise TypeError(f"{name} must be a number, not {value!r}")
         if not isinstance(ignore_index, SupportsIndex):
             raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
         if not -(2**63) <= index(ignore_index) < 2**63:
             raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
-        _core.check_cross_entropy(weight, reduction, float(label_smoothing))
         self.weight = weight
         self.ignore_index = index(ignore_index)
         self.reduction = reduction
         self.label_smoothing = float(label_smoothing)
+        self.z_loss = float(z_loss)
+        self.logit_softcap = float(logit_softcap)
+        _core.check_cross_entropy(
+            weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
+        )
 
-    def __call__(self, logits: FloatArray, targets: IntArray) -> float | FloatArray:
+    @overload
+    def __call__(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        *,
+        stats: Literal[False] = False,
+    ) -> float | FloatArray: ...
+    @overload
+    def __call__(
+        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: Literal[True]
+    ) -> tuple[float | FloatArray, CrossEntropyStats]: ...
+    def __call__(
+        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
+    ) -> float | FloatArray | tuple[float | FloatArray, CrossEntropyStats]:
         """Return the loss.
 
         Parameters
         ----------
-        logits : array of shape (N, C)
-            float32 or float64, C >= 1; any strides (rows that are not contiguous are copied).
-        targets : array of shape (N,)
-            Any integer dtype; each in [0, C) or `ignore_index`.
+        logits : array of shape (N, C), (C,) or (N, C, d1, ...)
+            float32 or float64, C >= 1. Rows that are contiguous and a stride apart (a padded
+            vocabulary), and positions d1, ... that are, are read as they lie; arrays of other
+            strides may be copied.
+        targets : array of shape (N,), () or (N, d1, ...), or of the logits' shape
+            Class indices of any integer dtype, each in [0, C) or `ignore_index`; or probabilities
+            of the logits' dtype.
+        stats : bool
+            Return a `CrossEntropyStats` too, from the same pass.
 
         Returns
         -------
-        float, or array of shape (N,) and the dtype of the logits
+        loss : float, or array in the shape of the class indices and the dtype of the logits
             With "mean", nan if no target counts.
+        stats : CrossEntropyStats
+            If it was asked for.
 
         Raises
         ------
@@ -93,26 +145,54 @@ class CrossEntropyLoss:
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
-        return self._run(logits, targets, want_grad=False, out=None)[0]
+        loss, _, told = self._run(logits, targets, want_grad=False, out=None, stats=stats)
+        return loss if told is None else (loss, told)
 
+    @overload
     def value_and_grad(
-        self, logits: FloatArray, targets: IntArray, out: FloatArray | None = None
-    ) -> tuple[float | FloatArray, FloatArray]:
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        out: FloatArray | None = None,
+        *,
+        stats: Literal[False] = False,
+    ) -> tuple[float | FloatArray, FloatArray]: ...
+    @overload
+    def value_and_grad(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        out: FloatArray | None = None,
+        *,
+        stats: Literal[True],
+    ) -> tuple[float | FloatArray, FloatArray, CrossEntropyStats]: ...
+    def value_and_grad(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        out: FloatArray | None = None,
+        *,
+        stats: bool = False,
+    ) -> (
+        tuple[float | FloatArray, FloatArray]
+        | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
+    ):
         """Return the loss and its gradient with respect to the logits.
 
         Parameters
         ----------
-        logits, targets
+        logits, targets, stats
             As in `__call__`.
-        out : array of shape (N, C), optional
-            Where the gradient goes: C-contiguous, of the logits' dtype. May be `logits` itself,
-            which the gradient then replaces; otherwise it may share memory with no argument.
+        out : array of the logits' shape, optional
+            Where the gradient goes: of the logits' dtype and C-contiguous, but for a stride of its
+            rows. May be `logits` itself, which the gradient then replaces; otherwise it may share
+            memory with no argument.
 
         Returns
         -------
-        loss : float, or array of shape (N,)
+        loss, stats
             As in `__call__`.
-        grad : array of shape (N, C)
+        grad : array of the logits' shape
             `out` if it was given. With reduction "none", the gradient of the sum.
 
         Raises
@@ -120,27 +200,44 @@ class CrossEntropyLoss:
         TypeError, ValueError, IndexError
             As in `__call__`. Nothing has been written then.
         """
-        loss, grad = self._run(logits, targets, want_grad=True, out=out)
+        loss, grad, told = self._run(logits, targets, want_grad=True, out=out, stats=stats)
         assert grad is not None
-        return loss, grad
+        return (loss, grad) if told is None else (loss, grad, told)
 
     def _run(
-        self, logits: FloatArray, targets: IntArray, *, want_grad: bool, out: FloatArray | None
-    ) -> tuple[float | FloatArray, FloatArray | None]:
-        return _core.cross_entropy(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        *,
+        want_grad: bool,
+        out: FloatArray | None,
+        stats: bool,
+        denominator: float | None = None,
+    ) -> tuple[float | FloatArray, FloatArray | None, CrossEntropyStats | None]:
+        loss, grad, told = _core.cross_entropy(
             logits,
             targets,
             self.weight,
             self.ignore_index,
             self.reduction,
             self.label_smoothing,
+            self.z_loss,
+            self.logit_softcap,
             want_grad,
             out,
+            stats,
+            denominator,
         )
+        return loss, grad, None if told is None else CrossEntropyStats(*told)
 
     def __repr__(self) -> str:
         weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
+        extra = "".join(
+            f", {name}={value}"
+            for name, value in (("z_loss", self.z_loss), ("logit_softcap", self.logit_softcap))
+            if value != 0
+        )
         return (
-            f"CrossEntropyLoss({weight}ignore_index={self.ignore_index}, "
-            f"reduction={self.reduction!r}, label_smoothing={self.label_smoothing})"
+            f"{type(self).__name__}({weight}ignore_index={self.ignore_index}, "
+            f"reduction={self.reduction!r}, label_smoothing={self.label_smoothing}{extra})"
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fastopt._types import FloatArray, IntArray
+from fastopt.losses.cross_entropy import CrossEntropyStats
 
 
 class CrossEntropyLoss:
@@ -18,56 +19,104 @@ class CrossEntropyLoss:
         ignore_index: int = -100,
         reduction: Literal["mean", "sum", "none"] = "mean",
         label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_softcap: float = 0.0,
     ) -> None:
         self.weight = weight
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.logit_softcap = logit_softcap
 
-    def __call__(self, logits: FloatArray, targets: IntArray) -> float | FloatArray:
-        """Return the loss."""
-        return self.value_and_grad(logits, targets)[0]
+    def __call__(
+        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
+    ) -> Any:
+        """Return the loss, and the statistics if asked for."""
+        loss, _, told = self.value_and_grad(logits, targets, stats=True)
+        return (loss, told) if stats else loss
 
     def value_and_grad(
-        self, logits: FloatArray, targets: IntArray, out: FloatArray | None = None
-    ) -> tuple[float | FloatArray, FloatArray]:
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        out: FloatArray | None = None,
+        *,
+        stats: bool = False,
+    ) -> Any:
         """Return the loss and its gradient (into `out`, if it is given)."""
-        x = np.asarray(logits, dtype=np.float64)
-        rows, classes = x.shape
+        axis = min(1, logits.ndim - 1)
+        moved = np.moveaxis(logits, axis, -1)
+        classes = moved.shape[-1]
+        positions = moved.shape[:-1]
+        x = moved.reshape(-1, classes).astype(np.float64)
+        rows = np.arange(len(x))
         w = np.ones(classes) if self.weight is None else np.asarray(self.weight, np.float64)
-        kept = targets != self.ignore_index
-        y = np.where(kept, targets, 0).astype(np.int64)
-        hot = np.arange(classes) == y[:, None]
         smooth = self.label_smoothing / classes
 
         with np.errstate(all="ignore"):
-            # Relative to the target's logit or the row's largest: nothing is subtracted from 1.
-            top = x.max(axis=1, keepdims=True)
-            e = np.exp(x - top)
-            others = np.where(hot, 0.0, e).sum(axis=1)
-            at_target = e[np.arange(rows), y]
-            deficit = top[:, 0] - x[np.arange(rows), y]
-            log_sum = np.where(
-                deficit == 0, np.log1p(others / at_target), np.log(others + at_target)
-            )
-            share = (1 - self.label_smoothing) * w[y]
-            losses = share * (deficit + log_sum)
-            p = e / (others + at_target)[:, None]
-            p_minus_hot = np.where(hot, -(others / (others + at_target))[:, None], p)
-            grad = share[:, None] * p_minus_hot
-            if smooth != 0:
-                losses += smooth * ((top - x + log_sum[:, None]) * w).sum(axis=1)
-                grad += smooth * (w.sum() * p - w)
+            slope = np.ones_like(x)
+            if self.logit_softcap != 0:
+                u = x / self.logit_softcap
+                x = self.logit_softcap * np.tanh(u)
+                e = np.exp(-2 * abs(u))
+                slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2, where that is small too
+            top = x.max(axis=1, initial=-np.inf)
 
-        losses = np.where(kept, losses, 0.0)
-        grad = np.where(kept[:, None], grad, 0.0)
-        total = w[y][kept].sum() if self.reduction == "mean" else 1.0
-        loss: float | FloatArray = losses
-        with np.errstate(all="ignore"):
-            if self.reduction != "none":
+            # One class of each row, the pivot, is left out of the sums: the target, or the largest
+            # logit where there are probabilities. Nothing is subtracted from 1.
+            given = np.asarray(targets)
+            if given.dtype.kind == "f":
+                t = np.moveaxis(given, axis, -1).reshape(-1, classes).astype(np.float64)
+                kept = np.ones(len(x), bool)
+                pivot = x.argmax(axis=1)
+                pulls = w * ((1 - self.label_smoothing) * t + smooth)
+                share = pulls[rows, pivot]
+                rest = np.where(np.arange(classes) == pivot[:, None], 0.0, pulls).sum(axis=1)
+                own = np.zeros(len(x))
+                correct = t.argmax(axis=1) == pivot
+                total = float(len(x))
+            else:
+                y = given.ravel()
+                kept = y != self.ignore_index
+                pivot = np.where(kept, y, 0).astype(np.int64)
+                pulls = np.broadcast_to(w * smooth, x.shape)
+                share = (1 - self.label_smoothing) * w[pivot]
+                rest = pulls.sum(axis=1)
+                own = pulls[rows, pivot]
+                correct = kept & (x.argmax(axis=1) == pivot)
+                total = w[pivot][kept].sum()
+
+            hot = np.arange(classes) == pivot[:, None]
+            e = np.exp(x - top[:, None])
+            others = np.where(hot, 0.0, e).sum(axis=1)
+            at_pivot = e[rows, pivot]
+            deficit = top - x[rows, pivot]
+            log_sum = np.where(deficit == 0, np.log1p(others / at_pivot), np.log(others + at_pivot))
+            lse = top + log_sum
+            distance = np.where(pulls == 0, 0.0, pulls * (top[:, None] - x)).sum(axis=1)
+            losses = share * (deficit + log_sum) + rest * log_sum + distance + self.z_loss * lse**2
+            rest = rest + 2 * self.z_loss * lse
+            p = e / (others + at_pivot)[:, None]
+            grad = (share + rest)[:, None] * p - pulls
+            grad[rows, pivot] = rest * p[rows, pivot] - share * (others / (others + at_pivot)) - own
+            grad *= slope
+            correct &= ~np.isnan(lse)
+
+            losses = np.where(kept, losses, 0.0)
+            grad = np.where(kept[:, None], grad, 0.0)
+            loss: float | FloatArray = losses.reshape(positions)
+            if self.reduction == "mean":
+                grad[kept] /= total
                 loss = float(losses.sum() / total)
-            grad[kept] /= total
-        if out is None:
+            elif self.reduction == "sum":
+                loss = float(losses.sum())
+        grad = np.moveaxis(grad.reshape(moved.shape), -1, axis)
+        if out is not None:
+            out[...] = grad
+            grad = out
+        if not stats:
             return loss, grad
-        out[...] = grad
-        return loss, out
+        lse = np.where(kept, lse, 0.0).reshape(positions)
+        return loss, grad, CrossEntropyStats(lse, int(correct.sum()), int(kept.sum()))
