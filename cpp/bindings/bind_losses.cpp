@@ -74,12 +74,15 @@ std::vector<std::int64_t> class_indices(const py::object& given, const py::array
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
     std::vector<std::int64_t> indices(first, first + converted.size());
-    for (std::size_t i = 0; i < indices.size(); ++i) {
-        const std::int64_t index = indices[i];
-        // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
-        const bool wrapped = kind == 'u' && index < 0;
-        const bool inside = index >= 0 && index < classes;
-        if (inside || (!wrapped && index == ignore_index)) continue;
+    // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
+    const auto is_fine = [&](std::int64_t index) {
+        const bool ignored = (kind != 'u' || index >= 0) & (index == ignore_index);
+        return (static_cast<std::uint64_t>(index) < static_cast<std::uint64_t>(classes)) | ignored;
+    };
+    bool all_fine = true;
+    for (const std::int64_t index : indices) all_fine &= is_fine(index);
+    for (std::size_t i = 0; !all_fine && i < indices.size(); ++i) {
+        if (is_fine(indices[i])) continue;
         const py::object place = numpy.attr("unravel_index")(i, as_tuple(shape));
         std::string where;
         for (const py::handle number : place)

@@ -110,19 +110,21 @@ struct PositionResult {
 
 inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
     const double sum = at.others + at.at_pivot;
+    const double share_of = 1.0 / sum;  // of what all add up to
+    // Where the pivot is the largest, its e is exp_scale.
     const double log_sum =
-        log1p(at.deficit == 0.0 ? at.others / at.at_pivot : sum * (1.0 / exp_scale) - 1.0);
+        log1p(at.deficit == 0.0 ? at.others * (1.0 / exp_scale) : sum * (1.0 / exp_scale) - 1.0);
     PositionResult result{};
     result.log_sum_exp = at.top + log_sum;
     const double pull_of_z = 2.0 * z_loss * result.log_sum_exp;
     result.loss = at.share * (at.deficit + log_sum) + (at.rest * log_sum + at.distance) +
                   z_loss * (result.log_sum_exp * result.log_sum_exp);
-    const double factor = (at.share + (at.rest + pull_of_z)) / sum * grad_scale;
+    const double factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
     const double size = factor < 0.0 ? -factor : factor;
     result.factor = size < 0x1p-120 ? factor * exp_scale : factor;
     result.unscale = size < 0x1p-120 ? 1.0 / exp_scale : 1.0;
-    result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot / sum) -
-                         at.share * (at.others / sum) - at.pull_at_pivot) *
+    result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot * share_of) -
+                         at.share * (at.others * share_of) - at.pull_at_pivot) *
                         grad_scale;
     return result;
 }
@@ -285,24 +287,77 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
 template <class T>
 using Column = T[column_count];
 
-// starts[i] = the first class at position first + i, or first where that is past the block's end.
-// Returns whether they are neighbours.
+// An index of the elements' width, for comparisons in vectors, and four elements in memory.
+template <class T>
+struct VectorsOf;
+template <>
+struct VectorsOf<float> {
+    using index = std::int32_t;
+    using four = float __attribute__((vector_size(16), aligned(4), may_alias));
+    using four_indices = std::int32_t __attribute__((vector_size(16)));
+};
+template <>
+struct VectorsOf<double> {
+    using index = std::int64_t;
+    using four = double __attribute__((vector_size(32), aligned(8), may_alias));
+    using four_indices = std::int64_t __attribute__((vector_size(32)));
+};
+template <class T>
+using Index = typename VectorsOf<T>::index;
+template <class T>
+using Four = typename VectorsOf<T>::four;
+
+// starts[i] = the first class at position first + i, or at `first` where that is past the block's
+// end. Returns whether they are neighbours.
 template <class T>
 bool column_starts(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
                    T* (&starts)[column_count]) {
-    const std::size_t number = block.first + first;
-    std::size_t run = number / block.inner, place = number % block.inner;
-    bool neighbours = true;
-    for (std::size_t i = 0; i < column_count; ++i) {
-        starts[i] = first + i < block.positions
-                        ? static_cast<T*>(array.data) +
-                              static_cast<std::ptrdiff_t>(run) * array.run_stride +
-                              static_cast<std::ptrdiff_t>(place) * array.inner_stride
-                        : starts[0];
-        neighbours &= starts[i] == starts[0] + i;
-        if (++place == block.inner) place = 0, ++run;
+    T* start = class_row<T>(array, block, first);
+    const std::size_t left = block.positions - first;
+    const std::size_t width = left < column_count ? left : column_count;
+    if (block.inner == 1) {
+        for (std::size_t i = 0; i < width; ++i)
+            starts[i] = start + static_cast<std::ptrdiff_t>(i) * array.run_stride;
+    } else {
+        std::size_t place = (block.first + first) % block.inner;
+        for (std::size_t i = 0; i < width; ++i) {
+            starts[i] = start;
+            start += array.inner_stride;
+            if (++place < block.inner) continue;
+            place = 0;
+            start +=
+                array.run_stride - static_cast<std::ptrdiff_t>(block.inner) * array.inner_stride;
+        }
     }
+    for (std::size_t i = width; i < column_count; ++i) starts[i] = starts[0];
+    bool neighbours = true;
+    for (std::size_t i = 1; i < column_count; ++i) neighbours &= starts[i] == starts[0] + i;
     return neighbours;
+}
+
+// rows[r][c] becomes rows[c][r].
+template <class T>
+inline __attribute__((always_inline)) void transpose(Four<T> (&rows)[4]) {
+#if defined(__clang__)
+    const Four<T> low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+    const Four<T> low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+    const Four<T> high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+    const Four<T> high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+#else
+    using Mask = typename VectorsOf<T>::four_indices;
+    const Four<T> low01 = __builtin_shuffle(rows[0], rows[1], Mask{0, 4, 1, 5});
+    const Four<T> low23 = __builtin_shuffle(rows[2], rows[3], Mask{0, 4, 1, 5});
+    const Four<T> high01 = __builtin_shuffle(rows[0], rows[1], Mask{2, 6, 3, 7});
+    const Four<T> high23 = __builtin_shuffle(rows[2], rows[3], Mask{2, 6, 3, 7});
+    rows[0] = __builtin_shuffle(low01, low23, Mask{0, 1, 4, 5});
+    rows[1] = __builtin_shuffle(low01, low23, Mask{2, 3, 6, 7});
+    rows[2] = __builtin_shuffle(high01, high23, Mask{0, 1, 4, 5});
+    rows[3] = __builtin_shuffle(high01, high23, Mask{2, 3, 6, 7});
+#endif
 }
 
 // to[c][i] = class c at position first + i, and the one at `first` past the block's end.
@@ -310,32 +365,60 @@ template <class T>
 void load_columns(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
                   Column<T>* to) {
     const T* starts[column_count];
-    if (column_starts(array, block, first, starts)) {
+    const bool neighbours = column_starts(array, block, first, starts);
+    const std::size_t classes = block.classes;
+    if (neighbours) {
         const T* from = starts[0];
-        for (std::size_t c = 0; c < block.classes; ++c, from += array.class_stride)
+        for (std::size_t c = 0; c < classes; ++c, from += array.class_stride)
             for (std::size_t i = 0; i < column_count; ++i) to[c][i] = from[i];
-        return;
-    }
-    for (std::size_t i = 0; i < column_count; ++i) {
-        const T* from = starts[i];
-        for (std::size_t c = 0; c < block.classes; ++c, from += array.class_stride)
-            to[c][i] = *from;
+    } else if (array.class_stride == 1 && classes >= 4) {
+        for (std::size_t i = 0; i < column_count; i += 4)
+            for (std::size_t c = 0; c < classes; c += 4) {
+                const std::size_t at = c + 4 <= classes ? c : classes - 4;  // the last ones overlap
+                Four<T> rows[4];
+                for (std::size_t r = 0; r < 4; ++r)
+                    rows[r] = *reinterpret_cast<const Four<T>*>(starts[i + r] + at);
+                transpose<T>(rows);
+                for (std::size_t r = 0; r < 4; ++r)
+                    *reinterpret_cast<Four<T>*>(&to[at + r][i]) = rows[r];
+            }
+    } else {
+        for (std::size_t i = 0; i < column_count; ++i) {
+            const T* from = starts[i];
+            for (std::size_t c = 0; c < classes; ++c, from += array.class_stride) to[c][i] = *from;
+        }
     }
 }
 
 template <class T>
 void store_columns(const Column<T>* from, const ClassArray& array, const CrossEntropyBlock& block,
-                   std::size_t first) {
+                   std::size_t first, std::size_t width) {
     T* starts[column_count];
-    if (column_starts(array, block, first, starts)) {
+    const bool neighbours = column_starts(array, block, first, starts);
+    const std::size_t classes = block.classes;
+    std::size_t done = 0;
+    if (neighbours) {
         T* to = starts[0];
-        for (std::size_t c = 0; c < block.classes; ++c, to += array.class_stride)
+        for (std::size_t c = 0; c < classes; ++c, to += array.class_stride)
             for (std::size_t i = 0; i < column_count; ++i) to[i] = from[c][i];
         return;
     }
-    for (std::size_t i = 0; i < column_count && first + i < block.positions; ++i) {
+    if (array.class_stride == 1 && classes >= 4) {
+        done = width / 4 * 4;
+        for (std::size_t i = 0; i < done; i += 4)
+            for (std::size_t c = 0; c < classes; c += 4) {
+                const std::size_t at = c + 4 <= classes ? c : classes - 4;
+                Four<T> rows[4];
+                for (std::size_t r = 0; r < 4; ++r)
+                    rows[r] = *reinterpret_cast<const Four<T>*>(&from[at + r][i]);
+                transpose<T>(rows);
+                for (std::size_t r = 0; r < 4; ++r)
+                    *reinterpret_cast<Four<T>*>(starts[i + r] + at) = rows[r];
+            }
+    }
+    for (std::size_t i = done; i < width; ++i) {
         T* to = starts[i];
-        for (std::size_t c = 0; c < block.classes; ++c, to += array.class_stride) *to = from[c][i];
+        for (std::size_t c = 0; c < classes; ++c, to += array.class_stride) *to = from[c][i];
     }
 }
 
@@ -350,30 +433,50 @@ void largest_columns(const Column<T>* x, std::size_t classes, Column<T>& best) {
 // found[i] = the first c with x[c][i] == value[i]; 0 if there is none.
 template <class T>
 void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T>& value,
-                         Column<std::size_t>& found) {
-    for (std::size_t& index : found) index = 0;
+                         Column<Index<T>>& found) {
+    for (Index<T>& index : found) index = 0;
     for (std::size_t c = classes; c-- > 0;)
         for (std::size_t i = 0; i < column_count; ++i)
-            found[i] = x[c][i] == value[i] ? c : found[i];
+            found[i] = x[c][i] == value[i] ? static_cast<Index<T>>(c) : found[i];
+}
+
+// picked[i] = x[at[i]][i], which then becomes `after`.
+template <class T>
+void replace_columns(Column<T>* x, std::size_t classes, const Column<Index<T>>& at,
+                     const Column<T>& after, Column<T>& picked) {
+    for (T& value : picked) value = T{0};
+    for (std::size_t c = 0; c < classes; ++c)
+        for (std::size_t i = 0; i < column_count; ++i) {
+            const bool here = at[i] == static_cast<Index<T>>(c);
+            picked[i] = here ? x[c][i] : picked[i];
+            x[c][i] = here ? after[i] : x[c][i];
+        }
 }
 
 // total[i] = the sum of term(c, i) over the classes, in the order of LaneSum.
 template <class T, class Term>
 void sum_columns(std::size_t classes, Term term, Column<double>& total) {
     Column<double> lanes[lane_count];
-    Column<T> partial[lane_count];
     const std::size_t used = classes < lane_count ? classes : lane_count;
-    for (std::size_t start = 0; start < classes; start += tile_size) {
-        const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-        for (std::size_t lane = 0; lane < used; ++lane)
-            for (std::size_t i = 0; i < column_count; ++i) partial[lane][i] = T{0};
-        for (std::size_t c = 0; c < count; ++c)
+    if (classes <= lane_count) {
+        for (std::size_t c = 0; c < classes; ++c)
             for (std::size_t i = 0; i < column_count; ++i)
-                partial[c % lane_count][i] += term(start + c, i);
-        for (std::size_t lane = 0; lane < used; ++lane)
-            for (std::size_t i = 0; i < column_count; ++i)
-                lanes[lane][i] =
-                    (start == 0 ? 0.0 : lanes[lane][i]) + static_cast<double>(partial[lane][i]);
+                lanes[c][i] = static_cast<double>(T{0} + term(c, i));
+    } else {
+        Column<T> partial[lane_count];
+        for (std::size_t start = 0; start < classes; start += tile_size) {
+            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            for (std::size_t c = 0; c < lane_count; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    partial[c][i] = c < count ? T{0} + term(start + c, i) : T{0};
+            for (std::size_t c = lane_count; c < count; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    partial[c % lane_count][i] += term(start + c, i);
+            for (std::size_t lane = 0; lane < lane_count; ++lane)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    lanes[lane][i] =
+                        (start == 0 ? 0.0 : lanes[lane][i]) + static_cast<double>(partial[lane][i]);
+        }
     }
     for (std::size_t half = lane_count / 2; half > 0; half /= 2)
         for (std::size_t lane = 0; lane < half && lane + half < used; ++lane)
@@ -391,13 +494,11 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
     auto* const pulls = x + classes;                         // if the targets are probabilities
     auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
-    const auto pull = [&](std::size_t c, std::size_t i) {
-        return scalars.soft ? pulls[c][i] : weight ? weight[c] : T{1};
-    };
+    const Column<T> zeros{};
 
     for (std::size_t first = 0; first < block.positions; first += column_count) {
-        const std::size_t rest_count = block.positions - first;
-        const std::size_t width = rest_count < column_count ? rest_count : column_count;
+        const std::size_t left = block.positions - first;
+        const std::size_t width = left < column_count ? left : column_count;
         load_columns(block.logits, block, first, x);
         if (capped)
             for (std::size_t c = 0; c < classes; ++c)
@@ -409,111 +510,126 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         Column<T> top;
         largest_columns(x, classes, top);
 
-        Column<std::size_t> pivot{};
-        bool ignored[column_count] = {};
-        Column<double> share, own{}, rest, distance{};
+        // The pivots, and what hangs on the targets.
+        Column<Index<T>> pivot, best, likely_at;
+        Column<T> own, at_pivot;
+        Column<double> share, rest, distance, pull_at_pivot;
+        bool ignored[column_count] = {}, any_ignored = false;
+        for (std::size_t i = 0; i < column_count; ++i) {
+            rest[i] = scalars.rest;
+            share[i] = scalars.keep;
+            distance[i] = pull_at_pivot[i] = 0.0;
+        }
+        if (scalars.soft || block.correct) first_index_columns(x, classes, top, best);
         if (scalars.soft) {
-            first_index_columns(x, classes, top, pivot);
             load_columns(block.probabilities, block, first, pulls);
             if (block.correct) {
                 Column<T> likely;
-                Column<std::size_t> likely_at;
                 largest_columns(pulls, classes, likely);
                 first_index_columns(pulls, classes, likely, likely_at);
-                for (std::size_t i = 0; i < width; ++i)
-                    block.correct[first + i] = likely_at[i] == pivot[i];
             }
+            for (std::size_t i = 0; i < column_count; ++i) pivot[i] = best[i];
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
                     pulls[c][i] = scalars.pull(weight, c, pulls[c][i]);
-        } else {
-            for (std::size_t i = 0; i < width; ++i) {
-                ignored[i] = block.targets[first + i] == block.ignore_index;
-                if (!ignored[i]) pivot[i] = static_cast<std::size_t>(block.targets[first + i]);
-            }
-            if (block.correct) {
-                Column<std::size_t> best_at;
-                first_index_columns(x, classes, top, best_at);
-                for (std::size_t i = 0; i < width; ++i)
-                    block.correct[first + i] = !ignored[i] && best_at[i] == pivot[i];
-            }
-        }
-        Column<double> at_pivot, others, deficit;
-        for (std::size_t i = 0; i < column_count; ++i)
-            deficit[i] = static_cast<double>(top[i]) - static_cast<double>(x[pivot[i]][i]);
-        if (scalars.pulls) {
             sum_columns<T>(
                 classes,
                 [&](std::size_t c, std::size_t i) {
-                    return distance_term(pull(c, i), top[i] - x[c][i]);
+                    return distance_term(pulls[c][i], top[i] - x[c][i]);
                 },
                 distance);
-            for (std::size_t i = 0; i < column_count; ++i) {
-                own[i] = static_cast<double>(pull(pivot[i], i));
-                distance[i] *= scalars.pull_scale;
-            }
-        }
-        if (scalars.soft) {
-            for (std::size_t i = 0; i < column_count; ++i) pulls[pivot[i]][i] = T{0};
+            replace_columns(pulls, classes, pivot, zeros, own);
             sum_columns<T>(
                 classes, [&](std::size_t c, std::size_t i) { return pulls[c][i]; }, rest);
-        }
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - top[i]);
-        for (std::size_t i = 0; i < column_count; ++i) {
-            at_pivot[i] = static_cast<double>(x[pivot[i]][i]);
-            x[pivot[i]][i] = T{0};
-            if (scalars.soft) {
-                share[i] = own[i];
-                own[i] = 0.0;
-            } else {
-                share[i] = scalars.keep * (weight ? static_cast<double>(weight[pivot[i]]) : 1.0);
-                own[i] *= scalars.smooth;
-                rest[i] = scalars.rest;
+            for (std::size_t i = 0; i < column_count; ++i) share[i] = static_cast<double>(own[i]);
+        } else {
+            for (std::size_t i = 0; i < column_count; ++i) {
+                const std::int64_t target = block.targets[first + (i < width ? i : 0)];
+                ignored[i] = target == block.ignore_index;
+                any_ignored |= ignored[i];
+                pivot[i] = ignored[i] ? Index<T>{0} : static_cast<Index<T>>(target);
+            }
+            if (weight)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    share[i] = scalars.keep * static_cast<double>(weight[pivot[i]]);
+            if (scalars.pulls) {
+                sum_columns<T>(
+                    classes,
+                    [&](std::size_t c, std::size_t i) {
+                        return distance_term(weight ? weight[c] : T{1}, top[i] - x[c][i]);
+                    },
+                    distance);
+                for (std::size_t i = 0; i < column_count; ++i) {
+                    distance[i] *= scalars.pull_scale;
+                    pull_at_pivot[i] =
+                        scalars.smooth * (weight ? static_cast<double>(weight[pivot[i]]) : 1.0);
+                }
             }
         }
-        sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
 
-        Column<double> losses, log_sum_exp, pivot_grad;
-        Column<T> factor, unscale;
+        Column<T> x_at_pivot;
+        for (T& value : x_at_pivot) value = T{0};
+        for (T& value : at_pivot) value = T{0};
+        for (std::size_t c = 0; c < classes; ++c)
+            for (std::size_t i = 0; i < column_count; ++i) {
+                const bool here = pivot[i] == static_cast<Index<T>>(c);
+                const T e = exp_scaled(x[c][i] - top[i]);
+                x_at_pivot[i] = here ? x[c][i] : x_at_pivot[i];
+                at_pivot[i] = here ? e : at_pivot[i];
+                x[c][i] = here ? T{0} : e;
+            }
+        Column<double> others, losses, log_sum_exp;
+        Column<T> factor, unscale, pivot_grad;
+        sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
         for (std::size_t i = 0; i < column_count; ++i) {
-            const PositionSums sums{static_cast<double>(top[i]),
-                                    deficit[i],
-                                    others[i],
-                                    at_pivot[i],
-                                    share[i],
-                                    rest[i],
-                                    distance[i],
-                                    own[i]};
+            const double at_top = static_cast<double>(top[i]);
+            const PositionSums sums{at_top,      at_top - static_cast<double>(x_at_pivot[i]),
+                                    others[i],   static_cast<double>(at_pivot[i]),
+                                    share[i],    rest[i],
+                                    distance[i], pull_at_pivot[i]};
             const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
             losses[i] = result.loss;
             log_sum_exp[i] = result.log_sum_exp;
-            pivot_grad[i] = result.pivot_grad;
+            pivot_grad[i] = static_cast<T>(result.pivot_grad);
             factor[i] = static_cast<T>(result.factor);
             unscale[i] = static_cast<T>(result.unscale);
         }
-        for (std::size_t i = 0; i < width; ++i) {
+        for (std::size_t i = 0; i < width; ++i)
             block.losses[first + i] = ignored[i] ? 0.0 : losses[i];
-            if (block.log_sum_exp) block.log_sum_exp[first + i] = ignored[i] ? 0.0 : log_sum_exp[i];
-            if (block.correct && log_sum_exp[i] != log_sum_exp[i]) block.correct[first + i] = 0;
-        }
+        if (block.log_sum_exp)
+            for (std::size_t i = 0; i < width; ++i)
+                block.log_sum_exp[first + i] = ignored[i] ? 0.0 : log_sum_exp[i];
+        if (block.correct)
+            for (std::size_t i = 0; i < width; ++i) {
+                const bool hit = scalars.soft ? likely_at[i] == pivot[i] : best[i] == pivot[i];
+                block.correct[first + i] = hit && !ignored[i] && log_sum_exp[i] == log_sum_exp[i];
+            }
         if (block.grad.data == nullptr) continue;
 
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i)
-                x[c][i] = x[c][i] * unscale[i] * factor[i];
-        if (scalars.pulls) {
-            const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
+        const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
+        const auto set_grad = [&](auto pull) {
             for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i) x[c][i] -= scale * pull(c, i);
-        }
-        for (std::size_t i = 0; i < width; ++i) x[pivot[i]][i] = static_cast<T>(pivot_grad[i]);
+                for (std::size_t i = 0; i < column_count; ++i) {
+                    const T value = x[c][i] * unscale[i] * factor[i] - pull(c, i);
+                    x[c][i] = pivot[i] == static_cast<Index<T>>(c) ? pivot_grad[i] : value;
+                }
+        };
+        if (scalars.soft)
+            set_grad([&](std::size_t c, std::size_t i) { return scale * pulls[c][i]; });
+        else if (scalars.pulls)
+            set_grad([&](std::size_t c, std::size_t) {
+                return weight ? scale * weight[c] : scale * T{1};
+            });
+        else
+            set_grad([](std::size_t, std::size_t) { return T{0}; });
         if (capped)
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i) x[c][i] *= slopes[c][i];
-        for (std::size_t i = 0; i < width; ++i)
-            for (std::size_t c = 0; ignored[i] && c < classes; ++c) x[c][i] = T{0};
-        store_columns(x, block.grad, block, first);
+        if (any_ignored)
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    x[c][i] = ignored[i] ? T{0} : x[c][i];
+        store_columns(x, block.grad, block, first, width);
     }
 }
 

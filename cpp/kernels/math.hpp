@@ -66,7 +66,7 @@ inline double power_of_two(std::uint64_t n) {
 
 // exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
 template <class T>
-T exp_scaled(T x) {
+inline __attribute__((always_inline)) T exp_scaled(T x) {
     constexpr T lowest = sizeof(T) == sizeof(float) ? T{-109} : T{-730};
     const auto parts = exp_parts(x);
     const T value = (parts.rest + T{1}) * power_of_two(parts.bits + 32);
@@ -81,7 +81,7 @@ struct SoftCap {
 };
 
 template <class T>
-SoftCap<T> soft_cap(T x, T cap) {
+inline __attribute__((always_inline)) SoftCap<T> soft_cap(T x, T cap) {
     const T u = x / cap;
     const T argument = u < T{0} ? u * T{2} : u * T{-2};
     const auto parts = exp_parts(argument);

@@ -17,9 +17,12 @@ namespace {
 // Up to so many classes, positions are taken side by side even if their classes are neighbours.
 constexpr std::size_t few_classes = 128;
 
-double sum_of(const std::vector<double>& values) {
+double sum_of(const double* values, std::size_t count) {
     double lanes[32] = {};
-    for (std::size_t i = 0; i < values.size(); ++i) lanes[i % 32] += values[i];
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32)
+        for (std::size_t lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
+    for (std::size_t lane = 0; i + lane < count; ++lane) lanes[lane] += values[i + lane];
     for (std::size_t half = 16; half > 0; half /= 2)
         for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
     return lanes[0];
@@ -53,8 +56,10 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
                             (batch.grad.data == nullptr || batch.grad.class_stride == 1) &&
                             (!soft || batch.probabilities.class_stride == 1);
     std::vector<T> weight;
-    std::vector<double> losses(batch.positions);
-    std::vector<double> log_sum_exp(batch.log_sum_exp != nullptr ? batch.positions : 0);
+    // Not vectors: they would be filled with zeros.
+    const std::unique_ptr<double[]> losses(new double[batch.positions]);
+    const std::unique_ptr<double[]> log_sum_exp(
+        batch.log_sum_exp != nullptr ? new double[batch.positions] : nullptr);
     std::vector<unsigned char> correct(batch.counts_correct ? batch.positions : 0);
     CrossEntropyResult result{};
     CrossEntropyBlock whole{};
@@ -103,8 +108,8 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
         block.first = index * at_once;
         block.positions = std::min(at_once, batch.positions - block.first);
         block.targets = soft ? nullptr : batch.targets.data() + block.first;
-        block.losses = losses.data() + block.first;
-        block.log_sum_exp = log_sum_exp.empty() ? nullptr : log_sum_exp.data() + block.first;
+        block.losses = losses.get() + block.first;
+        block.log_sum_exp = log_sum_exp ? log_sum_exp.get() + block.first : nullptr;
         block.correct = correct.empty() ? nullptr : correct.data() + block.first;
         std::unique_lock<std::mutex> lock(spare_taken, std::defer_lock);
         block.scratch = thread_scratch(scratch_size);
@@ -116,21 +121,21 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     });
 
     with_default_floating_point([&] {
-        const auto round_into = [&](const std::vector<double>& values, void* out) {
-            std::transform(values.begin(), values.end(), static_cast<T*>(out),
+        const auto round_into = [&](const std::unique_ptr<double[]>& values, void* out) {
+            std::transform(values.get(), values.get() + batch.positions, static_cast<T*>(out),
                            [](double value) { return static_cast<T>(value); });
         };
         if (batch.log_sum_exp != nullptr) round_into(log_sum_exp, batch.log_sum_exp);
         if (batch.reduction == Reduction::none)
             round_into(losses, batch.losses);
         else
-            result.loss = sum_of(losses) / denominator;
+            result.loss = sum_of(losses.get(), batch.positions) / denominator;
     });
-    result.counted = static_cast<std::int64_t>(batch.positions);
-    if (!soft)
-        result.counted -=
-            std::count(batch.targets.begin(), batch.targets.end(), batch.ignore_index);
-    result.correct = std::count(correct.begin(), correct.end(), 1);
+    if (batch.counts_correct) {
+        result.counted = static_cast<std::int64_t>(batch.positions) -
+                         std::count(batch.targets.begin(), batch.targets.end(), batch.ignore_index);
+        result.correct = std::count(correct.begin(), correct.end(), 1);
+    }
     return result;
 }
 

@@ -39,7 +39,7 @@ struct CrossEntropyBatch {
 
 struct CrossEntropyResult {
     double loss;           // the mean or the sum
-    std::int64_t counted;  // positions that are not ignored
+    std::int64_t counted;  // if the batch asks: positions that are not ignored,
     std::int64_t correct;  // and whose largest logit is the target's
 };
 

@@ -14,7 +14,7 @@ class CrossEntropyStats(NamedTuple):
 
     logsumexp: FloatArray  # of each row of logits, in the shape of the class indices; 0 if ignored
     correct: int  # rows whose largest logit (the first of equals) is the target's
-    count: int  # rows that are not ignored
+    total: int  # rows that are not ignored
 
 
 class CrossEntropyLoss:
