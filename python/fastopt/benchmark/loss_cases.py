@@ -28,11 +28,13 @@ class Kind(NamedTuple):
 
     name: str
     draw: Callable[[Shape], Arrays]
-    bytes_each: int  # what must be read and written for one element of the first array
+    bytes_moved: Callable[[Shape], int]  # what must be read and written, out of cache
+    elements: Callable[[Shape], int] = math.prod
 
 
 KINDS = {
-    "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, 8),  # logits in, gradient out
+    # The logits are read, their gradient is written.
+    "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
 }
 
 
@@ -50,12 +52,12 @@ class LossCase:
     @property
     def elements(self) -> int:
         """The number of logits."""
-        return math.prod(self.shape)
+        return KINDS[self.loss].elements(self.shape)
 
     @property
     def bytes_moved(self) -> int:
         """The bytes that must be read and written if nothing stays in cache."""
-        return KINDS[self.loss].bytes_each * self.elements
+        return KINDS[self.loss].bytes_moved(self.shape)
 
     @property
     def between(self) -> str | None:

@@ -173,18 +173,23 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     peers = peers or ["reference"]
     figure = Figure(figsize=(9, 1.5 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    height = 0.8 / max(1, len(peers))
-    for i, peer in enumerate(peers):
-        known = [(at, r.ratios[peer]) for at, r in enumerate(results) if peer in r.ratios]
+    height = 0.8 / len(peers)
+    for peer in peers:
+        places, ratios = [], []
+        for at, result in enumerate(results):
+            known = [peer for peer in peers if peer in result.ratios]
+            if peer in known:
+                places.append(at + (known.index(peer) - (len(known) - 1) / 2) * height)
+                ratios.append(result.ratios[peer])
         bars = axes.barh(
-            [at + (i - (len(peers) - 1) / 2) * height for at, _ in known],
-            [ratio - 1 for _, ratio in known],  # from 1, where the peer is as fast
+            places,
+            [ratio - 1 for ratio in ratios],  # from 1, where the peer is as fast
             height,
             left=1,
             color=PEER_COLORS.get(peer, "#999999"),
             label=peer,
         )
-        axes.bar_label(bars, [three_digits(ratio) for _, ratio in known], padding=3, fontsize=11)
+        axes.bar_label(bars, list(map(three_digits, ratios)), padding=3, fontsize=11)
     labels = [
         f"{r.case}\n{r.seconds['fastopt'] * 1e6:,.0f} us, "
         f"{r.gigabytes_per_second / bandwidth.copy:.0%} of copy"
@@ -194,8 +199,8 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.axvline(1, color="black", lw=1.5)
     axes.set_xscale("log")
-    ratios = [r.ratios[peer] for r in results for peer in peers if peer in r.ratios]
-    axes.set_xlim(min(0.9, 0.6 * min(ratios, default=1)), 1.6 * max(ratios, default=10))
+    shown = [r.ratios[peer] for r in results for peer in peers if peer in r.ratios]
+    axes.set_xlim(min(0.9, 0.6 * min(shown)), 1.6 * max(shown))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.tick_params(axis="x", labelsize=11)
     axes.set_xlabel("time of the peer / time of fastopt", fontsize=12)
