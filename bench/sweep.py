@@ -18,7 +18,7 @@ from rich.table import Table
 
 import fastopt as fo
 from fastopt import _core
-from fastopt.benchmark import CASES
+from fastopt.benchmark import OPTIMIZERS
 
 K = 1 << 10
 CHUNKS = [2 * K, 4 * K, 8 * K, 16 * K, 32 * K, 64 * K]
@@ -84,7 +84,7 @@ def show(title: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[flo
 def sweep_chunks(rounds: int) -> None:
     before = _core.tuning.chunk_size
     rows = []
-    (mlp,) = (case.shapes for case in CASES if "MLP" in case.label)
+    (mlp,) = (case.shapes for case in OPTIMIZERS.cases if "MLP" in case.label)
     cases: list[tuple[str, Any, float | None]] = [
         ("64 K", [(64 * K,)], None),
         ("1 M", [(K * K,)], None),

@@ -7,7 +7,7 @@ they equal those of the plain NumPy versions in `fastopt.reference`.
 
 from __future__ import annotations
 
-from fastopt import functional, reference
+from fastopt import functional, reference, testing
 from fastopt._config import (
     active_isa,
     available_isas,
@@ -40,4 +40,5 @@ __all__ = [
     "reference",
     "set_num_threads",
     "show_config",
+    "testing",
 ]

@@ -1,30 +1,40 @@
-"""Timing the optimizers beside their peers: what ``fastopt bench`` and ``bench/`` run."""
+"""Timing fastopt beside its peers: what ``fastopt bench`` and ``bench/`` run."""
 
 from __future__ import annotations
 
-from fastopt.benchmark.cases import CASES, Case
-from fastopt.benchmark.peers import PEERS, make_step
-from fastopt.benchmark.report import plot_results, write_results
+from typing import Any
+
+from fastopt.benchmark.loss_cases import LossCase
+from fastopt.benchmark.loss_peers import LOSSES
+from fastopt.benchmark.report import table_head, table_row, write_results
 from fastopt.benchmark.timing import (
     Bandwidth,
+    Case,
     Result,
-    make_grads,
-    make_params,
+    Runner,
+    Suite,
     measure_bandwidth,
     measure_case,
 )
+from fastopt.benchmark.update_cases import UpdateCase
+from fastopt.benchmark.update_peers import OPTIMIZERS
+
+SUITES: dict[str, Suite[Any]] = {suite.name: suite for suite in (OPTIMIZERS, LOSSES)}
 
 __all__ = [
-    "CASES",
-    "PEERS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SUITES",
     "Bandwidth",
     "Case",
+    "LossCase",
     "Result",
-    "make_grads",
-    "make_params",
-    "make_step",
+    "Runner",
+    "Suite",
+    "UpdateCase",
     "measure_bandwidth",
     "measure_case",
-    "plot_results",
+    "table_head",
+    "table_row",
     "write_results",
 ]

@@ -1,4 +1,4 @@
-"""The results as JSON and as a picture: throughput over size."""
+"""The results as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -13,18 +13,52 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastopt as fo
-from fastopt.benchmark.timing import Bandwidth, Result
+from fastopt.benchmark.timing import Bandwidth, Result, Suite
+from fastopt.benchmark.update_cases import UpdateCase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"SGD": "#0072B2", "RMSprop": "#009E73", "Adam": "#D55E00", "AdamW": "#CC79A7"}
+PEER_COLORS = {"torch": "#D55E00", "jitted optax": "#0072B2"}
 MARKERS = {"SGD": "o", "RMSprop": "s", "Adam": "^", "AdamW": "D"}
 
 
-def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result]) -> list[Path]:
-    """Write ``bench.json`` and ``bench.png`` into `folder`; return the paths."""
-    facts: dict[str, Any] = {
+def table_head(suite: Suite[Any], peers: Sequence[str]) -> list[str]:
+    """Return the heads of the columns; `peers` are those beside fastopt."""
+    of = {"best": "of memory", "copy": "of copy"}[suite.yardstick]
+    return ["case", "us", "GB/s", of, *(f"{peer} / ours" for peer in peers)]
+
+
+def table_row(
+    suite: Suite[Any], bandwidth: Bandwidth, result: Result, peers: Sequence[str]
+) -> list[str]:
+    """Return the row of one case."""
+    speed = result.gigabytes_per_second
+    ratios = [result.ratios.get(peer) for peer in peers]
+    return [
+        str(result.case),
+        f"{result.seconds['fastopt'] * 1e6:,.1f}",
+        f"{speed:.1f}",
+        f"{speed / getattr(bandwidth, suite.yardstick):.0%}",
+        *("" if ratio is None else three_digits(ratio) for ratio in ratios),
+    ]
+
+
+def three_digits(ratio: float) -> str:
+    """Return a ratio with three digits, or all those before the point."""
+    return f"{ratio:,.{2 if ratio < 9.995 else 1 if ratio < 99.95 else 0}f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for the documentation."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def facts_of_run() -> dict[str, Any]:
+    """Return what a reader must know of the machine and the versions."""
+    return {
         "config": fo.show_config().splitlines(),
         "processor": processor(),
         "versions": {
@@ -33,6 +67,18 @@ def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result])
             **{name: peer_version(name) for name in ("torch", "deepspeed", "jax", "optax")},
             "python": platform.python_version(),
         },
+    }
+
+
+def write_results(
+    folder: Path,
+    suite: Suite[Any],
+    bandwidth: Bandwidth,
+    results: Sequence[Result],
+    peers: Sequence[str],
+) -> list[Path]:
+    """Write the results as JSON, as a table in Markdown and as a picture; return the paths."""
+    facts = facts_of_run() | {
         "bandwidth_gb_per_s": asdict(bandwidth),
         "results": [
             {
@@ -47,10 +93,14 @@ def write_results(folder: Path, bandwidth: Bandwidth, results: Sequence[Result])
             for result in results
         ],
     }
-    data, picture = folder / "bench.json", folder / "bench.png"
+    paths = [folder / f"{suite.stem}.{kind}" for kind in ("json", "md", "png")]
+    data, table, picture = paths
     data.write_text(json.dumps(facts, indent=2) + "\n")
-    plot_results(bandwidth, results).savefig(picture, dpi=150)
-    return [data, picture]
+    rows = [table_row(suite, bandwidth, result, peers) for result in results]
+    table.write_text(markdown(table_head(suite, peers), rows))
+    plot = {"optimizers": plot_updates, "losses": plot_losses}[suite.name]
+    plot(bandwidth, results).savefig(picture, dpi=150)
+    return paths
 
 
 def peer_version(package: str) -> str | None:
@@ -70,15 +120,15 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def plot_results(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
+def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     """Return a picture of throughput over size, single tensors, with the bandwidth as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    singles = [r for r in results if r.case.is_plain]
+    singles = [r for r in results if isinstance(r.case, UpdateCase) and r.case.is_plain]
     for name, color in COLORS.items():
-        mine = [r for r in singles if r.case.optimizer == name]
+        mine = [r for r in singles if _optimizer(r) == name]
         sizes = [r.case.elements for r in mine]
         if not mine:
             continue
@@ -108,4 +158,57 @@ def plot_results(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def _optimizer(result: Result) -> str:
+    return result.case.optimizer if isinstance(result.case, UpdateCase) else ""
+
+
+def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
+    """Return a picture of how many times as long each peer takes, case by case."""
+    from matplotlib.figure import Figure
+
+    peers = [peer for peer in PEER_COLORS if any(peer in r.ratios for r in results)]
+    peers = peers or ["reference"]
+    figure = Figure(figsize=(9, 1.5 + 0.62 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(peers)
+    for peer in peers:
+        places, ratios = [], []
+        for at, result in enumerate(results):
+            known = [peer for peer in peers if peer in result.ratios]
+            if peer in known:
+                places.append(at + (known.index(peer) - (len(known) - 1) / 2) * height)
+                ratios.append(result.ratios[peer])
+        bars = axes.barh(
+            places,
+            [ratio - 1 for ratio in ratios],  # from 1, where the peer is as fast
+            height,
+            left=1,
+            color=PEER_COLORS.get(peer, "#999999"),
+            label=peer,
+        )
+        axes.bar_label(bars, list(map(three_digits, ratios)), padding=3, fontsize=11)
+    labels = [
+        f"{r.case}\n{r.seconds['fastopt'] * 1e6:,.0f} us, "
+        f"{r.gigabytes_per_second / bandwidth.copy:.0%} of copy"
+        for r in results
+    ]
+    axes.set_yticks(range(len(results)), labels, fontsize=11)
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.axvline(1, color="black", lw=1.5)
+    axes.set_xscale("log")
+    shown = [r.ratios[peer] for r in results for peer in peers if peer in r.ratios]
+    axes.set_xlim(min(0.9, 0.6 * min(shown)), 1.6 * max(shown))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(axis="x", labelsize=11)
+    axes.set_xlabel("time of the peer / time of fastopt", fontsize=12)
+    axes.set_title(
+        f"Loss and gradient, float32, {fo.get_num_threads()} threads, {fo.active_isa()}",
+        fontsize=13,
+    )
+    axes.grid(alpha=0.3, axis="x", which="both")
+    axes.set_axisbelow(True)
+    figure.legend(fontsize=11, loc="outside lower center", ncols=len(peers))
     return figure

@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from statistics import median
 from time import perf_counter, sleep
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 import fastopt as fo
-from fastopt._types import FloatArray
-from fastopt.benchmark.cases import Case
-from fastopt.benchmark.peers import PEERS, make_step, torch
+
+torch: Any = import_module("torch") if find_spec("torch") else None
 
 BLOCK_SECONDS = 1e-2  # calls of one peer are timed in blocks of about this
 WARM_CALLS = 5  # before each block, to have threads awake and data where it lies in a loop
 PAUSE_SECONDS = 3e-2  # before each block: OpenMP threads of the peer before spin for 15 ms here
+
+
+class Case(Protocol):
+    """What is timed: its size, and its name as a string."""
+
+    @property
+    def elements(self) -> int:
+        """The number of parameters or logits."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """The bytes that a call must read and write if nothing stays in cache."""
+
+    @property
+    def between(self) -> str | None:
+        """Whose matmul runs before each call."""
+
+
+class Runner(NamedTuple):
+    """What one peer does, with its arrays."""
+
+    run: Callable[[], Any]  # the call that is timed
+    read: Callable[[Any], Sequence[Any]]  # what it has computed, from what `run` returned
+    prepare: Callable[[], object] | None = None  # before each call, not timed
+
+
+C = TypeVar("C", bound=Case)
+
+
+@dataclass(frozen=True)
+class Suite(Generic[C]):
+    """Cases, and the peers that run them."""
+
+    name: str
+    cases: Sequence[C]
+    peers: Mapping[str, Callable[[C], Runner | None]]  # None: the peer has no such thing
+    check: Callable[[C, Mapping[str, Runner]], None]  # raises if an answer is wrong
+    unit: str  # what a call is
+    yardstick: Literal["best", "copy"] = "best"  # the bandwidth that a case is compared with
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files begin with."""
+        return "bench" if self.name == "optimizers" else f"bench-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +84,7 @@ class Result:
     """The medians of one case."""
 
     case: Case
-    seconds: dict[str, float]  # of one step, by peer
+    seconds: dict[str, float]  # of one call, by peer
     ratios: dict[str, float]  # the peer's time over fastopt's, by peer
     between: dict[str, float] = field(default_factory=dict)  # seconds of the matmul, by peer
 
@@ -70,56 +116,48 @@ def measure_bandwidth(elements: int = 256 << 20, rounds: int = 9) -> Bandwidth:
         )
 
 
-def measure_case(case: Case, peers: Iterable[str] = PEERS, seconds: float = 2.0) -> Result:
-    """Time a step of `case` by all `peers` that have it, for about `seconds` in all.
+def measure_case(
+    suite: Suite[C], case: C, peers: Iterable[str] | None = None, seconds: float = 2.0
+) -> Result:
+    """Time a call of `case` by all `peers` that have it, for about `seconds` in all.
 
-    Before that, two steps of each are compared with the reference: fastopt's must be equal.
+    Before that, the answer of each is checked.
     """
-    steps: dict[str, Callable[[], object]] = {}
-    expected: list[FloatArray] = []
-    for peer in peers:
-        runner = make_step(peer, case, make_params(case), make_grads(case))
-        if runner is None:
-            continue
-        if not expected:
-            expected = _expected(case)
-        if peer.startswith("torch"):
-            # Its first call on a team of threads has been seen to give roots of 12 bits.
-            small = replace(case, shapes=[(1 << 16,)])
-            warm = make_step(peer, small, make_params(small), make_grads(small))
-            assert warm is not None
-            warm.step()
-        for _ in range(2):
-            runner.step()
-        _compare(peer, [p.ravel()[:: _stride(p)] for p in runner.params()], expected)
-        steps[peer] = runner.step
-    return _time(case, steps, seconds)
+    made = {peer: suite.peers[peer](case) for peer in (suite.peers if peers is None else peers)}
+    runners = {peer: runner for peer, runner in made.items() if runner is not None}
+    suite.check(case, runners)
+    return _time(case, runners, seconds)
 
 
-def _time(case: Case, steps: dict[str, Callable[[], object]], seconds: float) -> Result:
+def _time(case: Case, runners: Mapping[str, Runner], seconds: float) -> Result:
     matmul = _matmul(case.between)
-    calls = {peer: _calls(step) for peer, step in steps.items()}
-    times: dict[str, list[float]] = {peer: [] for peer in steps}
-    others: dict[str, list[float]] = {peer: [] for peer in ([*steps, "alone"] if matmul else [])}
+    before = {peer: matmul or runner.prepare for peer, runner in runners.items()}
+    calls = {peer: _calls(runner) for peer, runner in runners.items()}
+    times: dict[str, list[float]] = {peer: [] for peer in runners}
+    others: dict[str, list[float]] = {peer: [] for peer in ([*runners, "alone"] if matmul else [])}
     begin = perf_counter()
     while len(times["fastopt"]) < 5 or perf_counter() - begin < seconds:
-        for peer, step in steps.items():
+        for peer, runner in runners.items():
             sleep(PAUSE_SECONDS)
             for _ in range(min(calls[peer], WARM_CALLS)):
-                step()
-            if matmul is None:
-                times[peer].append(_block(step, calls[peer]))
+                if runner.prepare is not None:
+                    runner.prepare()
+                runner.run()
+            first = before[peer]
+            if first is None:
+                times[peer].append(_block(runner.run, calls[peer]))
                 continue
-            pairs = [(_block(matmul, 1), _block(step, 1)) for _ in range(2 * calls[peer])]
-            others[peer].append(median(pair[0] for pair in pairs))
+            pairs = [(_block(first, 1), _block(runner.run, 1)) for _ in range(2 * calls[peer])]
             times[peer].append(median(pair[1] for pair in pairs))
+            if matmul is not None:
+                others[peer].append(median(pair[0] for pair in pairs))
         if matmul is not None:
             sleep(PAUSE_SECONDS)
             matmul()
             others["alone"].append(median(_block(matmul, 1) for _ in range(2 * calls["fastopt"])))
     ratios = {
         peer: median(t / ours for t, ours in zip(times[peer], times["fastopt"], strict=True))
-        for peer in steps
+        for peer in runners
         if peer != "fastopt"
     }
     return Result(
@@ -138,54 +176,18 @@ def _block(call: Callable[[], object], calls: int) -> float:
     return (perf_counter() - begin) / calls
 
 
+def _calls(runner: Runner) -> int:
+    seconds = []
+    for _ in range(3):
+        if runner.prepare is not None:
+            runner.prepare()
+        seconds.append(_block(runner.run, 1))
+    return max(1, round(BLOCK_SECONDS / max(min(seconds), 1e-7)))
+
+
 def _matmul(whose: str | None) -> Callable[[], object] | None:
     a, b, out = (np.ones((512, 512), np.float32) for _ in range(3))
     if whose == "torch":
         x, y, z = map(torch.from_numpy, (a, b, out))
         return lambda: torch.mm(x, y, out=z)
     return None if whose is None else lambda: np.matmul(a, b, out=out)
-
-
-def make_params(case: Case) -> list[FloatArray]:
-    """Return parameters for `case`, the same ones in every call."""
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
-
-
-def make_grads(case: Case) -> list[FloatArray]:
-    """Return gradients for `case`, the same ones in every call."""
-    rng = np.random.default_rng(1)
-    grads = [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
-    return [np.asfortranarray(grad) for grad in grads] if case.transposed else grads
-
-
-def _stride(array: FloatArray) -> int:
-    return max(1, array.size // 100_000)
-
-
-def _expected(case: Case) -> list[FloatArray]:
-    """Return what two steps make of a sample of the elements; with clipping, of all of them."""
-    params, grads = make_params(case), make_grads(case)
-    if case.max_norm is None:
-        params = [p.ravel()[:: _stride(p)].copy() for p in params]
-        grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
-    runner = make_step("reference", case, params, grads)
-    assert runner is not None
-    for _ in range(2):
-        runner.step()
-    if case.max_norm is None:
-        return params
-    return [p.ravel()[:: _stride(p)] for p in params]
-
-
-def _compare(peer: str, got: Sequence[FloatArray], expected: Sequence[FloatArray]) -> None:
-    for x, y in zip(got, expected, strict=True):
-        if peer in ("fastopt", "reference"):
-            np.testing.assert_array_equal(x, y, err_msg=peer)
-        else:
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
-
-
-def _calls(step: Callable[[], object]) -> int:
-    seconds = min(_block(step, 1) for _ in range(3))
-    return max(1, round(BLOCK_SECONDS / max(seconds, 1e-7)))

@@ -7,58 +7,57 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 import fastopt as fo
 from fastopt._types import FloatArray
-from fastopt.benchmark.cases import Case
+from fastopt.benchmark.timing import Runner, Suite, torch
+from fastopt.benchmark.update_cases import CASES, UpdateCase
 
-torch: Any = import_module("torch") if find_spec("torch") else None
-
-
-class Runner(NamedTuple):
-    """An optimizer of some peer with its arrays."""
-
-    step: Callable[[], object]
-    params: Callable[[], Sequence[FloatArray]]
+Maker = Callable[[UpdateCase, Sequence[FloatArray], Sequence[FloatArray]], "Runner | None"]
 
 
-Maker = Callable[[Case, Sequence[FloatArray], Sequence[FloatArray]], "Runner | None"]
+def make_params(case: UpdateCase) -> list[FloatArray]:
+    """Return parameters for `case`, the same ones in every call."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
 
 
-def make_step(
-    peer: str, case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Runner | None:
-    """Return one step of the peer's optimizer, or None if it has none such.
-
-    The arrays are the peer's from now on; most update `params` in place.
-    """
-    return PEERS[peer](case, params, grads)
+def make_grads(case: UpdateCase) -> list[FloatArray]:
+    """Return gradients for `case`, the same ones in every call."""
+    rng = np.random.default_rng(1)
+    grads = [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
+    return [np.asfortranarray(grad) for grad in grads] if case.transposed else grads
 
 
-def _ours(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
+def _ours(case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
     return _numpy(fo, case, params, grads)
 
 
-def _reference(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
+def _reference(
+    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+) -> Runner:
     return _numpy(fo.reference, case, params, grads)
 
 
 def _numpy(
-    module: Any, case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+    module: Any, case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
 ) -> Runner:
     optimizer = getattr(module, case.optimizer)(list(params), **case.options)
     gradients = list(grads)
-    return Runner(lambda: optimizer.step(gradients, max_norm=case.max_norm), lambda: params)
+    return Runner(lambda: optimizer.step(gradients, max_norm=case.max_norm), lambda _: params)
 
 
 def _torch(kind: str) -> Maker:
     def make(
-        case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+        case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
     ) -> Runner | None:
         if kind == "fused" and case.optimizer == "RMSprop":  # torch has none
             return None
@@ -71,7 +70,7 @@ def _torch(kind: str) -> Maker:
 
 
 def _deepspeed(
-    case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
 ) -> Runner | None:
     if case.optimizer not in ("Adam", "AdamW"):
         return None
@@ -85,7 +84,7 @@ def _deepspeed(
 
 def _on_tensors(
     make: Callable[[list[Any]], Any],
-    case: Case,
+    case: UpdateCase,
     params: Sequence[FloatArray],
     grads: Sequence[FloatArray],
     copies: bool,
@@ -111,7 +110,7 @@ def _on_tensors(
         optimizer.step()
 
     plain = case.max_norm is None and not copies
-    return Runner(optimizer.step if plain else step, lambda: params)
+    return Runner(optimizer.step if plain else step, lambda _: params)
 
 
 @cache
@@ -135,7 +134,9 @@ def _cpu_adam() -> Any:
     return optimizer
 
 
-def _optax(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner | None:
+def _optax(
+    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
+) -> Runner | None:
     jax, optax = import_module("jax"), import_module("optax")
     options = {
         "SGD": {"learning_rate": 1e-3},
@@ -163,7 +164,7 @@ def _optax(case: Case, params: Sequence[FloatArray], grads: Sequence[FloatArray]
         now[:] = jitted(gradients, now[1], now[0])
         jax.block_until_ready(now)
 
-    return Runner(step, lambda: [jax.device_get(param) for param in now[0]])
+    return Runner(step, lambda _: [jax.device_get(param) for param in now[0]])
 
 
 @contextlib.contextmanager
@@ -174,6 +175,49 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def check(case: UpdateCase, runners: Mapping[str, Runner]) -> None:
+    """Compare two steps of each peer with the reference: fastopt's must be equal."""
+    expected = _expected(case)
+    for peer, runner in runners.items():
+        if peer.startswith("torch"):
+            # Its first call on a team of threads has been seen to give roots of 12 bits.
+            small = replace(case, shapes=[(1 << 16,)])
+            warm = OPTIMIZERS.peers[peer](small)
+            assert warm is not None
+            warm.run()
+        for _ in range(2):
+            runner.run()
+        got = [p.ravel()[:: _stride(p)] for p in runner.read(None)]
+        for x, y in zip(got, expected, strict=True):
+            if peer in ("fastopt", "reference"):
+                np.testing.assert_array_equal(x, y, err_msg=peer)
+            else:
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
+
+
+def _expected(case: UpdateCase) -> list[FloatArray]:
+    """Return what two steps make of a sample of the elements; with clipping, of all of them."""
+    params, grads = make_params(case), make_grads(case)
+    if case.max_norm is None:
+        params = [p.ravel()[:: _stride(p)].copy() for p in params]
+        grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
+    runner = _reference(case, params, grads)
+    for _ in range(2):
+        runner.run()
+    if case.max_norm is None:
+        return params
+    return [p.ravel()[:: _stride(p)] for p in params]
+
+
+def _stride(array: FloatArray) -> int:
+    return max(1, array.size // 100_000)
+
+
+def _on_arrays(make: Maker) -> Callable[[UpdateCase], Runner | None]:
+    """Give each runner arrays of its own; most update the parameters in place."""
+    return lambda case: make(case, make_params(case), make_grads(case))
+
+
 PEERS: dict[str, Maker] = {
     "fastopt": _ours,
     "reference": _reference,
@@ -181,3 +225,11 @@ PEERS: dict[str, Maker] = {
     **({"DeepSpeed": _deepspeed} if torch and find_spec("deepspeed") else {}),
     **({"jitted optax": _optax} if find_spec("jax") and find_spec("optax") else {}),
 }
+
+OPTIMIZERS = Suite(
+    name="optimizers",
+    cases=CASES,
+    peers={peer: _on_arrays(make) for peer, make in PEERS.items()},
+    check=check,
+    unit="step",
+)

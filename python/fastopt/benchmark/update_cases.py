@@ -1,4 +1,4 @@
-"""What is timed: an optimizer over a list of float32 tensors."""
+"""The optimizers that are timed, each over a list of float32 tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Shapes = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Case:
+class UpdateCase:
     """One optimizer over one list of tensors."""
 
     optimizer: str  # a class of fastopt's, and of torch.optim's
@@ -65,15 +65,15 @@ MLP: Shapes = [(256, 784), (256,), (128, 256), (128,), (10, 128), (10,)]
 
 CASES = [
     *(
-        Case(name, label, [(size,)], options=options)
+        UpdateCase(name, label, [(size,)], options=options)
         for name, options in (("SGD", MOMENTUM), ("RMSprop", {}), ("Adam", {}), ("AdamW", {}))
         for label, size in SIZES.items()
     ),
-    Case("AdamW", "MLP 784-256-128-10", MLP),
-    Case("AdamW", "200 tensors of 64", [(64,)] * 200),
-    Case("AdamW", "64 M and 1000 of 64", [(64 << 20,), *[(64,)] * 1000]),
-    Case("AdamW", "16 M", [(16 << 20,)], max_norm=1.0),
-    Case("AdamW", "4096 x 4096", [(4096, 4096)], transposed=True),
-    *([Case("AdamW", "1 M", [(1 << 20,)], between="torch")] if find_spec("torch") else []),
-    Case("AdamW", "1 M", [(1 << 20,)], between="NumPy"),
+    UpdateCase("AdamW", "MLP 784-256-128-10", MLP),
+    UpdateCase("AdamW", "200 tensors of 64", [(64,)] * 200),
+    UpdateCase("AdamW", "64 M and 1000 of 64", [(64 << 20,), *[(64,)] * 1000]),
+    UpdateCase("AdamW", "16 M", [(16 << 20,)], max_norm=1.0),
+    UpdateCase("AdamW", "4096 x 4096", [(4096, 4096)], transposed=True),
+    *([UpdateCase("AdamW", "1 M", [(1 << 20,)], between="torch")] if find_spec("torch") else []),
+    UpdateCase("AdamW", "1 M", [(1 << 20,)], between="NumPy"),
 ]

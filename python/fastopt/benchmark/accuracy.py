@@ -1,0 +1,132 @@
+"""How far the losses are from the truth, fastopt's and those of its peers.
+
+The inputs are float32 arrays, the truth is `fastopt.reference` in float64, whose formulas subtract
+nothing from 1; tests hold it against 100 digits. A row of the table costs a `LossCase` in `CASES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastopt as fo
+from fastopt.benchmark.loss_cases import Arrays, LossCase, Shape, logits_and_classes
+from fastopt.benchmark.loss_peers import PEERS
+from fastopt.benchmark.report import facts_of_run, markdown
+
+ULP = 2.0**-23
+TITLE = (
+    "Errors against float64. Loss: relative, the largest (the mean) of all rows; gradient: the "
+    "largest, in 2^-23 of the largest entry of its row"
+)
+NAMES = [peer for peer in PEERS if peer != "reference"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of one peer."""
+
+    loss_max: float  # relative
+    loss_mean: float
+    grad_max: float  # in 2^-23 of the largest true entry of its row
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One case, and each peer's errors."""
+
+    case: LossCase
+    errors: dict[str, Errors]
+
+
+def sure(shape: Shape) -> Arrays:
+    """Return logits of a model that is right: the target's is 5 to 30 above all others."""
+    logits, targets = logits_and_classes(shape)
+    rows = np.arange(shape[0])
+    gap = np.random.default_rng(1).uniform(5, 30, shape[0])
+    logits[rows, targets] = logits.max(axis=1) + gap
+    return logits, targets
+
+
+def offset(shape: Shape) -> Arrays:
+    """Return logits far from 0, which their differences do not depend on."""
+    logits, targets = logits_and_classes(shape)
+    return logits + np.float32(1e4), targets
+
+
+def flat(shape: Shape) -> Arrays:
+    """Return logits in [-1, 1]: the sum of the exponentials has the most terms."""
+    logits = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    return logits, logits_and_classes(shape)[1]
+
+
+def _cross_entropy(
+    words: str, shape: Shape, draw: Callable[[Shape], Arrays], **options: Any
+) -> LossCase:
+    options["reduction"] = "none"
+    label = f"cross-entropy {shape[0]} x {shape[1]}, {words}"
+    return LossCase("CrossEntropyLoss", shape, options=options, label=label, draw=draw)
+
+
+CASES = [
+    _cross_entropy("3 * normal", (128, 10), logits_and_classes),
+    _cross_entropy("3 * normal", (8192, 1000), logits_and_classes),
+    _cross_entropy("3 * normal", (256, 32000), logits_and_classes),
+    _cross_entropy("in [-1, 1]", (256, 32000), flat),
+    _cross_entropy("sure model", (8192, 10), sure),
+    _cross_entropy("sure model", (8192, 1000), sure),
+    _cross_entropy("sure model", (256, 32000), sure),
+    _cross_entropy("3 * normal + 10000", (8192, 1000), offset),
+    _cross_entropy("smoothing 0.1", (8192, 1000), logits_and_classes, label_smoothing=0.1),
+]
+
+
+def measure_errors(case: LossCase, peers: Sequence[str] = NAMES) -> Accuracy:
+    """Compare the losses and the gradient of each peer with the truth."""
+    truth = getattr(fo.reference, case.loss)(**case.options)
+    true_loss, true_grad = truth.value_and_grad(*case.arrays)
+    largest = abs(true_grad).max(axis=-1, keepdims=True)
+    if np.any(true_loss <= 0) or np.any(largest <= 0):
+        raise ValueError(f"relative errors need a loss and a gradient in every row: {case}")
+    errors = {}
+    for peer in peers:
+        runner = PEERS[peer](case)
+        if runner is not None:
+            loss, grad = runner.read(runner.run())
+            off = abs(loss - true_loss) / true_loss
+            worst = (abs(grad - true_grad) / largest).max() / ULP
+            errors[peer] = Errors(float(off.max()), float(off.mean()), float(worst))
+    return Accuracy(case, errors)
+
+
+def table_head() -> list[str]:
+    """Return the heads of the columns."""
+    return ["case", *(f"{what}: {peer}" for what in ("loss", "gradient") for peer in NAMES)]
+
+
+def table_rows(results: Sequence[Accuracy]) -> list[list[str]]:
+    """Return a row for each case; an empty cell where a peer has no such thing."""
+    rows = []
+    for result in results:
+        known = [result.errors.get(peer) for peer in NAMES]
+        cells = [f"{e.loss_max:.1e} ({e.loss_mean:.1e})" if e else "" for e in known]
+        cells += [f"{e.grad_max:.3g}" if e else "" for e in known]
+        rows.append([str(result.case), *cells])
+    return rows
+
+
+def write_errors(folder: Path, results: Sequence[Accuracy]) -> list[Path]:
+    """Write ``accuracy.json`` and ``accuracy.md`` into `folder`; return the paths."""
+    rows = [
+        {"case": str(r.case), "errors": {peer: vars(e) for peer, e in r.errors.items()}}
+        for r in results
+    ]
+    data, table = folder / "accuracy.json", folder / "accuracy.md"
+    data.write_text(json.dumps(facts_of_run() | {"results": rows}, indent=2) + "\n")
+    table.write_text(markdown(table_head(), table_rows(results)))
+    return [data, table]

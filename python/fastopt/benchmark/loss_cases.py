@@ -1,0 +1,94 @@
+"""The losses that are timed: the value and the gradient of float32 arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+Shape: TypeAlias = tuple[int, ...]
+Arrays: TypeAlias = tuple[Any, ...]  # what a loss takes: logits and targets, ...
+Buffer: TypeAlias = Literal["in place", "reused buffer", "fresh array"]  # where the gradient goes
+
+
+def logits_and_classes(shape: Shape) -> Arrays:
+    """Return logits of a model that knows little, and class indices."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal(shape, dtype=np.float32)
+    logits *= 3
+    return logits, rng.integers(0, shape[1], shape[0])
+
+
+class Kind(NamedTuple):
+    """What the cases of one loss have in common."""
+
+    name: str
+    draw: Callable[[Shape], Arrays]
+    bytes_moved: Callable[[Shape], int]  # what must be read and written, out of cache
+    elements: Callable[[Shape], int] = math.prod
+
+
+KINDS = {
+    # The logits are read, their gradient is written.
+    "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
+}
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """One loss of one batch."""
+
+    loss: str  # a class of fastopt's, of its reference's and of torch.nn's
+    shape: Shape
+    buffer: Buffer = "reused buffer"
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    draw: Callable[[Shape], Arrays] | None = None  # if the arrays are not those of its kind
+
+    @property
+    def elements(self) -> int:
+        """The number of logits."""
+        return KINDS[self.loss].elements(self.shape)
+
+    @property
+    def bytes_moved(self) -> int:
+        """The bytes that must be read and written if nothing stays in cache."""
+        return KINDS[self.loss].bytes_moved(self.shape)
+
+    @property
+    def between(self) -> str | None:
+        """Nothing runs between two calls."""
+        return None
+
+    @property
+    def arrays(self) -> Arrays:
+        """What the loss takes; shared, so nobody may write to it."""
+        return _drawn(self.draw or KINDS[self.loss].draw, self.shape)
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.shape)) if len(self.shape) > 1 else _short(self.elements)
+        return self.label or f"{KINDS[self.loss].name} {size}, {self.buffer}"
+
+
+@lru_cache(maxsize=1)  # the cases of one shape follow one another
+def _drawn(draw: Callable[[Shape], Arrays], shape: Shape) -> Arrays:
+    return draw(shape)
+
+
+def _short(elements: int) -> str:
+    return f"{elements >> 20} M" if elements >= 1 << 20 else str(elements)
+
+
+BUFFERS: tuple[Buffer, ...] = ("in place", "reused buffer", "fresh array")
+
+CASES = [
+    LossCase("CrossEntropyLoss", (128, 10)),
+    LossCase("CrossEntropyLoss", (32768, 10)),
+    LossCase("CrossEntropyLoss", (8192, 1000)),
+    *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
+    *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
+]

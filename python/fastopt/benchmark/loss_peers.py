@@ -1,0 +1,165 @@
+"""One call of a loss, of fastopt's and of its peers': the value and the gradient.
+
+A loss that is a class of fastopt's and of torch's, of an input and a target, needs a line in
+`loss_cases.CASES`, one in `KINDS` and one in `OPTAX`. What is called otherwise needs a function for
+each peer, named in `MAKERS`, and one in `TRUTHS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import fastopt as fo
+from fastopt.benchmark.loss_cases import CASES, Arrays, LossCase
+from fastopt.benchmark.timing import Runner, Suite, torch
+
+Maker: TypeAlias = Callable[[LossCase], Runner | None]
+
+PIECE = 1 << 22  # elements that are turned into float64 at once
+
+
+def _ours(case: LossCase) -> Runner:
+    return _numpy(fo, case)
+
+
+def _reference(case: LossCase) -> Runner:
+    return _numpy(fo.reference, case)
+
+
+def _numpy(module: Any, case: LossCase) -> Runner:
+    loss = getattr(module, case.loss)(**case.options)
+    x, *rest = case.arrays
+    if case.buffer == "in place":
+        logits = x.copy()
+        return Runner(
+            lambda: loss.value_and_grad(logits, *rest, out=logits),
+            lambda answer: answer,
+            lambda: np.copyto(logits, x),  # the last call has replaced them by their gradient
+        )
+    out = np.empty_like(x) if case.buffer == "reused buffer" else None
+    return Runner(lambda: loss.value_and_grad(x, *rest, out=out), lambda answer: answer)
+
+
+def _torch(case: LossCase) -> Runner:
+    torch.set_num_threads(fo.get_num_threads())
+    loss = getattr(torch.nn, case.loss)(**case.options)
+    array, *rest = case.arrays
+    logits = array.copy() if case.buffer == "in place" else array
+    x, targets = torch.from_numpy(logits).requires_grad_(), list(map(torch.from_numpy, rest))
+
+    def run() -> Any:
+        x.grad = None  # torch's gradient is a new tensor, whatever there is to reuse
+        value = loss(x, *targets)
+        if value.ndim:
+            value.sum().backward()
+            return value.detach().numpy()
+        value.backward()
+        return value.item()
+
+    # It leaves the logits alone; they are restored so that caches are as in the others' calls.
+    prepare = (lambda: np.copyto(logits, array)) if case.buffer == "in place" else None
+    return Runner(run, lambda value: (value, x.grad.numpy()), prepare)
+
+
+def _optax(case: LossCase) -> Runner | None:
+    if case.loss not in OPTAX:
+        return None
+    jax = import_module("jax")
+    array, *rest = jax.device_put(list(case.arrays), jax.devices("cpu")[0])
+    in_place = case.buffer == "in place"
+
+    def value(x: Any, *targets: Any) -> Any:
+        options = dict(case.options)
+        reduction = options.pop("reduction", "mean")
+        losses = OPTAX[case.loss](x, *targets, **options)
+        return (losses.sum(), losses) if reduction == "none" else (losses.mean(), None)
+
+    jitted = jax.jit(
+        jax.value_and_grad(value, has_aux=True), donate_argnums=(0,) if in_place else ()
+    )
+    now = [array]
+
+    def prepare() -> None:  # the last call has taken the memory of its logits
+        now[:] = jax.block_until_ready([jax.numpy.array(array, copy=True)])
+
+    def read(answer: Any) -> Any:
+        (total, losses), grad = answer
+        return jax.device_get((total if losses is None else losses, grad))
+
+    if in_place:
+        return Runner(lambda: jax.block_until_ready(jitted(now[0], *rest)), read, prepare)
+    return Runner(lambda: jax.block_until_ready(jitted(array, *rest)), read)
+
+
+def _optax_cross_entropy(x: Any, y: Any, label_smoothing: float = 0.0) -> Any:
+    optax = import_module("optax")
+    if label_smoothing == 0:
+        return optax.softmax_cross_entropy_with_integer_labels(x, y)
+    hot = import_module("jax").nn.one_hot(y, x.shape[1])
+    return optax.softmax_cross_entropy(x, optax.smooth_labels(hot, label_smoothing))
+
+
+OPTAX: dict[str, Callable[..., Any]] = {  # without reduction
+    "CrossEntropyLoss": _optax_cross_entropy,
+}
+
+
+def check(case: LossCase, runners: Mapping[str, Runner]) -> None:
+    """Compare each peer's loss, and some rows of its gradient, with float64."""
+    expected = TRUTHS.get(case.loss, _truth)(case)
+    for peer, runner in runners.items():
+        if runner.prepare is not None:
+            runner.prepare()
+        for got, true in zip(runner.read(runner.run()), expected, strict=True):
+            some = np.asarray(got)[_rows(got)] if np.ndim(got) else got
+            atol = 1e-6 * np.max(abs(true))
+            np.testing.assert_allclose(some, true, rtol=1e-5, atol=atol, err_msg=peer)
+
+
+def _rows(array: Any) -> slice:
+    """Return which rows of an array are compared."""
+    return slice(None, None, max(1, array.size // PIECE))
+
+
+def _truth(case: LossCase) -> Sequence[Any]:
+    """Return the mean loss, and some rows of the gradient."""
+    loss = getattr(fo.reference, case.loss)(**case.options | {"reduction": "sum"})
+    arrays = case.arrays
+    count = arrays[-1].size  # the losses that the mean is taken over: as many as targets
+    rows = max(1, PIECE * len(arrays[0]) // case.elements)
+    total = 0.0
+    for begin in range(0, len(arrays[0]), rows):
+        piece: Arrays = tuple(array[begin : begin + rows] for array in arrays)
+        total += loss(*piece)
+    some = _rows(arrays[0])
+    _, grad = loss.value_and_grad(*(array[some] for array in arrays))
+    return total / count, grad / count
+
+
+TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {}  # where it is not the one above
+
+
+MAKERS: dict[tuple[str, str], Maker] = {}  # by peer and loss, where it is not the peer's own
+
+
+def _maker(peer: str, maker: Maker) -> Maker:
+    return lambda case: MAKERS.get((peer, case.loss), maker)(case)
+
+
+PEERS: dict[str, Maker] = {
+    "fastopt": _maker("fastopt", _ours),
+    "reference": _maker("reference", _reference),
+    **({"torch": _maker("torch", _torch)} if torch else {}),
+    **(
+        {"jitted optax": _maker("jitted optax", _optax)}
+        if find_spec("jax") and find_spec("optax")
+        else {}
+    ),
+}
+
+LOSSES = Suite(name="losses", cases=CASES, peers=PEERS, check=check, unit="call", yardstick="copy")

@@ -1,0 +1,394 @@
+"""Checks of gradients that were written by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastopt._types import FloatArray
+
+__all__ = ["GradcheckError", "gradcheck"]
+
+Inputs: TypeAlias = FloatArray | Sequence[FloatArray] | Mapping[str, FloatArray]
+
+# By the coarsest dtype at hand. The step is near the cube root of the rounding error, where
+# truncation and rounding disturb a central difference alike, and a power of two: adding it to an
+# input is then mostly exact.
+DEFAULTS = {
+    np.dtype(np.float64): {"eps": 2.0**-17, "rtol": 1e-5, "atol": 1e-9},
+    np.dtype(np.float32): {"eps": 2.0**-8, "rtol": 1e-3, "atol": 1e-4},
+}
+ROUNDING = 4  # a value is expected to be right within this many of its own rounding errors
+CLOSER = 8  # an element that differs is looked at again with a step so many times smaller
+LISTED = 5  # places that a message names, for each input
+
+
+class GradcheckError(AssertionError):
+    """A gradient is not the derivative of its value; the message says where."""
+
+
+def gradcheck(
+    fn: Callable[..., Any],
+    inputs: Inputs,
+    *,
+    eps: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    allow_kinks: bool = False,
+    max_elements: int | None = None,
+    seed: int = 0,
+    raise_exception: bool = True,
+) -> bool:
+    r"""Compare the gradient that a function returns with central differences of its value.
+
+    For each element :math:`x_i` of the inputs, with the others held,
+
+    .. math:: \frac{f(x_i + \epsilon) - f(x_i - \epsilon)}{2 \epsilon}
+
+    must equal the gradient within `rtol` of itself, plus `atol`, plus what the rounding of
+    :math:`f` does to the quotient. An element that does not is looked at once more with a smaller
+    step: if the difference then vanishes, a bend of :math:`f` nearby was to blame, and not the
+    gradient.
+
+    Parameters
+    ----------
+    fn : callable
+        Returns ``(value, gradient)``. The value is a number, or an array of any shape: the gradient
+        is then that of its sum. It must depend on the inputs alone: no dropout, no running means.
+        It may write into its inputs, and return the same buffers at every call.
+    inputs : array, sequence of arrays, or mapping of str to array
+        Where to check: float64 or, less sharply, float32; never written. `fn` gets copies of them,
+        and returns a gradient in the same form:
+
+        - an array: ``fn(x)`` returns ``(value, grad)``;
+        - a sequence: ``fn(x, y)`` returns ``(value, (dx, dy))``;
+        - a mapping: ``fn({"w": w, "b": b})`` returns ``(value, {"w": dw, "b": db})``.
+    eps : float, optional
+        The step, in the units of the inputs. By default 2^-17; 2^-8 if an input or the value is
+        float32.
+    rtol, atol : float, optional
+        What is allowed, relative to the numerical derivative and at least. By default 1e-5 and
+        1e-9; 1e-3 and 1e-4 with float32.
+    allow_kinks : bool
+        Whether any slope between the one from below and the one from above is right where `fn`
+        has a kink, such as ReLU at 0. Without it, a kink is an error that is called by its name,
+        unless the gradient is the mean of the two.
+    max_elements : int, optional
+        Check no more elements of each input than this, chosen at random; each takes two calls.
+    seed : int
+        Of that choice.
+    raise_exception : bool
+        Whether a wrong gradient raises or makes the result False.
+
+    Returns
+    -------
+    bool
+        True, or False with ``raise_exception=False``.
+
+    Raises
+    ------
+    GradcheckError
+        If a gradient is wrong: an AssertionError which names the input, how many of its elements
+        differ, the worst, and what was expected there.
+    TypeError
+        If `inputs` or `fn`'s answer cannot be used: integers, lists for arrays, no pair.
+    ValueError
+        If the gradient has another shape or structure than the inputs, if the inputs or the value
+        are not finite, or if `fn` does not give the same value twice.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> x, y = np.array([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]]), np.array([0, 2])
+    >>> ce = fo.CrossEntropyLoss(label_smoothing=0.1)
+    >>> fo.testing.gradcheck(lambda x: ce.value_and_grad(x, y), x)
+    True
+    >>> fo.testing.gradcheck(lambda x: (np.sum(x**2), x), x)
+    Traceback (most recent call last):
+        ...
+    fastopt.testing.GradcheckError: the gradient differs in 6 of 6 elements of the input
+      worst at [0, 0]: fn gives 2, central differences give 4 (allowed: 4e-05)
+      also [0, 1]: 0.5, not 1; [0, 2]: -1, not -2; [1, 0]: 0.1, not 0.2; [1, 1]: 0.2, not 0.4; ...
+      all of these are 0.5 times the numerical derivative
+    """
+    check = _Check(fn, inputs)
+    defaults = DEFAULTS[check.coarsest]
+    check.eps = _positive("eps", eps, defaults["eps"])
+    check.rtol = _positive("rtol", rtol, defaults["rtol"], zero=True)
+    check.atol = _positive("atol", atol, defaults["atol"], zero=True)
+    if max_elements is not None and max_elements < 1:
+        raise ValueError(f"max_elements must be at least 1, not {max_elements}")
+    check.same_again()
+    rng = np.random.default_rng(seed)
+    reports: list[str] = []
+    for key in check.inputs:
+        size = check.inputs[key].size
+        chosen = range(size)
+        if max_elements is not None and max_elements < size:
+            chosen = np.sort(rng.choice(size, max_elements, replace=False)).tolist()
+        found = [difference for i in chosen if (difference := check.element(key, i))]
+        wrong = [d for d in found if d.bend is None]
+        bends = [d for d in found if d.bend is not None]
+        bends = [d for d in bends if not (allow_kinks and d.bend == "kink" and d.is_between)]
+        reports += check.report(key, wrong, bends, len(chosen))
+    if reports and raise_exception:
+        raise GradcheckError("\n".join(reports))
+    return not reports
+
+
+class _Difference(NamedTuple):
+    """One element whose gradient is not the numerical derivative."""
+
+    place: tuple[int, ...]
+    given: float
+    numerical: float
+    allowed: float
+    bend: Literal["kink", "jump"] | None  # why there is no derivative, if there is none
+    below: float  # the slopes on both sides
+    above: float
+
+    @property
+    def excess(self) -> float:
+        """How far off it is, in what is allowed; a NaN is furthest."""
+        excess = abs(self.given - self.numerical) / self.allowed if self.allowed else math.inf
+        return math.inf if math.isnan(excess) else excess
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the gradient is a slope between the two sides'."""
+        low, high = sorted((self.below, self.above))
+        return low - self.allowed <= self.given <= high + self.allowed
+
+
+class _Slopes(NamedTuple):
+    below: float
+    above: float
+    central: float
+    rounding: float  # what the rounding of the values may have done to the central one
+
+    @property
+    def bend(self) -> float:
+        return abs(self.above - self.below)
+
+
+class _Check:
+    """The function, its inputs, and what it says of them."""
+
+    eps: float
+    rtol: float
+    atol: float
+
+    def __init__(self, fn: Callable[..., Any], inputs: Inputs) -> None:
+        self.fn = fn
+        self.kind = _kind("inputs", inputs)
+        self.inputs = dict(_items(inputs))
+        if not self.inputs:
+            raise ValueError("inputs must hold at least one array")
+        for key, x in self.inputs.items():
+            name = self.name(key)
+            if not isinstance(x, np.ndarray):
+                raise TypeError(f"{name} must be a NumPy array, not {type(x).__name__}")
+            if x.dtype not in DEFAULTS:
+                raise TypeError(f"{name} must be float64 or float32, not {x.dtype}")
+            if not np.all(np.isfinite(x)):
+                at = np.argwhere(~np.isfinite(x))[0].tolist()
+                raise ValueError(f"{name} must be finite, but holds {x[tuple(at)]} at {at}")
+        answer = self.call(self.inputs)
+        self.value = self.value_of(answer)
+        if not np.all(np.isfinite(self.value)):
+            raise ValueError(f"fn's value must be finite at the inputs, not {_first(self.value)}")
+        self.grads = self.grads_of(answer)
+        dtypes = [x.dtype for x in self.inputs.values()]
+        if getattr(answer[0], "dtype", None) in DEFAULTS:
+            dtypes.append(answer[0].dtype)
+        self.coarsest = min(dtypes, key=lambda dtype: dtype.itemsize)
+
+    def name(self, key: int | str) -> str:
+        return "the input" if self.kind == "array" else f"inputs[{key!r}]"
+
+    def call(self, inputs: Mapping[Any, FloatArray]) -> Any:
+        """Return fn's answer to copies of `inputs`: it may write into them."""
+        copies = {key: x.copy(order="K") for key, x in inputs.items()}
+        answer = self.fn(copies) if self.kind == "mapping" else self.fn(*copies.values())
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            what = type(answer).__name__
+            what += f" of {len(answer)}" if isinstance(answer, (tuple, list)) else ""
+            raise TypeError(f"fn must return the pair (value, gradient), not a {what}")
+        return answer
+
+    def value_of(self, answer: Any) -> FloatArray:
+        value = np.asarray(answer[0])
+        if value.dtype.kind not in "fiu":
+            raise TypeError(f"fn's value must be a number or an array of numbers, not {answer[0]}")
+        return value.astype(np.float64)  # a copy: fn may return one buffer again and again
+
+    def grads_of(self, answer: Any) -> dict[Any, FloatArray]:
+        grads = answer[1]
+        kind = _kind("fn's gradient", grads)
+        if kind != self.kind and not (kind == "array" and len(self.inputs) == 1):
+            expected = f"a {self.kind} as the inputs are" if self.kind != "array" else "one array"
+            raise ValueError(f"fn's gradient must be {expected}, not a {type(grads).__name__}")
+        items = dict.fromkeys(self.inputs, grads) if kind == "array" else dict(_items(grads))
+        if items.keys() != self.inputs.keys():
+            raise ValueError(
+                f"fn's gradient must have the entries {list(self.inputs)}, not {list(items)}"
+            )
+        result: dict[Any, FloatArray] = {}
+        for key, grad in items.items():
+            name, shape = self.name(key), self.inputs[key].shape
+            array = np.asarray(grad)
+            if array.dtype.kind not in "fiu":
+                raise TypeError(f"the gradient of {name} must hold real numbers, not {grad!r:.50}")
+            if array.shape != shape:
+                raise ValueError(
+                    f"the gradient of {name} must have its shape {shape}, not {array.shape}"
+                )
+            result[key] = array.astype(np.float64)
+        return result
+
+    def same_again(self) -> None:
+        value = self.value_of(self.call(self.inputs))
+        allowed = self.rtol * abs(self.value) + self.atol
+        if value.shape != self.value.shape or not np.all(abs(value - self.value) <= allowed):
+            raise ValueError(
+                f"fn must give the same value for the same inputs, but gave "
+                f"{_first(self.value, value)} and then {_first(value, self.value)}: "
+                "is there something random, or something it changes?"
+            )
+
+    def element(self, key: Any, flat: int) -> _Difference | None:
+        """Return the difference at one element, if there is one."""
+        index = tuple(int(i) for i in np.unravel_index(flat, self.inputs[key].shape))
+        given = float(self.grads[key][index])
+        slopes = self.slopes(key, index, self.eps)
+        allowed = self.rtol * abs(slopes.central) + self.atol + slopes.rounding
+        off = abs(given - slopes.central)
+        if off <= allowed:
+            return None
+        near = self.slopes(key, index, self.eps / CLOSER)
+        # The error of a central difference falls with the square of the step, and faster where
+        # a kink is left outside; that of a gradient does not fall.
+        if math.isfinite(given) and abs(given - near.central) <= off * 4 / CLOSER**2:
+            return None
+        # Where f is smooth, the difference of the slopes on both sides falls with the step; at a
+        # kink it stays, at a jump it grows as the step falls.
+        bend: Literal["kink", "jump"] | None = None
+        if near.bend > slopes.bend / 2 > allowed + CLOSER * slopes.rounding:
+            bend = "jump" if near.bend > slopes.bend * CLOSER / 2 else "kink"
+        return _Difference(index, given, slopes.central, allowed, bend, slopes.below, slopes.above)
+
+    def slopes(self, key: Any, index: tuple[int, ...], eps: float) -> _Slopes:
+        x = self.inputs[key]
+        # Where x is so large that the step would drown in its rounding, the step is larger.
+        step = max(eps, 8 * float(np.spacing(abs(x[index]))))
+        values, at = [], []
+        for moved in (x[index] - x.dtype.type(step), x[index] + x.dtype.type(step)):
+            changed = x.copy()
+            changed[index] = moved
+            value = self.value_of(self.call({**self.inputs, key: changed}))
+            if value.shape != self.value.shape:
+                raise ValueError(
+                    f"fn's value must keep its shape {self.value.shape}, not become {value.shape}"
+                )
+            if not np.all(np.isfinite(value)):
+                raise ValueError(
+                    f"fn's value is {_first(value)} where {self.name(key)} at {_place(index)} is "
+                    f"{moved:.9g} and not {x[index]:.9g}: give a smaller eps, or other inputs"
+                )
+            values.append(value)
+            at.append(float(moved))
+        (low, high), (left, right) = values, at
+        here = float(x[index])
+        # Of arrays, entry by entry: what does not depend on this element cancels.
+        size = np.sum(np.maximum(abs(low), abs(high)), where=high != low)
+        return _Slopes(
+            float(np.sum(self.value - low)) / (here - left),
+            float(np.sum(high - self.value)) / (right - here),
+            float(np.sum(high - low)) / (right - left),
+            ROUNDING * float(np.finfo(self.coarsest).eps * size) / (right - left),
+        )
+
+    def report(
+        self, key: Any, wrong: list[_Difference], bends: list[_Difference], checked: int
+    ) -> Iterator[str]:
+        name, size = self.name(key), self.inputs[key].size
+        of = f"{checked} elements" + (f" (of {size}) looked at" if checked < size else "")
+        if wrong:
+            worst = max(wrong, key=lambda d: d.excess)
+            yield f"the gradient differs in {len(wrong)} of {of} of {name}"
+            yield (
+                f"  worst at {_place(worst.place)}: fn gives {worst.given:.9g}, central "
+                f"differences give {worst.numerical:.9g} (allowed: {worst.allowed:.2g})"
+            )
+            others = [d for d in wrong if d is not worst]
+            places = [f"{_place(d.place)}: {d.given:.6g}, not {d.numerical:.6g}" for d in others]
+            if places:
+                more = "; ..." if len(places) > LISTED - 1 else ""
+                yield f"  also {'; '.join(places[: LISTED - 1])}{more}"
+            yield from self.hints(key, wrong)
+        for d in bends[:LISTED]:
+            yield (
+                f"{name} is at a {d.bend}, or within eps of one, at {_place(d.place)}: the slope "
+                f"is {d.below:.6g} below and {d.above:.6g} above, fn gives {d.given:.6g}"
+            )
+        if bends:
+            more = f" ({len(bends)} places in {of})" if len(bends) > LISTED else ""
+            kinks = [d for d in bends if d.bend == "kink" and d.is_between]
+            advice = "; allow_kinks=True allows any slope between the two of a kink"
+            yield f"  move the inputs away{advice if kinks else ''}{more}"
+
+    def hints(self, key: Any, wrong: list[_Difference]) -> Iterator[str]:
+        """Say what the differences have in common."""
+        if all(d.numerical == 0 for d in wrong):
+            yield "  the value does not change with any of these: does fn use its arguments?"
+            return
+        if len(wrong) < 2 or any(d.numerical == 0 for d in wrong):
+            return
+        ratios = [d.given / d.numerical for d in wrong]
+        middle = float(np.median(ratios))
+        if all(abs(ratio - middle) <= 1e-3 * abs(middle) for ratio in ratios):
+            yield f"  all of these are {middle:.6g} times the numerical derivative"
+
+
+def _kind(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "mapping"
+    if isinstance(value, (tuple, list)):
+        return "sequence"
+    if isinstance(value, (np.ndarray, np.generic, float)):
+        return "array"
+    raise TypeError(
+        f"{name} must be an array, a sequence or a mapping of arrays, not {type(value).__name__}"
+    )
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    return list(enumerate(value if isinstance(value, (tuple, list)) else [value]))
+
+
+def _place(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]" if index else "its only element"
+
+
+def _first(value: FloatArray, other: FloatArray | None = None) -> str:
+    """Return the entry that is not finite, or not the other's."""
+    if other is not None and value.shape != other.shape:
+        return f"an array of shape {value.shape}"
+    strange = ~np.isfinite(value) if other is None else value != other
+    if not value.shape:
+        return f"{value:.9g}"
+    at = np.argwhere(strange)[0].tolist()
+    return f"{value[tuple(at)]:.9g} at {at}"
+
+
+def _positive(name: str, value: float | None, default: float, *, zero: bool = False) -> float:
+    value = default if value is None else float(value)
+    if not 0 <= value < math.inf or (value == 0 and not zero):
+        raise ValueError(f"{name} must be finite and {'not negative' if zero else 'positive'}, "
+                         f"not {value}")  # fmt: skip
+    return value
