@@ -61,6 +61,12 @@ struct LaneSum {
     }
 };
 
+template <class T>
+void prefetch_lanes(const T* x) {
+    for (std::size_t lane = 0; lane < lane_count; lane += 64 / sizeof(T))
+        __builtin_prefetch(x + lane, 0, 2);
+}
+
 // The largest element, NaN left out; -inf if there is none.
 template <class T>
 T largest(const T* x, std::size_t count) {
@@ -191,6 +197,9 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         }
         T* scratch = static_cast<T*>(block.scratch);
         const T* x = logits;
+        const T* next = block.first + row + 1 < block.total
+                            ? class_row<const T>(block.logits, block, row + 1)
+                            : nullptr;
         if (capped) {
             for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
             x = scratch;
@@ -235,7 +244,15 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                 if (scalars.soft) rest.add<T>(count, [&](std::size_t i) { return tile[i]; });
             }
             T* e = e_row ? e_row + start : tile;
-            for (std::size_t i = 0; i < count; ++i) e[i] = exp_scaled(in[i] - top);
+            std::size_t done = 0;
+            for (; done + lane_count <= count; done += lane_count) {
+                if (next != nullptr) prefetch_lanes(next + start + done);
+                T values[lane_count];  // e may be x
+                for (std::size_t lane = 0; lane < lane_count; ++lane)
+                    values[lane] = exp_scaled(in[done + lane] - top);
+                for (std::size_t lane = 0; lane < lane_count; ++lane) e[done + lane] = values[lane];
+            }
+            for (; done < count; ++done) e[done] = exp_scaled(in[done] - top);
             if (has_pivot) {
                 sums.at_pivot = static_cast<double>(e[pivot - start]);
                 e[pivot - start] = T{0};

@@ -90,6 +90,7 @@ struct CrossEntropyBlock {
     // Along rows only needed with softcap, or if it `streams`.
     void* scratch;
     std::size_t first, positions;  // of all
+    std::size_t total;
     std::size_t inner;
     std::size_t classes;
     std::int64_t ignore_index;

@@ -79,6 +79,7 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     whole.grad = batch.grad;
     whole.probabilities = batch.probabilities;
     whole.weight = weight.empty() ? nullptr : weight.data();
+    whole.total = batch.positions;
     whole.inner = batch.inner;
     whole.classes = batch.classes;
     whole.ignore_index = batch.ignore_index;
@@ -113,7 +114,7 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
         block.correct = correct.empty() ? nullptr : correct.data() + block.first;
         std::unique_lock<std::mutex> lock(spare_taken, std::defer_lock);
         block.scratch = thread_scratch(scratch_size);
-        if (block.scratch == nullptr) {
+        if (block.scratch == nullptr && scratch_size > 0) {
             lock.lock();
             block.scratch = spare.get();
         }
