@@ -53,6 +53,17 @@ public:
         }
     }
 
+    // Elements [start, start + count), one after another in memory: where they lie, or copied into
+    // `buffer`. For walks over several arrays at once; each needs a buffer of its own.
+    const std::byte* read(std::size_t start, std::size_t count, std::byte* buffer) const {
+        if (contiguous_) return data_ + start * element_size_;
+        gather(start, count, buffer);
+        return buffer;
+    }
+
+    // Memory of this thread's own, or nullptr; each_run uses it, too.
+    static std::byte* scratch(std::size_t bytes);
+
     // As each_run, and what `body` has changed is written back. They must be writeable.
     template <class F>
     void change_runs(std::size_t start, std::size_t count, const F& body) const {
@@ -70,9 +81,6 @@ public:
 private:
     static constexpr std::size_t small_buffer = 32768;  // bytes
     static constexpr std::size_t large_buffer = 1 << 21;
-
-    // Memory of this thread's own, or nullptr.
-    static std::byte* scratch(std::size_t bytes);
 
     void gather(std::size_t start, std::size_t count, std::byte* out) const;
     template <class Word>

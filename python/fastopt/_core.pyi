@@ -68,3 +68,20 @@ def cross_entropy(
     want_grad: bool,
     out: FloatArray | None,
 ) -> tuple[Any, FloatArray | None]: ...
+def pointwise_loss(
+    kernel: str,
+    input: FloatArray,
+    target: FloatArray,
+    weight: FloatArray | None,
+    pos_weight: FloatArray | None,
+    options: Sequence[float],
+    reduction: str,
+    want_grad: bool,
+    out: FloatArray | None,
+) -> tuple[Any, FloatArray | None]: ...
+def pointwise_function(
+    kernel: str,
+    operands: Sequence[tuple[str, FloatArray]],
+    options: Sequence[float],
+    out: FloatArray | None,
+) -> FloatArray: ...
