@@ -70,7 +70,7 @@ def cross_entropy(
 ) -> tuple[Any, FloatArray | None]: ...
 def pointwise_loss(
     kernel: str,
-    input: FloatArray,
+    input: FloatArray,  # noqa: A002
     target: FloatArray,
     weight: FloatArray | None,
     pos_weight: FloatArray | None,

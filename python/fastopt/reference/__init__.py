@@ -9,7 +9,40 @@ from __future__ import annotations
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.pointwise import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+    logistic,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+)
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop", "grad_norm"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "RMSprop",
+    "SmoothL1Loss",
+    "grad_norm",
+    "logistic",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+]
