@@ -14,7 +14,8 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def _sigmoid(x: Any) -> Any:
-    return np.exp(-np.logaddexp(0.0, -x))
+    e = np.exp(-abs(x))
+    return np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 class PointwiseLoss:
