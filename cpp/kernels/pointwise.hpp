@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "math.hpp"
+#include "stream.hpp"
 #include "table.hpp"
 
 // Element i of the result depends on elements i alone, also where it replaces one of them.
@@ -295,14 +296,16 @@ constexpr T pointwise_ones[pointwise_lanes] = {
 template <class Family, class T, bool with_losses, class Rule>
 inline __attribute__((always_inline)) void pointwise_block(const Rule& rule,
                                                            const PointwiseRun& run, double* sums,
-                                                           std::size_t start, std::size_t count) {
+                                                           std::size_t start, std::size_t count,
+                                                           bool stream) {
     using C = typename Family::template Compute<T>;
     const auto operand = [&](int index) {
         const T* first = static_cast<const T*>(run.operands[index]);
         return first ? first + start : pointwise_ones<T>;
     };
-    T unwanted[pointwise_lanes];
-    T* out = run.out ? static_cast<T*>(run.out) + start : unwanted;
+    T block[pointwise_lanes];
+    T* to = run.out ? static_cast<T*>(run.out) + start : block;
+    T* out = stream ? block : to;
     const T *x = operand(0), *y = operand(1);
     if constexpr (Family::is_loss) {
         const T *weight = operand(2), *positive_weight = operand(3);
@@ -319,14 +322,15 @@ inline __attribute__((always_inline)) void pointwise_block(const Rule& rule,
             out[i] = static_cast<T>(grad);
         }
         if constexpr (with_losses) {
-            T* to = static_cast<T*>(run.losses) + start;
-            for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<T>(losses[i]);
+            T* kept = static_cast<T*>(run.losses) + start;
+            for (std::size_t i = 0; i < count; ++i) kept[i] = static_cast<T>(losses[i]);
         }
     } else {
         FASTOPT_INDEPENDENT
         for (std::size_t i = 0; i < count; ++i)
             out[i] = static_cast<T>(rule(static_cast<C>(x[i]), static_cast<C>(y[i])));
     }
+    if (stream) stream_bytes(to, block, count * sizeof(T));
 }
 
 template <class Family, class T, bool with_losses>
@@ -336,11 +340,13 @@ void run_blocks(const PointwiseRun& run) {
     double sums[pointwise_lanes];
     if constexpr (!with_losses)
         for (std::size_t lane = 0; lane < pointwise_lanes; ++lane) sums[lane] = run.lanes[lane];
+    const bool stream = run.stream && can_stream(run.out);
     std::size_t start = 0;
     for (; start + pointwise_lanes <= run.count; start += pointwise_lanes)
-        pointwise_block<Family, T, with_losses>(rule, run, sums, start, pointwise_lanes);
+        pointwise_block<Family, T, with_losses>(rule, run, sums, start, pointwise_lanes, stream);
+    if (stream) finish_streaming();
     if (start < run.count)
-        pointwise_block<Family, T, with_losses>(rule, run, sums, start, run.count - start);
+        pointwise_block<Family, T, with_losses>(rule, run, sums, start, run.count - start, false);
     if constexpr (!with_losses)
         for (std::size_t lane = 0; lane < pointwise_lanes; ++lane) run.lanes[lane] = sums[lane];
 }
