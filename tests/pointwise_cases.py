@@ -83,7 +83,7 @@ LOSSES = [
     Loss("BCELoss", {"weight": True}, "probabilities"),
     Loss("BCEWithLogitsLoss", {}, "logits", 3, 3),
     Loss("BCEWithLogitsLoss", {"pos_weight": True}, "logits", 4, 4),
-    Loss("BCEWithLogitsLoss", {"weight": True, "pos_weight": True}, "logits", 4, 4),
+    Loss("BCEWithLogitsLoss", {"weight": True, "pos_weight": True}, "logits", 5, 5),
     Loss("KLDivLoss", {}, "log-probabilities"),
     Loss("KLDivLoss", {"log_target": True}, "log-probabilities"),
 ]

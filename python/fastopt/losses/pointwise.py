@@ -331,7 +331,8 @@ class BCEWithLogitsLoss(PointwiseLoss):
         \frac{d\ell}{dx} &= w\, ((1 - y)\, \sigma(x) - v\, y\, \sigma(-x))
 
     Nothing is subtracted from 1: where the model is sure and right, loss and gradient are as
-    accurate as anywhere.
+    accurate as anywhere. With targets 0 and 1, float32 gradients are within 4 units in the last
+    place of the true ones, 6 with both weights; elsewhere :math:`\sigma(x) - y` may cancel.
 
     Parameters
     ----------

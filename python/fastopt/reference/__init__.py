@@ -1,7 +1,8 @@
 """The optimizers and losses in plain NumPy: the definition that the kernels are tested against.
 
 The same constructors and methods as in `fastopt`, written to be read. The updates equal the
-kernels bit for bit; the losses compute in float64. Options and arrays are not checked here.
+kernels bit for bit; the losses and activations compute in float64. Options and arrays are not
+checked here.
 """
 
 from __future__ import annotations
