@@ -83,29 +83,36 @@ struct l1 : PointwiseLoss {
     };
 };
 
-// d^2 / (2 beta) for |d| < beta, |d| - beta/2 elsewhere; beta = 0 is L1.
+// Into [-limit, limit]; NaN stays.
+template <class C>
+C clamped(C x, C limit) {
+    const C low = x < -limit ? -limit : x;
+    return low > limit ? limit : low;
+}
+
+// d^2 / (2 beta) for |d| < beta, |d| - beta/2 elsewhere. With c = d clamped into [-beta, beta] both
+// are c (d - c/2) / beta. beta is not 0 or denormal: that is l1.
 struct smooth_l1 : PointwiseLoss {
     static constexpr const char* name = "smooth_l1";
     static constexpr int option_count = 1;
     template <class C>
     struct Rule {
         C beta, inverse, scale;
-        // A denormal beta counts as 0: its inverse may be infinite.
         Rule(const double* options, double scale_given)
-            : beta(static_cast<C>(options[0] < 0x1p-1022 ? 0.0 : options[0])),
+            : beta(static_cast<C>(options[0])),
               inverse(C{1} / beta),
               scale(static_cast<C>(scale_given)) {}
         void operator()(C x, C y, C, C, C& loss, C& grad) const {
             const C difference = x - y;
-            const C size = magnitude(difference);
-            const C ratio = difference * inverse;
-            loss = size < beta ? C{0.5} * difference * ratio : size - C{0.5} * beta;
-            grad = size < beta ? ratio * scale : signed_scale(difference, scale);
+            const C slope = clamped(difference * inverse, C{1});
+            loss = slope * (difference - C{0.5} * clamped(difference, beta));
+            grad = slope * scale;
         }
     };
 };
 
-// d^2 / 2 for |d| <= delta, delta (|d| - delta/2) elsewhere.
+// d^2 / 2 for |d| <= delta, delta (|d| - delta/2) elsewhere. With c = d clamped into
+// [-delta, delta] both are c (d - c/2).
 struct huber : PointwiseLoss {
     static constexpr const char* name = "huber";
     static constexpr int option_count = 1;
@@ -116,11 +123,9 @@ struct huber : PointwiseLoss {
             : delta(static_cast<C>(options[0])), scale(static_cast<C>(scale_given)) {}
         void operator()(C x, C y, C, C, C& loss, C& grad) const {
             const C difference = x - y;
-            const C size = magnitude(difference);
-            loss =
-                size <= delta ? C{0.5} * difference * difference : delta * (size - C{0.5} * delta);
-            const C low = difference < -delta ? -delta : difference;
-            grad = (low > delta ? delta : low) * scale;
+            const C slope = clamped(difference, delta);
+            loss = slope * (difference - C{0.5} * slope);
+            grad = slope * scale;
         }
     };
 };

@@ -214,8 +214,6 @@ class SmoothL1Loss(PointwiseLoss):
     1.3125 [0.25 0.5 ]
     """
 
-    _kernel = "smooth_l1"
-
     def __init__(self, reduction: Reduction = "mean", beta: float = 1.0) -> None:
         self.beta = _number("beta", beta)
         super().__init__(reduction)
@@ -224,7 +222,12 @@ class SmoothL1Loss(PointwiseLoss):
         super()._check()
         if not (isfinite(self.beta) and self.beta >= 0):
             raise ValueError(f"beta must be finite and >= 0, not {self.beta!r}")
-        return (self.beta,)
+        return () if self._kernel == "l1" else (self.beta,)
+
+    @property
+    def _kernel(self) -> str:  # type: ignore[override]
+        # The inverse of a denormal may be infinite; it counts as 0.
+        return "l1" if self.beta < 2.0**-1022 else "smooth_l1"
 
 
 class HuberLoss(PointwiseLoss):
