@@ -3,6 +3,7 @@
 #include "clip.hpp"
 #include "cross_entropy.hpp"
 #include "norm.hpp"
+#include "pointwise.hpp"
 #include "rmsprop.hpp"
 #include "sgd.hpp"
 #include "table.hpp"
@@ -16,6 +17,16 @@ constexpr Optimizer optimizers[] = {
     make_row<adam>(),
 };
 
+constexpr Pointwise pointwise[] = {
+    make_pointwise<mse>(),       make_pointwise<l1>(),
+    make_pointwise<smooth_l1>(), make_pointwise<huber>(),
+    make_pointwise<bce>(),       make_pointwise<bce_with_logits>(),
+    make_pointwise<kl_div>(),    make_pointwise<kl_div_log_target>(),
+    make_pointwise<sigmoid>(),   make_pointwise<sigmoid_backward>(),
+    make_pointwise<relu>(),      make_pointwise<relu_backward>(),
+    make_pointwise<logistic>(),
+};
+
 }  // namespace
 
 extern const Table table;
@@ -27,6 +38,9 @@ constinit const Table table = {
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},
+    .pointwise = pointwise,
+    .pointwise_count = sizeof(pointwise) / sizeof(pointwise[0]),
+    .leaves_unit_interval = {leaves_unit_interval<float>, leaves_unit_interval<double>},
 };
 
 }  // namespace fastopt::FASTOPT_ISA

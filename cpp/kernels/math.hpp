@@ -64,13 +64,36 @@ inline double power_of_two(std::uint64_t n) {
     return __builtin_bit_cast(double, (n + 1023u) << 52);
 }
 
-// exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
-template <class T>
-inline __attribute__((always_inline)) T exp_scaled(T x) {
-    constexpr T lowest = sizeof(T) == sizeof(float) ? T{-109} : T{-730};
+// exp(x) * 2^shift, while that is neither denormal nor infinite.
+inline float exp_shifted(float x, std::uint32_t shift) {
     const auto parts = exp_parts(x);
-    const T value = (parts.rest + T{1}) * power_of_two(parts.bits + 32);
-    return x < lowest ? T{0} : value;
+    return (parts.rest + 1.0f) * power_of_two(parts.bits + shift);
+}
+inline double exp_shifted(double x, std::uint64_t shift) {
+    const auto parts = exp_parts(x);
+    return (parts.rest + 1.0) * power_of_two(parts.bits + shift);
+}
+
+// exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
+inline float exp_scaled(float x) { return x < -109.0f ? 0.0f : exp_shifted(x, 32); }
+inline double exp_scaled(double x) { return x < -730.0 ? 0.0 : exp_shifted(x, 32); }
+
+// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
+inline float exp_of_minus(float x) {
+    const float size = x < 0.0f ? -x : x;
+    return exp_shifted(-(size > 104.0f ? 104.0f : size), 32) * 0x1p-32f;
+}
+inline double exp_of_minus(double x) {
+    const double size = x < 0.0 ? -x : x;
+    return exp_shifted(-(size > 746.0 ? 746.0 : size), 64) * 0x1p-64;
+}
+
+// exp(x) for any x, as accurate.
+inline double exp(double x) {
+    const double low = x < -746.0 ? -746.0 : x;
+    const std::uint64_t shift = x < 0.0 ? 64u : std::uint64_t{0} - 64u;
+    const double unshift = __builtin_bit_cast(double, (1023u - shift) << 52);
+    return exp_shifted(low > 710.0 ? 710.0 : low, shift) * unshift;
 }
 
 // cap * tanh(x / cap) and its derivative: with a = exp(-2|x / cap|) - 1, tanh is -a / (2 + a) and
@@ -125,6 +148,64 @@ inline double log1p(double x) {
     const double value =
         exponent * 0x1.62e42fefa4p-1 + (2.0 * s + (small + exponent * -0x1.8432a1b0e2634p-43));
     return x != x ? x : value;
+}
+
+// log(1 + x) for 0 <= x <= 1 or NaN, within 1 ULP. With s = x / (2 + x):
+// log(1 + x) = 2 atanh(s) = x - s (x - s^2 p(s^2)); p by Remez, to 1.1e-10 for float, 1.3e-18 for
+// double. x itself is exact, and what is subtracted from it is the smaller part.
+inline float log1p_fraction(float x) {
+    const float s = x / (2.0f + x);
+    const float z = s * s;
+    float p = 0.24289556f;
+    p = p * z + 0.21430741f;
+    p = p * z + 0.28616595f;
+    p = p * z + 0.3999889f;
+    p = p * z + 0.66666675f;
+    return x - s * (x - z * p);
+}
+
+inline double log1p_fraction(double x) {
+    const double s = x / (2.0 + x);
+    const double z = s * s;
+    double p = 0.17009750186693828;
+    p = p * z + 0.08344974974617508;
+    p = p * z + 0.12104944116949201;
+    p = p * z + 0.13301121476121194;
+    p = p * z + 0.1538654838562188;
+    p = p * z + 0.18181744479383255;
+    p = p * z + 0.22222223953638418;
+    p = p * z + 0.2857142854811812;
+    p = p * z + 0.40000000000155117;
+    p = p * z + 0.6666666666666631;
+    return x - s * (x - z * p);
+}
+
+// log(x), within 1 ULP: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log(m) as above with f = m - 1,
+// written as f - (f^2/2 - s (f^2/2 + s^2 p)); p to 1.3e-18. Integers are converted through the bits
+// of 2^52 + k, which every instruction set can do.
+inline double log(double x) {
+    const bool denormal = x < 0x1p-1022;
+    const double normal = denormal ? x * 0x1p54 : x;
+    constexpr std::uint64_t root_half = 0x3fe6a09e667f3bcdu, one = 0x3ff0000000000000u;
+    constexpr std::uint64_t mantissa_bits = 0x000fffffffffffffu, two_to_52 = 0x4330000000000000u;
+    const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, normal) + (one - root_half);
+    const auto biased = __builtin_bit_cast(double, bits >> 52 | two_to_52);
+    const double k = biased - (denormal ? 0x1p52 + 1077.0 : 0x1p52 + 1023.0);
+    const double f = __builtin_bit_cast(double, (bits & mantissa_bits) + root_half) - 1.0;
+    const double s = f / (2.0 + f);
+    const double z = s * s;
+    double p = 0.14795472990411626;
+    p = p * z + 0.15314099044618046;
+    p = p * z + 0.18183562397340222;
+    p = p * z + 0.22222198610924326;
+    p = p * z + 0.28571428742014254;
+    p = p * z + 0.39999999999416375;
+    p = p * z + 0.6666666666666734;
+    const double half_square = 0.5 * f * f;
+    const double small = s * (half_square + z * p) + k * -0x1.8432a1b0e2634p-43;
+    const double value = k * 0x1.62e42fefa4p-1 - ((half_square - small) - f);
+    const double edge = x == 0.0 ? -__builtin_inf() : x > 0.0 ? x : __builtin_nan("");
+    return x > 0.0 && x < __builtin_inf() ? value : edge;
 }
 
 // power -------------------------------------------------------------------------------------------

@@ -102,6 +102,33 @@ struct CrossEntropyBlock {
     bool streams;       // along rows: the gradient is not kept in cache
 };
 
+constexpr int max_operands = 4;
+constexpr int max_pointwise_options = 3;
+constexpr std::size_t pointwise_lanes = 64;
+
+// A run of elements of a pointwise loss or function. `T` is the element type of the table's entry.
+struct PointwiseRun {
+    const void* operands[max_operands];  // T [count] each; nullptr: all 1
+    void* out;      // T [count], the gradient or the function; may be an operand; nullptr: unwanted
+    void* losses;   // T [count], or nullptr for their sums:
+    double* lanes;  // loss i is added to lanes[i mod pointwise_lanes]
+    std::size_t count;
+    const double* options;
+    double grad_scale;  // what a loss's gradient is multiplied by
+    bool stream;        // past the caches: `out` will not be read soon
+};
+
+// Everything the runtime and the bindings need to know of a pointwise loss or function.
+struct Pointwise {
+    const char* name;
+    bool is_loss;
+    int operand_count;  // those that cannot be left out; a loss's are its input and target
+    int option_count;
+    bool unit_interval;  // the first operand must lie in [0, 1]
+    int work;            // of one element, in elements of an update
+    void (*run[type_count])(const PointwiseRun& run);
+};
+
 struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
@@ -113,6 +140,10 @@ struct Table {
     void (*clamp[type_count])(void* x, std::size_t count, double limit);
     // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
     void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
+    const Pointwise* pointwise;
+    int pointwise_count;
+    // Whether an element is not in [0, 1], or NaN.
+    bool (*leaves_unit_interval[type_count])(const void* x, std::size_t count);
 };
 
 }  // namespace fastopt

@@ -55,6 +55,14 @@ public:
         }
     }
 
+    // Elements [start, start + count), one after another in memory: where they lie, or copied into
+    // `buffer`. For walks over several arrays at once; each needs a buffer of its own.
+    const std::byte* read(std::size_t start, std::size_t count, std::byte* buffer) const {
+        if (contiguous_) return data_ + start * element_size_;
+        gather(start, count, buffer);
+        return buffer;
+    }
+
     // As each_run, and what `body` has changed is written back. They must be writeable.
     template <class F>
     void change_runs(std::size_t start, std::size_t count, const F& body) const {

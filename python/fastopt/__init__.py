@@ -16,7 +16,16 @@ from fastopt._config import (
     show_config,
 )
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
-from fastopt.losses import CrossEntropyLoss
+from fastopt.losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+)
 from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
 
 __version__ = "0.1.0"
@@ -25,9 +34,16 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
     "Optimizer",
     "RMSprop",
+    "SmoothL1Loss",
     "StepInfo",
     "__version__",
     "active_isa",

@@ -76,3 +76,20 @@ def cross_entropy(
     want_stats: bool,
     denominator: float | None,
 ) -> tuple[Any, FloatArray | None, tuple[FloatArray, int, int] | None]: ...
+def pointwise_loss(
+    kernel: str,
+    input: FloatArray,  # noqa: A002
+    target: FloatArray,
+    weight: FloatArray | None,
+    pos_weight: FloatArray | None,
+    options: Sequence[float],
+    reduction: str,
+    want_grad: bool,
+    out: FloatArray | None,
+) -> tuple[Any, FloatArray | None]: ...
+def pointwise_function(
+    kernel: str,
+    operands: Sequence[tuple[str, FloatArray]],
+    options: Sequence[float],
+    out: FloatArray | None,
+) -> FloatArray: ...

@@ -1,9 +1,9 @@
-"""In-place updates on state that the caller owns: one call is one step of one array.
+"""Activations, and in-place updates on state that the caller owns.
 
-They run the kernels of the classes in `fastopt.optim`, give the same bits, and check their
-arguments in the same way before anything is written. All arrays have the shape and dtype of
-`param` (float32 or float64); the states start as zeros. `step` is the number of this update,
-counted from 1.
+One call of an update is one step of one array. The updates run the kernels of the classes in
+`fastopt.optim`, give the same bits, and check their arguments in the same way before anything is
+written. All their arrays have the shape and dtype of `param` (float32 or float64); the states start
+as zeros. `step` is the number of this update, counted from 1.
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ from typing import Literal
 
 from fastopt import _core
 from fastopt._types import FloatArray
+from fastopt.activations import logistic, relu, relu_backward, sigmoid, sigmoid_backward
 
-__all__ = ["adam_", "adamw_", "rmsprop_", "sgd_"]
+__all__ = [
+    "adam_",
+    "adamw_",
+    "logistic",
+    "relu",
+    "relu_backward",
+    "rmsprop_",
+    "sgd_",
+    "sigmoid",
+    "sigmoid_backward",
+]
 
 
 def sgd_(

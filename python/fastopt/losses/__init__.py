@@ -3,5 +3,23 @@
 from __future__ import annotations
 
 from fastopt.losses.cross_entropy import CrossEntropyLoss
+from fastopt.losses.pointwise import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+)
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "SmoothL1Loss",
+]

@@ -1,7 +1,8 @@
 """The optimizers and losses in plain NumPy: the definition that the kernels are tested against.
 
 The same constructors and methods as in `fastopt`, written to be read. The updates equal the
-kernels bit for bit; the losses compute in float64. Options and arrays are not checked here.
+kernels bit for bit; the losses and activations compute in float64. Options and arrays are not
+checked here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,40 @@ from __future__ import annotations
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.pointwise import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+    logistic,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+)
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop", "grad_norm"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "RMSprop",
+    "SmoothL1Loss",
+    "grad_norm",
+    "logistic",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+]

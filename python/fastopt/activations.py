@@ -1,0 +1,175 @@
+"""Activations and their backward forms: exported by `fastopt.functional`.
+
+Arrays are float32 or float64, of any strides and shape; the operands of a function have the same
+of both. `out` is C-contiguous and may be an operand itself, which the result then replaces.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import SupportsFloat
+
+from fastopt import _core
+from fastopt._types import FloatArray
+
+__all__ = ["logistic", "relu", "relu_backward", "sigmoid", "sigmoid_backward"]
+
+
+def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return 1 / (1 + exp(-x)), as accurate near 0 as near 1.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    out : array of the shape and dtype of `x`, optional
+        Where the result goes: C-contiguous; may be `x` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be used. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.sigmoid(np.array([-80.0, 0.0])))
+    [1.80485139e-35 5.00000000e-01]
+    """
+    return _core.pointwise_function("sigmoid", [("x", x)], (), out)
+
+
+def sigmoid_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return the gradient with respect to the input of `sigmoid`: ``grad * y * (1 - y)``.
+
+    Parameters
+    ----------
+    grad : array
+        The gradient with respect to the result; float32 or float64, any shape and strides.
+    y : array of the shape and dtype of `grad`
+        The result of `sigmoid`.
+    out : array of the shape and dtype of `grad`, optional
+        Where the result goes: C-contiguous; may be `grad` or `y` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `grad`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be used. Nothing has been written then.
+    """
+    return _core.pointwise_function("sigmoid_backward", [("grad", grad), ("y", y)], (), out)
+
+
+def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return max(x, 0); NaN stays.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    out : array of the shape and dtype of `x`, optional
+        Where the result goes: C-contiguous; may be `x` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be used. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.relu(np.array([-2.0, 3.0])))
+    [0. 3.]
+    """
+    return _core.pointwise_function("relu", [("x", x)], (), out)
+
+
+def relu_backward(
+    grad: FloatArray, x_or_y: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Return the gradient with respect to the input of `relu`: `grad`, or 0 where ``x <= 0``.
+
+    Parameters
+    ----------
+    grad : array
+        The gradient with respect to the result; float32 or float64, any shape and strides.
+    x_or_y : array of the shape and dtype of `grad`
+        The input of `relu` or its result, which serves as well.
+    out : array of the shape and dtype of `grad`, optional
+        Where the result goes: C-contiguous; may be `grad` or `x_or_y` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `grad`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be used. Nothing has been written then.
+    """
+    return _core.pointwise_function("relu_backward", [("grad", grad), ("x_or_y", x_or_y)], (), out)
+
+
+def logistic(
+    x: FloatArray,
+    L: float = 1.0,
+    k: float = 1.0,
+    x0: float = 0.0,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Return the general logistic function, ``L / (1 + exp(-k * (x - x0)))``.
+
+    Computed in float64.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    L, k, x0 : float
+        The limit, the steepness and the middle; finite.
+    out : array of the shape and dtype of `x`, optional
+        Where the result goes: C-contiguous; may be `x` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be used. Nothing has been written then.
+
+    References
+    ----------
+    Verhulst, "Notice sur la loi que la population suit dans son accroissement", 1838.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.logistic(np.array([5.0, 500.0]), L=10.0, k=2.0, x0=5.0))
+    [ 5. 10.]
+    """
+    options = []
+    for name, value in (("L", L), ("k", k), ("x0", x0)):
+        if not isinstance(value, SupportsFloat) or isinstance(value, str):
+            raise TypeError(f"{name} must be a number, not {value!r}")
+        if not isfinite(value):
+            raise ValueError(f"{name} must be finite, not {value!r}")
+        options.append(float(value))
+    return _core.pointwise_function("logistic", [("x", x)], options, out)

@@ -1,0 +1,178 @@
+"""The losses of one element at a time, and the activations, in plain NumPy and float64."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt._types import FloatArray
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+Reduction = Literal["mean", "sum", "none"]
+
+
+def _sigmoid(x: Any) -> Any:
+    e = np.exp(-abs(x))
+    return np.where(x < 0, e, 1.0) / (1.0 + e)
+
+
+class PointwiseLoss:
+    """What they share. `terms` gives the losses of the elements and their derivatives."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = reduction
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        raise NotImplementedError
+
+    def __call__(self, input: FloatArray, target: FloatArray) -> float | FloatArray:  # noqa: A002
+        """Return the loss."""
+        return self.value_and_grad(input, target)[0]
+
+    def value_and_grad(
+        self,
+        input: FloatArray,  # noqa: A002
+        target: FloatArray,
+        out: FloatArray | None = None,
+    ) -> tuple[float | FloatArray, FloatArray]:
+        """Return the loss and its gradient (into `out`, if it is given)."""
+        x, y = np.asarray(input, np.float64), np.asarray(target, np.float64)
+        with np.errstate(all="ignore"):
+            losses, grad = self.terms(x, y)
+            loss: float | FloatArray = np.asarray(losses)
+            if self.reduction != "none":
+                loss = float(np.sum(losses))
+            if self.reduction in ("mean", "batchmean"):
+                count = x.size if self.reduction == "mean" else x.shape[0]
+                loss, grad = float(np.float64(loss) / count), grad / np.float64(count)
+        if out is None:
+            return loss, np.asarray(grad)
+        out[...] = grad
+        return loss, out
+
+
+class MSELoss(PointwiseLoss):
+    """`fastopt.MSELoss` in plain NumPy."""
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        return (x - y) ** 2, 2 * (x - y)
+
+
+class L1Loss(PointwiseLoss):
+    """`fastopt.L1Loss` in plain NumPy."""
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        return abs(x - y), np.sign(x - y)
+
+
+class SmoothL1Loss(PointwiseLoss):
+    """`fastopt.SmoothL1Loss` in plain NumPy."""
+
+    def __init__(self, reduction: Reduction = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.beta = beta
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        d, beta = x - y, self.beta
+        near = abs(d) < beta
+        loss = np.where(near, 0.5 * d * (d / np.float64(beta)), abs(d) - 0.5 * beta)
+        return loss, np.where(near, d / np.float64(beta), np.sign(d))
+
+
+class HuberLoss(PointwiseLoss):
+    """`fastopt.HuberLoss` in plain NumPy."""
+
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.delta = delta
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        d, delta = x - y, self.delta
+        loss = np.where(abs(d) <= delta, 0.5 * d * d, delta * (abs(d) - 0.5 * delta))
+        return loss, np.clip(d, -delta, delta)
+
+
+class BCELoss(PointwiseLoss):
+    """`fastopt.BCELoss` in plain NumPy."""
+
+    def __init__(self, weight: FloatArray | None = None, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction)
+        self.weight = weight
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        w = 1.0 if self.weight is None else np.asarray(self.weight, np.float64)
+        log_x, log_rest = np.maximum(np.log(x), -100), np.maximum(np.log1p(-x), -100)
+        grad = (x - y) / np.maximum((1 - x) * x, 1e-12)
+        return w * -(y * log_x + (1 - y) * log_rest), w * grad
+
+
+class BCEWithLogitsLoss(PointwiseLoss):
+    """`fastopt.BCEWithLogitsLoss` in plain NumPy."""
+
+    def __init__(
+        self,
+        weight: FloatArray | None = None,
+        reduction: Reduction = "mean",
+        pos_weight: FloatArray | None = None,
+    ) -> None:
+        super().__init__(reduction)
+        self.weight = weight
+        self.pos_weight = pos_weight
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        w = 1.0 if self.weight is None else np.asarray(self.weight, np.float64)
+        v = 1.0 if self.pos_weight is None else np.asarray(self.pos_weight, np.float64)
+        loss = v * y * np.logaddexp(0, -x) + (1 - y) * np.logaddexp(0, x)
+        return w * loss, w * ((1 - y) * _sigmoid(x) - v * y * _sigmoid(-x))
+
+
+class KLDivLoss(PointwiseLoss):
+    """`fastopt.KLDivLoss` in plain NumPy."""
+
+    def __init__(
+        self,
+        reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
+        log_target: bool = False,
+    ) -> None:
+        super().__init__(reduction)
+        self.log_target = log_target
+
+    def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        """Return loss and derivative of each element."""
+        p, log_p = (np.exp(y), y) if self.log_target else (y, np.log(y))
+        return np.where((p == 0) & ~np.isnan(x), 0.0, p * (log_p - x)), -p
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """Return 1 / (1 + exp(-x))."""
+    return np.asarray(_sigmoid(np.asarray(x, np.float64)))
+
+
+def sigmoid_backward(grad: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the gradient with respect to the input of `sigmoid`, from its result."""
+    y = np.asarray(y, np.float64)
+    return np.asarray(grad * y * (1 - y))
+
+
+def relu(x: FloatArray) -> FloatArray:
+    """Return max(x, 0)."""
+    return np.where(x <= 0, 0.0, np.asarray(x, np.float64))
+
+
+def relu_backward(grad: FloatArray, x_or_y: FloatArray) -> FloatArray:
+    """Return the gradient with respect to the input of `relu`, from it or its result."""
+    return np.where(x_or_y <= 0, 0.0, np.asarray(grad, np.float64))
+
+
+def logistic(x: FloatArray, L: float = 1.0, k: float = 1.0, x0: float = 0.0) -> FloatArray:
+    """Return L / (1 + exp(-k (x - x0)))."""
+    return np.asarray(L * _sigmoid(k * (np.asarray(x, np.float64) - x0)))
