@@ -23,6 +23,20 @@ def logits_and_classes(shape: Shape) -> Arrays:
     return logits, rng.integers(0, shape[1], shape[0])
 
 
+def predictions(shape: Shape) -> Arrays:
+    """Return predictions and what was to be predicted, both from a normal distribution."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
+
+
+def logits_and_probabilities(shape: Shape) -> Arrays:
+    """Return logits, and probabilities as targets."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal(shape, np.float32)
+    logits *= 3
+    return logits, rng.random(shape, np.float32)
+
+
 class Kind(NamedTuple):
     """What the cases of one loss have in common."""
 
@@ -32,9 +46,18 @@ class Kind(NamedTuple):
     elements: Callable[[Shape], int] = math.prod
 
 
+def _pointwise(shape: Shape) -> int:
+    return 12 * math.prod(shape)  # input and target are read, the gradient is written
+
+
 KINDS = {
     # The logits are read, their gradient is written.
     "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
+    "MSELoss": Kind("MSE", predictions, _pointwise),
+    "L1Loss": Kind("L1", predictions, _pointwise),
+    "SmoothL1Loss": Kind("SmoothL1", predictions, _pointwise),
+    "HuberLoss": Kind("Huber", predictions, _pointwise),
+    "BCEWithLogitsLoss": Kind("BCE with logits", logits_and_probabilities, _pointwise),
 }
 
 
@@ -51,7 +74,7 @@ class LossCase:
 
     @property
     def elements(self) -> int:
-        """The number of logits."""
+        """The number of logits, or of predictions."""
         return KINDS[self.loss].elements(self.shape)
 
     @property
@@ -91,4 +114,8 @@ CASES = [
     LossCase("CrossEntropyLoss", (8192, 1000)),
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
+    LossCase("MSELoss", (16 << 20,)),
+    LossCase("L1Loss", (16 << 20,)),
+    LossCase("HuberLoss", (16 << 20,)),
+    LossCase("BCEWithLogitsLoss", (16 << 20,)),
 ]

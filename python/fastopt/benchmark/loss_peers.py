@@ -104,8 +104,17 @@ def _optax_cross_entropy(x: Any, y: Any, label_smoothing: float = 0.0) -> Any:
     return optax.softmax_cross_entropy(x, optax.smooth_labels(hot, label_smoothing))
 
 
+def _optax_function(name: str) -> Callable[..., Any]:
+    return lambda x, y: getattr(import_module("optax"), name)(x, y)
+
+
 OPTAX: dict[str, Callable[..., Any]] = {  # without reduction
     "CrossEntropyLoss": _optax_cross_entropy,
+    "MSELoss": _optax_function("squared_error"),
+    "L1Loss": lambda x, y: abs(x - y),
+    "SmoothL1Loss": _optax_function("huber_loss"),  # the same for beta and delta of 1
+    "HuberLoss": _optax_function("huber_loss"),
+    "BCEWithLogitsLoss": _optax_function("sigmoid_binary_cross_entropy"),
 }
 
 
