@@ -37,6 +37,11 @@ def logits_and_probabilities(shape: Shape) -> Arrays:
     return logits, rng.random(shape, np.float32)
 
 
+def logits_alone(shape: Shape) -> Arrays:
+    """Return logits of a model that knows little."""
+    return logits_and_classes(shape)[:1]
+
+
 class Kind(NamedTuple):
     """What the cases of one loss have in common."""
 
@@ -53,6 +58,7 @@ def _pointwise(shape: Shape) -> int:
 KINDS = {
     # The logits are read, their gradient is written.
     "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
+    "log_softmax": Kind("log_softmax", logits_alone, lambda s: 8 * math.prod(s)),
     "MSELoss": Kind("MSE", predictions, _pointwise),
     "L1Loss": Kind("L1", predictions, _pointwise),
     "SmoothL1Loss": Kind("SmoothL1", predictions, _pointwise),
@@ -65,7 +71,7 @@ KINDS = {
 class LossCase:
     """One loss of one batch."""
 
-    loss: str  # a class of fastopt's, of its reference's and of torch.nn's
+    loss: str  # a class of fastopt's, of its reference's and of torch.nn's, or a function
     shape: Shape
     buffer: Buffer = "reused buffer"
     options: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +120,8 @@ CASES = [
     LossCase("CrossEntropyLoss", (8192, 1000)),
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
+    LossCase("log_softmax", (2048, 32000)),
+    LossCase("log_softmax", (2048, 32000), "fresh array"),
     LossCase("MSELoss", (16 << 20,)),
     LossCase("L1Loss", (16 << 20,)),
     LossCase("HuberLoss", (16 << 20,)),

@@ -150,10 +150,54 @@ def _truth(case: LossCase) -> Sequence[Any]:
     return total / count, grad / count
 
 
-TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {}  # where it is not the one above
+# -- log_softmax: no gradient, and torch reuses a buffer too -------------------------------------
 
 
-MAKERS: dict[tuple[str, str], Maker] = {}  # by peer and loss, where it is not the peer's own
+def _log_softmax(case: LossCase) -> Runner:
+    (x,) = case.arrays
+    out = np.empty_like(x) if case.buffer == "reused buffer" else None
+    return Runner(lambda: fo.functional.log_softmax(x, out=out), lambda answer: (answer,))
+
+
+def _log_softmax_reference(case: LossCase) -> Runner:
+    return Runner(lambda: fo.reference.log_softmax(case.arrays[0]), lambda answer: (answer,))
+
+
+def _log_softmax_torch(case: LossCase) -> Runner:
+    torch.set_num_threads(fo.get_num_threads())
+    x = torch.from_numpy(case.arrays[0])
+    out = torch.empty_like(x) if case.buffer == "reused buffer" else None
+    return Runner(lambda: torch.log_softmax(x, 1, out=out), lambda answer: (answer.numpy(),))
+
+
+def _log_softmax_optax(case: LossCase) -> Runner:
+    jax = import_module("jax")
+    x = jax.device_put(case.arrays[0], jax.devices("cpu")[0])
+    jitted = jax.jit(jax.nn.log_softmax)
+    return Runner(
+        lambda: jax.block_until_ready(jitted(x)), lambda answer: (jax.device_get(answer),)
+    )
+
+
+def _log_softmax_truth(case: LossCase) -> Sequence[Any]:
+    (x,) = case.arrays
+    some = x[_rows(x)].astype(np.float64)
+    some -= some.max(axis=1, keepdims=True)
+    return (some - np.log(np.exp(some).sum(axis=1, keepdims=True)),)
+
+
+# Where it is not the one above.
+TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {
+    "log_softmax": _log_softmax_truth,
+}
+
+# By peer and loss, where it is not as above.
+MAKERS: dict[tuple[str, str], Maker] = {
+    ("fastopt", "log_softmax"): _log_softmax,
+    ("reference", "log_softmax"): _log_softmax_reference,
+    ("torch", "log_softmax"): _log_softmax_torch,
+    ("jitted optax", "log_softmax"): _log_softmax_optax,
+}
 
 
 def _maker(peer: str, maker: Maker) -> Maker:
