@@ -32,7 +32,7 @@ TITLE = (
     "Errors against float64. Loss: relative, the largest (the mean) of all rows; gradient: the "
     "largest, in 2^-23 of the largest entry of its row"
 )
-NAMES = [peer for peer in PEERS if peer != "reference"]
+NAMES = [peer for peer in PEERS if peer not in ("reference", "torch chunked")]
 
 
 @dataclass(frozen=True)

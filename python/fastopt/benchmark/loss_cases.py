@@ -42,6 +42,16 @@ def logits_alone(shape: Shape) -> Arrays:
     return logits_and_classes(shape)[:1]
 
 
+def hidden_and_weight(shape: Shape) -> Arrays:
+    """Return hidden states (N, D), the weight (V, D) of the last layer, and class indices."""
+    n, d, v = shape
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((n, d), np.float32)
+    weight = rng.standard_normal((v, d), np.float32)
+    weight *= np.float32(3 / math.sqrt(d))  # then the logits are as those of cross-entropy
+    return hidden, weight, rng.integers(0, v, n)
+
+
 class Kind(NamedTuple):
     """What the cases of one loss have in common."""
 
@@ -58,6 +68,13 @@ def _pointwise(shape: Shape) -> int:
 KINDS = {
     # The logits are read, their gradient is written.
     "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
+    # Bound by the products: both matrices are read, and their gradients written.
+    "LinearCrossEntropyLoss": Kind(
+        "linear cross-entropy",
+        hidden_and_weight,
+        lambda s: 8 * (s[0] + s[2]) * s[1],
+        lambda s: s[0] * s[2],
+    ),
     "log_softmax": Kind("log_softmax", logits_alone, lambda s: 8 * math.prod(s)),
     "MSELoss": Kind("MSE", predictions, _pointwise),
     "L1Loss": Kind("L1", predictions, _pointwise),
@@ -120,6 +137,12 @@ CASES = [
     LossCase("CrossEntropyLoss", (8192, 1000)),
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
+    LossCase(
+        "LinearCrossEntropyLoss",
+        (2048, 512, 32000),
+        "fresh array",
+        label="linear cross-entropy 2048 x 512 into 32000",
+    ),
     LossCase("log_softmax", (2048, 32000)),
     LossCase("log_softmax", (2048, 32000), "fresh array"),
     LossCase("MSELoss", (16 << 20,)),
