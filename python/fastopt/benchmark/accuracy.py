@@ -80,6 +80,13 @@ def sure_logits(shape: Shape) -> Arrays:
     return (2 * targets - 1) * rng.uniform(5, 30, shape).astype(np.float32), targets
 
 
+def soft_targets(shape: Shape) -> Arrays:
+    """Return logits, and for each row the probabilities of another model."""
+    logits, _ = logits_and_classes(shape)
+    e = np.exp(3 * np.random.default_rng(2).standard_normal(shape))
+    return logits, (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def _cross_entropy(
     words: str, shape: Shape, draw: Callable[[Shape], Arrays], **options: Any
 ) -> LossCase:
@@ -98,6 +105,7 @@ CASES = [
     _cross_entropy("sure model", (256, 32000), sure),
     _cross_entropy("3 * normal + 10000", (8192, 1000), offset),
     _cross_entropy("smoothing 0.1", (8192, 1000), logits_and_classes, label_smoothing=0.1),
+    _cross_entropy("soft targets", (8192, 1000), soft_targets),
 ]
 
 
