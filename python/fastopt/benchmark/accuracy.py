@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 import fastopt as fo
-from fastopt.benchmark.loss_cases import Arrays, LossCase, Shape, logits_and_classes
+from fastopt.benchmark.loss_cases import (
+    KINDS,
+    Arrays,
+    LossCase,
+    Shape,
+    logits_and_classes,
+    logits_and_probabilities,
+    predictions,
+)
 from fastopt.benchmark.loss_peers import PEERS
 from fastopt.benchmark.report import facts_of_run, markdown
 
@@ -24,7 +32,7 @@ TITLE = (
     "Errors against float64. Loss: relative, the largest (the mean) of all rows; gradient: the "
     "largest, in 2^-23 of the largest entry of its row"
 )
-NAMES = [peer for peer in PEERS if peer != "reference"]
+NAMES = [peer for peer in PEERS if peer not in ("reference", "torch chunked")]
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,20 @@ def flat(shape: Shape) -> Arrays:
     return logits, logits_and_classes(shape)[1]
 
 
+def sure_logits(shape: Shape) -> Arrays:
+    """Return logits between 5 and 30, negative where the target is 0 and not 1."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, shape).astype(np.float32)
+    return (2 * targets - 1) * rng.uniform(5, 30, shape).astype(np.float32), targets
+
+
+def soft_targets(shape: Shape) -> Arrays:
+    """Return logits, and for each row the probabilities of another model."""
+    logits, _ = logits_and_classes(shape)
+    e = np.exp(3 * np.random.default_rng(2).standard_normal(shape))
+    return logits, (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def _cross_entropy(
     words: str, shape: Shape, draw: Callable[[Shape], Arrays], **options: Any
 ) -> LossCase:
@@ -83,6 +105,27 @@ CASES = [
     _cross_entropy("sure model", (256, 32000), sure),
     _cross_entropy("3 * normal + 10000", (8192, 1000), offset),
     _cross_entropy("smoothing 0.1", (8192, 1000), logits_and_classes, label_smoothing=0.1),
+    _cross_entropy("soft targets", (8192, 1000), soft_targets),
+]
+
+
+# An axis of 1 makes each prediction a row: its gradient is measured against itself. Not so where a
+# gradient is the difference of two probabilities, which may be as small as it likes.
+CASES += [
+    LossCase(
+        loss,
+        shape,
+        options={"reduction": "none"},
+        label=f"{KINDS[loss].name} {shape[0] * shape[1] >> 20} M, {words}",
+        draw=draw,
+    )
+    for loss, shape, words, draw in (
+        ("MSELoss", (1 << 20, 1), "normal", predictions),
+        ("SmoothL1Loss", (1 << 20, 1), "normal", predictions),
+        ("HuberLoss", (1 << 20, 1), "normal", predictions),
+        ("BCEWithLogitsLoss", (1 << 10, 1 << 10), "3 * normal", logits_and_probabilities),
+        ("BCEWithLogitsLoss", (1 << 20, 1), "sure model", sure_logits),
+    )
 ]
 
 

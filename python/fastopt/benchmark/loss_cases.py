@@ -23,6 +23,35 @@ def logits_and_classes(shape: Shape) -> Arrays:
     return logits, rng.integers(0, shape[1], shape[0])
 
 
+def predictions(shape: Shape) -> Arrays:
+    """Return predictions and what was to be predicted, both from a normal distribution."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
+
+
+def logits_and_probabilities(shape: Shape) -> Arrays:
+    """Return logits, and probabilities as targets."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal(shape, np.float32)
+    logits *= 3
+    return logits, rng.random(shape, np.float32)
+
+
+def logits_alone(shape: Shape) -> Arrays:
+    """Return logits of a model that knows little."""
+    return logits_and_classes(shape)[:1]
+
+
+def hidden_and_weight(shape: Shape) -> Arrays:
+    """Return hidden states (N, D), the weight (V, D) of the last layer, and class indices."""
+    n, d, v = shape
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((n, d), np.float32)
+    weight = rng.standard_normal((v, d), np.float32)
+    weight *= np.float32(3 / math.sqrt(d))  # then the logits are as those of cross-entropy
+    return hidden, weight, rng.integers(0, v, n)
+
+
 class Kind(NamedTuple):
     """What the cases of one loss have in common."""
 
@@ -32,9 +61,26 @@ class Kind(NamedTuple):
     elements: Callable[[Shape], int] = math.prod
 
 
+def _pointwise(shape: Shape) -> int:
+    return 12 * math.prod(shape)  # input and target are read, the gradient is written
+
+
 KINDS = {
     # The logits are read, their gradient is written.
     "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
+    # Bound by the products: both matrices are read, and their gradients written.
+    "LinearCrossEntropyLoss": Kind(
+        "linear cross-entropy",
+        hidden_and_weight,
+        lambda s: 8 * (s[0] + s[2]) * s[1],
+        lambda s: s[0] * s[2],
+    ),
+    "log_softmax": Kind("log_softmax", logits_alone, lambda s: 8 * math.prod(s)),
+    "MSELoss": Kind("MSE", predictions, _pointwise),
+    "L1Loss": Kind("L1", predictions, _pointwise),
+    "SmoothL1Loss": Kind("SmoothL1", predictions, _pointwise),
+    "HuberLoss": Kind("Huber", predictions, _pointwise),
+    "BCEWithLogitsLoss": Kind("BCE with logits", logits_and_probabilities, _pointwise),
 }
 
 
@@ -42,7 +88,7 @@ KINDS = {
 class LossCase:
     """One loss of one batch."""
 
-    loss: str  # a class of fastopt's, of its reference's and of torch.nn's
+    loss: str  # a class of fastopt's, of its reference's and of torch.nn's, or a function
     shape: Shape
     buffer: Buffer = "reused buffer"
     options: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +97,7 @@ class LossCase:
 
     @property
     def elements(self) -> int:
-        """The number of logits."""
+        """The number of logits, or of predictions."""
         return KINDS[self.loss].elements(self.shape)
 
     @property
@@ -91,4 +137,16 @@ CASES = [
     LossCase("CrossEntropyLoss", (8192, 1000)),
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
+    LossCase(
+        "LinearCrossEntropyLoss",
+        (2048, 512, 32000),
+        "fresh array",
+        label="linear cross-entropy 2048 x 512 into 32000",
+    ),
+    LossCase("log_softmax", (2048, 32000)),
+    LossCase("log_softmax", (2048, 32000), "fresh array"),
+    LossCase("MSELoss", (16 << 20,)),
+    LossCase("L1Loss", (16 << 20,)),
+    LossCase("HuberLoss", (16 << 20,)),
+    LossCase("BCEWithLogitsLoss", (16 << 20,)),
 ]

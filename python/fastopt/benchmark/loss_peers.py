@@ -20,6 +20,8 @@ from fastopt.benchmark.timing import Runner, Suite, torch
 
 Maker: TypeAlias = Callable[[LossCase], Runner | None]
 
+# How far an entry may be off, relative to the largest; sums of 32000 products are no better.
+LARGEST = {"LinearCrossEntropyLoss": 1e-5}
 PIECE = 1 << 22  # elements that are turned into float64 at once
 
 
@@ -98,14 +100,23 @@ def _optax(case: LossCase) -> Runner | None:
 
 def _optax_cross_entropy(x: Any, y: Any, label_smoothing: float = 0.0) -> Any:
     optax = import_module("optax")
-    if label_smoothing == 0:
+    if y.ndim == 1 and label_smoothing == 0:
         return optax.softmax_cross_entropy_with_integer_labels(x, y)
-    hot = import_module("jax").nn.one_hot(y, x.shape[1])
-    return optax.softmax_cross_entropy(x, optax.smooth_labels(hot, label_smoothing))
+    soft = import_module("jax").nn.one_hot(y, x.shape[1]) if y.ndim == 1 else y
+    return optax.softmax_cross_entropy(x, optax.smooth_labels(soft, label_smoothing))
+
+
+def _optax_function(name: str) -> Callable[..., Any]:
+    return lambda x, y: getattr(import_module("optax"), name)(x, y)
 
 
 OPTAX: dict[str, Callable[..., Any]] = {  # without reduction
     "CrossEntropyLoss": _optax_cross_entropy,
+    "MSELoss": _optax_function("squared_error"),
+    "L1Loss": lambda x, y: abs(x - y),
+    "SmoothL1Loss": _optax_function("huber_loss"),  # the same for beta and delta of 1
+    "HuberLoss": _optax_function("huber_loss"),
+    "BCEWithLogitsLoss": _optax_function("sigmoid_binary_cross_entropy"),
 }
 
 
@@ -117,7 +128,7 @@ def check(case: LossCase, runners: Mapping[str, Runner]) -> None:
             runner.prepare()
         for got, true in zip(runner.read(runner.run()), expected, strict=True):
             some = np.asarray(got)[_rows(got)] if np.ndim(got) else got
-            atol = 1e-6 * np.max(abs(true))
+            atol = LARGEST.get(case.loss, 1e-6) * np.max(abs(true))
             np.testing.assert_allclose(some, true, rtol=1e-5, atol=atol, err_msg=peer)
 
 
@@ -141,10 +152,138 @@ def _truth(case: LossCase) -> Sequence[Any]:
     return total / count, grad / count
 
 
-TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {}  # where it is not the one above
+# -- log_softmax: no gradient, and torch reuses a buffer too -------------------------------------
 
 
-MAKERS: dict[tuple[str, str], Maker] = {}  # by peer and loss, where it is not the peer's own
+def _log_softmax(case: LossCase) -> Runner:
+    (x,) = case.arrays
+    out = np.empty_like(x) if case.buffer == "reused buffer" else None
+    return Runner(lambda: fo.functional.log_softmax(x, out=out), lambda answer: (answer,))
+
+
+def _log_softmax_reference(case: LossCase) -> Runner:
+    return Runner(lambda: fo.reference.log_softmax(case.arrays[0]), lambda answer: (answer,))
+
+
+def _log_softmax_torch(case: LossCase) -> Runner:
+    torch.set_num_threads(fo.get_num_threads())
+    x = torch.from_numpy(case.arrays[0])
+    out = torch.empty_like(x) if case.buffer == "reused buffer" else None
+    return Runner(lambda: torch.log_softmax(x, 1, out=out), lambda answer: (answer.numpy(),))
+
+
+def _log_softmax_optax(case: LossCase) -> Runner:
+    jax = import_module("jax")
+    x = jax.device_put(case.arrays[0], jax.devices("cpu")[0])
+    jitted = jax.jit(jax.nn.log_softmax)
+    return Runner(
+        lambda: jax.block_until_ready(jitted(x)), lambda answer: (jax.device_get(answer),)
+    )
+
+
+def _log_softmax_truth(case: LossCase) -> Sequence[Any]:
+    (x,) = case.arrays
+    some = x[_rows(x)].astype(np.float64)
+    some -= some.max(axis=1, keepdims=True)
+    return (some - np.log(np.exp(some).sum(axis=1, keepdims=True)),)
+
+
+# -- linear cross-entropy: two gradients ---------------------------------------------------------
+
+
+def _linear(case: LossCase) -> Runner:
+    return _linear_numpy(fo, case)
+
+
+def _linear_reference(case: LossCase) -> Runner:
+    return _linear_numpy(fo.reference, case)
+
+
+def _linear_numpy(module: Any, case: LossCase) -> Runner:
+    loss = module.LinearCrossEntropyLoss(**case.options)
+    arrays = case.arrays
+    return Runner(lambda: loss.value_and_grad(*arrays), lambda answer: (answer[0], *answer[1]))
+
+
+def _linear_torch(kind: str) -> Maker:
+    def make(case: LossCase) -> Runner | None:
+        torch.set_num_threads(fo.get_num_threads())
+        functional = torch.nn.functional
+        if kind == "chunked" and not hasattr(functional, "linear_cross_entropy"):  # before 2.13
+            return None
+        arrays = map(torch.from_numpy, case.arrays)
+        hidden, weight = (next(arrays).requires_grad_() for _ in range(2))
+        (targets,) = arrays
+
+        def value() -> Any:
+            if kind == "plain":
+                return functional.cross_entropy(functional.linear(hidden, weight), targets)
+            options = torch.nn.LinearCrossEntropyOptions()
+            return functional.linear_cross_entropy(hidden, weight, targets, options=options)
+
+        def run() -> Any:
+            hidden.grad = weight.grad = None
+            loss = value()
+            loss.backward()
+            return loss.item()
+
+        return Runner(run, lambda loss: (loss, hidden.grad.numpy(), weight.grad.numpy()))
+
+    return make
+
+
+def _linear_optax(case: LossCase) -> Runner:
+    jax = import_module("jax")
+    hidden, weight, targets = jax.device_put(list(case.arrays), jax.devices("cpu")[0])
+
+    def value(hidden: Any, weight: Any) -> Any:
+        return _optax_cross_entropy(hidden @ weight.T, targets).mean()
+
+    jitted = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
+
+    def read(answer: Any) -> Any:
+        loss, grads = jax.device_get(answer)
+        return loss, *grads
+
+    return Runner(lambda: jax.block_until_ready(jitted(hidden, weight)), read)
+
+
+def _linear_truth(case: LossCase) -> Sequence[Any]:
+    """Return the mean loss, and some rows of both gradients, by pieces of the rows."""
+    hidden, weight, targets = case.arrays
+    loss = fo.reference.CrossEntropyLoss(reduction="sum")
+    w = weight.astype(np.float64)
+    total, dhidden, dweight = 0.0, np.empty(hidden.shape), np.zeros(weight.shape)
+    rows = max(1, PIECE // len(weight))
+    for begin in range(0, len(hidden), rows):
+        piece = slice(begin, begin + rows)
+        h = hidden[piece].astype(np.float64)
+        value, dlogits = loss.value_and_grad(h @ w.T, targets[piece])
+        total += float(value)
+        dhidden[piece] = dlogits @ w
+        dweight += dlogits.T @ h
+    grads = (grad[_rows(grad)] / len(hidden) for grad in (dhidden, dweight))
+    return total / len(hidden), *grads
+
+
+# Where it is not the one above.
+TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {
+    "LinearCrossEntropyLoss": _linear_truth,
+    "log_softmax": _log_softmax_truth,
+}
+
+# By peer and loss, where it is not as above.
+MAKERS: dict[tuple[str, str], Maker] = {
+    ("fastopt", "LinearCrossEntropyLoss"): _linear,
+    ("reference", "LinearCrossEntropyLoss"): _linear_reference,
+    ("torch", "LinearCrossEntropyLoss"): _linear_torch("plain"),
+    ("torch chunked", "LinearCrossEntropyLoss"): _linear_torch("chunked"),
+    ("jitted optax", "LinearCrossEntropyLoss"): _linear_optax,
+    ("fastopt", "log_softmax"): _log_softmax,
+    ("reference", "log_softmax"): _log_softmax_reference,
+    ("torch", "log_softmax"): _log_softmax_torch,
+    ("jitted optax", "log_softmax"): _log_softmax_optax,
+}
 
 
 def _maker(peer: str, maker: Maker) -> Maker:
@@ -155,6 +294,7 @@ PEERS: dict[str, Maker] = {
     "fastopt": _maker("fastopt", _ours),
     "reference": _maker("reference", _reference),
     **({"torch": _maker("torch", _torch)} if torch else {}),
+    **({"torch chunked": _maker("torch chunked", lambda case: None)} if torch else {}),
     **(
         {"jitted optax": _maker("jitted optax", _optax)}
         if find_spec("jax") and find_spec("optax")

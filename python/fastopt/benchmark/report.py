@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"SGD": "#0072B2", "RMSprop": "#009E73", "Adam": "#D55E00", "AdamW": "#CC79A7"}
-PEER_COLORS = {"torch": "#D55E00", "jitted optax": "#0072B2"}
+PEER_COLORS = {"torch": "#D55E00", "torch chunked": "#E69F00", "jitted optax": "#0072B2"}
 MARKERS = {"SGD": "o", "RMSprop": "s", "Adam": "^", "AdamW": "D"}
 
 
