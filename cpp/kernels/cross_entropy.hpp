@@ -226,7 +226,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                     scalars.pull(weight, start + i, scalars.soft ? probabilities[start + i] : T{0});
         };
         LaneSum others, distance, rest;
-        T* e_row = capped || block.streams ? scratch : grad;
+        T* e_row = capped ? scratch : grad;
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             const bool has_pivot = pivot - start < count;
@@ -277,24 +277,20 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         const T slope_at_pivot = capped ? soft_cap(logits[pivot], cap).slope : T{1};
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            T* out = grad + start;
             const T* e = e_row + start;
-            if (!scalars.pulls && !capped) {
-                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * unscale * factor;
-                continue;
-            }
+            T* out = grad + start;
             if (scalars.pulls) {
                 pulls(start, count);
                 for (std::size_t i = 0; i < count; ++i)
                     tile[i] = e[i] * unscale * factor - pull * tile[i];
-            } else {
-                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * unscale * factor;
-            }
-            if (capped)
                 for (std::size_t i = 0; i < count; ++i)
-                    out[i] = tile[i] * soft_cap(logits[start + i], cap).slope;
-            else
-                for (std::size_t i = 0; i < count; ++i) out[i] = tile[i];
+                    out[i] = capped ? tile[i] * soft_cap(logits[start + i], cap).slope : tile[i];
+            } else if (capped) {
+                for (std::size_t i = 0; i < count; ++i)
+                    out[i] = e[i] * unscale * factor * soft_cap(logits[start + i], cap).slope;
+            } else {
+                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * unscale * factor;
+            }
         }
         grad[pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
     }

@@ -87,7 +87,7 @@ struct CrossEntropyBlock {
     double* log_sum_exp;          // [positions], or nullptr; 0 where ignored
     unsigned char* correct;  // [positions], or nullptr: whether the largest logit is the target
     // T [classes], or [classes] columns, twice that with probabilities and once more with softcap.
-    // Along rows only needed with softcap, or if it `streams`.
+    // Along rows only needed with softcap.
     void* scratch;
     std::size_t first, positions;  // of all
     std::size_t total;
@@ -99,7 +99,6 @@ struct CrossEntropyBlock {
     double z_loss;
     double softcap;     // 0 for none
     double grad_scale;  // 1 / the denominator of the mean, or 1
-    bool streams;       // along rows: the gradient is not kept in cache
 };
 
 constexpr int max_operands = 4;
