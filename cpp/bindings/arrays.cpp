@@ -108,6 +108,25 @@ StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& ord
     return {array.data(), dimensions, static_cast<std::size_t>(array.itemsize())};
 }
 
+std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) {
+    const auto stride = [&](py::ssize_t a) { return array.strides(a) / array.itemsize(); };
+    bool fits = true;
+    // The stride of all axes in [begin, end), seen as one.
+    const auto merged = [&](py::ssize_t begin, py::ssize_t end) {
+        py::ssize_t size = 1, result = 0;
+        for (py::ssize_t a = end - 1; a >= begin; --a) {
+            if (array.shape(a) == 1) continue;
+            if (size == 1) result = stride(a);
+            fits = fits && stride(a) == size * result;
+            size *= array.shape(a);
+        }
+        return result;
+    };
+    const ClassArray result{const_cast<void*>(array.data()), merged(0, axis),
+                            merged(axis + 1, array.ndim()), stride(axis)};
+    return fits ? std::optional(result) : std::nullopt;
+}
+
 py::array zeros_like(const py::array& model) {
     const auto order = memory_order(model);
     py::tuple shape(order.size());

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +42,10 @@ std::pair<const std::byte*, const std::byte*> extent(const py::array& array);
 
 // Reads `array` in the given order of its axes.
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
+
+// The array as runs of positions with classes along `axis`, if its strides allow it: the axes
+// before must be as one, and so must those after.
+std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis);
 
 // A dense array of zeros with the shape, element type and memory order of `model`.
 py::array zeros_like(const py::array& model);

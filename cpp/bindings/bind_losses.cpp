@@ -33,22 +33,6 @@ std::vector<py::ssize_t> positions_of(const py::array& logits) {
 
 py::tuple as_tuple(const std::vector<py::ssize_t>& shape) { return py::tuple(py::cast(shape)); }
 
-// The array as runs of positions with classes, if its strides allow it.
-std::optional<ClassArray> class_array(const py::array& array) {
-    const py::ssize_t ndim = array.ndim();
-    const auto stride = [&](py::ssize_t axis) { return array.strides(axis) / array.itemsize(); };
-    ClassArray result{const_cast<void*>(array.data()), 0, 0, stride(ndim > 1)};
-    if (ndim > 1) result.run_stride = stride(0);
-    py::ssize_t size = 1;  // of the axes seen so far, from the last one
-    for (py::ssize_t axis = ndim - 1; axis > 1; --axis) {
-        if (array.shape(axis) == 1) continue;
-        if (size > 1 && stride(axis) != size * result.inner_stride) return std::nullopt;
-        if (size == 1) result.inner_stride = stride(axis);
-        size *= array.shape(axis);
-    }
-    return result;
-}
-
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
 // whatever other threads do to the array meanwhile.
 std::vector<std::int64_t> class_indices(const py::object& given, const py::array& logits,
@@ -115,7 +99,7 @@ py::array checked_out(const py::object& out, const py::array& logits, const py::
     require_like(grad, "out", logits, "logits");
     require_writeable(grad, "out");
     require_distinct_elements(grad, "out");
-    if (!class_array(grad))
+    if (!class_array(grad, grad.ndim() > 1))
         throw py::value_error("out must be contiguous in C order, but for a stride of its rows");
     OverlapCheck overlap;
     overlap.add(grad, "out", true);
@@ -163,12 +147,12 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     CrossEntropyBatch batch{};
     batch.reduction = check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
     const py::array given = float_array(logits_given, "logits");
-    const py::ssize_t ndim = given.ndim();
-    if (ndim == 0 || given.shape(ndim > 1) == 0)
+    const py::ssize_t class_axis = given.ndim() > 1;
+    if (given.ndim() == 0 || given.shape(class_axis) == 0)
         throw py::value_error(
             "logits must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not " +
             describe_shape(given));
-    const py::ssize_t classes = given.shape(ndim > 1);
+    const py::ssize_t classes = given.shape(class_axis);
     const auto shape = positions_of(given);
     const auto numpy = py::module_::import("numpy");
 
@@ -178,9 +162,9 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     if (soft) {
         probabilities = float_array(targets, "targets");
         require_like(probabilities, "targets", given, "logits");
-        if (!class_array(probabilities))
+        if (!class_array(probabilities, class_axis))
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
-        batch.probabilities = *class_array(probabilities);
+        batch.probabilities = *class_array(probabilities, class_axis);
     } else {
         batch.targets = class_indices(targets, given, classes, ignore_index);
     }
@@ -196,14 +180,14 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
         losses = numpy.attr("empty")(as_tuple(shape), given.dtype());
     if (want_stats) log_sum_exp = numpy.attr("empty")(as_tuple(shape), given.dtype());
     py::array logits = given;
-    if (!class_array(logits)) logits = numpy.attr("ascontiguousarray")(logits);
+    if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
     const auto data_of = [](const py::object& array) {
         return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
     };
     batch.type = type_of(given);
-    batch.logits = *class_array(logits);
-    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad));
+    batch.logits = *class_array(logits, class_axis);
+    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad), class_axis);
     batch.losses = data_of(losses);
     batch.log_sum_exp = data_of(log_sum_exp);
     batch.counts_correct = want_stats;

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
     fastopt::bind_clipping(module);
     fastopt::bind_losses(module);
     fastopt::bind_pointwise(module);
+    fastopt::bind_softmax(module);
 }

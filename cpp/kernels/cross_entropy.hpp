@@ -12,15 +12,13 @@
 // rest is the sum of the others. Nothing is subtracted from 1, so a model that is sure keeps its
 // small loss and gradient.
 //
-// Two regimes: along rows, whose classes are neighbours in memory; and along columns, many
-// positions side by side, for few classes or where positions are the neighbours. They agree to the
-// bit: the order of every sum is fixed by the class index alone: 64 lanes of T over a tile of 1024
-// classes, folded into 64 lanes of double from tile to tile, folded by halves at the end.
+// Along rows and along columns: see classes.hpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "classes.hpp"
 #include "math.hpp"
 #include "table.hpp"
 
@@ -32,71 +30,6 @@
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
-
-constexpr std::size_t lane_count = 64;
-constexpr std::size_t tile_size = 1024;
-
-// A sum over classes, in the order that the head of this file fixes.
-struct LaneSum {
-    double lanes[lane_count] = {};
-
-    // Adds term(i) for i in [0, count), count <= tile_size.
-    template <class T, class Term>
-    void add(std::size_t count, Term term) {
-        T partial[lane_count] = {};
-        std::size_t start = 0;
-        for (; start + lane_count <= count; start += lane_count)
-            for (std::size_t lane = 0; lane < lane_count; ++lane)
-                partial[lane] += term(start + lane);
-        for (std::size_t lane = 0; start + lane < count; ++lane)
-            partial[lane] += term(start + lane);
-        for (std::size_t lane = 0; lane < lane_count; ++lane)
-            lanes[lane] += static_cast<double>(partial[lane]);
-    }
-
-    double total() {
-        for (std::size_t half = lane_count / 2; half > 0; half /= 2)
-            for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-        return lanes[0];
-    }
-};
-
-template <class T>
-void prefetch_lanes(const T* x) {
-    for (std::size_t lane = 0; lane < lane_count; lane += 64 / sizeof(T))
-        __builtin_prefetch(x + lane, 0, 2);
-}
-
-// The largest element, NaN left out; -inf if there is none.
-template <class T>
-T largest(const T* x, std::size_t count) {
-    T best[lane_count];
-    for (T& lane : best) lane = -static_cast<T>(__builtin_inff());
-    std::size_t start = 0;
-    for (; start + lane_count <= count; start += lane_count)
-        for (std::size_t lane = 0; lane < lane_count; ++lane)
-            best[lane] = x[start + lane] > best[lane] ? x[start + lane] : best[lane];
-    for (std::size_t lane = 0; start + lane < count; ++lane)
-        best[lane] = x[start + lane] > best[lane] ? x[start + lane] : best[lane];
-    for (std::size_t half = lane_count / 2; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half; ++lane)
-            best[lane] = best[lane + half] > best[lane] ? best[lane + half] : best[lane];
-    return best[0];
-}
-
-// The first i < count with x[i] == value; 0 if there is none.
-template <class T>
-std::size_t first_index(const T* x, std::size_t count, T value) {
-    for (std::size_t start = 0; start < count; start += lane_count) {
-        const std::size_t end = start + lane_count < count ? start + lane_count : count;
-        bool found = false;
-        for (std::size_t i = start; i < end; ++i) found |= x[i] == value;
-        if (!found) continue;
-        for (std::size_t i = start; i < end; ++i)
-            if (x[i] == value) return i;
-    }
-    return 0;
-}
 
 // The scalars of a position, named as at the head of this file; e_c and all that is made of them
 // are scaled by exp_scale.
@@ -133,16 +66,6 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
                          at.share * (at.others * share_of) - at.pull_at_pivot) *
                         grad_scale;
     return result;
-}
-
-// The first class at a position of the block.
-template <class T>
-T* class_row(const ClassArray& array, const CrossEntropyBlock& block, std::size_t position) {
-    if (array.data == nullptr) return nullptr;
-    const std::size_t number = block.first + position;
-    return static_cast<T*>(array.data) +
-           static_cast<std::ptrdiff_t>(number / block.inner) * array.run_stride +
-           static_cast<std::ptrdiff_t>(number % block.inner) * array.inner_stride;
 }
 
 // What is the same for all positions of a block.
@@ -197,9 +120,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         }
         T* scratch = static_cast<T*>(block.scratch);
         const T* x = logits;
-        const T* next = block.first + row + 1 < block.total
-                            ? class_row<const T>(block.logits, block, row + 1)
-                            : nullptr;
+        const T* next = next_class_row<T>(block.logits, block, row);
         if (capped) {
             for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
             x = scratch;
@@ -244,15 +165,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                 if (scalars.soft) rest.add<T>(count, [&](std::size_t i) { return tile[i]; });
             }
             T* e = e_row ? e_row + start : tile;
-            std::size_t done = 0;
-            for (; done + lane_count <= count; done += lane_count) {
-                if (next != nullptr) prefetch_lanes(next + start + done);
-                T values[lane_count];  // e may be x
-                for (std::size_t lane = 0; lane < lane_count; ++lane)
-                    values[lane] = exp_scaled(in[done + lane] - top);
-                for (std::size_t lane = 0; lane < lane_count; ++lane) e[done + lane] = values[lane];
-            }
-            for (; done < count; ++done) e[done] = exp_scaled(in[done] - top);
+            exp_lanes(in, count, top, e, next ? next + start : nullptr);
             if (has_pivot) {
                 sums.at_pivot = static_cast<double>(e[pivot - start]);
                 e[pivot - start] = T{0};
@@ -294,207 +207,6 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         }
         grad[pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
     }
-}
-
-// A class, or its sum, at positions side by side.
-template <class T>
-using Column = T[column_count];
-
-// An index of the elements' width, for comparisons in vectors, and four elements in memory.
-template <class T>
-struct VectorsOf;
-template <>
-struct VectorsOf<float> {
-    using index = std::int32_t;
-    using four = float __attribute__((vector_size(16), aligned(4), may_alias));
-    using four_indices = std::int32_t __attribute__((vector_size(16)));
-};
-template <>
-struct VectorsOf<double> {
-    using index = std::int64_t;
-    using four = double __attribute__((vector_size(32), aligned(8), may_alias));
-    using four_indices = std::int64_t __attribute__((vector_size(32)));
-};
-template <class T>
-using Index = typename VectorsOf<T>::index;
-template <class T>
-using Four = typename VectorsOf<T>::four;
-
-// starts[i] = the first class at position first + i, or at `first` where that is past the block's
-// end. Returns whether they are neighbours.
-template <class T>
-bool column_starts(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
-                   T* (&starts)[column_count]) {
-    T* start = class_row<T>(array, block, first);
-    const std::size_t left = block.positions - first;
-    const std::size_t width = left < column_count ? left : column_count;
-    if (block.inner == 1) {
-        for (std::size_t i = 0; i < width; ++i)
-            starts[i] = start + static_cast<std::ptrdiff_t>(i) * array.run_stride;
-    } else {
-        std::size_t place = (block.first + first) % block.inner;
-        for (std::size_t i = 0; i < width; ++i) {
-            starts[i] = start;
-            start += array.inner_stride;
-            if (++place < block.inner) continue;
-            place = 0;
-            start +=
-                array.run_stride - static_cast<std::ptrdiff_t>(block.inner) * array.inner_stride;
-        }
-    }
-    for (std::size_t i = width; i < column_count; ++i) starts[i] = starts[0];
-    bool neighbours = true;
-    for (std::size_t i = 1; i < column_count; ++i) neighbours &= starts[i] == starts[0] + i;
-    return neighbours;
-}
-
-// rows[r][c] becomes rows[c][r].
-template <class T>
-inline __attribute__((always_inline)) void transpose(Four<T> (&rows)[4]) {
-#if defined(__clang__)
-    const Four<T> low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
-    const Four<T> low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-    const Four<T> high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-    const Four<T> high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-#else
-    using Mask = typename VectorsOf<T>::four_indices;
-    const Four<T> low01 = __builtin_shuffle(rows[0], rows[1], Mask{0, 4, 1, 5});
-    const Four<T> low23 = __builtin_shuffle(rows[2], rows[3], Mask{0, 4, 1, 5});
-    const Four<T> high01 = __builtin_shuffle(rows[0], rows[1], Mask{2, 6, 3, 7});
-    const Four<T> high23 = __builtin_shuffle(rows[2], rows[3], Mask{2, 6, 3, 7});
-    rows[0] = __builtin_shuffle(low01, low23, Mask{0, 1, 4, 5});
-    rows[1] = __builtin_shuffle(low01, low23, Mask{2, 3, 6, 7});
-    rows[2] = __builtin_shuffle(high01, high23, Mask{0, 1, 4, 5});
-    rows[3] = __builtin_shuffle(high01, high23, Mask{2, 3, 6, 7});
-#endif
-}
-
-// to[c][i] = class c at position first + i, and the one at `first` past the block's end.
-template <class T>
-void load_columns(const ClassArray& array, const CrossEntropyBlock& block, std::size_t first,
-                  Column<T>* to) {
-    const T* starts[column_count];
-    const bool neighbours = column_starts(array, block, first, starts);
-    const std::size_t classes = block.classes;
-    if (neighbours) {
-        const T* from = starts[0];
-        for (std::size_t c = 0; c < classes; ++c, from += array.class_stride)
-            for (std::size_t i = 0; i < column_count; ++i) to[c][i] = from[i];
-    } else if (array.class_stride == 1 && classes >= 4) {
-        for (std::size_t i = 0; i < column_count; i += 4)
-            for (std::size_t c = 0; c < classes; c += 4) {
-                const std::size_t at = c + 4 <= classes ? c : classes - 4;  // the last ones overlap
-                Four<T> rows[4];
-                for (std::size_t r = 0; r < 4; ++r)
-                    rows[r] = *reinterpret_cast<const Four<T>*>(starts[i + r] + at);
-                transpose<T>(rows);
-                for (std::size_t r = 0; r < 4; ++r)
-                    *reinterpret_cast<Four<T>*>(&to[at + r][i]) = rows[r];
-            }
-    } else {
-        for (std::size_t i = 0; i < column_count; ++i) {
-            const T* from = starts[i];
-            for (std::size_t c = 0; c < classes; ++c, from += array.class_stride) to[c][i] = *from;
-        }
-    }
-}
-
-template <class T>
-void store_columns(const Column<T>* from, const ClassArray& array, const CrossEntropyBlock& block,
-                   std::size_t first, std::size_t width) {
-    T* starts[column_count];
-    const bool neighbours = column_starts(array, block, first, starts);
-    const std::size_t classes = block.classes;
-    std::size_t done = 0;
-    if (neighbours) {
-        T* to = starts[0];
-        for (std::size_t c = 0; c < classes; ++c, to += array.class_stride)
-            for (std::size_t i = 0; i < column_count; ++i) to[i] = from[c][i];
-        return;
-    }
-    if (array.class_stride == 1 && classes >= 4) {
-        done = width / 4 * 4;
-        for (std::size_t i = 0; i < done; i += 4)
-            for (std::size_t c = 0; c < classes; c += 4) {
-                const std::size_t at = c + 4 <= classes ? c : classes - 4;
-                Four<T> rows[4];
-                for (std::size_t r = 0; r < 4; ++r)
-                    rows[r] = *reinterpret_cast<const Four<T>*>(&from[at + r][i]);
-                transpose<T>(rows);
-                for (std::size_t r = 0; r < 4; ++r)
-                    *reinterpret_cast<Four<T>*>(starts[i + r] + at) = rows[r];
-            }
-    }
-    for (std::size_t i = done; i < width; ++i) {
-        T* to = starts[i];
-        for (std::size_t c = 0; c < classes; ++c, to += array.class_stride) *to = from[c][i];
-    }
-}
-
-template <class T>
-void largest_columns(const Column<T>* x, std::size_t classes, Column<T>& best) {
-    for (T& value : best) value = -static_cast<T>(__builtin_inff());
-    for (std::size_t c = 0; c < classes; ++c)
-        for (std::size_t i = 0; i < column_count; ++i)
-            best[i] = x[c][i] > best[i] ? x[c][i] : best[i];
-}
-
-// found[i] = the first c with x[c][i] == value[i]; 0 if there is none.
-template <class T>
-void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T>& value,
-                         Column<Index<T>>& found) {
-    for (Index<T>& index : found) index = 0;
-    for (std::size_t c = classes; c-- > 0;)
-        for (std::size_t i = 0; i < column_count; ++i)
-            found[i] = x[c][i] == value[i] ? static_cast<Index<T>>(c) : found[i];
-}
-
-// picked[i] = x[at[i]][i], which then becomes `after`.
-template <class T>
-void replace_columns(Column<T>* x, std::size_t classes, const Column<Index<T>>& at,
-                     const Column<T>& after, Column<T>& picked) {
-    for (T& value : picked) value = T{0};
-    for (std::size_t c = 0; c < classes; ++c)
-        for (std::size_t i = 0; i < column_count; ++i) {
-            const bool here = at[i] == static_cast<Index<T>>(c);
-            picked[i] = here ? x[c][i] : picked[i];
-            x[c][i] = here ? after[i] : x[c][i];
-        }
-}
-
-// total[i] = the sum of term(c, i) over the classes, in the order of LaneSum.
-template <class T, class Term>
-void sum_columns(std::size_t classes, Term term, Column<double>& total) {
-    Column<double> lanes[lane_count];
-    const std::size_t used = classes < lane_count ? classes : lane_count;
-    if (classes <= lane_count) {
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i)
-                lanes[c][i] = static_cast<double>(T{0} + term(c, i));
-    } else {
-        Column<T> partial[lane_count];
-        for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            for (std::size_t c = 0; c < lane_count; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    partial[c][i] = c < count ? T{0} + term(start + c, i) : T{0};
-            for (std::size_t c = lane_count; c < count; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    partial[c % lane_count][i] += term(start + c, i);
-            for (std::size_t lane = 0; lane < lane_count; ++lane)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    lanes[lane][i] =
-                        (start == 0 ? 0.0 : lanes[lane][i]) + static_cast<double>(partial[lane][i]);
-        }
-    }
-    for (std::size_t half = lane_count / 2; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half && lane + half < used; ++lane)
-            for (std::size_t i = 0; i < column_count; ++i) lanes[lane][i] += lanes[lane + half][i];
-    for (std::size_t i = 0; i < column_count; ++i) total[i] = lanes[0][i];
 }
 
 template <class T>
@@ -642,7 +354,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
                     x[c][i] = ignored[i] ? T{0} : x[c][i];
-        store_columns(x, block.grad, block, first, width);
+        store_columns(x, block.grad, block, first);
     }
 }
 

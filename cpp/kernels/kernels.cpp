@@ -6,6 +6,7 @@
 #include "pointwise.hpp"
 #include "rmsprop.hpp"
 #include "sgd.hpp"
+#include "softmax.hpp"
 #include "table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
@@ -35,6 +36,7 @@ constinit const Table table = {
     .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
     .cross_entropy_rows = {cross_entropy_rows<float>, cross_entropy_rows<double>},
     .cross_entropy_columns = {cross_entropy_columns<float>, cross_entropy_columns<double>},
+    .softmax = {softmax_kernels<float>(), softmax_kernels<double>()},
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},

@@ -76,8 +76,19 @@ struct ClassArray {
     std::ptrdiff_t class_stride;
 };
 
-// A block of positions of cross-entropy. `T` is the element type of the table's entry.
-struct CrossEntropyBlock {
+// A block of positions of such arrays.
+struct ClassBlock {
+    std::size_t first, positions;  // of `total`
+    std::size_t total;
+    std::size_t inner;
+    std::size_t classes;
+    void* scratch;  // along columns, and along rows where that is said
+};
+
+// A block of cross-entropy. `T` is the element type of the table's entry. Scratch is T [classes]
+// columns, twice that with probabilities and once more with softcap; T [classes] along rows with
+// softcap.
+struct CrossEntropyBlock : ClassBlock {
     ClassArray logits;            // T
     ClassArray grad;              // T, may be `logits`; values only if there is none
     ClassArray probabilities;     // T, or none
@@ -86,13 +97,6 @@ struct CrossEntropyBlock {
     double* losses;               // [positions]; 0 where ignored
     double* log_sum_exp;          // [positions], or nullptr; 0 where ignored
     unsigned char* correct;  // [positions], or nullptr: whether the largest logit is the target
-    // T [classes], or [classes] columns, twice that with probabilities and once more with softcap.
-    // Along rows only needed with softcap.
-    void* scratch;
-    std::size_t first, positions;  // of all
-    std::size_t total;
-    std::size_t inner;
-    std::size_t classes;
     std::int64_t ignore_index;
     double label_smoothing;
     double weight_sum;  // of all classes
@@ -128,12 +132,29 @@ struct Pointwise {
     void (*run[type_count])(const PointwiseRun& run);
 };
 
+// A block of softmax, log_softmax or their backward forms. Scratch is T [classes] columns, twice
+// that for the backward forms.
+struct SoftmaxBlock : ClassBlock {
+    ClassArray x;     // T; the result of the forward form for the backward form
+    ClassArray grad;  // T, the backward form's
+    ClassArray out;   // T, may be one of them
+};
+
+// The same for rows and columns: [softmax, log_softmax].
+struct SoftmaxKernels {
+    void (*rows[2])(const SoftmaxBlock& block);
+    void (*columns[2])(const SoftmaxBlock& block);
+    void (*backward_rows[2])(const SoftmaxBlock& block);
+    void (*backward_columns[2])(const SoftmaxBlock& block);
+};
+
 struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
     // Where the classes of a position are neighbours, and where they need not be.
     void (*cross_entropy_rows[type_count])(const CrossEntropyBlock& block);
     void (*cross_entropy_columns[type_count])(const CrossEntropyBlock& block);
+    SoftmaxKernels softmax[type_count];
     // x * factor, and x clamped into [-limit, limit], in place.
     void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);

@@ -4,18 +4,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 
-#include "grid.hpp"
+#include "classes.hpp"
 #include "isa.hpp"
-#include "parallel.hpp"
-#include "scratch.hpp"
 
 namespace fastopt {
 namespace {
-
-// Up to so many classes, positions are taken side by side even if their classes are neighbours.
-constexpr std::size_t few_classes = 128;
 
 double sum_of(const double* values, std::size_t count) {
     double lanes[32] = {};
@@ -52,9 +46,8 @@ double denominator_of(const std::vector<std::int64_t>& targets, std::int64_t ign
 template <class T>
 CrossEntropyResult run(const CrossEntropyBatch& batch) {
     const bool soft = batch.probabilities.data != nullptr;
-    const bool along_rows = batch.classes > few_classes && batch.logits.class_stride == 1 &&
-                            (batch.grad.data == nullptr || batch.grad.class_stride == 1) &&
-                            (!soft || batch.probabilities.class_stride == 1);
+    const bool along_rows =
+        runs_along_rows(batch.classes, batch.logits, batch.grad, batch.probabilities);
     std::vector<T> weight;
     // Not vectors: they would be filled with zeros.
     const std::unique_ptr<double[]> losses(new double[batch.positions]);
@@ -87,37 +80,19 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     whole.z_loss = batch.z_loss;
     whole.softcap = batch.softcap;
 
-    // A thread that gets no memory of its own waits for this.
     std::size_t scratch_size = 0;
     if (!along_rows)
         scratch_size = batch.classes * column_count * (1 + soft + (batch.softcap != 0.0));
     else if (batch.softcap != 0.0)
         scratch_size = batch.classes;
-    scratch_size *= sizeof(T);
-    const std::unique_ptr<std::byte[]> spare(new std::byte[scratch_size]);
-    std::mutex spare_taken;
-
-    std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / batch.classes);
-    if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
-    const std::size_t blocks = (batch.positions + at_once - 1) / at_once;
-    const std::size_t work = 8 * batch.positions * batch.classes;
     const auto kernel =
         (along_rows ? kernels().cross_entropy_rows
                     : kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
-    parallel_for(blocks, work, [&](std::size_t index) {
-        CrossEntropyBlock block = whole;
-        block.first = index * at_once;
-        block.positions = std::min(at_once, batch.positions - block.first);
+    each_class_block(whole, along_rows, scratch_size * sizeof(T), [&](CrossEntropyBlock& block) {
         block.targets = soft ? nullptr : batch.targets.data() + block.first;
         block.losses = losses.get() + block.first;
         block.log_sum_exp = log_sum_exp ? log_sum_exp.get() + block.first : nullptr;
         block.correct = correct.empty() ? nullptr : correct.data() + block.first;
-        std::unique_lock<std::mutex> lock(spare_taken, std::defer_lock);
-        block.scratch = thread_scratch(scratch_size);
-        if (block.scratch == nullptr && scratch_size > 0) {
-            lock.lock();
-            block.scratch = spare.get();
-        }
         kernel(block);
     });
 

@@ -93,3 +93,6 @@ def pointwise_function(
     options: Sequence[float],
     out: FloatArray | None,
 ) -> FloatArray: ...
+def softmax(
+    x: FloatArray, grad: FloatArray | None, axis: int, log: bool, out: FloatArray | None
+) -> FloatArray: ...

@@ -1,18 +1,30 @@
 """Activations and their backward forms: exported by `fastopt.functional`.
 
 Arrays are float32 or float64, of any strides and shape; the operands of a function have the same
-of both. `out` is C-contiguous and may be an operand itself, which the result then replaces.
+of both. `out` is C-contiguous (for the softmax functions its rows may be a stride apart) and may be
+an operand itself, which the result then replaces.
 """
 
 from __future__ import annotations
 
 from math import isfinite
+from operator import index
 from typing import SupportsFloat
 
 from fastopt import _core
 from fastopt._types import FloatArray
 
-__all__ = ["logistic", "relu", "relu_backward", "sigmoid", "sigmoid_backward"]
+__all__ = [
+    "log_softmax",
+    "log_softmax_backward",
+    "logistic",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+]
 
 
 def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
@@ -173,3 +185,116 @@ def logistic(
             raise ValueError(f"{name} must be finite, not {value!r}")
         options.append(float(value))
     return _core.pointwise_function("logistic", [("x", x)], options, out)
+
+
+def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
+    """Return exp(x) divided by its sum along `axis`; large x do no harm.
+
+    Parameters
+    ----------
+    x : array of at least one axis
+        float32 or float64. At full speed if the axes before `axis` lie as one in memory, and so do
+        those after it; otherwise it is copied first.
+    axis : int
+        The axis along which the results add up to 1.
+    out : array of the shape and dtype of `x`, optional
+        Where the result goes; may be `x` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `axis` cannot be used. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.softmax(np.array([1000.0, 1000.0, 0.0])))
+    [0.5 0.5 0. ]
+    """
+    return _core.softmax(x, None, index(axis), False, out)
+
+
+def log_softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
+    """Return the logarithm of `softmax`, exact also where that is close to 1.
+
+    Parameters
+    ----------
+    x, axis, out
+        As for `softmax`.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `axis` cannot be used. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.log_softmax(np.array([30.0, 0.0])))
+    [-9.35762297e-14 -3.00000000e+01]
+    """
+    return _core.softmax(x, None, index(axis), True, out)
+
+
+def softmax_backward(
+    grad: FloatArray, y: FloatArray, axis: int = -1, out: FloatArray | None = None
+) -> FloatArray:
+    """Return the gradient for the input of `softmax`: ``y * (grad - sum(grad * y))``.
+
+    Parameters
+    ----------
+    grad : array of at least one axis
+        The gradient with respect to the result; float32 or float64.
+    y : array of the shape and dtype of `grad`
+        The result of `softmax`.
+    axis : int
+        The axis that `softmax` was given.
+    out : array of the shape and dtype of `grad`, optional
+        Where the result goes; may be `grad` or `y` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `grad`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `axis` cannot be used. Nothing has been written then.
+    """
+    return _core.softmax(y, grad, index(axis), False, out)
+
+
+def log_softmax_backward(
+    grad: FloatArray, y: FloatArray, axis: int = -1, out: FloatArray | None = None
+) -> FloatArray:
+    """Return the gradient for the input of `log_softmax`: ``grad - exp(y) * sum(grad)``.
+
+    Parameters
+    ----------
+    grad, axis, out
+        As for `softmax_backward`.
+    y : array of the shape and dtype of `grad`
+        The result of `log_softmax`.
+
+    Returns
+    -------
+    array of the shape and dtype of `grad`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or `axis` cannot be used. Nothing has been written then.
+    """
+    return _core.softmax(y, grad, index(axis), True, out)

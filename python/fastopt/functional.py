@@ -13,11 +13,23 @@ from typing import Literal
 
 from fastopt import _core
 from fastopt._types import FloatArray
-from fastopt.activations import logistic, relu, relu_backward, sigmoid, sigmoid_backward
+from fastopt.activations import (
+    log_softmax,
+    log_softmax_backward,
+    logistic,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+)
 
 __all__ = [
     "adam_",
     "adamw_",
+    "log_softmax",
+    "log_softmax_backward",
     "logistic",
     "relu",
     "relu_backward",
@@ -25,6 +37,8 @@ __all__ = [
     "sgd_",
     "sigmoid",
     "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
 ]
 
 

@@ -26,6 +26,12 @@ from fastopt.reference.pointwise import (
 )
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
+from fastopt.reference.softmax import (
+    log_softmax,
+    log_softmax_backward,
+    softmax,
+    softmax_backward,
+)
 
 __all__ = [
     "SGD",
@@ -41,9 +47,13 @@ __all__ = [
     "RMSprop",
     "SmoothL1Loss",
     "grad_norm",
+    "log_softmax",
+    "log_softmax_backward",
     "logistic",
     "relu",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
 ]

@@ -1,0 +1,28 @@
+// Chooses the kernel and splits an array into blocks of positions.
+#include "softmax.hpp"
+
+#include "classes.hpp"
+#include "grid.hpp"
+#include "isa.hpp"
+
+namespace fastopt {
+
+void run_softmax(const SoftmaxBatch& batch) {
+    const bool backward = batch.grad.data != nullptr;
+    const bool along_rows = runs_along_rows(batch.classes, batch.x, batch.grad, batch.out);
+    const SoftmaxKernels& table = kernels().softmax[static_cast<int>(batch.type)];
+    const auto& regime = along_rows ? (backward ? table.backward_rows : table.rows)
+                                    : (backward ? table.backward_columns : table.columns);
+    const auto kernel = regime[batch.log];
+    SoftmaxBlock whole{};
+    whole.total = batch.positions;
+    whole.inner = batch.inner;
+    whole.classes = batch.classes;
+    whole.x = batch.x;
+    whole.grad = batch.grad;
+    whole.out = batch.out;
+    const std::size_t columns = along_rows ? 0 : batch.classes * (1 + backward);
+    each_class_block(whole, along_rows, columns * column_count * size_of(batch.type), kernel);
+}
+
+}  // namespace fastopt
