@@ -143,7 +143,7 @@ def test_bad_input() -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     bad: list[tuple[type[Exception], str, Any]] = [
         (TypeError, "x must be a NumPy array.*list", lambda: f.softmax([1.0])),  # type: ignore[arg-type]
-        (TypeError, "x must have dtype.*int64", lambda: f.softmax(x.astype(int))),  # type: ignore[arg-type]
+        (TypeError, "x must have dtype.*int64", lambda: f.softmax(x.astype(int))),
         (ValueError, "axis 2 is out of range", lambda: f.softmax(x, 2)),
         (ValueError, "axis -1 is out of range", lambda: f.log_softmax(x[0, 0, ...])),
         (TypeError, "float", lambda: f.softmax(x, 1.5)),  # type: ignore[arg-type]
