@@ -16,7 +16,7 @@ from fastopt._config import (
     show_config,
 )
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
-from fastopt.losses import CrossEntropyLoss
+from fastopt.losses import CrossEntropyLoss, LinearCrossEntropyLoss, NLLLoss
 from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
 
 __version__ = "0.1.0"
@@ -26,6 +26,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "NLLLoss",
     "Optimizer",
     "RMSprop",
     "StepInfo",

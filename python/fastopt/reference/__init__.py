@@ -9,7 +9,18 @@ from __future__ import annotations
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.linear_cross_entropy import LinearCrossEntropyLoss
+from fastopt.reference.nll import NLLLoss
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "CrossEntropyLoss", "RMSprop", "grad_norm"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "NLLLoss",
+    "RMSprop",
+    "grad_norm",
+]
