@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import index
-from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, overload
+from typing import Literal, NamedTuple, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 
@@ -25,6 +25,7 @@ ROW_STEP = 16
 # stay in cache, large enough for the BLAS.
 ADDED_BYTES = 2 << 20
 ROW_BYTES = 64  # the targets and losses of a row
+BUFFER_SIZE = 8192  # elements that NumPy buffers where a row is added to many
 
 
 class _Plan(NamedTuple):
@@ -261,7 +262,9 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             kept = np.flatnonzero(indices != self.ignore_index)
         count = len(x) if kept is None else len(kept)
         copies = kept is not None or not _is_for_blas(x)
-        plan = self._plan(count, len(x), classes, width, dtype, want_grad, linear_bias, copies)
+        plan = self._plan(
+            count, len(x), classes, width, dtype.itemsize, linear_bias is not None, copies
+        )
 
         grads: Grads = ()
         if want_grad and out is None:
@@ -274,7 +277,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             dx, dw = grads[0].reshape(x.shape), grads[1]
         db = np.zeros(classes if want_grad and linear_bias is not None else 0)
         logits = np.empty((plan.rows, classes), dtype)
-        part = np.empty_like(linear_weight[: plan.classes])
+        part = np.empty_like(grads[1][: plan.classes]) if want_grad else None
         losses = np.zeros(len(x) if self.reduction == "none" else 0, dtype)
         logsumexp = np.zeros(len(x) if stats else 0, dtype)
         loss, correct = 0.0, 0
@@ -315,6 +318,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 if start == 0:
                     np.matmul(g.T, h, out=dw)
                     continue
+                assert part is not None
                 for first in range(0, classes, plan.classes):
                     block = dw[first : first + plan.classes]
                     added = part[: len(block)]
@@ -342,38 +346,30 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         all_rows: int,
         classes: int,
         width: int,
-        dtype: np.dtype[np.floating[Any]],
-        want_grad: bool,
-        linear_bias: FloatArray | None,
+        size: int,
+        bias: bool,
         copies: bool,
     ) -> _Plan:
-        """Fit the rows at once into the memory."""
-        size = dtype.itemsize
+        """Fit the rows at once into the memory, without gradients too: the bits depend on it."""
         row = classes * size + ROW_BYTES
         row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
-        fixed = 8 * all_rows
-        fixed += (size + 8) * classes * ((self.weight is not None) + (linear_bias is not None))
+        fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
+        fixed += bias * BUFFER_SIZE * size
         limit = self.memory_limit
         if limit is None:
             limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))
             limit = max(limit, LEAST_LIMIT) + fixed
         if count == 0 or row * count + fixed <= limit:
             return _Plan(max(count, 1), 0)
-        added = width * size  # for each class whose gradient is added
-        at_once = max(1, min(classes, ADDED_BYTES // max(added, 1), limit // 12 // max(added, 1)))
-        at_once = at_once if want_grad else 0
-        rows = (limit - fixed - at_once * added) // row
-        if rows < 1 and self.memory_limit is None:
-            return _Plan(1, at_once)  # a single row is larger than what one would think of
-        if rows < 1:
-            least = fixed + row + want_grad * added
-            if limit < least:
-                raise ValueError(
-                    f"memory_limit must be at least {least} bytes for {classes} classes, so that "
-                    f"one row fits, not {limit}"
-                )
-            at_once = max(1, (limit - fixed - row) // max(added, 1)) if want_grad else 0
-            return _Plan(1, at_once)
+        added = max(1, width * size)  # for each class whose gradient is added
+        left = limit - fixed - row
+        if left < added and self.memory_limit is not None:
+            raise ValueError(
+                f"memory_limit must be at least {fixed + row + added} bytes for {classes} classes, "
+                f"so that one row fits, not {limit}"
+            )
+        at_once = max(1, min(classes, ADDED_BYTES // added, limit // 12 // added, left // added))
+        rows = max(1, (limit - fixed - at_once * added) // row)
         even = -(-count // -(-count // rows))  # all chunks alike
         return _Plan(min(-(-even // ROW_STEP) * ROW_STEP, rows), at_once)
 
