@@ -98,3 +98,80 @@ def test_cross_entropy_beside_torch(
     )
     np.testing.assert_allclose(loss, expected.detach().numpy(), **tight)
     np.testing.assert_allclose(grad, x.grad.numpy(), **tight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weight", [False, True])
+@pytest.mark.parametrize("ignore", [-100, 0])
+def test_nll_beside_torch(
+    ignore: int, weight: bool, reduction: Any, shape: tuple[int, ...], dtype: str
+) -> None:
+    rng = np.random.default_rng(13)
+    classes = shape[min(1, len(shape) - 1)]
+    log_probs = np.log(rng.uniform(1e-3, 1, shape)).astype(dtype)
+    targets = np.asarray(rng.integers(0, classes, shape[:1] + shape[2:] if len(shape) > 1 else ()))
+    weights = rng.uniform(0.5, 2, classes).astype(dtype) if weight else None
+    loss, grad = fo.NLLLoss(weights, ignore, reduction).value_and_grad(log_probs, targets)
+    x = torch.tensor(log_probs, requires_grad=True)
+    witness = torch.nn.NLLLoss(
+        None if weights is None else torch.tensor(weights), ignore_index=ignore, reduction=reduction
+    )
+    expected = witness(x, torch.tensor(targets))
+    expected.sum().backward()
+    rtol = 1e-6 if dtype == "float32" else 1e-14
+    np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=rtol)
+    np.testing.assert_allclose(grad, x.grad.numpy(), rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+@pytest.mark.parametrize(("weight", "smoothing", "reduction", "ignore"), grid())
+def test_linear_cross_entropy_beside_torch(
+    weight: bool,
+    smoothing: float,
+    reduction: Any,
+    ignore: int,
+    soft: bool,
+    bias: bool,
+    dtype: str,
+) -> None:
+    rng = np.random.default_rng(14)
+    rows, width, classes = 40, 9, 130
+    arrays = [rng.standard_normal(s).astype(dtype) for s in ((rows, width), (classes, width))]
+    arrays += [rng.standard_normal(classes).astype(dtype)] if bias else []
+    targets: Any = rng.integers(0, classes, rows)
+    targets[::4] = 2
+    if soft:
+        targets, ignore = rng.random((rows, classes)).astype(dtype) / classes, -100
+    weights = rng.uniform(0.5, 2, classes).astype(dtype) if weight else None
+    loss, grads = fo.functional.linear_cross_entropy(
+        arrays[0],
+        arrays[1],
+        targets,
+        arrays[2] if bias else None,
+        weight=weights,
+        ignore_index=ignore,
+        reduction=reduction,
+        label_smoothing=smoothing,
+        memory_limit=80_000,
+    )
+    tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+    expected = torch.nn.functional.cross_entropy(
+        torch.nn.functional.linear(*tensors),
+        torch.tensor(targets),
+        None if weights is None else torch.tensor(weights),
+        ignore_index=ignore,
+        reduction=reduction,
+        label_smoothing=smoothing,
+    )
+    expected.sum().backward()
+    # Two BLAS libraries add up in different orders: a few units of sums of about 10.
+    tight: dict[str, Any] = (
+        {"rtol": 1e-5, "atol": 2e-5} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-13}
+    )
+    np.testing.assert_allclose(loss, expected.detach().numpy(), **tight)
+    for grad, tensor in zip(grads, tensors, strict=True):
+        np.testing.assert_allclose(grad, tensor.grad.numpy(), **tight)

@@ -88,12 +88,17 @@ void require_dense(const py::array& array, const std::string& what) {
     }
 }
 
-void require_like(const py::array& array, const std::string& what, const py::array& model,
+void require_type(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what) {
     if (type_of(array) != type_of(model))
         throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
                              " has " + dtype_name(model) + "; convert it with .astype(np." +
                              dtype_name(model) + ")");
+}
+
+void require_like(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what) {
+    require_type(array, what, model, model_what);
     if (array.ndim() != model.ndim() ||
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +

@@ -27,7 +27,9 @@ std::string describe_shape(const py::array& array);
 void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
-// Throws unless `array` has the element type (TypeError) and shape (ValueError) of `model`.
+// Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
+void require_type(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what);
 void require_like(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
 

@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "../runtime/cross_entropy.hpp"
+#include "../runtime/nll.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
@@ -24,36 +25,79 @@ std::string type_name(const py::handle& object) {
     return py::str(py::type::of(object).attr("__name__"));
 }
 
-// The shape without the class axis: axis 1, or the only one.
-std::vector<py::ssize_t> positions_of(const py::array& logits) {
-    std::vector<py::ssize_t> shape(logits.shape(), logits.shape() + logits.ndim());
-    shape.erase(shape.begin() + (shape.size() > 1));
-    return shape;
+using Shape = std::vector<py::ssize_t>;
+
+// What messages about the targets of a loss say of its other arrays.
+struct TargetWords {
+    const char* row;            // what has one class index
+    const char* probabilities;  // what the targets may be besides, or nullptr
+};
+constexpr TargetWords logits_words{"row of logits", "probabilities of the logits' dtype and shape"};
+constexpr TargetWords log_probs_words{"row of log_probs", nullptr};
+constexpr TargetWords hidden_words{
+    "row of hidden", "probabilities of hidden's dtype with a last axis of all classes"};
+
+py::tuple as_tuple(const Shape& shape) { return py::tuple(py::cast(shape)); }
+
+// Classes at positions: the class axis is axis 1, or the only one.
+struct ClassShape {
+    // Throws ValueError unless there is a class.
+    ClassShape(const py::array& array, const char* what)
+        : positions(array.shape(), array.shape() + array.ndim()) {
+        const auto axis = static_cast<std::ptrdiff_t>(positions.size() > 1);
+        if (positions.empty() || positions[static_cast<std::size_t>(axis)] == 0)
+            throw py::value_error(
+                std::string(what) +
+                " must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not " +
+                describe_shape(array));
+        classes = positions[static_cast<std::size_t>(axis)];
+        positions.erase(positions.begin() + axis);
+    }
+
+    std::size_t inner() const {  // positions of a run, see ClassArray
+        std::size_t product = 1;
+        for (std::size_t axis = 1; axis < positions.size(); ++axis)
+            product *= static_cast<std::size_t>(positions[axis]);
+        return std::max<std::size_t>(1, product);
+    }
+
+    py::ssize_t classes = 0;
+    Shape positions;  // the shape without the class axis
+};
+
+std::size_t size_of_shape(const Shape& shape) {
+    std::size_t product = 1;
+    for (const py::ssize_t size : shape) product *= static_cast<std::size_t>(size);
+    return product;
 }
 
-py::tuple as_tuple(const std::vector<py::ssize_t>& shape) { return py::tuple(py::cast(shape)); }
+bool are_probabilities(const py::object& targets) {
+    return py::isinstance<py::array>(targets) &&
+           py::reinterpret_borrow<py::array>(targets).dtype().kind() == 'f';
+}
 
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
 // whatever other threads do to the array meanwhile.
-std::vector<std::int64_t> class_indices(const py::object& given, const py::array& logits,
-                                        py::ssize_t classes, std::int64_t ignore_index) {
-    const auto shape = positions_of(logits);
+std::vector<std::int64_t> class_indices(const py::object& given, const Shape& shape,
+                                        py::ssize_t classes, std::int64_t ignore_index,
+                                        const TargetWords& words) {
     const auto numpy = py::module_::import("numpy");
     const bool scalar = shape.empty() && PyIndex_Check(given.ptr());
     if (!scalar && !py::isinstance<py::array>(given))
-        throw py::type_error("targets must be a NumPy array of integers or of probabilities, not " +
+        throw py::type_error(std::string("targets must be a NumPy array of integers") +
+                             (words.probabilities ? " or of probabilities" : "") + ", not " +
                              type_name(given));
     const py::array array = scalar ? numpy.attr("asarray")(given) : given;
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
         throw py::type_error(
-            "targets must have an integer dtype, or be probabilities of the logits' dtype and "
-            "shape; they have " +
-            std::string(py::str(py::object(array.dtype()))));
+            "targets must have an integer dtype" +
+            (words.probabilities ? std::string(", or be ") + words.probabilities : std::string()) +
+            "; they have " + std::string(py::str(py::object(array.dtype()))));
     if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
         !std::equal(shape.begin(), shape.end(), array.shape()))
         throw py::value_error("targets must have shape " + std::string(py::str(as_tuple(shape))) +
-                              ", one class index for each row of logits, not " +
+                              ", one class index for each " + words.row + ", not " +
                               describe_shape(array));
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
@@ -79,7 +123,9 @@ std::vector<std::int64_t> class_indices(const py::object& given, const py::array
     return indices;
 }
 
-std::vector<double> class_weights(const py::array& weight, py::ssize_t classes) {
+std::vector<double> class_weights(const py::object& given, py::ssize_t classes) {
+    if (given.is_none()) return {};
+    const py::array weight = given;
     if (weight.shape(0) != classes)
         throw py::value_error("weight must have shape (" + std::to_string(classes) +
                               ",), one for each class, not " + describe_shape(weight));
@@ -93,10 +139,10 @@ std::vector<double> class_weights(const py::array& weight, py::ssize_t classes) 
 }
 
 // Where the gradient goes, checked against everything that is read.
-py::array checked_out(const py::object& out, const py::array& logits, const py::object& targets,
-                      const py::object& weight) {
+py::array checked_out(const py::object& out, const py::array& logits, const char* logits_name,
+                      const py::object& targets, const py::object& weight) {
     const py::array grad = float_array(out, "out");
-    require_like(grad, "out", logits, "logits");
+    require_like(grad, "out", logits, logits_name);
     require_writeable(grad, "out");
     require_distinct_elements(grad, "out");
     if (!class_array(grad, grad.ndim() > 1))
@@ -106,7 +152,7 @@ py::array checked_out(const py::object& out, const py::array& logits, const py::
     const bool in_place =
         grad.data() == logits.data() &&
         std::equal(grad.strides(), grad.strides() + grad.ndim(), logits.strides());
-    if (!in_place) overlap.add(logits, "logits", false);
+    if (!in_place) overlap.add(logits, logits_name, false);
     if (py::isinstance<py::array>(targets))
         overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
@@ -120,21 +166,28 @@ void require_non_negative(double value, const char* name) {
                               std::string(py::repr(py::float_(value))));
 }
 
+void check_weight(const py::object& weight) {
+    if (weight.is_none()) return;
+    const py::array array = float_array(weight, "weight");
+    if (array.ndim() != 1)
+        throw py::value_error("weight must have shape (C,), one for each class, not " +
+                              describe_shape(array));
+}
+
 // Checks the options and returns the reduction.
 Reduction check_options(const py::object& weight, const std::string& reduction,
                         double label_smoothing, double z_loss, double logit_softcap) {
-    if (!weight.is_none()) {
-        const py::array array = float_array(weight, "weight");
-        if (array.ndim() != 1)
-            throw py::value_error("weight must have shape (C,), one for each class, not " +
-                                  describe_shape(array));
-    }
+    check_weight(weight);
     if (!(label_smoothing >= 0.0 && label_smoothing <= 1.0))
         throw py::value_error("label_smoothing must be in [0, 1], not " +
                               std::string(py::repr(py::float_(label_smoothing))));
     require_non_negative(z_loss, "z_loss");
     require_non_negative(logit_softcap, "logit_softcap");
     return parse_reduction(reduction);
+}
+
+void* data_of(const py::object& array) {
+    return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
 }
 
 // Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
@@ -147,57 +200,43 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     CrossEntropyBatch batch{};
     batch.reduction = check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
     const py::array given = float_array(logits_given, "logits");
+    const ClassShape shape(given, "logits");
     const py::ssize_t class_axis = given.ndim() > 1;
-    if (given.ndim() == 0 || given.shape(class_axis) == 0)
-        throw py::value_error(
-            "logits must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not " +
-            describe_shape(given));
-    const py::ssize_t classes = given.shape(class_axis);
-    const auto shape = positions_of(given);
     const auto numpy = py::module_::import("numpy");
 
     py::array probabilities;
-    const bool soft = py::isinstance<py::array>(targets) &&
-                      py::reinterpret_borrow<py::array>(targets).dtype().kind() == 'f';
-    if (soft) {
+    if (are_probabilities(targets)) {
         probabilities = float_array(targets, "targets");
         require_like(probabilities, "targets", given, "logits");
         if (!class_array(probabilities, class_axis))
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
         batch.probabilities = *class_array(probabilities, class_axis);
     } else {
-        batch.targets = class_indices(targets, given, classes, ignore_index);
+        batch.targets =
+            class_indices(targets, shape.positions, shape.classes, ignore_index, logits_words);
     }
-    if (!weight.is_none())
-        batch.weight = class_weights(py::reinterpret_borrow<py::array>(weight), classes);
+    batch.weight = class_weights(weight, shape.classes);
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
     if (want_grad && out.is_none())  // NumPy asks the system for huge pages
         grad = numpy.attr("empty")(given.attr("shape"), given.dtype());
     else if (want_grad)
-        grad = checked_out(out, given, targets, weight);
+        grad = checked_out(out, given, "logits", targets, weight);
     if (batch.reduction == Reduction::none)
-        losses = numpy.attr("empty")(as_tuple(shape), given.dtype());
-    if (want_stats) log_sum_exp = numpy.attr("empty")(as_tuple(shape), given.dtype());
+        losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+    if (want_stats) log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     py::array logits = given;
     if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
-    const auto data_of = [](const py::object& array) {
-        return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
-    };
     batch.type = type_of(given);
     batch.logits = *class_array(logits, class_axis);
     if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad), class_axis);
     batch.losses = data_of(losses);
     batch.log_sum_exp = data_of(log_sum_exp);
     batch.counts_correct = want_stats;
-    batch.positions = batch.inner = 1;
-    for (std::size_t axis = 0; axis < shape.size(); ++axis) {
-        batch.positions *= static_cast<std::size_t>(shape[axis]);
-        if (axis > 0) batch.inner *= static_cast<std::size_t>(shape[axis]);
-    }
-    batch.inner = std::max<std::size_t>(1, batch.inner);
-    batch.classes = static_cast<std::size_t>(classes);
+    batch.positions = size_of_shape(shape.positions);
+    batch.inner = shape.inner();
+    batch.classes = static_cast<std::size_t>(shape.classes);
     batch.ignore_index = ignore_index;
     batch.label_smoothing = label_smoothing;
     batch.z_loss = z_loss;
@@ -212,6 +251,133 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     if (want_stats) stats = py::make_tuple(log_sum_exp, result.correct, result.counted);
     return py::make_tuple(losses.is_none() ? py::object(py::float_(result.loss)) : losses, grad,
                           stats);
+}
+
+// Loss, and the gradient if `want_grad`: into `out` if it is given, else into a fresh array.
+py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
+                   const py::object& weight, std::int64_t ignore_index,
+                   const std::string& reduction, bool want_grad, const py::object& out) {
+    NllBatch batch{};
+    check_weight(weight);
+    batch.reduction = parse_reduction(reduction);
+    const py::array given = float_array(log_probs_given, "log_probs");
+    const ClassShape shape(given, "log_probs");
+    const py::ssize_t class_axis = given.ndim() > 1;
+    batch.targets =
+        class_indices(targets, shape.positions, shape.classes, ignore_index, log_probs_words);
+    batch.weight = class_weights(weight, shape.classes);
+
+    const auto numpy = py::module_::import("numpy");
+    py::object grad = py::none(), losses = py::none();
+    batch.grad_fresh = want_grad && out.is_none();
+    if (batch.grad_fresh)  // the system hands out zeroed pages: most are never touched
+        grad = numpy.attr("zeros")(given.attr("shape"), given.dtype());
+    else if (want_grad)
+        grad = checked_out(out, given, "log_probs", targets, weight);
+    if (batch.reduction == Reduction::none)
+        losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+    py::array log_probs = given;
+    if (!class_array(log_probs, class_axis)) log_probs = numpy.attr("ascontiguousarray")(log_probs);
+
+    batch.type = type_of(given);
+    batch.log_probs = *class_array(log_probs, class_axis);
+    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad), class_axis);
+    batch.losses = data_of(losses);
+    batch.positions = size_of_shape(shape.positions);
+    batch.inner = shape.inner();
+    batch.classes = static_cast<std::size_t>(shape.classes);
+    batch.ignore_index = ignore_index;
+    double loss = 0.0;
+    {
+        const GilRelease release;
+        loss = run_nll(batch);
+    }
+    return py::make_tuple(losses.is_none() ? py::object(py::float_(loss)) : losses, grad);
+}
+
+void require_shape(const py::array& array, const std::string& what, const Shape& shape,
+                   const std::string& why) {
+    if (array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+        std::equal(shape.begin(), shape.end(), array.shape()))
+        return;
+    throw py::value_error(what + " must have shape " + std::string(py::str(as_tuple(shape))) +
+                          ", " + why + ", not " + describe_shape(array));
+}
+
+// Everything that can be wrong with a linear layer under cross-entropy, before its first chunk.
+// Returns the class indices, copied (what was checked is what will be used) and flat, or None for
+// probabilities; and what the mean of the whole batch divides by.
+py::tuple check_linear_cross_entropy(const py::object& hidden_given,
+                                     const py::object& linear_weight_given,
+                                     const py::object& targets, const py::object& linear_bias,
+                                     const py::object& weight, std::int64_t ignore_index,
+                                     const py::object& out) {
+    const py::array hidden = float_array(hidden_given, "hidden");
+    const py::array linear_weight = float_array(linear_weight_given, "linear_weight");
+    require_type(linear_weight, "linear_weight", hidden, "hidden");
+    if (hidden.ndim() == 0) throw py::value_error("hidden must have shape (N, D), not ()");
+    const py::ssize_t width = hidden.shape(hidden.ndim() - 1);
+    if (linear_weight.ndim() != 2 || linear_weight.shape(0) == 0 || linear_weight.shape(1) != width)
+        throw py::value_error("linear_weight must have shape (V, " + std::to_string(width) +
+                              ") with V >= 1, for hidden of shape " + describe_shape(hidden) +
+                              ", not " + describe_shape(linear_weight));
+    const py::ssize_t classes = linear_weight.shape(0);
+    OverlapCheck overlap;
+    overlap.add(hidden, "hidden", false);
+    overlap.add(linear_weight, "linear_weight", false);
+    if (!linear_bias.is_none()) {
+        const py::array bias = float_array(linear_bias, "linear_bias");
+        require_type(bias, "linear_bias", hidden, "hidden");
+        require_shape(bias, "linear_bias", {classes}, "one for each class");
+        overlap.add(bias, "linear_bias", false);
+    }
+    check_weight(weight);
+    if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
+    const std::vector<double> weights = class_weights(weight, classes);
+
+    Shape shape(hidden.shape(), hidden.shape() + hidden.ndim() - 1);
+    py::object indices = py::none();
+    auto denominator = static_cast<double>(size_of_shape(shape));
+    if (are_probabilities(targets)) {
+        const py::array probabilities = float_array(targets, "targets");
+        require_type(probabilities, "targets", hidden, "hidden");
+        shape.push_back(classes);
+        require_shape(probabilities, "targets", shape, "one probability for each row and class");
+    } else {
+        const auto checked = class_indices(targets, shape, classes, ignore_index, hidden_words);
+        denominator = cross_entropy_denominator(type_of(hidden), checked, ignore_index, weights);
+        indices =
+            py::array_t<std::int64_t>(static_cast<py::ssize_t>(checked.size()), checked.data());
+    }
+    if (py::isinstance<py::array>(targets))
+        overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
+
+    if (!out.is_none()) {
+        const std::size_t count = linear_bias.is_none() ? 2 : 3;
+        const bool sequence = py::isinstance<py::tuple>(out) || py::isinstance<py::list>(out);
+        if (!sequence || py::len(out) != count)
+            throw py::type_error(
+                std::string("out must be a tuple of ") +
+                (count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
+                            : "three arrays, for the gradients of hidden, linear_weight and "
+                              "linear_bias") +
+                ", not " + type_name(out) +
+                (sequence ? " of " + std::to_string(py::len(out)) : std::string()));
+        const py::object models[] = {hidden, linear_weight, linear_bias};
+        const char* const names[] = {"hidden", "linear_weight", "linear_bias"};
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::string what = "out[" + std::to_string(i) + "]";
+            const py::array grad = float_array(out[py::int_(i)], what);
+            require_like(grad, what, py::reinterpret_borrow<py::array>(models[i]), names[i]);
+            require_writeable(grad, what);
+            require_dense(grad, what);
+            if (i == 0 && (grad.flags() & py::array::c_style) == 0)
+                throw py::value_error(what + " must be contiguous in C order");
+            overlap.add(grad, what, true);
+        }
+    }
+    overlap.run();
+    return py::make_tuple(indices, denominator);
 }
 
 }  // namespace
@@ -229,6 +395,18 @@ void bind_losses(py::module_& module) {
                py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
                py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
                py::arg("want_grad"), py::arg("out"), py::arg("want_stats"), py::arg("denominator"));
+    module.def(
+        "check_nll_loss",
+        [](const py::object& weight, const std::string& reduction) {
+            check_weight(weight);
+            parse_reduction(reduction);
+        },
+        py::arg("weight"), py::arg("reduction"));
+    module.def("nll_loss", &nll_loss, py::arg("log_probs"), py::arg("targets"), py::arg("weight"),
+               py::arg("ignore_index"), py::arg("reduction"), py::arg("want_grad"), py::arg("out"));
+    module.def("check_linear_cross_entropy", &check_linear_cross_entropy, py::arg("hidden"),
+               py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
+               py::arg("weight"), py::arg("ignore_index"), py::arg("out"));
 }
 
 }  // namespace fastopt

@@ -11,17 +11,6 @@
 namespace fastopt {
 namespace {
 
-double sum_of(const double* values, std::size_t count) {
-    double lanes[32] = {};
-    std::size_t i = 0;
-    for (; i + 32 <= count; i += 32)
-        for (std::size_t lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
-    for (std::size_t lane = 0; i + lane < count; ++lane) lanes[lane] += values[i + lane];
-    for (std::size_t half = 16; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
-
 template <class T>
 std::vector<T> rounded(const std::vector<double>& values) {
     std::vector<T> result(values.size());
@@ -105,7 +94,7 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
         if (batch.reduction == Reduction::none)
             round_into(losses, batch.losses);
         else
-            result.loss = sum_of(losses.get(), batch.positions) / denominator;
+            result.loss = sum_in_order(losses.get(), batch.positions) / denominator;
     });
     if (batch.counts_correct) {
         result.counted = static_cast<std::int64_t>(batch.positions) -
@@ -116,6 +105,17 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
 }
 
 }  // namespace
+
+double sum_in_order(const double* values, std::size_t count) {
+    double lanes[32] = {};
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32)
+        for (std::size_t lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
+    for (std::size_t lane = 0; i + lane < count; ++lane) lanes[lane] += values[i + lane];
+    for (std::size_t half = 16; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
 
 double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,
                                  std::int64_t ignore_index, const std::vector<double>& weight) {

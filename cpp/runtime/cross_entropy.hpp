@@ -43,6 +43,9 @@ struct CrossEntropyResult {
     std::int64_t correct;  // and whose largest logit is the target's
 };
 
+// A sum in an order that the count alone fixes.
+double sum_in_order(const double* values, std::size_t count);
+
 // What the mean of these targets divides by: their number, or the sum of their weights, rounded to
 // `type`, without those that are ignored.
 double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,

@@ -23,7 +23,9 @@ from fastopt.losses import (
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LinearCrossEntropyLoss,
     MSELoss,
+    NLLLoss,
     SmoothL1Loss,
 )
 from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
@@ -40,7 +42,9 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
+    "NLLLoss",
     "Optimizer",
     "RMSprop",
     "SmoothL1Loss",

@@ -1,6 +1,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fastopt._types import FloatArray, Group, IntArray
 
 __version__: str
@@ -76,6 +79,16 @@ def cross_entropy(
     want_stats: bool,
     denominator: float | None,
 ) -> tuple[Any, FloatArray | None, tuple[FloatArray, int, int] | None]: ...
+def check_nll_loss(weight: FloatArray | None, reduction: str) -> None: ...
+def nll_loss(
+    log_probs: FloatArray,
+    targets: IntArray | int,
+    weight: FloatArray | None,
+    ignore_index: int,
+    reduction: str,
+    want_grad: bool,
+    out: FloatArray | None,
+) -> tuple[Any, FloatArray | None]: ...
 def pointwise_loss(
     kernel: str,
     input: FloatArray,  # noqa: A002
@@ -96,3 +109,12 @@ def pointwise_function(
 def softmax(
     x: FloatArray, grad: FloatArray | None, axis: int, log: bool, out: FloatArray | None
 ) -> FloatArray: ...
+def check_linear_cross_entropy(
+    hidden: FloatArray,
+    linear_weight: FloatArray,
+    targets: IntArray | FloatArray | int,
+    linear_bias: FloatArray | None,
+    weight: FloatArray | None,
+    ignore_index: int,
+    out: Sequence[FloatArray] | None,
+) -> tuple[npt.NDArray[np.int64] | None, float]: ...

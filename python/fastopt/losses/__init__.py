@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fastopt.losses.cross_entropy import CrossEntropyLoss
+from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
+from fastopt.losses.nll import NLLLoss
 from fastopt.losses.pointwise import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -20,6 +22,8 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
+    "NLLLoss",
     "SmoothL1Loss",
 ]

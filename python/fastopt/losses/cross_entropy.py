@@ -17,7 +17,93 @@ class CrossEntropyStats(NamedTuple):
     total: int  # rows that are not ignored
 
 
-class CrossEntropyLoss:
+def check_reduction(reduction: object) -> None:
+    """Raise unless `reduction` is a string; which one, C++ checks."""
+    if not isinstance(reduction, str):
+        raise TypeError(f"reduction must be a string, not {reduction!r}")
+
+
+def as_ignore_index(ignore_index: object) -> int:
+    """Return `ignore_index` if it is an integer of 64 bits."""
+    if not isinstance(ignore_index, SupportsIndex):
+        raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
+    if not -(2**63) <= index(ignore_index) < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
+    return index(ignore_index)
+
+
+class CrossEntropyOptions:
+    """The options of cross-entropy, and one call of the kernel with them."""
+
+    def __init__(
+        self,
+        weight: FloatArray | None = None,
+        ignore_index: int = -100,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_softcap: float = 0.0,
+    ) -> None:
+        check_reduction(reduction)
+        numbers = {
+            "label_smoothing": label_smoothing,
+            "z_loss": z_loss,
+            "logit_softcap": logit_softcap,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, SupportsFloat):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+        self.weight = weight
+        self.ignore_index = as_ignore_index(ignore_index)
+        self.reduction = reduction
+        self.label_smoothing = float(label_smoothing)
+        self.z_loss = float(z_loss)
+        self.logit_softcap = float(logit_softcap)
+        _core.check_cross_entropy(
+            weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
+        )
+
+    def _run(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        *,
+        want_grad: bool,
+        out: FloatArray | None,
+        stats: bool,
+        denominator: float | None = None,
+    ) -> tuple[float | FloatArray, FloatArray | None, CrossEntropyStats | None]:
+        loss, grad, told = _core.cross_entropy(
+            logits,
+            targets,
+            self.weight,
+            self.ignore_index,
+            self.reduction,
+            self.label_smoothing,
+            self.z_loss,
+            self.logit_softcap,
+            want_grad,
+            out,
+            stats,
+            denominator,
+        )
+        return loss, grad, None if told is None else CrossEntropyStats(*told)
+
+    def __repr__(self) -> str:
+        weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
+        extra = "".join(
+            f", {name}={value}"
+            for name, value in (("z_loss", self.z_loss), ("logit_softcap", self.logit_softcap))
+            if value != 0
+        )
+        return (
+            f"{type(self).__name__}({weight}ignore_index={self.ignore_index}, "
+            f"reduction={self.reduction!r}, label_smoothing={self.label_smoothing}{extra})"
+        )
+
+
+class CrossEntropyLoss(CrossEntropyOptions):
     r"""Softmax cross-entropy of logits with class indices or probabilities.
 
     For a row with logits :math:`x` over :math:`C` classes, class weights :math:`w`,
@@ -67,40 +153,6 @@ class CrossEntropyLoss:
     >>> print(f"{loss:.4e} {grad[0, 0]:.4e}")
     9.3576e-14 -9.3576e-14
     """
-
-    def __init__(
-        self,
-        weight: FloatArray | None = None,
-        ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
-        label_smoothing: float = 0.0,
-        *,
-        z_loss: float = 0.0,
-        logit_softcap: float = 0.0,
-    ) -> None:
-        if not isinstance(reduction, str):
-            raise TypeError(f"reduction must be a string, not {reduction!r}")
-        numbers = {
-            "label_smoothing": label_smoothing,
-            "z_loss": z_loss,
-            "logit_softcap": logit_softcap,
-        }
-        for name, value in numbers.items():
-            if not isinstance(value, SupportsFloat):
-                raise TypeError(f"{name} must be a number, not {value!r}")
-        if not isinstance(ignore_index, SupportsIndex):
-            raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
-        if not -(2**63) <= index(ignore_index) < 2**63:
-            raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
-        self.weight = weight
-        self.ignore_index = index(ignore_index)
-        self.reduction = reduction
-        self.label_smoothing = float(label_smoothing)
-        self.z_loss = float(z_loss)
-        self.logit_softcap = float(logit_softcap)
-        _core.check_cross_entropy(
-            weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
-        )
 
     @overload
     def __call__(
@@ -203,41 +255,3 @@ class CrossEntropyLoss:
         loss, grad, told = self._run(logits, targets, want_grad=True, out=out, stats=stats)
         assert grad is not None
         return (loss, grad) if told is None else (loss, grad, told)
-
-    def _run(
-        self,
-        logits: FloatArray,
-        targets: IntArray | FloatArray | int,
-        *,
-        want_grad: bool,
-        out: FloatArray | None,
-        stats: bool,
-        denominator: float | None = None,
-    ) -> tuple[float | FloatArray, FloatArray | None, CrossEntropyStats | None]:
-        loss, grad, told = _core.cross_entropy(
-            logits,
-            targets,
-            self.weight,
-            self.ignore_index,
-            self.reduction,
-            self.label_smoothing,
-            self.z_loss,
-            self.logit_softcap,
-            want_grad,
-            out,
-            stats,
-            denominator,
-        )
-        return loss, grad, None if told is None else CrossEntropyStats(*told)
-
-    def __repr__(self) -> str:
-        weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
-        extra = "".join(
-            f", {name}={value}"
-            for name, value in (("z_loss", self.z_loss), ("logit_softcap", self.logit_softcap))
-            if value != 0
-        )
-        return (
-            f"{type(self).__name__}({weight}ignore_index={self.ignore_index}, "
-            f"reduction={self.reduction!r}, label_smoothing={self.label_smoothing}{extra})"
-        )

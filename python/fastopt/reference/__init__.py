@@ -10,6 +10,8 @@ from __future__ import annotations
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.linear_cross_entropy import LinearCrossEntropyLoss
+from fastopt.reference.nll import NLLLoss
 from fastopt.reference.pointwise import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -43,7 +45,9 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
+    "NLLLoss",
     "RMSprop",
     "SmoothL1Loss",
     "grad_norm",

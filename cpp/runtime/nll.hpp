@@ -1,0 +1,26 @@
+// The negative log-likelihood of given log-probabilities over all positions of a batch.
+#pragma once
+
+#include "cross_entropy.hpp"
+
+namespace fastopt {
+
+struct NllBatch {
+    Type type;  // of all arrays
+    ClassArray log_probs;
+    ClassArray grad;                    // may be `log_probs`; values only if there is none
+    std::vector<std::int64_t> targets;  // [positions], each ignore_index or in [0, classes)
+    std::vector<double> weight;         // [classes], or empty for all 1; rounded to `type`
+    std::size_t positions;
+    std::size_t inner;  // positions of a run, see ClassArray
+    std::size_t classes;
+    std::int64_t ignore_index;
+    Reduction reduction;
+    void* losses;     // of `type` [positions], filled with Reduction::none
+    bool grad_fresh;  // `grad` holds zeros already
+};
+
+// The mean or the sum. Everything is computed with the default floating-point environment.
+double run_nll(const NllBatch& batch);
+
+}  // namespace fastopt

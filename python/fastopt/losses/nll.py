@@ -1,0 +1,129 @@
+"""Negative log-likelihood."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastopt import _core
+from fastopt._types import FloatArray, IntArray
+from fastopt.losses.cross_entropy import as_ignore_index, check_reduction
+
+
+class NLLLoss:
+    r"""Negative log-likelihood of class indices under given log-probabilities.
+
+    With log-probabilities :math:`\ell`, class weights :math:`w` and class indices :math:`y`, the
+    loss of a row is :math:`-w_y \ell_y`. "mean" divides the sum by the sum of :math:`w_y` over the
+    targets that are not ignored. Sums are kept in float64, in a fixed order. The gradient is
+    :math:`-w_y` (by the same sum, with "mean") at the target, and 0 elsewhere.
+
+    `CrossEntropyLoss` of the logits is this of their log-softmax, but exact where the model is
+    sure, and one pass.
+
+    Parameters
+    ----------
+    weight : array of shape (C,), optional
+        A weight for each class, float32 or float64; rounded to the dtype of the log-probabilities.
+    ignore_index : int
+        Rows with this target give loss 0 and gradient 0, whatever they hold.
+    reduction : {"mean", "sum", "none"}
+        What the loss returns: a float, or an array in the shape of the class indices.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> log_probs = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+    >>> loss, grad = fo.NLLLoss().value_and_grad(log_probs, np.array([0, 2]))
+    >>> print(f"{loss:.4f}", grad.tolist())
+    0.4581 [[-0.5, 0.0, 0.0], [0.0, 0.0, -0.5]]
+    """
+
+    def __init__(
+        self,
+        weight: FloatArray | None = None,
+        ignore_index: int = -100,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+    ) -> None:
+        check_reduction(reduction)
+        self.weight = weight
+        self.ignore_index = as_ignore_index(ignore_index)
+        self.reduction = reduction
+        _core.check_nll_loss(weight, reduction)
+
+    def __call__(self, log_probs: FloatArray, targets: IntArray | int) -> float | FloatArray:
+        """Return the loss.
+
+        Parameters
+        ----------
+        log_probs : array of shape (N, C), (C,) or (N, C, d1, ...)
+            float32 or float64, C >= 1; of any strides.
+        targets : array of shape (N,), () or (N, d1, ...)
+            Class indices of any integer dtype, each in [0, C) or `ignore_index`.
+
+        Returns
+        -------
+        loss : float, or array in the shape of the targets and the dtype of the log-probabilities
+            With "mean", nan if no target counts.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array cannot be used.
+        IndexError
+            If a target is outside [0, C) and not `ignore_index`.
+        """
+        return self._run(log_probs, targets, want_grad=False, out=None)[0]
+
+    def value_and_grad(
+        self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
+    ) -> tuple[float | FloatArray, FloatArray]:
+        """Return the loss and its gradient with respect to the log-probabilities.
+
+        Parameters
+        ----------
+        log_probs, targets
+            As in `__call__`.
+        out : array of the log-probabilities' shape, optional
+            Where the gradient goes: of their dtype and C-contiguous, but for a stride of its rows.
+            May be `log_probs` itself, which the gradient then replaces; otherwise it may share
+            memory with no argument. A fresh array is faster: it starts as zeros.
+
+        Returns
+        -------
+        loss
+            As in `__call__`.
+        grad : array of the log-probabilities' shape
+            `out` if it was given. With reduction "none", the gradient of the sum.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As in `__call__`. Nothing has been written then.
+        """
+        loss, grad = self._run(log_probs, targets, want_grad=True, out=out)
+        assert grad is not None
+        return loss, grad
+
+    def _run(
+        self,
+        log_probs: FloatArray,
+        targets: IntArray | int,
+        *,
+        want_grad: bool,
+        out: FloatArray | None,
+    ) -> tuple[float | FloatArray, FloatArray | None]:
+        return _core.nll_loss(
+            log_probs, targets, self.weight, self.ignore_index, self.reduction, want_grad, out
+        )
+
+    def __repr__(self) -> str:
+        weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
+        return (
+            f"{type(self).__name__}({weight}ignore_index={self.ignore_index}, "
+            f"reduction={self.reduction!r})"
+        )
