@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
-#include <mutex>
+#include <vector>
 
 #include "../kernels/table.hpp"
 #include "parallel.hpp"
@@ -28,24 +28,28 @@ bool runs_along_rows(std::size_t classes, const Arrays&... arrays) {
 template <class Block, class F>
 void each_class_block(const Block& whole, bool along_rows, std::size_t scratch_size,
                       const F& body) {
-    // A thread that gets no memory of its own waits for this.
-    const std::unique_ptr<std::byte[]> spare(new std::byte[scratch_size]);
-    std::mutex spare_taken;
     std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / whole.classes);
     if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
     const std::size_t blocks = (whole.total + at_once - 1) / at_once;
-    parallel_for(blocks, 8 * whole.total * whole.classes, [&](std::size_t index) {
+    const auto run = [&](std::size_t index, void* scratch) {
         Block block = whole;
         block.first = index * at_once;
         block.positions = std::min(at_once, whole.total - block.first);
-        std::unique_lock<std::mutex> lock(spare_taken, std::defer_lock);
-        if (scratch_size > 0) block.scratch = thread_scratch(scratch_size);
-        if (scratch_size > 0 && block.scratch == nullptr) {
-            lock.lock();
-            block.scratch = spare.get();
-        }
+        block.scratch = scratch;
         body(block);
+    };
+    // Blocks whose thread got no memory of its own are done here in the end.
+    const std::unique_ptr<std::byte[]> spare(new std::byte[scratch_size]);
+    std::vector<unsigned char> left(scratch_size > 0 ? blocks : 0);
+    parallel_for(blocks, 8 * whole.total * whole.classes, [&](std::size_t index) {
+        std::byte* scratch = scratch_size > 0 ? thread_scratch(scratch_size) : nullptr;
+        if (scratch_size > 0 && scratch == nullptr)
+            left[index] = 1;
+        else
+            run(index, scratch);
     });
+    for (std::size_t index = 0; index < left.size(); ++index)
+        if (left[index]) with_default_floating_point([&] { run(index, spare.get()); });
 }
 
 }  // namespace fastopt
