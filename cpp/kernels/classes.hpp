@@ -80,6 +80,26 @@ std::size_t first_index(const T* x, std::size_t count, T value) {
     return 0;
 }
 
+// The largest element as `largest` finds it, and where it comes first.
+template <class T>
+struct Top {
+    T value;
+    std::size_t index;
+};
+
+template <class T>
+Top<T> find_top(const T* x, std::size_t count) {
+    T best = -static_cast<T>(__builtin_inff());
+    std::size_t tile = 0;
+    for (std::size_t start = 0; start < count; start += tile_size) {
+        const T top = largest(x + start, count - start < tile_size ? count - start : tile_size);
+        tile = top > best ? start : tile;
+        best = top > best ? top : best;
+    }
+    const std::size_t size = count - tile < tile_size ? count - tile : tile_size;
+    return {best, tile + first_index(x + tile, size, best)};
+}
+
 // e[i] = exp(x[i] - top) * exp_scale for i < count; e may be x. Asks for what lies at `next`
 // meanwhile, unless that is nullptr.
 template <class T>

@@ -125,9 +125,10 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
             for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
             x = scratch;
         }
-        const T top = largest(x, classes);
-        const std::size_t pivot = scalars.soft ? first_index(x, classes, top)
-                                               : static_cast<std::size_t>(block.targets[row]);
+        const Top<T> found = scalars.soft ? find_top(x, classes) : Top<T>{largest(x, classes), 0};
+        const T top = found.value;
+        const std::size_t pivot =
+            scalars.soft ? found.index : static_cast<std::size_t>(block.targets[row]);
         if (block.correct) {
             const bool hit = x[pivot] == top;
             if (scalars.soft) {

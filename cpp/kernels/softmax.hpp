@@ -1,7 +1,7 @@
 // softmax and log_softmax over the classes at many positions, and their backward forms.
 //
-// With m the largest x, e_c = exp(x_c - m), and "others" the sum of e_c without one of those that
-// are 1:
+// With m the largest x, e_c = exp(x_c - m), and "others" the sum of e_c without the first c where
+// x_c = m, the top:
 //   softmax      y_c = e_c / (1 + others),             dx_c = y_c (g_c - sum_k g_k y_k),
 //   log_softmax  y_c = (x_c - m) - log(1 + others),    dx_c = g_c - exp(y_c) sum_k g_k.
 // Along rows and along columns: see classes.hpp.
@@ -28,16 +28,6 @@ T exp_of_log(T y) {
     return exp_scaled(y) * static_cast<T>(1.0 / exp_scale);
 }
 
-// Of a scaled e: e if it is below 1, else 0; and whether it is 1.
-template <class T>
-T below_one(T e) {
-    return e == static_cast<T>(exp_scale) ? T{0} : e;
-}
-template <class T>
-T is_one(T e) {
-    return e == static_cast<T>(exp_scale) ? T{1} : T{0};
-}
-
 template <class T, bool log>
 void softmax_rows(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
@@ -46,21 +36,28 @@ void softmax_rows(const SoftmaxBlock& block) {
         const T* x = class_row<const T>(block.x, block, row);
         const T* next = next_class_row<T>(block.x, block, row);
         T* out = class_row<T>(block.out, block, row);
-        const T top = largest(x, classes);
-        LaneSum below, ones;
+        const Top<T> found = find_top(x, classes);
+        const T top = found.value;
+        const std::size_t top_at = found.index;
+        T at_top{};
+        LaneSum sum;
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             T* e = log ? tile : out + start;
             exp_lanes(x + start, count, top, e, next ? next + start : nullptr);
-            below.add<T>(count, [&](std::size_t i) { return below_one(e[i]); });
-            ones.add<T>(count, [&](std::size_t i) { return is_one(e[i]); });
+            if (top_at - start < count) {
+                at_top = e[top_at - start];
+                e[top_at - start] = T{0};
+            }
+            sum.add<T>(count, [&](std::size_t i) { return e[i]; });
         }
-        const double others = below.total() + (ones.total() - 1.0) * exp_scale;
+        const double others = sum.total();
         if constexpr (log) {
-            const T log_sum = static_cast<T>(log1p(others * (1.0 / exp_scale)));
+            const T log_sum = static_cast<T>(log1p(others / static_cast<double>(at_top)));
             for (std::size_t c = 0; c < classes; ++c) out[c] = (x[c] - top) - log_sum;
         } else {
-            const T factor = static_cast<T>(1.0 / (others + exp_scale));
+            const T factor = static_cast<T>(1.0 / (others + static_cast<double>(at_top)));
+            out[top_at] = at_top;
             for (std::size_t c = 0; c < classes; ++c) out[c] *= factor;
         }
     }
@@ -92,24 +89,28 @@ void softmax_columns(const SoftmaxBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
-        Column<T> top, scalar;
-        Column<double> below, ones;
+        Column<T> top, at_top, scalar;
+        Column<Index<T>> top_at;
+        Column<double> others;
         largest_columns(x, classes, top);
-        const auto e_at = [&](std::size_t c, std::size_t i) {
-            return log ? exp_scaled(x[c][i] - top[i]) : x[c][i];
-        };
-        if constexpr (!log)
-            for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    x[c][i] = exp_scaled(x[c][i] - top[i]);
+        first_index_columns(x, classes, top, top_at);
+        for (T& value : at_top) value = T{0};
+        for (std::size_t c = 0; c < classes; ++c)
+            for (std::size_t i = 0; i < column_count; ++i) {
+                const T e = exp_scaled(x[c][i] - top[i]);
+                at_top[i] = top_at[i] == static_cast<Index<T>>(c) ? e : at_top[i];
+                if constexpr (!log) x[c][i] = e;
+            }
         sum_columns<T>(
-            classes, [&](std::size_t c, std::size_t i) { return below_one(e_at(c, i)); }, below);
-        sum_columns<T>(
-            classes, [&](std::size_t c, std::size_t i) { return is_one(e_at(c, i)); }, ones);
+            classes,
+            [&](std::size_t c, std::size_t i) {
+                const T e = log ? exp_scaled(x[c][i] - top[i]) : x[c][i];
+                return top_at[i] == static_cast<Index<T>>(c) ? T{0} : e;
+            },
+            others);
         for (std::size_t i = 0; i < column_count; ++i) {
-            const double others = below[i] + (ones[i] - 1.0) * exp_scale;
-            scalar[i] = static_cast<T>(log ? log1p(others * (1.0 / exp_scale))
-                                           : 1.0 / (others + exp_scale));
+            const auto at = static_cast<double>(at_top[i]);
+            scalar[i] = static_cast<T>(log ? log1p(others[i] / at) : 1.0 / (others[i] + at));
         }
         for (std::size_t c = 0; c < classes; ++c)
             for (std::size_t i = 0; i < column_count; ++i)
