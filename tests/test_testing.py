@@ -56,6 +56,14 @@ def test_where_the_step_is_too_coarse_at_first() -> None:
     assert gradcheck(lambda x: (np.exp(200 * x), 200 * np.exp(200 * x)), x[:2])
 
 
+def test_a_coarse_step_hides_no_wrong_gradient() -> None:
+    x = np.array([0.1, 0.2])
+    for k, wrong in ((3e4, 1e-4), (1e4, 5e-5)):
+        assert gradcheck(lambda x, k=k: (np.sin(k * x), k * np.cos(k * x)), x)
+        with pytest.raises(fo.testing.GradcheckError):
+            gradcheck(lambda x, k=k, w=wrong: (np.sin(k * x), (1 + w) * k * np.cos(k * x)), x)
+
+
 def test_a_kink_within_a_step_does_not_disturb() -> None:
     for x in (2e-6, -2e-6, 5e-6):
         assert gradcheck(lambda x: (np.maximum(x, 0), 1.0 * (x > 0)), np.array([x, 1.0]))

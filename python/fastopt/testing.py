@@ -271,7 +271,15 @@ class _Check:
         near = self.slopes(key, index, self.eps / CLOSER)
         # The error of a central difference falls with the square of the step, and faster where
         # a kink is left outside; that of a gradient does not fall.
-        if math.isfinite(given) and abs(given - near.central) <= off * 4 / CLOSER**2:
+        last, closer = off, near
+        for times in (2, 3, 4):
+            left = abs(given - closer.central)
+            if not math.isfinite(left) or left > last * 4 / CLOSER**2:
+                break
+            if left <= self.rtol * abs(closer.central) + self.atol + closer.rounding:
+                return None
+            last, closer = left, self.slopes(key, index, self.eps / CLOSER**times)
+        else:
             return None
         # Where f is smooth, the difference of the slopes on both sides falls with the step; at a
         # kink it stays, at a jump it grows as the step falls.
