@@ -364,6 +364,7 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
     ("float targets", GOOD_LOGITS, GOOD_TARGETS * 1.0, TypeError, ["targets", "float64"]),
     ("bool targets", GOOD_LOGITS, GOOD_TARGETS > 0, TypeError, ["targets", "bool"]),
     ("target list", GOOD_LOGITS, [0, 1, 2], TypeError, ["targets", "list"]),
+    ("masked", GOOD_LOGITS, np.ma.array(GOOD_TARGETS), TypeError, ["targets", "masked array"]),
     ("too few", GOOD_LOGITS, GOOD_TARGETS[:2], ValueError, ["targets", "(3,)", "(2,)"]),
     ("column", GOOD_LOGITS, GOOD_TARGETS[:, None], ValueError, ["targets", "(3, 1)"]),
     ("too large", GOOD_LOGITS, np.array([0, 4, 9]), IndexError, ["targets[1] is 4", "[0, 4)"]),
@@ -436,6 +437,9 @@ def test_cross_entropy_options() -> None:
     for bad in (-0.1, 1.1, float("nan")):
         with refused(ValueError, "label_smoothing", repr(bad)):
             fo.CrossEntropyLoss(label_smoothing=bad)
+    for cap in (1e-31, 1e31):  # float32 could not hold logits over it
+        with refused(ValueError, "logit_softcap", repr(cap)):
+            fo.CrossEntropyLoss(logit_softcap=cap)
     for name in ("z_loss", "logit_softcap"):
         for bad in (-1.0, float("nan"), float("inf")):
             with refused(ValueError, name, repr(bad)):

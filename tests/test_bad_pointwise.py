@@ -178,3 +178,13 @@ def test_the_private_layer() -> None:
         _core.pointwise_function("mse", [("x", GOOD)], [], None)
     with refused(ValueError, "'relu' is not a function of 2"):
         _core.pointwise_function("relu", [("x", GOOD), ("y", GOOD)], [], None)
+
+
+def test_weights_are_checked_at_once() -> None:
+    for make in (fo.BCELoss, fo.BCEWithLogitsLoss):
+        with pytest.raises(TypeError, match=r"weight must be a NumPy array.*list"):
+            make(weight=[1.0])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"weight must have dtype.*int64"):
+            make(weight=np.ones(3, np.int64))
+    with pytest.raises(TypeError, match="pos_weight must be a NumPy array"):
+        fo.BCEWithLogitsLoss(pos_weight=2.0)  # type: ignore[arg-type]

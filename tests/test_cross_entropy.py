@@ -171,7 +171,7 @@ def test_same_bits_for_every_instruction_set_and_team(
 ) -> None:
     _core.use_isa("baseline" if "baseline" in fo.available_isas() else "generic")
     _core.set_num_threads(1, beyond=True)
-    cases = [(1, 1), (3, 2), (700, 10), (67, 64), (50, 1000), (9, 1025), (5, 20_000)]
+    cases = [(1, 1), (3, 2), (5000, 10), (67, 64), (300, 129), (50, 1000), (9, 1025), (5, 20_000)]
     expected, all_targets = [], []
     for rows, classes in cases:
         logits, indices = batch(rows, classes, dtype)
@@ -392,6 +392,36 @@ def test_probabilities_that_are_sure_keep_their_digits(isa: str) -> None:
         by_index = fo.CrossEntropyLoss().value_and_grad(logits, np.array([0]))
         assert loss == pytest.approx(9.3576229688393e-14, rel=1e-13)
         assert (loss, *grad[0, :2]) == pytest.approx((by_index[0], *by_index[1][0, :2]), rel=1e-14)
+
+
+def test_what_does_not_count_may_be_infinite(isa: str) -> None:
+    lowest = np.finfo(np.float64).min
+    for classes in (3, 300):
+        masked = np.full((2, classes), lowest)  # their squares are beyond float64
+        masked[1, 0] = 1e155
+        loss = fo.CrossEntropyLoss(reduction="none")(masked, np.array([0, 0]))
+        assert np.asarray(loss) == pytest.approx([np.log(classes), 0.0], abs=1e-15)
+        x = np.zeros((1, classes))
+        x[0, 0] = -np.inf
+        weight = np.ones(classes)
+        weight[0] = 0
+        hot = np.zeros((1, classes))
+        hot[0, 0] = 1
+        for targets in (np.array([0]), hot):
+            assert fo.CrossEntropyLoss(weight, reduction="sum")(x, targets) == 0
+        assert fo.CrossEntropyLoss(label_smoothing=1.0)(x, np.array([0])) == np.inf
+
+
+def test_empty_views_and_axes_of_size_1() -> None:
+    empty = np.zeros((2, 3, 4, 5), np.float32)[..., :0]
+    ce, f = fo.CrossEntropyLoss(reduction="sum"), fo.functional
+    assert ce.value_and_grad(empty, np.zeros((2, 4, 0), int), out=empty)[0] == 0
+    assert ce(empty, empty) == 0
+    assert fo.NLLLoss(reduction="sum")(empty, np.zeros((2, 4, 0), int)) == 0
+    assert f.softmax(empty, 1, out=empty) is empty
+    a = np.arange(10.0)
+    expected = ce.value_and_grad(a[None].copy(), np.array([3]))[1]
+    assert same_bits(ce.value_and_grad(a[None], np.array([3]), out=a.reshape(1, 10))[1], expected)
 
 
 def test_infinite_logits_under_a_cap(isa: str) -> None:

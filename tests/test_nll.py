@@ -13,7 +13,10 @@ from fastopt import _core
 from fastopt._types import FloatArray, IntArray
 from test_bad_input import BAD_LOSS, ones, read_only, refused
 
-SHAPES = [(1, 1), (5, 3), (700, 10), (3, 2000), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)]
+SHAPES = [
+    *[(1, 1), (5, 3), (700, 10), (3, 2000), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)],
+    *[(9000, 10), (40, 3000), (5, 10, 3000)],  # several blocks, for a team
+]
 REDUCTIONS: list[Any] = ["mean", "sum", "none"]
 
 
@@ -43,8 +46,8 @@ def test_rounds_the_reference_once(
     if reduction == "none":
         assert same_bits(loss, np.asarray(true_loss).astype(dtype))
     else:  # the sum has another order
-        np.testing.assert_allclose(loss, true_loss, rtol=1e-14)
-    allowed = 1e-14 + np.finfo(dtype).eps if reduction == "mean" else 0.0
+        np.testing.assert_allclose(loss, true_loss, rtol=1e-13)
+    allowed = 1e-13 + np.finfo(dtype).eps if reduction == "mean" else 0.0
     np.testing.assert_allclose(grad, true_grad.astype(dtype), rtol=allowed, atol=0)
     assert same_bits(ours(log_probs, targets), loss)
     _core.set_num_threads(1, beyond=True)

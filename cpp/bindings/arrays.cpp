@@ -29,11 +29,7 @@ py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
                              std::string(py::str(py::type::of(object).attr("__name__"))));
-    const bool subclass = !py::type::of(object).is(py::module_::import("numpy").attr("ndarray"));
-    if (subclass && py::hasattr(object, "mask"))
-        throw py::type_error(what +
-                             " is a masked array, whose mask would be ignored; pass its .data "
-                             "or a filled copy");
+    require_no_mask(object, what);
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if (number != float32_number && number != float64_number)
@@ -46,6 +42,22 @@ py::array float_array(py::handle object, const std::string& what) {
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
     return array;
+}
+
+void require_no_mask(py::handle object, const std::string& what) {
+    const bool subclass = !py::type::of(object).is(py::module_::import("numpy").attr("ndarray"));
+    if (subclass && py::hasattr(object, "mask"))
+        throw py::type_error(what +
+                             " is a masked array, whose mask would be ignored; pass its .data "
+                             "or a filled copy");
+}
+
+bool same_elements(const py::array& a, const py::array& b) {
+    bool same = a.data() == b.data() && a.ndim() == b.ndim();
+    for (py::ssize_t axis = 0; same && axis < a.ndim(); ++axis)
+        same = a.shape(axis) == b.shape(axis) &&
+               (a.shape(axis) <= 1 || a.strides(axis) == b.strides(axis));
+    return same;
 }
 
 Type type_of(const py::array& array) {
@@ -115,6 +127,7 @@ StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& ord
 
 std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) {
     const auto stride = [&](py::ssize_t a) { return array.strides(a) / array.itemsize(); };
+    const bool empty = array.size() == 0;
     bool fits = true;
     // The stride of all axes in [begin, end), seen as one.
     const auto merged = [&](py::ssize_t begin, py::ssize_t end) {
@@ -122,7 +135,7 @@ std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) 
         for (py::ssize_t a = end - 1; a >= begin; --a) {
             if (array.shape(a) == 1) continue;
             if (size == 1) result = stride(a);
-            fits = fits && stride(a) == size * result;
+            fits = fits && (empty || stride(a) == size * result);
             size *= array.shape(a);
         }
         return result;

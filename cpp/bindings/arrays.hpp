@@ -20,6 +20,12 @@ namespace py = pybind11;
 // `what` names it in messages. Throws TypeError or ValueError.
 py::array float_array(py::handle object, const std::string& what);
 
+// Throws TypeError if it is a masked array.
+void require_no_mask(py::handle object, const std::string& what);
+
+// Whether both arrays are the same elements of memory in the same order.
+bool same_elements(const py::array& a, const py::array& b);
+
 Type type_of(const py::array& array);  // of one that float_array returned
 std::string describe_shape(const py::array& array);
 

@@ -88,6 +88,7 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
                              (words.probabilities ? " or of probabilities" : "") + ", not " +
                              type_name(given));
     const py::array array = scalar ? numpy.attr("asarray")(given) : given;
+    require_no_mask(array, "targets");
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
         throw py::type_error(
@@ -149,21 +150,13 @@ py::array checked_out(const py::object& out, const py::array& logits, const char
         throw py::value_error("out must be contiguous in C order, but for a stride of its rows");
     OverlapCheck overlap;
     overlap.add(grad, "out", true);
-    const bool in_place =
-        grad.data() == logits.data() &&
-        std::equal(grad.strides(), grad.strides() + grad.ndim(), logits.strides());
+    const bool in_place = same_elements(grad, logits);
     if (!in_place) overlap.add(logits, logits_name, false);
     if (py::isinstance<py::array>(targets))
         overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
     overlap.run();
     return grad;
-}
-
-void require_non_negative(double value, const char* name) {
-    if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
-        throw py::value_error(std::string(name) + " must be finite and not negative, not " +
-                              std::string(py::repr(py::float_(value))));
 }
 
 void check_weight(const py::object& weight) {
@@ -181,8 +174,13 @@ Reduction check_options(const py::object& weight, const std::string& reduction,
     if (!(label_smoothing >= 0.0 && label_smoothing <= 1.0))
         throw py::value_error("label_smoothing must be in [0, 1], not " +
                               std::string(py::repr(py::float_(label_smoothing))));
-    require_non_negative(z_loss, "z_loss");
-    require_non_negative(logit_softcap, "logit_softcap");
+    if (!(z_loss >= 0.0 && z_loss <= std::numeric_limits<double>::max()))
+        throw py::value_error("z_loss must be finite and not negative, not " +
+                              std::string(py::repr(py::float_(z_loss))));
+    // Within what float32 holds with all its digits, and logits divided by it.
+    if (!(logit_softcap == 0.0 || (logit_softcap >= 1e-30 && logit_softcap <= 1e30)))
+        throw py::value_error("logit_softcap must be 0 (none) or in [1e-30, 1e30], not " +
+                              std::string(py::repr(py::float_(logit_softcap))));
     return parse_reduction(reduction);
 }
 

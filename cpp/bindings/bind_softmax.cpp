@@ -1,6 +1,4 @@
 // softmax, log_softmax and their backward forms: checks, buffers and the call.
-#include <algorithm>
-
 #include "../runtime/softmax.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -22,9 +20,7 @@ py::array checked_out(const py::object& given, const std::vector<py::array>& ope
     overlap.add(out, "out", true);
     for (std::size_t i = 0; i < operands.size(); ++i) {
         const py::array& operand = operands[i];
-        const bool same = out.data() == operand.data() &&
-                          std::equal(out.strides(), out.strides() + out.ndim(), operand.strides());
-        if (!same) overlap.add(operand, names[i], false);
+        if (!same_elements(out, operand)) overlap.add(operand, names[i], false);
     }
     overlap.run();
     return out;

@@ -55,9 +55,11 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         log1p(at.deficit == 0.0 ? at.others * (1.0 / exp_scale) : sum * (1.0 / exp_scale) - 1.0);
     PositionResult result{};
     result.log_sum_exp = at.top + log_sum;
-    const double pull_of_z = 2.0 * z_loss * result.log_sum_exp;
-    result.loss = at.share * (at.deficit + log_sum) + (at.rest * log_sum + at.distance) +
-                  z_loss * (result.log_sum_exp * result.log_sum_exp);
+    const double pull_of_z = z_loss == 0.0 ? 0.0 : 2.0 * z_loss * result.log_sum_exp;
+    // What does not count is not multiplied: its other factor may be infinite.
+    const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
+    const double square = z_loss == 0.0 ? 0.0 : z_loss * (result.log_sum_exp * result.log_sum_exp);
+    result.loss = own + (at.rest * log_sum + at.distance) + square;
     const double factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
     const double size = factor < 0.0 ? -factor : factor;
     result.factor = size < 0x1p-120 ? factor * exp_scale : factor;

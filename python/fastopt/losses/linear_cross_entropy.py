@@ -357,6 +357,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
         fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
         fixed += bias * BUFFER_SIZE * size
+        if self.logit_softcap != 0:  # a row for each thread, and one to spare
+            fixed += (_core.get_num_threads() + 1) * classes * size
         limit = self.memory_limit
         if limit is None:
             limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))

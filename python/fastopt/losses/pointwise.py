@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import ClassVar, Literal, SupportsFloat
 
+import numpy as np
+
 from fastopt import _core
 from fastopt._types import FloatArray
 
@@ -319,7 +321,7 @@ class BCELoss(PointwiseLoss):
     _kernel = "bce"
 
     def __init__(self, weight: FloatArray | None = None, reduction: Reduction = "mean") -> None:
-        self.weight = weight
+        self.weight = _checked(weight, "weight")
         super().__init__(reduction)
 
 
@@ -369,8 +371,8 @@ class BCEWithLogitsLoss(PointwiseLoss):
         reduction: Reduction = "mean",
         pos_weight: FloatArray | None = None,
     ) -> None:
-        self.weight = weight
-        self.pos_weight = pos_weight
+        self.weight = _checked(weight, "weight")
+        self.pos_weight = _checked(pos_weight, "pos_weight")
         super().__init__(reduction)
 
 
@@ -422,3 +424,14 @@ class KLDivLoss(PointwiseLoss):
     @property
     def _kernel(self) -> str:  # type: ignore[override]
         return "kl_div_log_target" if self.log_target else "kl_div"
+
+
+def _checked(weight: FloatArray | None, name: str) -> FloatArray | None:
+    """Return `weight` if it can be one; its shape is checked when that of the input is known."""
+    if weight is not None and not isinstance(weight, np.ndarray):
+        raise TypeError(
+            f"{name} must be a NumPy array of float32 or float64, not {type(weight).__name__}"
+        )
+    if weight is not None and weight.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} must have dtype float32 or float64, not {weight.dtype}")
+    return weight

@@ -96,8 +96,12 @@ class CrossEntropyLoss:
             log_sum = np.where(deficit == 0, np.log1p(others / at_pivot), np.log(others + at_pivot))
             lse = top + log_sum
             distance = np.where(pulls == 0, 0.0, pulls * (top[:, None] - x)).sum(axis=1)
-            losses = share * (deficit + log_sum) + rest * log_sum + distance + self.z_loss * lse**2
-            rest = rest + 2 * self.z_loss * lse
+            # What does not count is not multiplied: its other factor may be infinite.
+            losses = np.where(share == 0, 0.0, share * (deficit + log_sum))
+            losses += rest * log_sum + distance
+            if self.z_loss != 0:
+                losses += self.z_loss * lse**2
+                rest = rest + 2 * self.z_loss * lse
             p = e / (others + at_pivot)[:, None]
             grad = (share + rest)[:, None] * p - pulls
             grad[rows, pivot] = rest * p[rows, pivot] - share * (others / (others + at_pivot)) - own
