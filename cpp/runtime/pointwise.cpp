@@ -69,7 +69,7 @@ public:
 
     bool inside() const { return !outside_.load(std::memory_order_relaxed); }
 
-    // Whether the element `index` is outside; slow.
+    // The first element that is outside; slow.
     std::optional<std::size_t> first_outside() const {
         const auto leaves = kernels().leaves_unit_interval[type_];
         for (std::size_t start = 0, step = grid_.chunk_size(); start < batch_.count;) {

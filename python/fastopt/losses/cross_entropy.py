@@ -138,7 +138,7 @@ class CrossEntropyLoss(CrossEntropyOptions):
         :math:`z \ge 0`: keeps the log-sum-exp of the logits close to 0 (PaLM, section 5, has 1e-4).
     logit_softcap : float
         If it is not 0, the logits are replaced by ``logit_softcap * tanh(x / logit_softcap)``
-        (Gemma 2 has 30), in the gradient too.
+        (Gemma 2 has 30), in the gradient too; in [1e-30, 1e30].
 
     Raises
     ------

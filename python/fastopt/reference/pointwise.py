@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,15 +19,15 @@ def _sigmoid(x: Any) -> Any:
     return np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
-class PointwiseLoss:
+class PointwiseLoss(ABC):
     """What they share. `terms` gives the losses of the elements and their derivatives."""
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
 
+    @abstractmethod
     def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
         """Return loss and derivative of each element."""
-        raise NotImplementedError
 
     def __call__(self, input: FloatArray, target: FloatArray) -> float | FloatArray:  # noqa: A002
         """Return the loss."""
