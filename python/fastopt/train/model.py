@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float32]
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from fastopt.train.data import Array
 
 
 class MLP:
@@ -19,7 +17,7 @@ class MLP:
     Parameters
     ----------
     sizes : sequence of int
-        Widths from the inputs to the classes, such as ``(64, 128, 10)``.
+        Widths from the inputs to the outputs, such as ``(64, 128, 10)``.
     dropout : float
         Probability in [0, 1) that a hidden unit is left out while training.
     seed : int or sequence of int
@@ -31,6 +29,18 @@ class MLP:
         ``"0.weight"`` of shape (out, in), ``"0.bias"`` of shape (out,), ``"1.weight"``, ...
     grads : dict of str to array
         The gradients, with the same names; `backward` overwrites them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import train
+    >>> model = train.MLP([4, 16, 3])
+    >>> model
+    MLP(4-16-3, dropout=0.0)
+    >>> outputs = model.forward(np.ones((8, 4), np.float32), training=True)
+    >>> grads = model.backward(np.ones_like(outputs))
+    >>> grads["1.bias"]
+    array([8., 8., 8.], dtype=float32)
     """
 
     def __init__(
@@ -52,8 +62,17 @@ class MLP:
         self._inputs: list[Array] = []
         self._masks: list[Array] = []
 
+    @property
+    def rng_state(self) -> Mapping[str, Any]:
+        """The state of the generator that dropout draws from; a checkpoint keeps it."""
+        return self._rng.bit_generator.state
+
+    @rng_state.setter
+    def rng_state(self, state: Mapping[str, Any]) -> None:
+        self._rng.bit_generator.state = state
+
     def forward(self, x: Array, *, training: bool = False) -> Array:
-        """Return the logits (N, classes) of inputs (N, features).
+        """Return the outputs (N, outputs) of inputs (N, features).
 
         With `training`, units are dropped and what `backward` needs is kept.
         """
@@ -72,9 +91,9 @@ class MLP:
                     self._masks.append(mask)
         return x
 
-    def backward(self, dlogits: Array) -> dict[str, Array]:
-        """Fill and return `grads`, from the gradient of the loss with respect to the logits."""
-        dy = dlogits
+    def backward(self, doutputs: Array) -> dict[str, Array]:
+        """Fill and return `grads`, from the gradient of the loss with respect to the outputs."""
+        dy = doutputs
         for i in reversed(range(self._layers)):
             x = self._inputs[i]
             np.matmul(dy.T, x, out=self.grads[f"{i}.weight"])
