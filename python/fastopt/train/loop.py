@@ -192,10 +192,12 @@ class Trainer:
         order = self._order.permutation(len(y_train))
         samples, total, points = 0, 0.0, 0.0
         norms: list[float] = []
+        gathered = np.empty((self.batch_size, x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
             rows = order[start : start + self.batch_size]
-            x, y = x_train[rows], y_train[rows]
+            x = x_train.take(rows, 0, None if len(rows) < len(gathered) else gathered, "clip")
+            y = y_train.take(rows, 0)
             t1 = perf_counter()
             outputs = model.forward(x, training=True)
             t2 = perf_counter()
