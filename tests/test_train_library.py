@@ -43,7 +43,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
     model = ft.MLP([4, 5000, 2], dropout=0.4, seed=2)
     x = np.ones((1, 4), np.float32)
     model.forward(x, training=True)
-    hidden = model._inputs[1]
+    hidden = model._last.inputs[1]
     plain = np.maximum(x @ model.params["0.weight"].T, 0)
     positive = plain > 0
     assert np.mean(hidden[positive] == 0) == pytest.approx(0.4, abs=0.05)
@@ -54,7 +54,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
 def test_dropped_units_get_no_gradient() -> None:
     model = ft.MLP([4, 50, 2], dropout=0.5, seed=3)
     logits = model.forward(np.ones((1, 4), np.float32), training=True)
-    dead = model._inputs[1][0] == 0
+    dead = model._last.inputs[1][0] == 0
     grads = model.backward(np.ones_like(logits))
     assert dead.any()
     assert np.all(grads["0.weight"][dead] == 0)

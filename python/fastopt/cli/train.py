@@ -58,6 +58,13 @@ def train(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = DEFAULTS.batch_size,
     epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = DEFAULTS.epochs,
+    schedule: Annotated[
+        str,
+        typer.Option(metavar="|".join(ft.SCHEDULES), help="How the learning rate goes on."),
+    ] = DEFAULTS.schedule,
+    warmup: Annotated[
+        int, typer.Option(help="Steps in which the learning rate rises first.")
+    ] = DEFAULTS.warmup,
     max_norm: Annotated[
         float | None,
         typer.Option(help="Clip the gradients to this norm.", show_default="no clipping"),
@@ -95,6 +102,8 @@ def train(
             momentum=momentum,
             batch_size=batch_size,
             epochs=epochs,
+            schedule=schedule.lower(),
+            warmup=warmup,
             max_norm=max_norm,
             hidden=parse_hidden(hidden),
             dropout=dropout,

@@ -16,10 +16,10 @@ from fastopt.train.callbacks import (
     TensorBoardLogger,
     find_overfitting,
 )
-from fastopt.train.config import OPTIMIZERS, ConfigError, RunConfig
+from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
 from fastopt.train.history import Epoch, History, Seconds
-from fastopt.train.loop import Model, Scheduler, Trainer
+from fastopt.train.loop import Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
 from fastopt.train.report import check_folder, plot_history, to_json, write_report
@@ -29,6 +29,7 @@ __all__ = [
     "LOSSES",
     "MLP",
     "OPTIMIZERS",
+    "SCHEDULES",
     "TASKS",
     "CSVLogger",
     "Callback",
@@ -42,7 +43,6 @@ __all__ = [
     "Objective",
     "Overfitting",
     "RunConfig",
-    "Scheduler",
     "Seconds",
     "Task",
     "TensorBoardLogger",
@@ -50,6 +50,7 @@ __all__ = [
     "check_folder",
     "find_overfitting",
     "load_data",
+    "make_scheduler",
     "plot_history",
     "to_json",
     "write_report",

@@ -35,6 +35,10 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
 }
 
 
+# The schedules by name; `make_scheduler` says what they are.
+SCHEDULES = ("constant", "step", "exponential", "linear", "cosine", "one-cycle", "plateau")
+
+
 class ConfigError(ValueError):
     """A choice that cannot be used: `name` is the field, `problem` what is wrong with it."""
 
@@ -69,6 +73,10 @@ class RunConfig:
         Finite and >= 0; for SGD and RMSprop.
     batch_size, epochs : int
         At least 1.
+    schedule : str
+        One of `SCHEDULES`: how the learning rate goes from `lr` on; see `make_scheduler`.
+    warmup : int
+        Steps in which the learning rate rises to `lr` first.
     max_norm : float, optional
         Clip the gradients to this 2-norm; greater than 0.
     hidden : tuple of int
@@ -111,6 +119,8 @@ class RunConfig:
     momentum: float | None = None
     batch_size: int = 64
     epochs: int = 30
+    schedule: str = "constant"
+    warmup: int = 0
     max_norm: float | None = None
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.1
@@ -128,6 +138,7 @@ class RunConfig:
             self._check_number(name, float, wanted, least, most)
         self._check_choice("task", TASKS)
         self._check_choice("optimizer", OPTIMIZERS)
+        self._check_choice("schedule", SCHEDULES)
         self._check_choice("loss", dict.fromkeys(sum(LOSSES.values(), ())))
         if not isinstance(self.data, str):
             raise TypeError(f"data must be a string, not {self.data!r}")
@@ -144,6 +155,10 @@ class RunConfig:
             raise ConfigError("max_norm", "must be greater than 0, not 0")
         if self.momentum is not None and OPTIMIZERS[self.optimizer].momentum is None:
             raise ConfigError("momentum", f"is for SGD and RMSprop, not {self.optimizer}")
+        if self.warmup and self.schedule == "one-cycle":
+            raise ConfigError("warmup", "must be 0 with the schedule one-cycle, which has its own")
+        if self.warmup and self.schedule == "plateau":
+            raise ConfigError("warmup", "must be 0 with the schedule plateau, which goes by epochs")
         if self.task is not None:
             self._check_task(self.task)
 
@@ -218,13 +233,19 @@ class RunConfig:
         options: dict[str, Any] = {"lr": full.lr, "weight_decay": full.weight_decay}
         if full.momentum is not None:
             options["momentum"] = full.momentum
+        optimizer = OPTIMIZERS[self.optimizer].make(model.params, **options)
+        batches = -(-len(data.y_train) // self.batch_size)
         return Trainer(
             model,
             data,
-            OPTIMIZERS[self.optimizer].make(model.params, **options),
+            optimizer,
             Objective(data.task, self.loss, label_smoothing=self.label_smoothing),
             batch_size=self.batch_size,
             seed=self.seed,
+            scheduler=make_scheduler(
+                optimizer, self.schedule, self.epochs, steps_per_epoch=batches, warmup=self.warmup
+            ),
+            schedule_per="epoch" if self.schedule == "plateau" else "step",
             max_norm=self.max_norm,
         )
 
@@ -240,12 +261,85 @@ class RunConfig:
         return shlex.join(words)
 
 
+def make_scheduler(
+    optimizer: fo.Optimizer, name: str, epochs: int, *, steps_per_epoch: int, warmup: int = 0
+) -> fo.LRScheduler | None:
+    """Return one of `SCHEDULES` over a run, or None where the learning rate stays as it is.
+
+    It is to be moved on after each step of the optimizer; "plateau" after each epoch.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Its learning rate is where the schedule starts; for "one-cycle", the highest.
+    name : str
+        "constant"; "step", a tenth after each third of the epochs; "exponential", to a hundredth at
+        the end; "linear" and "cosine", to 0; "one-cycle", up in three tenths of the run, then to
+        almost 0, and momentum the other way if there is one; "plateau", a tenth when the held-out
+        loss has not fallen for a tenth of the epochs.
+    epochs, steps_per_epoch : int
+        The length of the run.
+    warmup : int
+        Steps of a linear rise before it; not for "one-cycle" and "plateau".
+
+    Raises
+    ------
+    ConfigError
+        If there is no such schedule or the warm-up is longer than the run.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> from fastopt import train
+    >>> opt = fo.SGD([np.zeros(1)], lr=1.0)
+    >>> schedule = train.make_scheduler(opt, "cosine", epochs=2, steps_per_epoch=3, warmup=2)
+    >>> rates = []
+    >>> for step in range(6):
+    ...     rates += schedule.get_last_lr()
+    ...     schedule.step()
+    >>> print(np.round(rates, 4))
+    [0.3333 0.6667 1.     0.8536 0.5    0.1464]
+    """
+    total = epochs * steps_per_epoch
+    if warmup and not warmup < total:
+        raise ConfigError("warmup", f"must be less than the {total} steps of the run, not {warmup}")
+    groups = optimizer.param_groups
+    main: fo.LRScheduler
+    if name == "constant":
+        return fo.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup) if warmup else None
+    if name == "plateau":
+        return fo.ReduceLROnPlateau(optimizer, patience=max(1, epochs // 10))
+    if name == "one-cycle":
+        return fo.OneCycleLR(
+            optimizer,
+            [group["lr"] for group in groups],
+            total,
+            cycle_momentum=all("betas" in g or g.get("momentum") for g in groups),
+        )
+    # A warm-up is made first: each schedule takes the rate that the groups had before any.
+    rise = fo.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup) if warmup else None
+    if name == "step":
+        main = fo.StepLR(optimizer, -(-epochs // 3) * steps_per_epoch)
+    elif name == "exponential":
+        main = fo.ExponentialLR(optimizer, 0.01 ** (1 / (total - warmup)))
+    elif name == "linear":
+        main = fo.LinearLR(optimizer, 1.0, 0.0, total - warmup)
+    elif name == "cosine":
+        main = fo.CosineAnnealingLR(optimizer, total - warmup)
+    else:
+        raise ConfigError("schedule", f"must be one of {', '.join(SCHEDULES)}, not {name!r}")
+    if rise is None:
+        return main
+    return fo.SequentialLR(optimizer, [rise, main], [warmup])
+
+
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
 # Name, what to say, and the range of each number.
 _INF = float("inf")
 _INTEGERS = (
     ("batch_size", "at least 1", 1, _INF),
     ("epochs", "at least 1", 1, _INF),
+    ("warmup", "at least 0", 0, _INF),
     ("patience", "at least 1", 1, _INF),
     ("seed", "in [0, 2**32)", 0, 2**32 - 1),
 )

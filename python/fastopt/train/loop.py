@@ -40,13 +40,6 @@ class Model(Protocol):
         """Return the gradients by the parameters' names; valid until the next `backward`."""
 
 
-class Scheduler(Protocol):
-    """What sets the learning rate: the classes of `fastopt.schedules`."""
-
-    def step(self) -> None:
-        """Move on to the next step or epoch."""
-
-
 class Trainer:
     """Trains a model, epoch by epoch.
 
@@ -63,8 +56,9 @@ class Trainer:
         Samples in a batch; the last of an epoch may be smaller.
     seed : int
         For the order of the samples.
-    scheduler : Scheduler, optional
-        Its ``step()`` is called after each epoch or each step of the optimizer.
+    scheduler : LRScheduler, optional
+        Over `optimizer`; moved on after each epoch or each step of the optimizer, and after each
+        epoch with the held-out loss if it is a `ReduceLROnPlateau`.
     schedule_per : {"epoch", "step"}
         Which of these.
     max_norm : float, optional
@@ -103,7 +97,7 @@ class Trainer:
         *,
         batch_size: int = 64,
         seed: int = 0,
-        scheduler: Scheduler | None = None,
+        scheduler: fo.LRScheduler | None = None,
         schedule_per: Literal["epoch", "step"] = "epoch",
         max_norm: float | None = None,
         track_norm: bool = False,
@@ -112,6 +106,8 @@ class Trainer:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if schedule_per not in ("epoch", "step"):
             raise ValueError(f"schedule_per must be 'epoch' or 'step', not {schedule_per!r}")
+        if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
+            raise ValueError("ReduceLROnPlateau looks at the held-out loss, once per epoch")
         objective = Objective(data.task) if objective is None else objective
         if objective.task != data.task:
             raise ValueError(f"the objective is for {objective.task}, the data for {data.task}")
@@ -229,7 +225,9 @@ class Trainer:
         trained = perf_counter()
         val_loss, val_score = self.evaluate()
         seconds.evaluation += perf_counter() - trained
-        if self.scheduler is not None and self.schedule_per == "epoch":
+        if isinstance(self.scheduler, fo.ReduceLROnPlateau):
+            self.scheduler.step(val_loss)
+        elif self.scheduler is not None and self.schedule_per == "epoch":
             self.scheduler.step()
         return Epoch(
             epoch=len(self.history.epochs) + 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,7 @@ class MLP:
         self.dropout = dropout
         # Out of 2^16 random numbers so many leave a unit out; 1 in 2^16 is kept at least.
         self._dropped = min(round(dropout * 2**16), 2**16 - 1)
+        self._scale = np.float32(2**16 / (2**16 - self._dropped))
         rng = np.random.default_rng(seed)
         self._bits = np.random.SFC64(rng.integers(2**63))  # the fastest that NumPy has
         self._names = [(f"{i}.weight", f"{i}.bias") for i in range(len(sizes) - 1)]
@@ -84,7 +85,7 @@ class MLP:
 
     @rng_state.setter
     def rng_state(self, state: Mapping[str, Any]) -> None:
-        self._bits.state = state
+        self._bits.state = cast("Any", state)
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Return the outputs (N, outputs) of inputs (N, features).
@@ -126,10 +127,6 @@ class MLP:
                 if self._dropped:
                     dy *= self._scale
         return self.grads
-
-    @property
-    def _scale(self) -> np.float32:
-        return np.float32(2**16 / (2**16 - self._dropped))
 
     def _draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """Return which units to keep."""
