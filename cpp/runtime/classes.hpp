@@ -14,7 +14,7 @@
 namespace fastopt {
 
 // Up to so many classes, positions are taken side by side even if their classes are neighbours.
-constexpr std::size_t few_classes = 128;
+constexpr std::size_t few_classes = 192;
 
 // Whether the kernels along rows are to be used for these arrays; absent ones do not matter.
 template <class... Arrays>
