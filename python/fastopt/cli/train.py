@@ -16,7 +16,7 @@ from rich.table import Table
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say
+from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say, wide_table
 
 DEFAULTS = ft.RunConfig()
 LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
@@ -86,7 +86,7 @@ def train(
         typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for loss.png, metrics.csv and run.json.")
+        Path, typer.Option(help="Folder for pictures, metrics.csv, run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
@@ -148,6 +148,8 @@ def train(
     if (overfitting := ft.find_overfitting(history.epochs)) is not None:
         say(f"warning: {overfitting}")
     console.print(result_table(trainer))
+    if dataset.task != "regression" and len(dataset.labels) <= 40:
+        console.print(class_table(trainer))
     facts = {
         "title": f"{name}, lr {full.lr:g}, on {dataset.name}",
         "command": config.command(),
@@ -252,6 +254,9 @@ def result_table(trainer: ft.Trainer) -> Table:
     table.add_row(
         "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
     )
+    if objective.task == "regression":
+        error = ft.root_mean_squared_error(trainer)
+        table.add_row(f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}")
     table.add_section()
     for name, value in (
         ("time in the optimizer step", seconds.step),
@@ -263,3 +268,17 @@ def result_table(trainer: ft.Trainer) -> Table:
         share = value / seconds.total if seconds.total else 0.0
         table.add_row(name, f"{value:.3f} s ({share:.1%})")
     return table
+
+
+def class_table(trainer: ft.Trainer) -> Table:
+    """Return the table of precision, recall and F1 of each class."""
+    rows = [
+        [score.label, *map(_percent, (score.precision, score.recall, score.f1)), str(score.samples)]
+        for score in ft.score_classes(trainer)
+    ]
+    head = [trainer.data.target, "precision", "recall", "F1", "samples"]
+    return wide_table("Classes on held-out data", head, rows)
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"

@@ -208,7 +208,7 @@ class TensorBoardLogger(Callback):
     Parameters
     ----------
     folder : path
-        Of the event files.
+        Of the event files; each call of ``fit`` adds one.
 
     Raises
     ------
@@ -217,10 +217,16 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer: Any = _open_writer(str(folder))
+        self.folder = str(folder)
+        self._make = _writer_class()
+        self._writer: Any = None
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Open a file of events."""
+        self._writer = self._make(self.folder)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Write the epoch's figures."""
+        """Write the epoch's figures: ``loss/train``, ``loss/val``, ``lr`` and so on."""
         for name, value in asdict(epoch).items():
             if name != "epoch" and isfinite(value):
                 part, _, what = name.partition("_")
@@ -228,21 +234,22 @@ class TensorBoardLogger(Callback):
                 self._writer.add_scalar(tag, value, epoch.epoch)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Write what is buffered."""
-        self._writer.flush()
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _open_writer(folder: str) -> Any:
+def _writer_class() -> Any:
     try:
         from tensorboardX import SummaryWriter
 
-        return SummaryWriter(folder)
+        return SummaryWriter
     except ModuleNotFoundError:
         pass
     try:
         from tensorboard.summary import Writer
 
-        return Writer(folder)
+        return Writer
     except ModuleNotFoundError:
         raise ImportError(
             "TensorBoardLogger needs tensorboardX or tensorboard: pip install tensorboardX"

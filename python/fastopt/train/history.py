@@ -41,6 +41,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
     stop_reason: str = ""  # why training ended before its last epoch
+    max_norm: float | None = None  # what the gradients were clipped to
 
     @property
     def diverged(self) -> bool:

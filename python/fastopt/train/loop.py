@@ -120,7 +120,7 @@ class Trainer:
         self.schedule_per = schedule_per
         self.max_norm = max_norm
         self.track_norm = track_norm
-        self.history = History()
+        self.history = History(max_norm=max_norm)
         self._order = np.random.default_rng(seed)
         self._stopping = False
 
