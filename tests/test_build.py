@@ -63,6 +63,20 @@ def test_kernel_objects_have_no_initialisers() -> None:
         assert ".gnu.lto" not in sections
 
 
+def test_kernel_objects_hold_no_fused_multiply_adds() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    for path in kernel_objects():
+        code = subprocess.run(
+            ["objdump", "-d", "--no-show-raw-insn", path],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "ret" in code
+        assert not re.search(r"\bv?fn?m(add|sub|la|ls)", code), path
+
+
 def test_kernels_include_each_other_and_two_headers_only() -> None:
     for path in (ROOT / "cpp/kernels").iterdir():
         for include in re.findall(r"#include (.*)", path.read_text()):

@@ -12,10 +12,15 @@
 #include "math.hpp"
 #include "table.hpp"
 
-// The updates wait for the divider and run best in 256-bit vectors (CMakeLists.txt); exp does not.
-#if defined(__AVX512F__) && !defined(__clang__)
+// exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
+// side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
+// are best (CMakeLists.txt).
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
+#pragma GCC optimize("schedule-insns", "sched-pressure")
+#if defined(__AVX512F__)
 #pragma GCC target("prefer-vector-width=512")
+#endif
 #endif
 
 namespace fastopt::FASTOPT_ISA {
@@ -26,12 +31,18 @@ constexpr std::size_t tile_size = 1024;
 
 // A sum over classes, in the order that the head of this file fixes.
 struct LaneSum {
-    double lanes[lane_count] = {};
+    double lanes[lane_count];
+
+    LaneSum() = default;  // not a sum yet
+    explicit LaneSum(double start) {
+        for (double& lane : lanes) lane = start;
+    }
 
     // Adds term(i) for i in [0, count), count <= tile_size.
     template <class T, class Term>
     void add(std::size_t count, Term term) {
-        T partial[lane_count] = {};
+        T partial[lane_count];
+        for (T& lane : partial) lane = T{0};
         std::size_t start = 0;
         for (; start + lane_count <= count; start += lane_count)
             for (std::size_t lane = 0; lane < lane_count; ++lane)
@@ -105,16 +116,22 @@ Top<T> find_top(const T* x, std::size_t count) {
 template <class T>
 void exp_lanes(const T* x, std::size_t count, T top, T* e, const T* next) {
     std::size_t start = 0;
+    T values[lane_count];  // or the loop would not be vectorized where e is x
     for (; start + lane_count <= count; start += lane_count) {
         if (next != nullptr)
             for (std::size_t lane = 0; lane < lane_count; lane += 64 / sizeof(T))
                 __builtin_prefetch(next + start + lane, 0, 2);
-        T values[lane_count];  // or the loop would not be vectorized where e is x
         for (std::size_t lane = 0; lane < lane_count; ++lane)
             values[lane] = exp_scaled(x[start + lane] - top);
         for (std::size_t lane = 0; lane < lane_count; ++lane) e[start + lane] = values[lane];
     }
-    for (; start < count; ++start) e[start] = exp_scaled(x[start] - top);
+    if (start == count) return;
+    // The rest by whole vectors too, of which not all is used.
+    for (T& value : values) value = top;
+    for (std::size_t lane = 0; start + lane < count; ++lane) values[lane] = x[start + lane];
+    for (std::size_t lane = 0; lane < lane_count; ++lane)
+        values[lane] = exp_scaled(values[lane] - top);
+    for (std::size_t lane = 0; start + lane < count; ++lane) e[start + lane] = values[lane];
 }
 
 // The first class at a position of the block.
@@ -293,17 +310,16 @@ void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T
             found[i] = x[c][i] == value[i] ? static_cast<Index<T>>(c) : found[i];
 }
 
-// picked[i] = x[at[i]][i], which then becomes `after`.
+// x[at[i]][i] becomes `after[i]`, `before[i]` what it was. One element at a time: a comparison of
+// every class with `at` costs more.
 template <class T>
-void replace_columns(Column<T>* x, std::size_t classes, const Column<Index<T>>& at,
-                     const Column<T>& after, Column<T>& picked) {
-    for (T& value : picked) value = T{0};
-    for (std::size_t c = 0; c < classes; ++c)
-        for (std::size_t i = 0; i < column_count; ++i) {
-            const bool here = at[i] == static_cast<Index<T>>(c);
-            picked[i] = here ? x[c][i] : picked[i];
-            x[c][i] = here ? after[i] : x[c][i];
-        }
+void exchange_columns(Column<T>* x, const Column<Index<T>>& at, const Column<T>& after,
+                      Column<T>& before) {
+    for (std::size_t i = 0; i < column_count; ++i) {
+        T& element = x[at[i]][i];
+        before[i] = element;
+        element = after[i];
+    }
 }
 
 // total[i] = the sum of term(c, i) over the classes, in the order of LaneSum.
@@ -319,9 +335,12 @@ void sum_columns(std::size_t classes, Term term, Column<double>& total) {
         Column<T> partial[lane_count];
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            for (std::size_t c = 0; c < lane_count; ++c)
+            const std::size_t filled = count < lane_count ? count : lane_count;
+            for (std::size_t c = 0; c < filled; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
-                    partial[c][i] = c < count ? T{0} + term(start + c, i) : T{0};
+                    partial[c][i] = T{0} + term(start + c, i);
+            for (std::size_t c = filled; c < lane_count; ++c)
+                for (T& value : partial[c]) value = T{0};
             for (std::size_t c = lane_count; c < count; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
                     partial[c % lane_count][i] += term(start + c, i);
@@ -340,6 +359,6 @@ void sum_columns(std::size_t classes, Term term, Column<double>& total) {
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-#if defined(__AVX512F__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
 #endif

@@ -22,10 +22,15 @@
 #include "math.hpp"
 #include "table.hpp"
 
-// The updates wait for the divider and run best in 256-bit vectors (CMakeLists.txt); exp does not.
-#if defined(__AVX512F__) && !defined(__clang__)
+// exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
+// side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
+// are best (CMakeLists.txt).
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
+#pragma GCC optimize("schedule-insns", "sched-pressure")
+#if defined(__AVX512F__)
 #pragma GCC target("prefer-vector-width=512")
+#endif
 #endif
 
 namespace fastopt::FASTOPT_ISA {
@@ -149,7 +154,8 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                 tile[i] =
                     scalars.pull(weight, start + i, scalars.soft ? probabilities[start + i] : T{0});
         };
-        LaneSum others, distance, rest;
+        LaneSum others{0.0}, distance, rest;
+        if (scalars.pulls) distance = rest = LaneSum{0.0};
         T* e_row = capped ? scratch : grad;
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
@@ -266,7 +272,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                     return distance_term(pulls[c][i], top[i] - x[c][i]);
                 },
                 distance);
-            replace_columns(pulls, classes, pivot, zeros, own);
+            exchange_columns(pulls, pivot, zeros, own);
             sum_columns<T>(
                 classes, [&](std::size_t c, std::size_t i) { return pulls[c][i]; }, rest);
             for (std::size_t i = 0; i < column_count; ++i) share[i] = static_cast<double>(own[i]);
@@ -296,16 +302,10 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         }
 
         Column<T> x_at_pivot;
-        for (T& value : x_at_pivot) value = T{0};
-        for (T& value : at_pivot) value = T{0};
+        for (std::size_t i = 0; i < column_count; ++i) x_at_pivot[i] = x[pivot[i]][i];
         for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i) {
-                const bool here = pivot[i] == static_cast<Index<T>>(c);
-                const T e = exp_scaled(x[c][i] - top[i]);
-                x_at_pivot[i] = here ? x[c][i] : x_at_pivot[i];
-                at_pivot[i] = here ? e : at_pivot[i];
-                x[c][i] = here ? T{0} : e;
-            }
+            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - top[i]);
+        exchange_columns(x, pivot, zeros, at_pivot);
         Column<double> others, losses, log_sum_exp;
         Column<T> factor, unscale, pivot_grad;
         sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
@@ -337,10 +337,9 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
         const auto set_grad = [&](auto pull) {
             for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i) {
-                    const T value = x[c][i] * unscale[i] * factor[i] - pull(c, i);
-                    x[c][i] = pivot[i] == static_cast<Index<T>>(c) ? pivot_grad[i] : value;
-                }
+                for (std::size_t i = 0; i < column_count; ++i)
+                    x[c][i] = x[c][i] * unscale[i] * factor[i] - pull(c, i);
+            for (std::size_t i = 0; i < column_count; ++i) x[pivot[i]][i] = pivot_grad[i];
         };
         if (scalars.soft)
             set_grad([&](std::size_t c, std::size_t i) { return scale * pulls[c][i]; });
@@ -364,6 +363,6 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-#if defined(__AVX512F__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
 #endif

@@ -14,10 +14,15 @@
 #include "math.hpp"
 #include "table.hpp"
 
-// The updates wait for the divider and run best in 256-bit vectors (CMakeLists.txt); exp does not.
-#if defined(__AVX512F__) && !defined(__clang__)
+// exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
+// side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
+// are best (CMakeLists.txt).
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
+#pragma GCC optimize("schedule-insns", "sched-pressure")
+#if defined(__AVX512F__)
 #pragma GCC target("prefer-vector-width=512")
+#endif
 #endif
 
 namespace fastopt::FASTOPT_ISA {
@@ -40,7 +45,7 @@ void softmax_rows(const SoftmaxBlock& block) {
         const T top = found.value;
         const std::size_t top_at = found.index;
         T at_top{};
-        LaneSum sum;
+        LaneSum sum{0.0};
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             T* e = log ? tile : out + start;
@@ -70,7 +75,7 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
         const T* y = class_row<const T>(block.x, block, row);
         const T* grad = class_row<const T>(block.grad, block, row);
         T* out = class_row<T>(block.out, block, row);
-        LaneSum lanes;
+        LaneSum lanes{0.0};
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             lanes.add<T>(count, [&](std::size_t i) {
@@ -89,25 +94,26 @@ void softmax_columns(const SoftmaxBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
-        Column<T> top, at_top, scalar;
+        Column<T> top, lowest, x_at_top, at_top, scalar;
         Column<Index<T>> top_at;
         Column<double> others;
         largest_columns(x, classes, top);
         first_index_columns(x, classes, top, top_at);
-        for (T& value : at_top) value = T{0};
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i) {
-                const T e = exp_scaled(x[c][i] - top[i]);
-                at_top[i] = top_at[i] == static_cast<Index<T>>(c) ? e : at_top[i];
-                if constexpr (!log) x[c][i] = e;
-            }
-        sum_columns<T>(
-            classes,
-            [&](std::size_t c, std::size_t i) {
-                const T e = log ? exp_scaled(x[c][i] - top[i]) : x[c][i];
-                return top_at[i] == static_cast<Index<T>>(c) ? T{0} : e;
-            },
-            others);
+        for (T& value : lowest) value = -static_cast<T>(__builtin_inff());  // its exp is 0
+        exchange_columns(x, top_at, lowest, x_at_top);
+        for (std::size_t i = 0; i < column_count; ++i) at_top[i] = exp_scaled(x_at_top[i] - top[i]);
+        if constexpr (log) {
+            sum_columns<T>(
+                classes, [&](std::size_t c, std::size_t i) { return exp_scaled(x[c][i] - top[i]); },
+                others);
+        } else {
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    x[c][i] = exp_scaled(x[c][i] - top[i]);
+            sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
+        }
+        for (std::size_t i = 0; i < column_count; ++i)
+            x[top_at[i]][i] = log ? x_at_top[i] : at_top[i];
         for (std::size_t i = 0; i < column_count; ++i) {
             const auto at = static_cast<double>(at_top[i]);
             scalar[i] = static_cast<T>(log ? log1p(others[i] / at) : 1.0 / (others[i] + at));
@@ -153,6 +159,6 @@ constexpr SoftmaxKernels softmax_kernels() {
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-#if defined(__AVX512F__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
 #endif

@@ -14,7 +14,7 @@
 namespace fastopt {
 
 // Up to so many classes, positions are taken side by side even if their classes are neighbours.
-constexpr std::size_t few_classes = 128;
+constexpr std::size_t few_classes = 192;
 
 // Whether the kernels along rows are to be used for these arrays; absent ones do not matter.
 template <class... Arrays>
@@ -28,7 +28,8 @@ bool runs_along_rows(std::size_t classes, const Arrays&... arrays) {
 template <class Block, class F>
 void each_class_block(const Block& whole, bool along_rows, std::size_t scratch_size,
                       const F& body) {
-    std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / whole.classes);
+    // A logit is several times the work of an element of an update.
+    std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / 4 / whole.classes);
     if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
     const std::size_t blocks = (whole.total + at_once - 1) / at_once;
     const auto run = [&](std::size_t index, void* scratch) {
