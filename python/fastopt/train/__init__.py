@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from fastopt.train.callbacks import (
     Callback,
+    Checkpointer,
     CSVLogger,
     EarlyStopping,
     Overfitting,
@@ -43,6 +44,7 @@ __all__ = [
     "TASKS",
     "CSVLogger",
     "Callback",
+    "Checkpointer",
     "ClassScore",
     "ConfigError",
     "Data",

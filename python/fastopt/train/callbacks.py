@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
@@ -130,14 +131,82 @@ class EarlyStopping(Callback):
         self.patience = patience
         self.min_delta = min_delta
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Stop if the run that is continued had been stopped."""
+        self._decide(trainer)
+
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Stop if it has been long enough."""
-        best_loss, best_epoch = float("inf"), 0
+        self._decide(trainer)
+
+    def _decide(self, trainer: Trainer) -> None:
+        best_loss, best_epoch = inf, 0
         for e in trainer.history.epochs:
             if e.val_loss < best_loss - self.min_delta:
                 best_loss, best_epoch = e.val_loss, e.epoch
-        if epoch.epoch - best_epoch >= self.patience:
+        if len(trainer.history.epochs) - best_epoch >= self.patience:
             trainer.stop(f"the held-out loss has not fallen for {self.patience} epochs")
+
+
+class Checkpointer(Callback):
+    """Saves the run after every epoch, or every few, and at the end; see `Trainer.save`.
+
+    Parameters
+    ----------
+    path : path
+        Replaced each time, at once: there is always a whole checkpoint. What earlier runs that were
+        killed while saving have left beside it is removed when training begins.
+    every : int
+        Epochs; at least 1.
+    extra
+        Something of your own that goes into the file.
+
+    Raises
+    ------
+    ValueError
+        If `every` is out of range.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fastopt import train
+    >>> config = train.RunConfig(data="iris")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/run.safetensors"
+    ...     history = config.build().fit(3, [train.Checkpointer(path)])
+    ...     trainer = config.build()
+    ...     trainer.resume(path)
+    >>> len(trainer.history.epochs)
+    3
+    """
+
+    def __init__(self, path: str | Path, every: int = 1, extra: Any = None) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.path = Path(path)
+        self.every = every
+        self.extra = extra
+        self._saved = 0
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Remove what was left by a run that was killed while saving."""
+        self._saved = len(trainer.history.epochs)
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.tmp-*"):
+            leftover.unlink(missing_ok=True)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Save if it is time."""
+        if epoch.epoch % self.every == 0:
+            self._save(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Save what is not saved yet, unless training ended within an epoch."""
+        if len(trainer.history.epochs) > self._saved and not trainer.within_epoch:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save(self.path, self.extra)
+        self._saved = len(trainer.history.epochs)
 
 
 @dataclass(frozen=True)
