@@ -340,13 +340,14 @@ private:
 // it forgets the pool and makes its own.
 std::atomic<Pool*> the_pool{nullptr};
 
-Pool& pool() {
+// nullptr if there is no memory for it.
+Pool* pool() {
     Pool* existing = the_pool.load(std::memory_order_acquire);
-    if (existing != nullptr) return *existing;
-    Pool* fresh = new Pool;
-    if (the_pool.compare_exchange_strong(existing, fresh)) return *fresh;
+    if (existing != nullptr) return existing;
+    Pool* fresh = new (std::nothrow) Pool;
+    if (fresh == nullptr || the_pool.compare_exchange_strong(existing, fresh)) return fresh;
     delete fresh;
-    return *existing;
+    return existing;
 }
 
 }  // namespace
@@ -360,7 +361,8 @@ void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);
     const int limit = work < tuning.serial_size || job.first.count == 0 ? 1 : num_threads();
     const int threads = static_cast<int>(std::min(widest, static_cast<std::size_t>(limit)));
-    if (threads <= 1 || !pool().try_run(job, threads, work)) run_alone(job);
+    Pool* const team = threads > 1 ? pool() : nullptr;
+    if (team == nullptr || !team->try_run(job, threads, work)) run_alone(job);
 }
 
 }  // namespace fastopt
