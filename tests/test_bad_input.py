@@ -347,7 +347,7 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
     ("half", GOOD_LOGITS.astype(np.float16), GOOD_TARGETS, TypeError, ["logits", "float16"]),
     ("scalar", GOOD_LOGITS[0, 0, ...], GOOD_TARGETS, ValueError, ["logits", "not ()"]),
     ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["targets", "shape ()", "(3,)"]),
-    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[] is 4"]),
+    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[()] is 4"]),
     ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["targets", "(1, 4)", "(3,)"]),
     (
         "outside in three axes",
@@ -464,6 +464,17 @@ def test_cross_entropy_options() -> None:
         fo.CrossEntropyLoss(weight=np.ones((2, 2)))
     with refused(ValueError, "weight", "(4,)", "(3,)"):
         fo.CrossEntropyLoss(weight=np.ones(3))(GOOD_LOGITS, GOOD_TARGETS)
+
+
+def test_class_weights_beyond_the_dtype() -> None:
+    weight, x = np.repeat([1.0, 1.0, 1e39, -1e300], 2)[::2], GOOD_LOGITS.copy()
+    for ours, name in ((fo.CrossEntropyLoss(weight), "logits"), (fo.NLLLoss(weight), "log_probs")):
+        with refused(ValueError, "weight[2] is 1e+39, too large for float32", name, arrays=[x]):
+            ours.value_and_grad(x, GOOD_TARGETS, out=x)
+        ours(x.astype(float), GOOD_TARGETS)
+    linear = fo.LinearCrossEntropyLoss(weight)
+    with refused(ValueError, "weight[2] is 1e+39", "hidden", arrays=[x]):
+        linear.value_and_grad(x, ones(4, 4), GOOD_TARGETS, out=(x, x))
 
 
 @pytest.mark.parametrize("name", ["avx9", "", "AVX2"])

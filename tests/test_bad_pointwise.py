@@ -188,3 +188,21 @@ def test_weights_are_checked_at_once() -> None:
             make(weight=np.ones(3, np.int64))
     with pytest.raises(TypeError, match="pos_weight must be a NumPy array"):
         fo.BCEWithLogitsLoss(pos_weight=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("large", [2e39, -1e300, np.float64(np.finfo(np.float32).max) * 1.00000003])
+def test_weights_beyond_the_dtype(large: float) -> None:
+    x = np.full((3, 4), 0.5, np.float32)
+    weight = np.ones((2, 3, 4))[1].T.copy().T  # Fortran order
+    weight[1, 2] = weight[2, 0] = large
+    words = (f"weight[1, 2] is {large}, too large for float32", "input")
+    for name in ("weight", "pos_weight"):
+        loss: Any = fo.BCEWithLogitsLoss(**{name: weight})
+        with refused(ValueError, *words, arrays=[x]):
+            loss.value_and_grad(x, x.copy(), out=x)
+    with refused(ValueError, *words, arrays=[x]):
+        fo.BCELoss(weight).value_and_grad(x, x.copy(), out=x)
+    fo.BCELoss(weight)(x.astype(float), x.astype(float))  # where it fits
+    largest = np.full((3, 4), np.finfo(np.float32).max, np.float64) * 1.00000002  # rounds down
+    largest[0, 0] = np.inf  # not too large, but asked for
+    assert fo.BCELoss(largest)(x, x) == np.inf

@@ -2,7 +2,9 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 namespace fastopt {
@@ -10,6 +12,8 @@ namespace {
 
 constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's stable ABI
 constexpr int float64_number = 12;
+
+constexpr double rounds_to_infinity = 0x1.ffffffp127;  // in float32, and all that is larger
 
 std::string dtype_name(const py::array& array) { return py::str(py::object(array.dtype())); }
 
@@ -42,6 +46,14 @@ py::array float_array(py::handle object, const std::string& what) {
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
     return array;
+}
+
+std::string describe_place(std::size_t number, const py::handle& shape) {
+    const py::object place = py::module_::import("numpy").attr("unravel_index")(number, shape);
+    std::string where;
+    for (const py::handle index : place)
+        where += (where.empty() ? "" : ", ") + std::string(py::str(index));
+    return "[" + (where.empty() ? "()" : where) + "]";
 }
 
 void require_no_mask(py::handle object, const std::string& what) {
@@ -115,6 +127,33 @@ void require_like(const py::array& array, const std::string& what, const py::arr
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +
                               " has shape " + describe_shape(model) + "; they must be equal");
+}
+
+void require_range(const py::array& array, const std::string& what, const py::array& model,
+                   const std::string& model_what) {
+    if (type_of(array) == Type::float32 || type_of(model) == Type::float64) return;
+    std::size_t number = 0;
+    std::optional<std::size_t> found;
+    const auto size = static_cast<std::size_t>(array.size());
+    c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i, ++number) {
+            double value;
+            std::memcpy(&value, run + i * sizeof(value), sizeof(value));
+            const bool too_large = std::abs(value) >= rounds_to_infinity && std::isfinite(value);
+            if (too_large && !found) found = number;
+        }
+    });
+    if (!found) return;
+    const py::object shape = array.attr("shape");
+    throw py::value_error(what + describe_place(*found, shape) + " is " +
+                          std::string(py::str(array.attr("flat")[py::int_(*found)])) +
+                          ", too large for float32, the dtype of " + model_what);
+}
+
+StridedReader c_order_reader(const py::array& array) {
+    std::vector<py::ssize_t> order(static_cast<std::size_t>(array.ndim()));
+    std::iota(order.begin(), order.end(), 0);
+    return reader(array, order);
 }
 
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order) {

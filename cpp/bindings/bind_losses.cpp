@@ -112,11 +112,7 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
     for (const std::int64_t index : indices) all_fine &= is_fine(index);
     for (std::size_t i = 0; !all_fine && i < indices.size(); ++i) {
         if (is_fine(indices[i])) continue;
-        const py::object place = numpy.attr("unravel_index")(i, as_tuple(shape));
-        std::string where;
-        for (const py::handle number : place)
-            where += (where.empty() ? "" : ", ") + std::string(py::str(number));
-        throw py::index_error("targets[" + where + "] is " +
+        throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
                               std::string(py::str(array.attr("flat")[py::int_(i)])) +
                               ", outside [0, " + std::to_string(classes) +
                               ") and not ignore_index " + std::to_string(ignore_index));
@@ -124,12 +120,14 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
     return indices;
 }
 
-std::vector<double> class_weights(const py::object& given, py::ssize_t classes) {
+std::vector<double> class_weights(const py::object& given, py::ssize_t classes,
+                                  const py::array& model, const char* model_name) {
     if (given.is_none()) return {};
     const py::array weight = given;
     if (weight.shape(0) != classes)
         throw py::value_error("weight must have shape (" + std::to_string(classes) +
                               ",), one for each class, not " + describe_shape(weight));
+    require_range(weight, "weight", model, model_name);
     std::vector<double> values(static_cast<std::size_t>(classes));
     for (py::ssize_t c = 0; c < classes; ++c)
         values[static_cast<std::size_t>(c)] =
@@ -213,7 +211,7 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
         batch.targets =
             class_indices(targets, shape.positions, shape.classes, ignore_index, logits_words);
     }
-    batch.weight = class_weights(weight, shape.classes);
+    batch.weight = class_weights(weight, shape.classes, given, "logits");
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
     if (want_grad && out.is_none())  // NumPy asks the system for huge pages
@@ -263,7 +261,7 @@ py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
     const py::ssize_t class_axis = given.ndim() > 1;
     batch.targets =
         class_indices(targets, shape.positions, shape.classes, ignore_index, log_probs_words);
-    batch.weight = class_weights(weight, shape.classes);
+    batch.weight = class_weights(weight, shape.classes, given, "log_probs");
 
     const auto numpy = py::module_::import("numpy");
     py::object grad = py::none(), losses = py::none();
@@ -331,7 +329,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     }
     check_weight(weight);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
-    const std::vector<double> weights = class_weights(weight, classes);
+    const std::vector<double> weights = class_weights(weight, classes, hidden, "hidden");
 
     Shape shape(hidden.shape(), hidden.shape() + hidden.ndim() - 1);
     py::object indices = py::none();
