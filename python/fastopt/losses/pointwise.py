@@ -381,7 +381,8 @@ class KLDivLoss(PointwiseLoss):
 
     .. math:: \ell = y\, (\log y - x), \qquad \frac{d\ell}{dx} = -y
 
-    It is 0 where :math:`y` is 0, whatever :math:`x` but NaN. Computed in float64.
+    It is 0 where :math:`y` is 0, whatever :math:`x` but NaN: where :math:`x = -\infty` too, which
+    torch makes NaN. Computed in float64.
 
     Parameters
     ----------
