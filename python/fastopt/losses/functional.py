@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from fastopt._options import Reduction
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyLoss
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
@@ -22,7 +23,6 @@ from fastopt.losses.pointwise import (
     KLDivLoss,
     L1Loss,
     MSELoss,
-    Reduction,
     SmoothL1Loss,
 )
 
