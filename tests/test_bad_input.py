@@ -356,7 +356,18 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
         IndexError,
         ["targets[1, 2] is 2", "[0, 2)"],
     ),
-    ("one probability", GOOD_LOGITS, GOOD_LOGITS[:, 0], ValueError, ["targets", "(3,)", "(3, 4)"]),
+    ("floating indices", GOOD_LOGITS, GOOD_LOGITS[:, 0], TypeError, ["integer dtype", "float32"]),
+    ("wrong probabilities", GOOD_LOGITS, GOOD_LOGITS[:2], ValueError, ["targets", "(2, 4)"]),
+    ("one hot", GOOD_LOGITS, np.ones((3, 4), int), ValueError, ["(3,)", "probabilities", "int64"]),
+    ("swapped arguments", GOOD_TARGETS, GOOD_LOGITS, TypeError, ["logits", "int64", "swapped"]),
+    (
+        "classes last",
+        np.zeros((3, 5, 4), np.float32),
+        np.zeros((3, 5), int),
+        ValueError,
+        ["targets", "(3, 4)", "along axis 1", "(3, 5)"],
+    ),
+    ("NumPy scalar", np.float32(1), 0, TypeError, ["logits", "NumPy scalar (float32)"]),
     ("half probabilities", GOOD_LOGITS, GOOD_LOGITS.astype(np.float16), TypeError, ["float16"]),
     ("no classes", GOOD_LOGITS[:, :0], GOOD_TARGETS, ValueError, ["logits", "(3, 0)"]),
     ("swapped", swapped(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "byte-swapped"]),
@@ -450,6 +461,7 @@ def test_cross_entropy_options() -> None:
         {"ignore_index": 1.5},
         {"z_loss": None},
         {"logit_softcap": "30"},
+        {"label_smoothing": np.array([0.1, 0.2])},
     ):
         key, value = next(iter(options.items()))
         with refused(TypeError, key, repr(value)):

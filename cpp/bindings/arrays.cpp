@@ -32,13 +32,13 @@ bool share_memory(const py::array& a, const py::array& b) {
 py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
-                             std::string(py::str(py::type::of(object).attr("__name__"))));
+                             type_name(object));
     require_no_mask(object, what);
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if (number != float32_number && number != float64_number)
         throw py::type_error(what + " must have dtype float32 or float64, not " +
-                             dtype_name(array));
+                             dtype_name(array) + "; convert it with .astype(np.float32)");
     const char order = array.dtype().byteorder();
     if (order != '=' && order != '|')
         throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) +
@@ -46,6 +46,12 @@ py::array float_array(py::handle object, const std::string& what) {
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
     return array;
+}
+
+std::string type_name(py::handle object) {
+    const std::string name = py::str(py::type::of(object).attr("__name__"));
+    const bool scalar = py::isinstance(object, py::module_::import("numpy").attr("generic"));
+    return scalar ? "a NumPy scalar (" + name + ")" : name;
 }
 
 std::string describe_place(std::size_t number, const py::handle& shape) {

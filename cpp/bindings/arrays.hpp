@@ -28,6 +28,7 @@ bool same_elements(const py::array& a, const py::array& b);
 
 Type type_of(const py::array& array);  // of one that float_array returned
 std::string describe_shape(const py::array& array);
+std::string type_name(py::handle object);  // for messages
 // Where the element with this number in C order stands: "[1, 2]", and "[()]" without axes.
 std::string describe_place(std::size_t number, const py::handle& shape);
 

@@ -82,7 +82,8 @@ py::array checked_out(const py::object& given,
 [[noreturn]] void throw_outside(const py::array& input, std::size_t index) {
     throw py::value_error("input" + describe_place(index, input.attr("shape")) + " is " +
                           std::string(py::str(input.attr("flat")[py::int_(index)])) +
-                          ", outside [0, 1]: probabilities are needed");
+                          ", outside [0, 1]: BCELoss needs probabilities (BCEWithLogitsLoss takes "
+                          "logits)");
 }
 
 PointwiseResult run(const PointwiseBatch& batch) {
