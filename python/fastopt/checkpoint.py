@@ -15,7 +15,8 @@ import hashlib
 import json
 import math
 import os
-import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def save(
 
     It is written beside `path` under another name, brought to the disk, and then renamed: whatever
     happens meanwhile, `path` is the old file or the new one, whole. What a process that was killed
-    leaves behind is named ``.<name>.tmp-...`` and may be deleted.
+    leaves behind is a folder named ``.<name>.tmp-...``, which may be deleted.
 
     Parameters
     ----------
@@ -472,29 +473,31 @@ def _safetensors() -> Any:
 
 def _write(path: Path, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> None:
     library = _safetensors()
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    # A folder: the library makes temporary files of its own beside the one it is to write.
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     try:
-        mode = os.fstat(descriptor).st_mode & 0o777  # what the umask leaves
+        temporary = folder / path.name
+        with temporary.open("wb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask leaves
         try:
             library.numpy.save_file(tensors, temporary, metadata)
         except library.SafetensorError as error:
             raise OSError(f"cannot write {path}: {error}") from error
-        os.close(descriptor)
-        descriptor = os.open(temporary, os.O_RDWR)  # the library may have put a new file there
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        temporary.chmod(mode)
+        _synchronize(temporary)
+        temporary.replace(path)
     finally:
-        os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY)
+        shutil.rmtree(folder, ignore_errors=True)
+    _synchronize(path.parent)
+
+
+def _synchronize(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Checkpoint:
