@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -149,7 +150,9 @@ class EarlyStopping(Callback):
 
 
 class Checkpointer(Callback):
-    """Saves the run after every epoch, or every few, and at the end; see `Trainer.save`.
+    """Saves the run before the first epoch, after every one or every few, and at the end.
+
+    See `Trainer.save`.
 
     Parameters
     ----------
@@ -189,10 +192,12 @@ class Checkpointer(Callback):
         self._saved = 0
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Remove what was left by a run that was killed while saving."""
+        """Remove what was left by a run that was killed while saving; save a new run."""
         self._saved = len(trainer.history.epochs)
         for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.tmp-*"):
-            leftover.unlink(missing_ok=True)
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not trainer.history.epochs and not trainer.within_epoch:
+            self._save(trainer)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Save if it is time."""
