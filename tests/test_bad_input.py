@@ -347,7 +347,7 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
     ("half", GOOD_LOGITS.astype(np.float16), GOOD_TARGETS, TypeError, ["logits", "float16"]),
     ("scalar", GOOD_LOGITS[0, 0, ...], GOOD_TARGETS, ValueError, ["logits", "not ()"]),
     ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["targets", "shape ()", "(3,)"]),
-    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[] is 4"]),
+    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[()] is 4"]),
     ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["targets", "(1, 4)", "(3,)"]),
     (
         "outside in three axes",
@@ -356,7 +356,18 @@ BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
         IndexError,
         ["targets[1, 2] is 2", "[0, 2)"],
     ),
-    ("one probability", GOOD_LOGITS, GOOD_LOGITS[:, 0], ValueError, ["targets", "(3,)", "(3, 4)"]),
+    ("floating indices", GOOD_LOGITS, GOOD_LOGITS[:, 0], TypeError, ["integer dtype", "float32"]),
+    ("wrong probabilities", GOOD_LOGITS, GOOD_LOGITS[:2], ValueError, ["targets", "(2, 4)"]),
+    ("one hot", GOOD_LOGITS, np.ones((3, 4), int), ValueError, ["(3,)", "probabilities", "int64"]),
+    ("swapped arguments", GOOD_TARGETS, GOOD_LOGITS, TypeError, ["logits", "int64", "swapped"]),
+    (
+        "classes last",
+        np.zeros((3, 5, 4), np.float32),
+        np.zeros((3, 5), int),
+        ValueError,
+        ["targets", "(3, 4)", "along axis 1", "(3, 5)"],
+    ),
+    ("NumPy scalar", np.float32(1), 0, TypeError, ["logits", "NumPy scalar (float32)"]),
     ("half probabilities", GOOD_LOGITS, GOOD_LOGITS.astype(np.float16), TypeError, ["float16"]),
     ("no classes", GOOD_LOGITS[:, :0], GOOD_TARGETS, ValueError, ["logits", "(3, 0)"]),
     ("swapped", swapped(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "byte-swapped"]),
@@ -450,6 +461,7 @@ def test_cross_entropy_options() -> None:
         {"ignore_index": 1.5},
         {"z_loss": None},
         {"logit_softcap": "30"},
+        {"label_smoothing": np.array([0.1, 0.2])},
     ):
         key, value = next(iter(options.items()))
         with refused(TypeError, key, repr(value)):
@@ -464,6 +476,17 @@ def test_cross_entropy_options() -> None:
         fo.CrossEntropyLoss(weight=np.ones((2, 2)))
     with refused(ValueError, "weight", "(4,)", "(3,)"):
         fo.CrossEntropyLoss(weight=np.ones(3))(GOOD_LOGITS, GOOD_TARGETS)
+
+
+def test_class_weights_beyond_the_dtype() -> None:
+    weight, x = np.repeat([1.0, 1.0, 1e39, -1e300], 2)[::2], GOOD_LOGITS.copy()
+    for ours, name in ((fo.CrossEntropyLoss(weight), "logits"), (fo.NLLLoss(weight), "log_probs")):
+        with refused(ValueError, "weight[2] is 1e+39, too large for float32", name, arrays=[x]):
+            ours.value_and_grad(x, GOOD_TARGETS, out=x)
+        ours(x.astype(float), GOOD_TARGETS)
+    linear = fo.LinearCrossEntropyLoss(weight)
+    with refused(ValueError, "weight[2] is 1e+39", "hidden", arrays=[x]):
+        linear.value_and_grad(x, ones(4, 4), GOOD_TARGETS, out=(x, x))
 
 
 @pytest.mark.parametrize("name", ["avx9", "", "AVX2"])

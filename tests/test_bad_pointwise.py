@@ -17,7 +17,8 @@ GOOD = np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(3, 4)
 BAD: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("list", [[0.5, 0.5]], TypeError, ["list", "float32 or float64"]),
     ("number", 0.5, TypeError, ["float"]),
-    ("integers", np.ones((3, 4), int), TypeError, ["int64"]),
+    ("integers", np.ones((3, 4), int), TypeError, ["int64", ".astype(np.float32)"]),
+    ("scalar", np.float32(0.5), TypeError, ["NumPy scalar (float32)"]),
     ("half", GOOD.astype(np.float16), TypeError, ["float16"]),
     ("swapped", swapped(GOOD), ValueError, ["byte-swapped"]),
     ("misaligned", misaligned(GOOD), ValueError, ["misaligned"]),
@@ -122,7 +123,7 @@ def test_probabilities_outside_the_unit_interval(bad: float, dtype: Any, isa: st
                 fo.BCELoss(reduction="none")(given, x)
         with refused(ValueError, *words, arrays=[spoiled]):
             fo.BCELoss().value_and_grad(spoiled, x, out=spoiled)
-    with refused(ValueError, "input[()]"):
+    with refused(ValueError, "input[()]", "BCEWithLogitsLoss"):
         fo.BCELoss()(np.array(bad, dtype), np.array(1, dtype))
 
 
@@ -134,7 +135,7 @@ def test_options() -> None:
         with refused(ValueError, "delta", repr(bad)):
             fo.HuberLoss(delta=bad)
     for name, word in (("SmoothL1Loss", "beta"), ("HuberLoss", "delta")):
-        for kind in ("1", None, 1j):
+        for kind in ("1", None, 1j, np.ones(1)):
             with refused(TypeError, word, repr(kind)):
                 getattr(fo, name)(**{word: kind})
     with refused(ValueError, "log_target", "2"):
@@ -188,3 +189,21 @@ def test_weights_are_checked_at_once() -> None:
             make(weight=np.ones(3, np.int64))
     with pytest.raises(TypeError, match="pos_weight must be a NumPy array"):
         fo.BCEWithLogitsLoss(pos_weight=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("large", [2e39, -1e300, np.float64(np.finfo(np.float32).max) * 1.00000003])
+def test_weights_beyond_the_dtype(large: float) -> None:
+    x = np.full((3, 4), 0.5, np.float32)
+    weight = np.ones((2, 3, 4))[1].T.copy().T  # Fortran order
+    weight[1, 2] = weight[2, 0] = large
+    words = (f"weight[1, 2] is {large}, too large for float32", "input")
+    for name in ("weight", "pos_weight"):
+        loss: Any = fo.BCEWithLogitsLoss(**{name: weight})
+        with refused(ValueError, *words, arrays=[x]):
+            loss.value_and_grad(x, x.copy(), out=x)
+    with refused(ValueError, *words, arrays=[x]):
+        fo.BCELoss(weight).value_and_grad(x, x.copy(), out=x)
+    fo.BCELoss(weight)(x.astype(float), x.astype(float))  # where it fits
+    largest = np.full((3, 4), np.finfo(np.float32).max, np.float64) * 1.00000002  # rounds down
+    largest[0, 0] = np.inf  # not too large, but asked for
+    assert fo.BCELoss(largest)(x, x) == np.inf

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import fastopt as fo
@@ -179,3 +181,123 @@ def test_bad_options_are_refused_in_one_line(
     assert result.stderr.startswith("fastopt: error: ")
     assert words in result.stderr
     assert not (tmp_path / "fastopt-run/run.json").exists()
+
+
+def arrays_of(folder: Path) -> dict[str, Any]:
+    """Return the parameters and the optimizer's states that a run has saved."""
+    checkpoint = fo.load(folder / "checkpoint.safetensors")
+    assert checkpoint.params is not None
+    assert checkpoint.optimizer is not None
+    arrays: dict[str, Any] = dict(checkpoint.params)
+    for name, state in checkpoint.optimizer["state"].items():
+        arrays |= {f"{name} {key}": value for key, value in state.items()}
+    return arrays
+
+
+KILLED_RUN = ["--epochs", "120", "--schedule", "cosine", "--warmup", "20", "--max-norm", "1"]
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = fastopt("train", *KILLED_RUN, "--checkpoint", "--output", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    rng = np.random.default_rng(0)
+    mode, kills, result = "--checkpoint", 0, None
+    while kills < 5:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "fastopt", "train", mode, "--output", "killed"]
+            + (KILLED_RUN if mode == "--checkpoint" else []),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while line and not line.startswith("epoch"):
+            line = process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break  # it was done already
+        mode, kills = "--resume", kills + 1
+    result = fastopt("train", "--resume", "--output", "killed", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "resumed    after epoch" in result.stdout
+    assert kills > 1
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    expected = arrays_of(tmp_path / "whole")
+    for name, array in arrays_of(tmp_path / "killed").items():
+        np.testing.assert_array_equal(array, expected.pop(name), err_msg=name)
+    assert not expected
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_a_run_may_be_resumed_for_more_epochs(tmp_path: Path) -> None:
+    first = fastopt("train", "--data", "iris", "--epochs", "2", "--checkpoint", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = fastopt("train", "--resume", "--epochs", "3", "--lr", "0.001", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    fresh = fastopt("train", "--data", "iris", "--epochs", "3", "--output", "o", cwd=tmp_path)
+    assert fresh.returncode == 0, fresh.stderr
+    assert read_metrics(tmp_path / "fastopt-run") == read_metrics(tmp_path / "o")
+
+
+def test_what_cannot_be_resumed(tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        result = fastopt("train", *arguments, cwd=tmp_path)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+        return result.stderr
+
+    assert "to resume; begin with --checkpoint" in refused("--resume", "--output", "nothing")
+    assert not (tmp_path / "nothing").exists()
+    result = fastopt("train", "--data", "iris", "--epochs", "2", "--schedule", "linear",
+                     "--checkpoint", cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "--lr was 0.001 in the run to resume, not 0.1" in refused("--resume", "--lr", "0.1")
+    assert "--epochs must stay 2" in refused("--resume", "--epochs", "3")
+    path = tmp_path / "fastopt-run/checkpoint.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert "is damaged" in refused("--resume")
+    fo.save(path, extra={"mine": 1})
+    assert "is of another program" in refused("--resume")
+
+
+def test_early_stopping_says_so_and_stays_so(tmp_path: Path) -> None:
+    options = ["--data", "diabetes", "--lr", "0.01", "--patience", "4", "--checkpoint"]
+    result = fastopt("train", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "the held-out loss has not fallen for 4 epochs" in result.stdout
+    epochs = len(read_metrics(tmp_path / "fastopt-run"))
+    assert epochs < 30
+    assert fastopt("train", "--resume", cwd=tmp_path).returncode == 0
+    assert len(read_metrics(tmp_path / "fastopt-run")) == epochs
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "words"),
+    [
+        ("wine", ["classes.csv", "confusion.png"], ["precision", "class_0", "accuracy"]),
+        ("breast-cancer", ["classes.csv", "confusion.png"], ["malignant", "recall"]),
+        ("diabetes", ["predictions.png"], ["R²", "disease progression after one year"]),
+    ],
+)
+def test_every_task_has_its_report(
+    data: str, files: list[str], words: list[str], tmp_path: Path
+) -> None:
+    result = fastopt("train", "--data", data, "--epochs", "3", "--max-norm", "1",
+                     "--schedule", "one-cycle", cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for word in words:
+        assert word in result.stdout
+    written = sorted(path.name for path in (tmp_path / "fastopt-run").iterdir())
+    assert written == sorted([*files, "loss.png", "metrics.csv", "run.json"])
+    run = json.loads((tmp_path / "fastopt-run/run.json").read_text())
+    assert run["command"] == (
+        f"fastopt train --data {data} --epochs 3 --schedule one-cycle --max-norm 1.0"
+    )
+    if data == "diabetes":
+        assert 30 < run["results"]["rmse"] < 200
+    else:
+        rows = list(csv.DictReader((tmp_path / "fastopt-run/classes.csv").read_text().split("\n")))
+        assert [row["label"] for row in rows] == [c["label"] for c in run["results"]["classes"]]

@@ -2,7 +2,9 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 namespace fastopt {
@@ -10,6 +12,8 @@ namespace {
 
 constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's stable ABI
 constexpr int float64_number = 12;
+
+constexpr double rounds_to_infinity = 0x1.ffffffp127;  // in float32, and all that is larger
 
 std::string dtype_name(const py::array& array) { return py::str(py::object(array.dtype())); }
 
@@ -28,13 +32,13 @@ bool share_memory(const py::array& a, const py::array& b) {
 py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
-                             std::string(py::str(py::type::of(object).attr("__name__"))));
+                             type_name(object));
     require_no_mask(object, what);
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if (number != float32_number && number != float64_number)
         throw py::type_error(what + " must have dtype float32 or float64, not " +
-                             dtype_name(array));
+                             dtype_name(array) + "; convert it with .astype(np.float32)");
     const char order = array.dtype().byteorder();
     if (order != '=' && order != '|')
         throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) +
@@ -42,6 +46,20 @@ py::array float_array(py::handle object, const std::string& what) {
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
     return array;
+}
+
+std::string type_name(py::handle object) {
+    const std::string name = py::str(py::type::of(object).attr("__name__"));
+    const bool scalar = py::isinstance(object, py::module_::import("numpy").attr("generic"));
+    return scalar ? "a NumPy scalar (" + name + ")" : name;
+}
+
+std::string describe_place(std::size_t number, const py::handle& shape) {
+    const py::object place = py::module_::import("numpy").attr("unravel_index")(number, shape);
+    std::string where;
+    for (const py::handle index : place)
+        where += (where.empty() ? "" : ", ") + std::string(py::str(index));
+    return "[" + (where.empty() ? "()" : where) + "]";
 }
 
 void require_no_mask(py::handle object, const std::string& what) {
@@ -115,6 +133,33 @@ void require_like(const py::array& array, const std::string& what, const py::arr
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +
                               " has shape " + describe_shape(model) + "; they must be equal");
+}
+
+void require_range(const py::array& array, const std::string& what, const py::array& model,
+                   const std::string& model_what) {
+    if (type_of(array) == Type::float32 || type_of(model) == Type::float64) return;
+    std::size_t number = 0;
+    std::optional<std::size_t> found;
+    const auto size = static_cast<std::size_t>(array.size());
+    c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i, ++number) {
+            double value;
+            std::memcpy(&value, run + i * sizeof(value), sizeof(value));
+            const bool too_large = std::abs(value) >= rounds_to_infinity && std::isfinite(value);
+            if (too_large && !found) found = number;
+        }
+    });
+    if (!found) return;
+    const py::object shape = array.attr("shape");
+    throw py::value_error(what + describe_place(*found, shape) + " is " +
+                          std::string(py::str(array.attr("flat")[py::int_(*found)])) +
+                          ", too large for float32, the dtype of " + model_what);
+}
+
+StridedReader c_order_reader(const py::array& array) {
+    std::vector<py::ssize_t> order(static_cast<std::size_t>(array.ndim()));
+    std::iota(order.begin(), order.end(), 0);
+    return reader(array, order);
 }
 
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order) {

@@ -28,6 +28,9 @@ bool same_elements(const py::array& a, const py::array& b);
 
 Type type_of(const py::array& array);  // of one that float_array returned
 std::string describe_shape(const py::array& array);
+std::string type_name(py::handle object);  // for messages
+// Where the element with this number in C order stands: "[1, 2]", and "[()]" without axes.
+std::string describe_place(std::size_t number, const py::handle& shape);
 
 // Throws ValueError unless the array may be written and has no gaps.
 void require_writeable(const py::array& array, const std::string& what);
@@ -38,6 +41,10 @@ void require_type(const py::array& array, const std::string& what, const py::arr
                   const std::string& model_what);
 void require_like(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
+
+// Throws ValueError if an element is finite but too large for the element type of `model`.
+void require_range(const py::array& array, const std::string& what, const py::array& model,
+                   const std::string& model_what);
 
 // The axes of a dense array from the slowest to the fastest in memory.
 std::vector<py::ssize_t> memory_order(const py::array& dense);
@@ -50,6 +57,7 @@ std::pair<const std::byte*, const std::byte*> extent(const py::array& array);
 
 // Reads `array` in the given order of its axes.
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
+StridedReader c_order_reader(const py::array& array);
 
 // The array as runs of positions with classes along `axis`, if its strides allow it: the axes
 // before must be as one, and so must those after.

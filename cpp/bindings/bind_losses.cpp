@@ -21,21 +21,20 @@ Reduction parse_reduction(const std::string& name) {
     throw py::value_error("reduction must be 'mean', 'sum' or 'none', not '" + name + "'");
 }
 
-std::string type_name(const py::handle& object) {
-    return py::str(py::type::of(object).attr("__name__"));
-}
-
 using Shape = std::vector<py::ssize_t>;
 
 // What messages about the targets of a loss say of its other arrays.
 struct TargetWords {
     const char* row;            // what has one class index
+    const char* axis;           // where its classes are, if that may be unclear
     const char* probabilities;  // what the targets may be besides, or nullptr
 };
-constexpr TargetWords logits_words{"row of logits", "probabilities of the logits' dtype and shape"};
-constexpr TargetWords log_probs_words{"row of log_probs", nullptr};
+constexpr TargetWords logits_words{"row of logits", " (whose classes are along axis 1)",
+                                   "probabilities of the logits' dtype and shape"};
+constexpr TargetWords log_probs_words{"row of log_probs", " (whose classes are along axis 1)",
+                                      nullptr};
 constexpr TargetWords hidden_words{
-    "row of hidden", "probabilities of hidden's dtype with a last axis of all classes"};
+    "row of hidden", "", "probabilities of hidden's dtype with a last axis of all classes"};
 
 py::tuple as_tuple(const Shape& shape) { return py::tuple(py::cast(shape)); }
 
@@ -71,9 +70,29 @@ std::size_t size_of_shape(const Shape& shape) {
     return product;
 }
 
-bool are_probabilities(const py::object& targets) {
-    return py::isinstance<py::array>(targets) &&
-           py::reinterpret_borrow<py::array>(targets).dtype().kind() == 'f';
+bool is_floating(const py::object& object) {
+    return py::isinstance<py::array>(object) &&
+           py::reinterpret_borrow<py::array>(object).dtype().kind() == 'f';
+}
+
+bool has_shape(const py::array& array, const Shape& shape) {
+    return array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+           std::equal(shape.begin(), shape.end(), array.shape());
+}
+
+// Whether the targets are to be read as probabilities. Floating numbers in the shape of class
+// indices are neither; class_indices() refuses them.
+bool are_probabilities(const py::object& targets, const Shape& shape) {
+    return is_floating(targets) && !has_shape(py::reinterpret_borrow<py::array>(targets), shape);
+}
+
+// The array of scores; keras and scikit-learn have the targets first.
+py::array score_array(const py::object& given, const char* what, const py::object& targets) {
+    if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
+        throw py::type_error(std::string(what) + " must have dtype float32 or float64, not " +
+                             std::string(py::str(given.attr("dtype"))) + "; were " + what +
+                             " and targets swapped?");
+    return float_array(given, what);
 }
 
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
@@ -82,6 +101,9 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
                                         py::ssize_t classes, std::int64_t ignore_index,
                                         const TargetWords& words) {
     const auto numpy = py::module_::import("numpy");
+    const auto or_probabilities = [&] {
+        return words.probabilities ? std::string(", or be ") + words.probabilities : std::string();
+    };
     const bool scalar = shape.empty() && PyIndex_Check(given.ptr());
     if (!scalar && !py::isinstance<py::array>(given))
         throw py::type_error(std::string("targets must be a NumPy array of integers") +
@@ -91,15 +113,14 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
     require_no_mask(array, "targets");
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
-        throw py::type_error(
-            "targets must have an integer dtype" +
-            (words.probabilities ? std::string(", or be ") + words.probabilities : std::string()) +
-            "; they have " + std::string(py::str(py::object(array.dtype()))));
-    if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
-        !std::equal(shape.begin(), shape.end(), array.shape()))
+        throw py::type_error("targets must have an integer dtype" + or_probabilities() +
+                             "; they have " + std::string(py::str(py::object(array.dtype()))));
+    if (!has_shape(array, shape))
         throw py::value_error("targets must have shape " + std::string(py::str(as_tuple(shape))) +
-                              ", one class index for each " + words.row + ", not " +
-                              describe_shape(array));
+                              ", one class index for each " + words.row +
+                              (shape.size() > 1 ? words.axis : "") + or_probabilities() +
+                              "; they have " + std::string(py::str(py::object(array.dtype()))) +
+                              " and shape " + describe_shape(array));
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
     std::vector<std::int64_t> indices(first, first + converted.size());
@@ -112,11 +133,7 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
     for (const std::int64_t index : indices) all_fine &= is_fine(index);
     for (std::size_t i = 0; !all_fine && i < indices.size(); ++i) {
         if (is_fine(indices[i])) continue;
-        const py::object place = numpy.attr("unravel_index")(i, as_tuple(shape));
-        std::string where;
-        for (const py::handle number : place)
-            where += (where.empty() ? "" : ", ") + std::string(py::str(number));
-        throw py::index_error("targets[" + where + "] is " +
+        throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
                               std::string(py::str(array.attr("flat")[py::int_(i)])) +
                               ", outside [0, " + std::to_string(classes) +
                               ") and not ignore_index " + std::to_string(ignore_index));
@@ -124,12 +141,14 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
     return indices;
 }
 
-std::vector<double> class_weights(const py::object& given, py::ssize_t classes) {
+std::vector<double> class_weights(const py::object& given, py::ssize_t classes,
+                                  const py::array& model, const char* model_name) {
     if (given.is_none()) return {};
     const py::array weight = given;
     if (weight.shape(0) != classes)
         throw py::value_error("weight must have shape (" + std::to_string(classes) +
                               ",), one for each class, not " + describe_shape(weight));
+    require_range(weight, "weight", model, model_name);
     std::vector<double> values(static_cast<std::size_t>(classes));
     for (py::ssize_t c = 0; c < classes; ++c)
         values[static_cast<std::size_t>(c)] =
@@ -197,13 +216,13 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
                         bool want_stats, std::optional<double> denominator) {
     CrossEntropyBatch batch{};
     batch.reduction = check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
-    const py::array given = float_array(logits_given, "logits");
+    const py::array given = score_array(logits_given, "logits", targets);
     const ClassShape shape(given, "logits");
     const py::ssize_t class_axis = given.ndim() > 1;
     const auto numpy = py::module_::import("numpy");
 
     py::array probabilities;
-    if (are_probabilities(targets)) {
+    if (are_probabilities(targets, shape.positions)) {
         probabilities = float_array(targets, "targets");
         require_like(probabilities, "targets", given, "logits");
         if (!class_array(probabilities, class_axis))
@@ -213,7 +232,7 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
         batch.targets =
             class_indices(targets, shape.positions, shape.classes, ignore_index, logits_words);
     }
-    batch.weight = class_weights(weight, shape.classes);
+    batch.weight = class_weights(weight, shape.classes, given, "logits");
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
     if (want_grad && out.is_none())  // NumPy asks the system for huge pages
@@ -258,12 +277,12 @@ py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
     NllBatch batch{};
     check_weight(weight);
     batch.reduction = parse_reduction(reduction);
-    const py::array given = float_array(log_probs_given, "log_probs");
+    const py::array given = score_array(log_probs_given, "log_probs", targets);
     const ClassShape shape(given, "log_probs");
     const py::ssize_t class_axis = given.ndim() > 1;
     batch.targets =
         class_indices(targets, shape.positions, shape.classes, ignore_index, log_probs_words);
-    batch.weight = class_weights(weight, shape.classes);
+    batch.weight = class_weights(weight, shape.classes, given, "log_probs");
 
     const auto numpy = py::module_::import("numpy");
     py::object grad = py::none(), losses = py::none();
@@ -295,9 +314,7 @@ py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
 
 void require_shape(const py::array& array, const std::string& what, const Shape& shape,
                    const std::string& why) {
-    if (array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
-        std::equal(shape.begin(), shape.end(), array.shape()))
-        return;
+    if (has_shape(array, shape)) return;
     throw py::value_error(what + " must have shape " + std::string(py::str(as_tuple(shape))) +
                           ", " + why + ", not " + describe_shape(array));
 }
@@ -331,12 +348,12 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     }
     check_weight(weight);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
-    const std::vector<double> weights = class_weights(weight, classes);
+    const std::vector<double> weights = class_weights(weight, classes, hidden, "hidden");
 
     Shape shape(hidden.shape(), hidden.shape() + hidden.ndim() - 1);
     py::object indices = py::none();
     auto denominator = static_cast<double>(size_of_shape(shape));
-    if (are_probabilities(targets)) {
+    if (are_probabilities(targets, shape)) {
         const py::array probabilities = float_array(targets, "targets");
         require_type(probabilities, "targets", hidden, "hidden");
         shape.push_back(classes);

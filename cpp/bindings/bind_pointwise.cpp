@@ -1,8 +1,6 @@
 // Pointwise losses and functions: checks, buffers and the call.
 #include <pybind11/stl.h>
 
-#include <numeric>
-
 #include "../runtime/isa.hpp"
 #include "../runtime/pointwise.hpp"
 #include "arrays.hpp"
@@ -27,12 +25,6 @@ const Pointwise& find_kernel(const std::string& name, const std::vector<double>&
 
 bool c_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
 
-StridedReader c_order_reader(const py::array& array) {
-    std::vector<py::ssize_t> order(static_cast<std::size_t>(array.ndim()));
-    std::iota(order.begin(), order.end(), 0);
-    return reader(array, order);
-}
-
 py::array empty_like(const py::array& model) {  // NumPy asks the system for huge pages
     return py::module_::import("numpy").attr("empty")(model.attr("shape"), model.dtype());
 }
@@ -49,6 +41,7 @@ py::array broadcast_weight(const py::array& weight, const std::string& what,
         throw py::value_error(what + " has shape " + describe_shape(weight) +
                               ", which cannot be broadcast to the input's shape " +
                               describe_shape(input));
+    require_range(weight, what, input, "input");
     const auto numpy = py::module_::import("numpy");
     return numpy.attr("broadcast_to")(weight.attr("astype")(input.dtype(), py::arg("copy") = false),
                                       input.attr("shape"));
@@ -87,13 +80,10 @@ py::array checked_out(const py::object& given,
 }
 
 [[noreturn]] void throw_outside(const py::array& input, std::size_t index) {
-    const auto numpy = py::module_::import("numpy");
-    const py::tuple place = numpy.attr("unravel_index")(index, input.attr("shape"));
-    std::string where;
-    for (const py::handle i : place) where += (where.empty() ? "" : ", ") + std::string(py::str(i));
-    throw py::value_error("input[" + (where.empty() ? "()" : where) + "] is " +
-                          std::string(py::str(input[place])) +
-                          ", outside [0, 1]: probabilities are needed");
+    throw py::value_error("input" + describe_place(index, input.attr("shape")) + " is " +
+                          std::string(py::str(input.attr("flat")[py::int_(index)])) +
+                          ", outside [0, 1]: BCELoss needs probabilities (BCEWithLogitsLoss takes "
+                          "logits)");
 }
 
 PointwiseResult run(const PointwiseBatch& batch) {

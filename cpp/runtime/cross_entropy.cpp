@@ -12,23 +12,15 @@ namespace fastopt {
 namespace {
 
 template <class T>
-std::vector<T> rounded(const std::vector<double>& values) {
-    std::vector<T> result(values.size());
-    std::transform(values.begin(), values.end(), result.begin(),
-                   [](double value) { return static_cast<T>(value); });
-    return result;
-}
-
-template <class T>
 double denominator_of(const std::vector<std::int64_t>& targets, std::int64_t ignore_index,
-                      const std::vector<T>& weight) {
+                      const std::vector<double>& weight) {
     if (weight.empty())
         return static_cast<double>(static_cast<std::ptrdiff_t>(targets.size()) -
                                    std::count(targets.begin(), targets.end(), ignore_index));
     double sum = 0.0;
     for (const std::int64_t target : targets)
         if (target != ignore_index)
-            sum += static_cast<double>(weight[static_cast<std::size_t>(target)]);
+            sum += static_cast<double>(static_cast<T>(weight[static_cast<std::size_t>(target)]));
     return sum;
 }
 
@@ -37,7 +29,7 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     const bool soft = batch.probabilities.data != nullptr;
     const bool along_rows =
         runs_along_rows(batch.classes, batch.logits, batch.grad, batch.probabilities);
-    std::vector<T> weight;
+    std::vector<T> weight(batch.weight.size());
     // Not vectors: they would be filled with zeros.
     const std::unique_ptr<double[]> losses(new double[batch.positions]);
     const std::unique_ptr<double[]> log_sum_exp(
@@ -47,14 +39,16 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     CrossEntropyBlock whole{};
     double denominator = 1.0;
     with_default_floating_point([&] {
-        weight = rounded<T>(batch.weight);
+        std::transform(batch.weight.begin(), batch.weight.end(), weight.begin(),
+                       [](double value) { return static_cast<T>(value); });
         whole.weight_sum = static_cast<double>(batch.classes);
         if (!weight.empty()) whole.weight_sum = 0.0;
         for (const T w : weight) whole.weight_sum += static_cast<double>(w);
         if (batch.reduction == Reduction::mean)
             denominator = batch.denominator ? *batch.denominator
-                          : soft ? static_cast<double>(batch.positions)
-                                 : denominator_of(batch.targets, batch.ignore_index, weight);
+                          : soft
+                              ? static_cast<double>(batch.positions)
+                              : denominator_of<T>(batch.targets, batch.ignore_index, batch.weight);
         whole.grad_scale = 1.0 / denominator;
     });
     whole.logits = batch.logits;
@@ -121,8 +115,8 @@ double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& tar
                                  std::int64_t ignore_index, const std::vector<double>& weight) {
     double sum = 0.0;
     with_default_floating_point([&] {
-        sum = type == Type::float32 ? denominator_of(targets, ignore_index, rounded<float>(weight))
-                                    : denominator_of(targets, ignore_index, weight);
+        sum = type == Type::float32 ? denominator_of<float>(targets, ignore_index, weight)
+                                    : denominator_of<double>(targets, ignore_index, weight);
     });
     return sum;
 }

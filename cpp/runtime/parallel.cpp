@@ -23,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include "scratch.hpp"
 #include "threads.hpp"
 #include "tuning.hpp"
 
@@ -59,6 +60,18 @@ private:
 public:
     DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
     DefaultFloatingPoint& operator=(const DefaultFloatingPoint&) = delete;
+};
+
+// Around what a thread does of a job.
+class Part {
+public:
+    Part() = default;
+    ~Part() { trim_thread_scratch(); }
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
+
+private:
+    DefaultFloatingPoint scope_;
 };
 
 void relax() {
@@ -130,7 +143,7 @@ private:
 using Clock = std::chrono::steady_clock;
 
 void run_alone(const detail::Job& job) {
-    const DefaultFloatingPoint scope;
+    const Part part;
     for (std::size_t index = 0; index < job.first.count; ++index)
         job.first.body(job.first.context, index);
     if (job.between == nullptr || !job.between(job.between_context)) return;
@@ -207,7 +220,7 @@ private:
 
     // As member number `who` of the team; the caller is number 0.
     void run_as(std::size_t who) {
-        const DefaultFloatingPoint scope;
+        const Part part;
         const detail::Job& job = *job_;
         const std::size_t finished = run_loop(job.first, first_ranges_, who);
         if (job.between == nullptr) return;
@@ -340,13 +353,14 @@ private:
 // it forgets the pool and makes its own.
 std::atomic<Pool*> the_pool{nullptr};
 
-Pool& pool() {
+// nullptr if there is no memory for it.
+Pool* pool() {
     Pool* existing = the_pool.load(std::memory_order_acquire);
-    if (existing != nullptr) return *existing;
-    Pool* fresh = new Pool;
-    if (the_pool.compare_exchange_strong(existing, fresh)) return *fresh;
+    if (existing != nullptr) return existing;
+    Pool* fresh = new (std::nothrow) Pool;
+    if (fresh == nullptr || the_pool.compare_exchange_strong(existing, fresh)) return fresh;
     delete fresh;
-    return *existing;
+    return existing;
 }
 
 }  // namespace
@@ -360,7 +374,8 @@ void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);
     const int limit = work < tuning.serial_size || job.first.count == 0 ? 1 : num_threads();
     const int threads = static_cast<int>(std::min(widest, static_cast<std::size_t>(limit)));
-    if (threads <= 1 || !pool().try_run(job, threads, work)) run_alone(job);
+    Pool* const team = threads > 1 ? pool() : nullptr;
+    if (team == nullptr || !team->try_run(job, threads, work)) run_alone(job);
 }
 
 }  // namespace fastopt

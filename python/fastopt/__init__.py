@@ -7,7 +7,7 @@ they equal those of the plain NumPy versions in `fastopt.reference`.
 
 from __future__ import annotations
 
-from fastopt import functional, reference, schedules, testing
+from fastopt import checkpoint, functional, reference, schedules, testing
 from fastopt._config import (
     active_isa,
     available_isas,
@@ -15,6 +15,7 @@ from fastopt._config import (
     set_num_threads,
     show_config,
 )
+from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
 from fastopt.losses import (
     BCELoss,
@@ -55,6 +56,8 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "ChainedScheduler",
+    "Checkpoint",
+    "CheckpointError",
     "ConstantLR",
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
@@ -82,12 +85,15 @@ __all__ = [
     "__version__",
     "active_isa",
     "available_isas",
+    "checkpoint",
     "clip_grad_norm_",
     "clip_grad_value_",
     "functional",
     "get_num_threads",
     "grad_norm",
+    "load",
     "reference",
+    "save",
     "schedules",
     "set_num_threads",
     "show_config",

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from math import isfinite
 from operator import index
-from typing import SupportsFloat
 
 from fastopt import _core
+from fastopt._options import as_number
 from fastopt._types import FloatArray
 
 __all__ = [
@@ -179,11 +179,9 @@ def logistic(
     """
     options = []
     for name, value in (("L", L), ("k", k), ("x0", x0)):
-        if not isinstance(value, SupportsFloat) or isinstance(value, str):
-            raise TypeError(f"{name} must be a number, not {value!r}")
-        if not isfinite(value):
+        options.append(as_number(name, value))
+        if not isfinite(options[-1]):
             raise ValueError(f"{name} must be finite, not {value!r}")
-        options.append(float(value))
     return _core.pointwise_function("logistic", [("x", x)], options, out)
 
 

@@ -1,5 +1,7 @@
 """Activations, losses without an object, and in-place updates on state that the caller owns.
 
+A loss returns ``(loss, grad)``, as ``value_and_grad`` of its class does.
+
 One call of an update is one step of one array. The updates run the kernels of the classes in
 `fastopt.optim`, give the same bits, and check their arguments in the same way before anything is
 written. All their arrays have the shape and dtype of `param` (float32 or float64); the states start
@@ -8,12 +10,11 @@ as zeros. `step` is the number of this update, counted from 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import index
 from typing import Literal
 
 from fastopt import _core
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import FloatArray
 from fastopt.activations import (
     log_softmax,
     log_softmax_backward,
@@ -25,21 +26,41 @@ from fastopt.activations import (
     softmax,
     softmax_backward,
 )
-from fastopt.losses import LinearCrossEntropyLoss
+from fastopt.losses.functional import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    linear_cross_entropy,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
 
 __all__ = [
     "adam_",
     "adamw_",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
     "linear_cross_entropy",
     "log_softmax",
     "log_softmax_backward",
     "logistic",
+    "mse_loss",
+    "nll_loss",
     "relu",
     "relu_backward",
     "rmsprop_",
     "sgd_",
     "sigmoid",
     "sigmoid_backward",
+    "smooth_l1_loss",
     "softmax",
     "softmax_backward",
 ]
@@ -213,40 +234,3 @@ def adamw_(
         maximize=maximize,
         decoupled_weight_decay=True,
     )
-
-
-def linear_cross_entropy(
-    hidden: FloatArray,
-    linear_weight: FloatArray,
-    targets: IntArray | FloatArray | int,
-    linear_bias: FloatArray | None = None,
-    out: Sequence[FloatArray] | None = None,
-    *,
-    weight: FloatArray | None = None,
-    ignore_index: int = -100,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    memory_limit: int | None = None,
-) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
-    """Return the cross-entropy of ``hidden @ linear_weight.T + linear_bias`` and its gradients.
-
-    ``(loss, (dhidden, dlinear_weight))``, with ``dlinear_bias`` third if there is a bias: what
-    `fastopt.LinearCrossEntropyLoss` with these options returns from ``value_and_grad``.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If an option or an array cannot be used. Nothing has been written then.
-    """
-    loss_of = LinearCrossEntropyLoss(
-        weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        z_loss=z_loss,
-        logit_softcap=logit_softcap,
-        memory_limit=memory_limit,
-    )
-    return loss_of.value_and_grad(hidden, linear_weight, targets, linear_bias, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, cast
@@ -16,7 +16,7 @@ from rich.table import Table
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say
+from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say, wide_table
 
 DEFAULTS = ft.RunConfig()
 LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
@@ -24,7 +24,11 @@ BUNDLED = ", ".join(ft.BUNDLED)
 DATA_HELP = f"{BUNDLED}; .npz (X, y), .csv (target last), folder of MNIST's idx files."
 
 
+CHECKPOINT = "checkpoint.safetensors"
+
+
 def train(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = DEFAULTS.data,
     task: Annotated[
         str | None,
@@ -81,15 +85,23 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights, order, dropout.")] = DEFAULTS.seed,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for loss.png, metrics.csv and run.json.")
+        Path, typer.Option(help="Folder for pictures, metrics.csv, run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
+    path = output / CHECKPOINT
     with one_line_errors(output):
         config = ft.RunConfig(
             data=data,
@@ -110,6 +122,8 @@ def train(
             patience=patience,
             seed=seed,
         )
+        if resume:
+            config = _saved_config(path, config, _given(context))
         dataset = config.load()
         if threads is not None:
             fo.set_num_threads(threads)
@@ -118,6 +132,12 @@ def train(
         except MemoryError:
             fail(f"there is not enough memory for --hidden {hidden}")
         ft.check_folder(output)
+        if resume:
+            try:
+                trainer.resume(path)
+            except (KeyError, TypeError, ValueError) as error:
+                fail(error.args[0])
+    epochs = config.epochs
     full = config.resolved(dataset.task)
     name = ft.OPTIMIZERS[full.optimizer].title
     say(
@@ -125,18 +145,24 @@ def train(
         f"model      {trainer.model}\n"
         f"loss       {trainer.objective.loss_label}\n"
         f"optimizer  {name}, lr {full.lr:g}, weight decay {full.weight_decay:g}; "
-        f"batches of {batch_size}\n"
+        f"batches of {config.batch_size}\n"
         f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads"
     )
     history = trainer.history
+    if resume:
+        say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
     code = 0
     callbacks: list[ft.Callback] = [Live(epochs)]
-    if patience is not None:
-        callbacks.append(ft.EarlyStopping(patience))
+    if config.patience is not None:
+        callbacks.append(ft.EarlyStopping(config.patience))
+    if checkpoint or resume:
+        callbacks.append(ft.Checkpointer(path, extra=asdict(config)))
     try:
-        trainer.fit(epochs, callbacks)
+        with one_line_errors(output):
+            trainer.fit(epochs, callbacks)
     except KeyboardInterrupt:
-        say(f"interrupted after epoch {len(history.epochs)} of {epochs}")
+        again = "; go on with --resume" if checkpoint or resume else ""
+        say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
     if not history.epochs:
         raise typer.Exit(code)
@@ -148,6 +174,8 @@ def train(
     if (overfitting := ft.find_overfitting(history.epochs)) is not None:
         say(f"warning: {overfitting}")
     console.print(result_table(trainer))
+    if dataset.task != "regression" and len(dataset.labels) <= 40:
+        console.print(class_table(trainer))
     facts = {
         "title": f"{name}, lr {full.lr:g}, on {dataset.name}",
         "command": config.command(),
@@ -169,6 +197,40 @@ def train(
         paths = ft.write_report(output, trainer, facts)
     say("wrote " + ", ".join(map(str, paths)))
     raise typer.Exit(code)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunConfig:
+    """Return the configuration of the run to resume; what is given must not contradict it."""
+    try:
+        saved = ft.RunConfig(**fo.load(path).extra["extra"])
+    except FileNotFoundError:
+        fail(f"there is no {path} to resume; begin with --checkpoint")
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror or error}")
+    except (KeyError, TypeError, ValueError) as error:
+        fail(error if isinstance(error, fo.CheckpointError) else f"{path} is of another program")
+    wanted, before = asdict(config.resolved()), asdict(saved.resolved())
+    for name in given & wanted.keys():
+        if wanted[name] == before[name]:
+            continue
+        if name != "epochs":
+            text = "not given" if before[name] is None else before[name]
+            fail(
+                f"--{name.replace('_', '-')} was {text} in the run to resume, not {wanted[name]}; "
+                "leave it out"
+            )
+        if saved.schedule != "constant":
+            fail(
+                f"--epochs must stay {saved.epochs}: the schedule {saved.schedule} is made for them"
+            )
+        saved = replace(saved, epochs=config.epochs)
+    return saved
 
 
 class Live(ft.Callback):
@@ -252,6 +314,9 @@ def result_table(trainer: ft.Trainer) -> Table:
     table.add_row(
         "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
     )
+    if objective.task == "regression":
+        error = ft.root_mean_squared_error(trainer)
+        table.add_row(f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}")
     table.add_section()
     for name, value in (
         ("time in the optimizer step", seconds.step),
@@ -263,3 +328,17 @@ def result_table(trainer: ft.Trainer) -> Table:
         share = value / seconds.total if seconds.total else 0.0
         table.add_row(name, f"{value:.3f} s ({share:.1%})")
     return table
+
+
+def class_table(trainer: ft.Trainer) -> Table:
+    """Return the table of precision, recall and F1 of each class."""
+    rows = [
+        [score.label, *map(_percent, (score.precision, score.recall, score.f1)), str(score.samples)]
+        for score in ft.score_classes(trainer)
+    ]
+    head = [trainer.data.target, "precision", "recall", "F1", "samples"]
+    return wide_table("Classes on held-out data", head, rows)
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"

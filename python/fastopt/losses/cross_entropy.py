@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from operator import index
-from typing import Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
+from typing import Literal, NamedTuple, overload
 
 from fastopt import _core
+from fastopt._options import Reduction, as_ignore_index, as_number, check_reduction
 from fastopt._types import FloatArray, IntArray
 
 
@@ -17,21 +17,6 @@ class CrossEntropyStats(NamedTuple):
     total: int  # rows that are not ignored
 
 
-def check_reduction(reduction: object) -> None:
-    """Raise unless `reduction` is a string; which one, C++ checks."""
-    if not isinstance(reduction, str):
-        raise TypeError(f"reduction must be a string, not {reduction!r}")
-
-
-def as_ignore_index(ignore_index: object) -> int:
-    """Return `ignore_index` if it is an integer of 64 bits."""
-    if not isinstance(ignore_index, SupportsIndex):
-        raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
-    if not -(2**63) <= index(ignore_index) < 2**63:
-        raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
-    return index(ignore_index)
-
-
 class CrossEntropyOptions:
     """The options of cross-entropy, and one call of the kernel with them."""
 
@@ -39,27 +24,19 @@ class CrossEntropyOptions:
         self,
         weight: FloatArray | None = None,
         ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         *,
         z_loss: float = 0.0,
         logit_softcap: float = 0.0,
     ) -> None:
         check_reduction(reduction)
-        numbers = {
-            "label_smoothing": label_smoothing,
-            "z_loss": z_loss,
-            "logit_softcap": logit_softcap,
-        }
-        for name, value in numbers.items():
-            if not isinstance(value, SupportsFloat):
-                raise TypeError(f"{name} must be a number, not {value!r}")
         self.weight = weight
         self.ignore_index = as_ignore_index(ignore_index)
         self.reduction = reduction
-        self.label_smoothing = float(label_smoothing)
-        self.z_loss = float(z_loss)
-        self.logit_softcap = float(logit_softcap)
+        self.label_smoothing = as_number("label_smoothing", label_smoothing)
+        self.z_loss = as_number("z_loss", z_loss)
+        self.logit_softcap = as_number("logit_softcap", logit_softcap)
         _core.check_cross_entropy(
             weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
         )

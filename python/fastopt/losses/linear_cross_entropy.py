@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, SupportsIndex, TypeAlias, overload
 import numpy as np
 
 from fastopt import _core
+from fastopt._options import Reduction
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
@@ -91,7 +92,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         self,
         weight: FloatArray | None = None,
         ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         *,
         z_loss: float = 0.0,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fastopt import _core
+from fastopt._options import Reduction, as_ignore_index, check_reduction
 from fastopt._types import FloatArray, IntArray
-from fastopt.losses.cross_entropy import as_ignore_index, check_reduction
 
 
 class NLLLoss:
@@ -47,7 +45,7 @@ class NLLLoss:
         self,
         weight: FloatArray | None = None,
         ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         check_reduction(reduction)
         self.weight = weight

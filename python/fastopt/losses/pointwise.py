@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import ClassVar, Literal, SupportsFloat
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from fastopt import _core
+from fastopt._options import Reduction, as_number, check_reduction
 from fastopt._types import FloatArray
-
-Reduction = Literal["mean", "sum", "none"]
-
-
-def _number(name: str, value: object) -> float:
-    if not isinstance(value, SupportsFloat) or isinstance(value, str):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
 
 
 class PointwiseLoss:
@@ -26,8 +19,7 @@ class PointwiseLoss:
     _reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
 
     def __init__(self, reduction: str) -> None:
-        if not isinstance(reduction, str):
-            raise TypeError(f"reduction must be a string, not {reduction!r}")
+        check_reduction(reduction)
         self.reduction = reduction
         self._check()
 
@@ -217,7 +209,7 @@ class SmoothL1Loss(PointwiseLoss):
     """
 
     def __init__(self, reduction: Reduction = "mean", beta: float = 1.0) -> None:
-        self.beta = _number("beta", beta)
+        self.beta = as_number("beta", beta)
         super().__init__(reduction)
 
     def _check(self) -> tuple[float, ...]:
@@ -274,7 +266,7 @@ class HuberLoss(PointwiseLoss):
     _kernel = "huber"
 
     def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
-        self.delta = _number("delta", delta)
+        self.delta = as_number("delta", delta)
         super().__init__(reduction)
 
     def _check(self) -> tuple[float, ...]:
@@ -381,7 +373,8 @@ class KLDivLoss(PointwiseLoss):
 
     .. math:: \ell = y\, (\log y - x), \qquad \frac{d\ell}{dx} = -y
 
-    It is 0 where :math:`y` is 0, whatever :math:`x` but NaN. Computed in float64.
+    It is 0 where :math:`y` is 0, whatever :math:`x` but NaN: where :math:`x = -\infty` too, which
+    torch makes NaN. Computed in float64.
 
     Parameters
     ----------

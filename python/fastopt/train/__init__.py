@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from fastopt.train.callbacks import (
     Callback,
+    Checkpointer,
     CSVLogger,
     EarlyStopping,
     Overfitting,
@@ -22,7 +23,17 @@ from fastopt.train.history import Epoch, History, Seconds
 from fastopt.train.loop import Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
-from fastopt.train.report import check_folder, plot_history, to_json, write_report
+from fastopt.train.report import (
+    ClassScore,
+    check_folder,
+    plot_confusion,
+    plot_history,
+    plot_predictions,
+    root_mean_squared_error,
+    score_classes,
+    to_json,
+    write_report,
+)
 
 __all__ = [
     "BUNDLED",
@@ -33,6 +44,8 @@ __all__ = [
     "TASKS",
     "CSVLogger",
     "Callback",
+    "Checkpointer",
+    "ClassScore",
     "ConfigError",
     "Data",
     "DataError",
@@ -51,7 +64,11 @@ __all__ = [
     "find_overfitting",
     "load_data",
     "make_scheduler",
+    "plot_confusion",
     "plot_history",
+    "plot_predictions",
+    "root_mean_squared_error",
+    "score_classes",
     "to_json",
     "write_report",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import glob
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
@@ -130,14 +132,86 @@ class EarlyStopping(Callback):
         self.patience = patience
         self.min_delta = min_delta
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Stop if the run that is continued had been stopped."""
+        self._decide(trainer)
+
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Stop if it has been long enough."""
-        best_loss, best_epoch = float("inf"), 0
+        self._decide(trainer)
+
+    def _decide(self, trainer: Trainer) -> None:
+        best_loss, best_epoch = inf, 0
         for e in trainer.history.epochs:
             if e.val_loss < best_loss - self.min_delta:
                 best_loss, best_epoch = e.val_loss, e.epoch
-        if epoch.epoch - best_epoch >= self.patience:
+        if len(trainer.history.epochs) - best_epoch >= self.patience:
             trainer.stop(f"the held-out loss has not fallen for {self.patience} epochs")
+
+
+class Checkpointer(Callback):
+    """Saves the run before the first epoch, after every one or every few, and at the end.
+
+    See `Trainer.save`.
+
+    Parameters
+    ----------
+    path : path
+        Replaced each time, at once: there is always a whole checkpoint. What earlier runs that were
+        killed while saving have left beside it is removed when training begins.
+    every : int
+        Epochs; at least 1.
+    extra
+        Something of your own that goes into the file.
+
+    Raises
+    ------
+    ValueError
+        If `every` is out of range.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fastopt import train
+    >>> config = train.RunConfig(data="iris")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/run.safetensors"
+    ...     history = config.build().fit(3, [train.Checkpointer(path)])
+    ...     trainer = config.build()
+    ...     trainer.resume(path)
+    >>> len(trainer.history.epochs)
+    3
+    """
+
+    def __init__(self, path: str | Path, every: int = 1, extra: Any = None) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.path = Path(path)
+        self.every = every
+        self.extra = extra
+        self._saved = 0
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Remove what was left by a run that was killed while saving; save a new run."""
+        self._saved = len(trainer.history.epochs)
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not trainer.history.epochs and not trainer.within_epoch:
+            self._save(trainer)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Save if it is time."""
+        if epoch.epoch % self.every == 0:
+            self._save(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Save what is not saved yet, unless training ended within an epoch."""
+        if len(trainer.history.epochs) > self._saved and not trainer.within_epoch:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save(self.path, self.extra)
+        self._saved = len(trainer.history.epochs)
 
 
 @dataclass(frozen=True)
@@ -208,7 +282,7 @@ class TensorBoardLogger(Callback):
     Parameters
     ----------
     folder : path
-        Of the event files.
+        Of the event files; each call of ``fit`` adds one.
 
     Raises
     ------
@@ -217,10 +291,16 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer: Any = _open_writer(str(folder))
+        self.folder = str(folder)
+        self._make = _writer_class()
+        self._writer: Any = None
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Open a file of events."""
+        self._writer = self._make(self.folder)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Write the epoch's figures."""
+        """Write the epoch's figures: ``loss/train``, ``loss/val``, ``lr`` and so on."""
         for name, value in asdict(epoch).items():
             if name != "epoch" and isfinite(value):
                 part, _, what = name.partition("_")
@@ -228,21 +308,22 @@ class TensorBoardLogger(Callback):
                 self._writer.add_scalar(tag, value, epoch.epoch)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Write what is buffered."""
-        self._writer.flush()
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _open_writer(folder: str) -> Any:
+def _writer_class() -> Any:
     try:
         from tensorboardX import SummaryWriter
 
-        return SummaryWriter(folder)
+        return SummaryWriter
     except ModuleNotFoundError:
         pass
     try:
         from tensorboard.summary import Writer
 
-        return Writer(folder)
+        return Writer
     except ModuleNotFoundError:
         raise ImportError(
             "TensorBoardLogger needs tensorboardX or tensorboard: pip install tensorboardX"

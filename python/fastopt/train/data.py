@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import struct
 import zipfile
 import zlib
@@ -78,6 +79,14 @@ class Data:
     def outputs(self) -> int:
         """The number of outputs that a model needs: one for each class, else 1."""
         return len(self.labels) if self.task == "classification" else 1
+
+    def digest(self) -> str:
+        """Return a hash of all inputs and targets: equal ones are the same data, split alike."""
+        digest = hashlib.sha256()
+        for array in (self.x_train, self.y_train, self.x_val, self.y_val):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def in_units(self, y: Array) -> npt.NDArray[np.float64]:
         """Return standardized targets or predictions of a regression in the target's units."""

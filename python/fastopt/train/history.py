@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, isnan
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
     stop_reason: str = ""  # why training ended before its last epoch
+    max_norm: float | None = None  # what the gradients were clipped to
 
     @property
     def diverged(self) -> bool:
@@ -51,3 +54,18 @@ class History:
     def best(self) -> Epoch:
         """The first epoch with the highest held-out score."""
         return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as mappings, lists, numbers and strings."""
+        return asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> History:
+        """Return what `state_dict` was made of."""
+        return cls(
+            **dict(state)
+            | {
+                "epochs": [Epoch(**epoch) for epoch in state["epochs"]],
+                "seconds": Seconds(**state["seconds"]),
+            }
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import isfinite, nan
@@ -120,9 +121,11 @@ class Trainer:
         self.schedule_per = schedule_per
         self.max_norm = max_norm
         self.track_norm = track_norm
-        self.history = History()
+        self.history = History(max_norm=max_norm)
         self._order = np.random.default_rng(seed)
         self._stopping = False
+        self._within_epoch = False
+        self._digest = ""  # of the data, when it is asked for
 
     def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
         """Train until there have been `epochs` epochs in all, and return the history.
@@ -144,7 +147,9 @@ class Trainer:
         ]
         history = self.history
         history.stop_reason = ""
-        self._stopping = history.diverged
+        self._stopping = False
+        if history.diverged:
+            self.stop("the loss is not finite")
         begin = perf_counter() - history.seconds.total
         with ExitStack() as stack:
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
@@ -155,8 +160,10 @@ class Trainer:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)
             while len(history.epochs) < epochs and not self._stopping:
+                self._within_epoch = True
                 epoch = self._run_epoch(on_batch)
                 history.epochs.append(epoch)
+                self._within_epoch = False
                 history.seconds.total = perf_counter() - begin
                 if not isfinite(epoch.train_loss + epoch.val_loss):
                     self.stop("the loss is not finite")
@@ -168,6 +175,108 @@ class Trainer:
         """End training after the batch or the epoch that is under way; for callbacks."""
         self._stopping = True
         self.history.stop_reason = self.history.stop_reason or reason
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch has begun and not ended, as after Ctrl-C: it cannot be saved then."""
+        return self._within_epoch
+
+    def save(self, path: str | os.PathLike[str], extra: Any = None) -> None:
+        """Write all that the run consists of into a checkpoint; see `fastopt.save`.
+
+        That is the parameters, the optimizer, the schedule, the states of the random generators
+        and the history, so that `resume` goes on as if the run had never stopped, to the bit.
+
+        Parameters
+        ----------
+        path : path
+            By custom ``*.safetensors``.
+        extra
+            Something of your own, which `resume` returns.
+
+        Raises
+        ------
+        RuntimeError
+            Within an epoch.
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from fastopt import train
+        >>> config = train.RunConfig(data="iris", epochs=4)
+        >>> whole, first, second = config.build(), config.build(), config.build()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     history = first.fit(2)
+        ...     first.save(f"{folder}/run.safetensors")
+        ...     second.resume(f"{folder}/run.safetensors")
+        >>> second.fit(4).epochs[-1].val_loss == whole.fit(4).epochs[-1].val_loss
+        True
+        """
+        if self._within_epoch:
+            raise RuntimeError("training ended within an epoch; only whole epochs can be saved")
+        fo.save(
+            path,
+            params=self.model.params,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            extra={
+                "settings": self._settings(),
+                "order": self._order.bit_generator.state,
+                "model": self.model.rng_state,
+                "history": self.history.state_dict(),
+                "extra": extra,
+            },
+        )
+
+    def resume(self, path: str | os.PathLike[str]) -> Any:
+        """Take over what `save` has written, in place; return its `extra`.
+
+        The trainer must have been built as the one that was saved: the same data, batch size, loss
+        and classes; the rest is restored.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or was not written by `save`.
+        KeyError, TypeError, ValueError
+            If it belongs to another run; the message says what differs. Nothing is changed then.
+        OSError
+            If the file cannot be read.
+        """
+        extra = fo.load(path).extra
+        if not isinstance(extra, dict) or not {"settings", "order", "history"} <= extra.keys():
+            raise fo.CheckpointError(f"{path} is a checkpoint, but not one of a Trainer")
+        differing = [
+            f"{name} is {extra['settings'].get(name)} there, {value} here"
+            for name, value in self._settings().items()
+            if extra["settings"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{path} is of another run: {'; '.join(differing)}")
+        order = np.random.default_rng()
+        order.bit_generator.state = extra["order"]
+        history = History.from_state_dict(extra["history"])
+        fo.load(path, params=self.model.params, optimizer=self.optimizer, scheduler=self.scheduler)
+        self._order, self.history = order, history
+        self.model.rng_state = extra["model"]
+        self._within_epoch = False
+        return extra["extra"]
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what must be equal for a run to be the same."""
+        self._digest = self._digest or self.data.digest()
+        return {
+            "model": repr(self.model),
+            "data": f"{self.data.name} {self._digest}",
+            "optimizer": type(self.optimizer).__name__,
+            "objective": repr(self.objective),
+            "batch_size": self.batch_size,
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "schedule_per": self.schedule_per,
+            "max_norm": self.max_norm,
+        }
 
     def predict(self, x: Array) -> Array:
         """Return the model's outputs (N, outputs) for inputs (N, features)."""

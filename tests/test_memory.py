@@ -1,0 +1,127 @@
+"""Memory that runs out raises MemoryError and nothing is written; large scratch is given back."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from test_process import check
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, limits memory")
+
+# One call in a child for each limit, from nothing to spare up to enough. Large allocations are
+# mappings of their own, so each of them fails in turn.
+EXHAUST = """
+import os, resource, sys, numpy as np, fastopt as fo
+from fastopt import _core
+_core.set_num_threads(2, beyond=True)
+_core.tuning.wake_size = 0
+rng = np.random.default_rng(0)
+DONE, NOTHING, WRONG = 40, 41, 42
+
+def try_all(call, out, step, steps):
+    expected = call()
+    truth = out.copy()
+    told = []
+    for spare in range(0, step * steps, step):
+        out[...] = 7
+        child = os.fork()
+        if child == 0:
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
+            try:
+                loss = call()
+            except MemoryError:
+                loss = None
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+            if loss is None:
+                os._exit(NOTHING if (out == 7).all() else WRONG)
+            os._exit(DONE if loss == expected and np.array_equal(out, truth) else WRONG)
+        told.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert set(told) == {NOTHING, DONE}, told
+    assert told[0] == NOTHING and told[-1] == DONE, told
+"""
+
+CASES = {
+    # In turn: class weights, rounded weights, scratch.
+    "weighted": """
+x = rng.standard_normal((2, 500_000)).astype(np.float32)
+weight, y, out = rng.uniform(1, 2, 500_000), np.array([3, 4]), np.empty_like(x)
+ce = fo.CrossEntropyLoss(weight, logit_softcap=30.0)
+try_all(lambda: ce.value_and_grad(x, y, out=out)[0], out, 1 << 18, 64)
+""",
+    "nll": """
+x = rng.standard_normal((2, 500_000)).astype(np.float32)
+weight, y, out = rng.uniform(1, 2, 500_000), np.array([3, 4]), np.empty_like(x)
+nll = fo.NLLLoss(weight)
+try_all(lambda: nll.value_and_grad(x, y, out=out)[0], out, 1 << 18, 40)
+""",
+    # The class axis is not the last one: each thread wants 32 columns of it, and one does for all.
+    "columns": """
+x = rng.standard_normal((1, 20_000, 64)).astype(np.float32)
+y, out = rng.integers(0, 20_000, (1, 64)), np.empty_like(x)
+ce = fo.CrossEntropyLoss()
+try_all(lambda: ce.value_and_grad(x, y, out=out)[0], out, 1 << 17, 80)
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_memory_that_runs_out(case: str) -> None:
+    check(EXHAUST + CASES[case], MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1")
+
+
+def test_without_memory_for_a_pool_the_caller_works_alone() -> None:
+    check(
+        """
+import os, resource, numpy as np, fastopt as fo
+from fastopt import _core
+_core.set_num_threads(2, beyond=True)
+_core.tuning.wake_size = 0
+x = np.random.default_rng(0).standard_normal(600_000, dtype=np.float32)
+y, out = np.zeros_like(x), np.empty_like(x)
+mse = fo.MSELoss()
+expected = mse.value_and_grad(x, y, out=out)[0]
+child = os.fork()  # it has no pool yet
+if child == 0:
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used, used))
+    hog = []
+    try:
+        while True:  # what the heap still holds; a pool is larger than this
+            hog.append(bytearray(100_000))
+    except MemoryError:
+        pass
+    os._exit(40 if mse.value_and_grad(x, y, out=out)[0] == expected else 42)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert code == 40, code
+"""
+    )
+
+
+def test_large_scratch_is_given_back() -> None:
+    # 51 MB for each thread: 32 columns of 100,000 classes, for logits and probabilities.
+    check(
+        r"""
+import re, numpy as np, fastopt as fo
+from fastopt import _core
+_core.set_num_threads(2, beyond=True)
+_core.tuning.wake_size = 0
+
+def megabytes(field):
+    return int(re.search(field + r":\s+(\d+) kB", open("/proc/self/status").read())[1]) / 1000
+
+x, y, out = (np.zeros((64, 100_000), order="F") for _ in range(3))
+for a in (x, y, out):
+    a[...] = 1e-5
+small = slice(0, 1000)
+ce = fo.CrossEntropyLoss(label_smoothing=0.1)
+ce.value_and_grad(x[:, small], y[:, small], out=out[:, small])
+before = megabytes("VmRSS")
+loss, _ = ce.value_and_grad(x, y, out=out)
+assert np.isfinite(loss)
+assert megabytes("VmHWM") - before > 40, "no scratch was needed"
+assert megabytes("VmRSS") - before < 10, megabytes("VmRSS") - before
+"""
+    )
