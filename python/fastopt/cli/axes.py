@@ -96,7 +96,7 @@ def result_table(
 ) -> Table:
     """Return a table of runs."""
     score = objective.score_name
-    head = ["", "training loss", "held-out loss", "lowest", score, f"best {score}", "time"]
+    head = ["", "training loss", "held-out loss", "lowest held-out", score, f"best {score}", "time"]
     rows = []
     for run in runs:
         name = fx.label(run.config, names)

@@ -15,9 +15,11 @@ from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import console, fail, one_line_errors, say
+from fastopt.cli.lists import one_line_interrupt
 from fastopt.experiments.files import write_json, write_picture, write_table
 
 
+@one_line_interrupt()
 def compare(
     optimizer: common.AllOptimizers = None,
     lr: common.LearningRates = None,
@@ -42,8 +44,11 @@ def compare(
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.
 
-    Or compare another choice: give several values to one of the options that take a LIST, such as
-    --lr 0.001,0.01,0.1 --optimizer adam. To vary two or more, use fastopt sweep.
+    Or compare another choice, by several values of one option that takes a LIST:
+
+      fastopt compare --lr 0.001,0.01,0.1 --optimizer adam
+
+    To vary two or more together, use fastopt sweep.
     """
     given = common.parse_axes(
         optimizer=optimizer,

@@ -1,12 +1,15 @@
-"""Options that hold several values: ``--optimizer sgd,adam``, ``--lr 0.01,0.1``."""
+"""What the experiments share: options of several values (``--lr 0.01,0.1``), and Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import typer
+
 from fastopt import experiments as fx
-from fastopt.cli.common import fail
+from fastopt.cli.common import fail, say
 
 
 def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
@@ -58,3 +61,13 @@ def parse_axis(name: str, text: str, choices: Mapping[str, Iterable[str]]) -> li
         )
     refuse_repeats(option, values)
     return values
+
+
+@contextmanager
+def one_line_interrupt() -> Iterator[None]:
+    """End a command that Ctrl-C stops, where it has nothing more to tell, with a line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(130) from None

@@ -15,6 +15,7 @@ from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import console, fail, one_line_errors, say
 from fastopt.cli.compare import summary
+from fastopt.cli.lists import one_line_interrupt
 from fastopt.experiments.files import write_json, write_picture, write_table
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
@@ -24,6 +25,7 @@ DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
 SHOWN = 10  # lines of the table
 
 
+@one_line_interrupt()
 def sweep(
     lr: common.LearningRates = None,
     batch_size: common.BatchSizes = None,
@@ -54,12 +56,19 @@ def sweep(
 ) -> None:
     """Try many configurations in parallel; end with the best and the command that repeats it.
 
-    Options that take a LIST may have several values, such as --lr 0.001,0.01 --optimizer sgd,adam:
-    all combinations are tried. A range, log:1e-4:0.1 or lin:0:0.5, is drawn from at random. Without
-    any, the learning rate and the batch size of AdamW vary.
+    An option that takes a LIST may have several values; all combinations are
+    tried, or as many as --trials says:
 
-    The best has the highest score on held-out data after its last epoch. Interrupt it as you like:
-    the same command goes on where it stopped, and a larger --trials adds to it.
+      fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam
+
+    A range is drawn from at random, evenly (lin) or by factors (log):
+
+      fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40
+
+    Without any of them, the learning rate and the batch size of AdamW vary.
+
+    The best run has the highest held-out score after its last epoch. Interrupt
+    it as you like: the same command goes on, and a larger --trials adds to it.
     """
     given = common.parse_axes(
         lr=lr,
@@ -108,8 +117,10 @@ def sweep(
                     interrupted = True
                 ran = {run.config: run for run in journal.finished}
                 runs = [ran[config] for config in configs if config in ran]
-        except (fx.JournalError, fx.RunError) as error:
+        except fx.JournalError as error:
             fail(error)
+        except fx.RunError as error:
+            fail(f"{error}; what has ended is kept, and the same command goes on")
         if runs:
             report(output, runs, space, dataset, objective)
     if interrupted:

@@ -15,9 +15,11 @@ from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", "-.", ":")
+# The later ones have gaps, through which a line shows that they cover.
+STYLES = ("-", "--", "-.", ":", (0, (4, 4)), (0, (1, 4)), (0, (8, 3, 2, 3)))
 SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
 
@@ -51,7 +53,7 @@ def plot_comparison(
     train.set(title="Training loss", ylabel=loss)
     val.set(title="Held-out loss", ylabel=loss)
     _finish_losses([train, val], runs, ("train_loss", "val_loss"))
-    _finish_scores(score, runs, objective)
+    _finish_scores(score, runs, objective, whole=True)
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
     if title:
@@ -119,19 +121,21 @@ def _finish_losses(axes: Sequence[Axes], runs: Sequence[Run], what: Sequence[str
             one.set_yscale("log")
             one.set_ylim(min(values) / 1.2, max(values) * 1.2)
             if max(values) < 30 * min(values):  # decades alone would be too few marks
-                _mark_within_decades(one)
+                _mark_within_decades(one.yaxis)
 
 
-def _mark_within_decades(axes: Axes) -> None:
+def _mark_within_decades(axis: Axis) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _finish_scores(axes: Axes, runs: Sequence[Run], objective: ft.Objective) -> None:
-    """Show where the runs that did not diverge come to, not how low they began."""
+def _finish_scores(
+    axes: Axes, runs: Sequence[Run], objective: ft.Objective, *, whole: bool = False
+) -> None:
+    """Show where the runs come to, not how low they began: all that did not diverge, or half."""
     from matplotlib.ticker import PercentFormatter
 
     _finish_epochs(axes, runs)
@@ -141,8 +145,10 @@ def _finish_scores(axes: Axes, runs: Sequence[Run], objective: ft.Objective) -> 
     ends = [run.final.val_score for run in kept if isfinite(run.final.val_score)]
     if ends:
         high = max(run.history.best.val_score for run in kept)
-        low = float(np.median(ends))
-        low -= max(3 * (high - low), 0.03)
+        low = min(ends) if whole else float(np.median(ends))
+        low -= max(2 * (high - low), 0.03)
+        values = [e.val_score for run in kept for e in run.history.epochs]
+        low = max(low, min(value for value in values if isfinite(value)) - 0.01)
         axes.set_ylim(low, min(1.0, high) + 0.05 * (min(1.0, high) - low))
     if objective.task != "regression":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -154,7 +160,7 @@ def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
     last = max(run.final.epoch for run in runs)
     axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
 
 
 def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: str = "") -> Figure:
@@ -184,7 +190,9 @@ def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: 
         )
         figure = Figure(figsize=size, layout="constrained")
         columns = min(3, len(panels))
-        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+        grid = figure.subplots(
+            -(-len(panels) // columns), columns, sharex=True, sharey=True, squeeze=False
+        )
         finite = [r.final.val_score for r in runs if not r.diverged and isfinite(r.final.val_score)]
         high = max(finite, default=1.0)
         low = min(finite, default=0.0)
@@ -194,11 +202,17 @@ def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: 
             part = [r for r in runs if third is None or getattr(r.config, third) == value]
             image = _draw_map(axes, part, space, (x, y), (low, high), objective)
             if third is not None:
-                axes.set_title(_value_text(third, value))
+                kind = "" if AXES[third] is str else f"{_axis_label(third)} "
+                axes.set_title(kind + _value_text(third, value))
+            axes.label_outer()
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         form = None if objective.task == "regression" else _percent()
         figure.colorbar(image, ax=grid, label=score, extend="min", format=form)
+        marks = [axes.get_legend_handles_labels() for axes in grid.flat]
+        named = {text: mark for pair in marks for mark, text in zip(*pair, strict=True)}
+        if named:
+            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2)
         others = [n for n in rest if n != third]
         if others:
             title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
@@ -281,6 +295,7 @@ def _draw_dots(
     scores = [nan if run.diverged else run.final.val_score for run in runs]
     fine = [i for i, score in enumerate(scores) if not isnan(score)]
     gone = [i for i, score in enumerate(scores) if isnan(score)]
+    of_panel = " of its panel" if len(axes.figure.axes) > 1 else ""
     dots = axes.scatter(
         [places[i][0] for i in fine],
         [places[i][1] for i in fine],
@@ -301,18 +316,20 @@ def _draw_dots(
             "markerfacecolor": "none",
             "markeredgecolor": CYCLE[1],
         }
-        axes.plot(*places[best], "o", label="best", markeredgewidth=2, **ring)
+        axes.plot(*places[best], "o", label=f"best{of_panel}", markeredgewidth=2, **ring)
     for name, axis in zip(names, (axes.xaxis, axes.yaxis), strict=True):
         values = space.axes[name]
         if isinstance(values, Range):
             if values.log:
                 (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+                if values.high <= 100 * values.low:
+                    _mark_within_decades(axis)
         else:
             texts = [_value_text(name, value) for value in _values(space, name)]
             axis.set_ticks(range(len(texts)), labels=texts)
     axes.margins(0.1)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize="small")
+    axes.set_axisbelow(True)
     return dots
 
 
@@ -337,7 +354,7 @@ def _draw_line(
     else:
         places = [float(i) for i in range(len(runs))]
         texts = [_value_text(name, getattr(run.config, name)) for run in runs]
-        axes.set_xticks(places, texts, rotation=20 if len(texts) > 4 else 0)
+        axes.set_xticks(places, [text.replace(" with ", "\nwith ") for text in texts])
     scores = [nan if run.diverged else run.final.val_score for run in runs]
     axes.plot(places, scores, "o-" if numbers else "o", color=CYCLE[0])
     floor = min((score for score in scores if isfinite(score)), default=0.0)
@@ -351,5 +368,5 @@ def _draw_line(
     axes.set_xlabel(_axis_label(name))
     if objective.task != "regression":
         axes.yaxis.set_major_formatter(_percent())
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend()
