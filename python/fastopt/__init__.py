@@ -17,6 +17,7 @@ from fastopt._config import (
 )
 from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
+from fastopt.ema import WeightEMA
 from fastopt.losses import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -52,6 +53,7 @@ __all__ = [
     "RMSprop",
     "SmoothL1Loss",
     "StepInfo",
+    "WeightEMA",
     "__version__",
     "active_isa",
     "available_isas",

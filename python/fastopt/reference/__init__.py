@@ -10,6 +10,7 @@ from __future__ import annotations
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.ema import WeightEMA
 from fastopt.reference.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.reference.nll import NLLLoss
 from fastopt.reference.pointwise import (
@@ -50,6 +51,7 @@ __all__ = [
     "NLLLoss",
     "RMSprop",
     "SmoothL1Loss",
+    "WeightEMA",
     "grad_norm",
     "log_softmax",
     "log_softmax_backward",
