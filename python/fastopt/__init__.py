@@ -15,6 +15,7 @@ from fastopt._config import (
     set_num_threads,
     show_config,
 )
+from fastopt.accumulate import GradAccumulator
 from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
 from fastopt.ema import WeightEMA
@@ -43,6 +44,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CrossEntropyLoss",
+    "GradAccumulator",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",

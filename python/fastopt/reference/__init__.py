@@ -7,6 +7,7 @@ checked here.
 
 from __future__ import annotations
 
+from fastopt.reference.accumulate import GradAccumulator
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
@@ -43,6 +44,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "GradAccumulator",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
