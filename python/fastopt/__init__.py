@@ -31,7 +31,7 @@ from fastopt.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
+from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo, decay_groups
 
 __version__ = "0.1.0"
 
@@ -62,6 +62,7 @@ __all__ = [
     "checkpoint",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "decay_groups",
     "functional",
     "get_num_threads",
     "grad_norm",
