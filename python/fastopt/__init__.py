@@ -31,6 +31,7 @@ from fastopt.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
+from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo, decay_groups
 from fastopt.schedules import (
     ChainedScheduler,
     ConstantLR,
