@@ -139,6 +139,12 @@ COMPOSED = [
         ),
     ),
     Schedule(
+        "cosine up, restarted where its formula loses a bit",
+        lambda m, o: m.SequentialLR(
+            o, [m.StepLR(o, 3), m.CosineAnnealingLR(o, 50, 0.7)], milestones=[7]
+        ),
+    ),
+    Schedule(
         "a schedule that is skipped",
         lambda m, o: m.SequentialLR(
             o,

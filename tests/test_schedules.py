@@ -198,6 +198,14 @@ def test_plateau_heeds_mode_threshold_and_floor() -> None:
     assert made.best == 1.6
 
 
+def test_plateau_leaves_a_rate_that_would_fall_by_eps() -> None:
+    for eps, lr in ((0.5, 1.0), (0.4999, 0.5)):
+        made = fo.ReduceLROnPlateau(sgd(), factor=0.5, patience=0, eps=eps)
+        made.step(1.0)
+        made.step(1.0)
+        assert made.get_last_lr() == [lr]
+
+
 def test_a_rate_from_elsewhere_is_what_the_next_step_multiplies() -> None:
     optimizer = sgd()
     made = fo.ExponentialLR(optimizer, 0.5)
@@ -222,6 +230,17 @@ def nested(m: Any, o: Any) -> Any:
 def test_sequences_hold_sequences_and_chains() -> None:
     expected = [0.5, 0.5, 1, 0.5, 0.25, 0.125, 0.25, 0.125, 1, 1, 0.5, 0.25]
     assert rates(nested(fo, sgd()), 11) == expected
+
+
+def test_a_schedule_that_has_been_used_starts_anew_in_a_sequence() -> None:
+    optimizer = sgd()
+    chain = fo.ChainedScheduler([fo.ConstantLR(optimizer, 0.5, 2), fo.StepLR(optimizer, 3, 0.1)])
+    for _ in range(5):
+        chain.step()
+    assert chain.last_epoch == 5
+    made = fo.SequentialLR(optimizer, [fo.ConstantLR(optimizer, 1.0), chain], milestones=[2])
+    assert rates(made, 6) == pytest.approx([1, 1, 0.5, 0.5, 1, 0.1, 0.1])
+    assert (made.last_epoch, chain.last_epoch) == (6, 4)
 
 
 def test_a_sequence_that_begins_with_a_chain_starts_at_the_full_rate() -> None:
