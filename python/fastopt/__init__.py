@@ -7,7 +7,7 @@ they equal those of the plain NumPy versions in `fastopt.reference`.
 
 from __future__ import annotations
 
-from fastopt import checkpoint, functional, reference, testing
+from fastopt import checkpoint, functional, reference, schedules, testing
 from fastopt._config import (
     active_isa,
     available_isas,
@@ -30,6 +30,22 @@ from fastopt.losses import (
     SmoothL1Loss,
 )
 from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
+from fastopt.schedules import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 __version__ = "0.1.0"
 
@@ -39,19 +55,33 @@ __all__ = [
     "AdamW",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "ChainedScheduler",
     "Checkpoint",
     "CheckpointError",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
     "CrossEntropyLoss",
+    "ExponentialLR",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LRScheduler",
+    "LambdaLR",
     "LinearCrossEntropyLoss",
+    "LinearLR",
     "MSELoss",
+    "MultiStepLR",
     "NLLLoss",
+    "OneCycleLR",
     "Optimizer",
+    "PolynomialLR",
     "RMSprop",
+    "ReduceLROnPlateau",
+    "SequentialLR",
     "SmoothL1Loss",
     "StepInfo",
+    "StepLR",
     "__version__",
     "active_isa",
     "available_isas",
@@ -64,6 +94,7 @@ __all__ = [
     "load",
     "reference",
     "save",
+    "schedules",
     "set_num_threads",
     "show_config",
     "testing",

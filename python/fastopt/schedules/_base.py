@@ -1,0 +1,275 @@
+"""The base class of the schedules: the step count, the rates of the groups, state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
+
+from fastopt._types import Group
+from fastopt.optim._base import _require_same_names
+from fastopt.schedules._checks import Check, integer, list_of, non_negative, to_float
+
+
+class HasGroups(Protocol):
+    """What a schedule needs of an optimizer: groups with an ``"lr"``."""
+
+    param_groups: list[Group]
+
+
+class LRScheduler:
+    r"""Base class of the schedules, and of your own.
+
+    A schedule sets ``group["lr"]`` in every group of an optimizer: for step 0 when it is made, for
+    the next step at every `step`. The rate that a group had before is its *initial rate*
+    :math:`\eta_0`, kept in ``group["initial_lr"]`` for schedules that are made later.
+
+    Call `step` after ``optimizer.step``, once per batch or once per epoch as the schedule's numbers
+    are meant; a call before the first ``optimizer.step`` skips the rate of step 0.
+
+    A group that is added later joins at the next `step`, with the rate that it has then as its
+    initial rate; options that were given as one number hold for it too.
+
+    **A schedule of your own** is a subclass with `get_lr`. Attributes whose names do not begin with
+    an underscore are saved by `state_dict`, so that it can be resumed.
+
+    Parameters
+    ----------
+    optimizer
+        A fused or reference optimizer, or any object with ``param_groups``.
+    last_epoch : int
+        -1 starts. k >= 0 continues a schedule of which step k was the last, from groups that hold
+        their ``"initial_lr"`` and the rates of that step, as torch does; `load_state_dict` is the
+        surer way, and the only one that is exact for every schedule.
+
+    Attributes
+    ----------
+    last_epoch : int
+        The number of the step whose rates the groups hold now.
+    base_lrs : list of float
+        The initial rate of each group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option cannot be used. The groups are as they were then.
+    KeyError
+        With `last_epoch` >= 0, if a group has no ``"initial_lr"``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> class InverseRoot(fo.LRScheduler):
+    ...     def get_lr(self):
+    ...         return [base / (1 + self.last_epoch) ** 0.5 for base in self.base_lrs]
+    >>> opt = fo.SGD([np.zeros(1)], lr=0.5)
+    >>> schedule = InverseRoot(opt)
+    >>> for _ in range(3):
+    ...     schedule.step()
+    >>> opt.param_groups[0]["lr"]
+    0.25
+    """
+
+    optimizer: HasGroups
+    last_epoch: int
+    base_lrs: list[float]
+    _last_lr: list[float]
+
+    _options: ClassVar[Mapping[str, Check]] = {}  # how to check the attributes that are saved
+    _unsaved: ClassVar[tuple[str, ...]] = ("optimizer",)
+    # torch's rule for last_epoch >= 0: the class takes the rates as they are instead of a step.
+    _continues_as_is: ClassVar[bool] = False
+
+    def __init__(self, optimizer: HasGroups, last_epoch: int = -1) -> None:
+        groups = groups_of(optimizer)
+        last_epoch = integer(-1)("last_epoch", last_epoch)
+        if last_epoch >= 0:
+            for number, group in enumerate(groups):
+                if "initial_lr" not in group:
+                    raise KeyError(
+                        f"parameter group {number} has no 'initial_lr', which last_epoch="
+                        f"{last_epoch} needs; load the optimizer's state first, or start with -1"
+                    )
+        self.optimizer = optimizer
+        self.last_epoch = last_epoch + 1
+        self.base_lrs = []
+        self._join_groups()
+        self._begin()
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of each group for step `last_epoch`; what a subclass defines.
+
+        It may read `base_lrs` and the present rates in ``optimizer.param_groups``, and writes
+        nothing. To ask for the rates in use call `get_last_lr`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define get_lr()")
+
+    def get_last_lr(self) -> list[float]:
+        """Return the rate of each group that this schedule has set last."""
+        return list(self._last_lr)
+
+    def step(self) -> None:
+        """Set the rates of the next step.
+
+        Raises
+        ------
+        ValueError
+            If a rate would be negative, infinite or NaN, or the schedule has no further step.
+            Rates and counters are as they were then.
+        """
+        with self._all_or_nothing():
+            self.last_epoch += 1
+            self._join_groups()
+            self._apply(self.get_lr())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the options and counters: numbers, strings, lists and None, fit for JSON.
+
+        ``"lr"`` is what the groups hold now, so that a state can be loaded before or after that
+        of the optimizer, whatever the making of the schedule did to the rates.
+        """
+        return {
+            **{
+                key: list(value) if isinstance(value, list) else value
+                for key, value in vars(self).items()
+                if key not in self._unsaved and not key.startswith("_")
+            },
+            "last_lr": list(self._last_lr),
+            "lr": self._lrs(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, the rates of the groups included.
+
+        Raises
+        ------
+        KeyError
+            If entries are missing or not known.
+        TypeError, ValueError
+            If a value cannot be used. In every case nothing has been loaded.
+        """
+        self._take(self._read(state_dict))
+
+    def _begin(self) -> None:
+        """Set the rates of the first step that this object sees."""
+        as_is = self._continues_as_is and self.last_epoch > 0
+        self._apply(self._lrs() if as_is else self.get_lr())
+
+    def _restart(self) -> None:
+        """Start anew from the initial rates: the turn of this schedule in a `SequentialLR`."""
+        with self._all_or_nothing():
+            self._rewind()
+            self._join_groups()
+            self._set_lrs(self.base_lrs)
+            self._begin()
+
+    def _rewind(self) -> None:
+        self.last_epoch = 0
+
+    def _lrs(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _set_lrs(self, lrs: list[float]) -> None:
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+
+    def _join_groups(self) -> None:
+        """Note the initial rates of groups that are new."""
+        new = self.optimizer.param_groups[len(self.base_lrs) :]
+        self.base_lrs = [*self.base_lrs, *map(initial_lr, new)]
+
+    def _apply(self, lrs: list[float]) -> None:
+        """Check the rates and write them."""
+        groups = self.optimizer.param_groups
+        name = type(self).__name__
+        if len(lrs) != len(groups):
+            raise ValueError(f"{name} gave {len(lrs)} rates for {len(groups)} parameter groups")
+        lrs = [
+            non_negative(f"the rate of group {i} at step {self.last_epoch} of {name}", lr)
+            for i, lr in enumerate(lrs)
+        ]
+        self._set_lrs(lrs)
+        for group, base in zip(groups, self.base_lrs, strict=True):
+            group.setdefault("initial_lr", base)
+        self._last_lr = lrs
+
+    def _accept(self, **options: Any) -> None:
+        """Check options and keep them as attributes."""
+        checked = {name: self._options[name](name, value) for name, value in options.items()}
+        vars(self).update(checked)
+
+    def _checks(self) -> dict[str, Check]:
+        """Return the checks of the values in a state dict."""
+        groups = len(self.optimizer.param_groups)
+        return {
+            **self._options,
+            "last_epoch": integer(0),
+            "base_lrs": list_of(non_negative, 0, groups),  # fewer: a group came after the last step
+            "last_lr": list_of(non_negative, 0, groups),
+            "lr": list_of(non_negative, groups, groups),
+        }
+
+    def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the checked values of a state dict."""
+        name = type(self).__name__
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
+        own = self.state_dict()
+        _require_same_names(own, state_dict, f"state dict of {name}")
+        checks = self._checks()
+        return {key: checks.get(key, _as_it_is)(key, state_dict[key]) for key in own}
+
+    def _take(self, values: dict[str, Any]) -> None:
+        """Put checked values in place."""
+        values = dict(values)
+        self._last_lr = values.pop("last_lr")
+        self._set_lrs(values.pop("lr"))
+        vars(self).update(values)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Put counters and rates back if the block raises."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self._take(before)
+            raise
+
+
+class FactorLR(LRScheduler):
+    """A schedule that multiplies the present rate of every group by one factor at each step.
+
+    Other schedules may change the rates too: this one works on what it finds.
+    """
+
+    def factor_at(self, epoch: int) -> float:
+        """Return the factor between the rates of steps ``epoch - 1`` and `epoch`."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        """Return the present rates times the factor of step `last_epoch`."""
+        factor = self.factor_at(self.last_epoch)
+        return [lr * factor for lr in self._lrs()]
+
+
+def _as_it_is(name: str, value: Any) -> Any:
+    """Take the value of an attribute that only a subclass outside this package knows."""
+    return list(value) if isinstance(value, list) else value
+
+
+def initial_lr(group: Group) -> float:
+    """Return the rate from which the schedules of a group started, or start now."""
+    return float(group["initial_lr"] if "initial_lr" in group else group["lr"])
+
+
+def groups_of(optimizer: HasGroups) -> list[Group]:
+    """Return the groups of an optimizer, all of which have a learning rate."""
+    groups = getattr(optimizer, "param_groups", None)
+    if not isinstance(groups, list):
+        raise TypeError(f"optimizer must have param_groups; {type(optimizer).__name__} has none")
+    for number, group in enumerate(groups):
+        if not isinstance(group, dict) or "lr" not in group:
+            raise ValueError(f"parameter group {number} of the optimizer has no 'lr'")
+        to_float(f"the lr of parameter group {number}", group["lr"])
+    return groups

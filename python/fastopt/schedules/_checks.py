@@ -1,0 +1,105 @@
+"""Checks of options: each takes a name and a value, and returns the value in plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from operator import index
+from typing import Any, SupportsFloat, TypeAlias
+
+Check: TypeAlias = Callable[[str, Any], Any]
+
+
+def to_float(name: str, value: object) -> float:
+    """Return `value` as a float; TypeError if it is no number."""
+    if isinstance(value, str) or not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def number(taken: str, allows: Callable[[float], bool]) -> Check:
+    """Return a check for a finite number that `allows`; `taken` says which in messages."""
+
+    def check(name: str, value: object) -> float:
+        result = to_float(name, value)
+        if not (isfinite(result) and allows(result)):
+            raise ValueError(f"{name} must be {taken}, not {value!r}")
+        return result
+
+    return check
+
+
+non_negative = number("finite and >= 0", lambda x: x >= 0)
+positive = number("finite and > 0", lambda x: x > 0)
+fraction = number("in [0, 1]", lambda x: 0 <= x <= 1)
+positive_fraction = number("in (0, 1]", lambda x: 0 < x <= 1)
+below_one = number("in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def integer(least: int) -> Check:
+    """Return a check for an integer that is at least `least`."""
+
+    def check(name: str, value: Any) -> int:
+        try:
+            result = index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+        if result < least:
+            raise ValueError(f"{name} must be >= {least}, not {value!r}")
+        return result
+
+    return check
+
+
+def choice(*names: str) -> Check:
+    """Return a check for one of the `names`."""
+
+    def check(name: str, value: object) -> str:
+        if value not in names:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, names))}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def flag(name: str, value: object) -> bool:
+    """Check that `value` is True or False."""
+    if value is not True and value is not False:
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:
+    """Return a check for a sequence of `least` to `most` values that pass `item`."""
+
+    def check(name: str, value: Any) -> list[Any]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be a sequence, not {value!r}")
+        if len(value) < least or (most is not None and len(value) > most):
+            raise ValueError(
+                f"{name} must have {least if least == most else f'{least} to {most}'} values, "
+                f"not {len(value)}"
+            )
+        return [item(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+
+    return check
+
+
+def one_or_each(item: Check) -> Check:
+    """Return a check for one value for all groups, or a list with a value for each group."""
+
+    def check(name: str, value: Any) -> Any:
+        return list_of(item)(name, value) if isinstance(value, list | tuple) else item(name, value)
+
+    return check
+
+
+def for_each_group(name: str, value: Any, count: int) -> list[Any]:
+    """Return the value of each of `count` groups, from one for all or a list."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} has {len(value)} values but the optimizer {count} parameter groups"
+        )
+    return list(value)

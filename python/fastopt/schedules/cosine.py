@@ -1,0 +1,390 @@
+"""Schedules along half a cosine: annealing, annealing with restarts, and one cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import cos, pi
+from typing import Any, ClassVar, Literal
+
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
+from fastopt.schedules._checks import (
+    Check,
+    below_one,
+    choice,
+    flag,
+    for_each_group,
+    fraction,
+    integer,
+    list_of,
+    non_negative,
+    one_or_each,
+    positive,
+)
+
+
+class CosineAnnealingLR(LRScheduler):
+    r"""Let the rate fall to `eta_min` over `T_max` steps, along half a cosine.
+
+    .. math:: \eta_t = \eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min})
+        \left(1 + \cos \frac{\pi t}{T_{\max}}\right)
+
+    computed from the rate before, as torch does:
+
+    .. math:: \eta_t - \eta_{\min} = (\eta_{t-1} - \eta_{\min})\,
+        \frac{1 + \cos(\pi t / T_{\max})}{1 + \cos(\pi (t - 1) / T_{\max})}
+
+    After `T_max` steps it rises again, and is back at step ``2 * T_max``: stop there, or use
+    `CosineAnnealingWarmRestarts`.
+
+    Parameters
+    ----------
+    optimizer, last_epoch
+        As in `LRScheduler`.
+    T_max : int
+        Steps down to `eta_min`, at least 1.
+    eta_min : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
+
+    References
+    ----------
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> opt = fo.SGD([np.zeros(1)], lr=1.0)
+    >>> schedule = fo.CosineAnnealingLR(opt, T_max=4)
+    >>> rates = []
+    >>> for epoch in range(5):
+    ...     rates += schedule.get_last_lr()
+    ...     schedule.step()
+    >>> print(np.round(rates, 4))
+    [1.     0.8536 0.5    0.1464 0.    ]
+    """
+
+    T_max: int
+    eta_min: float
+    _options: ClassVar[Mapping[str, Check]] = {"T_max": integer(1), "eta_min": non_negative}
+    _continues_as_is: ClassVar[bool] = True
+
+    def __init__(
+        self, optimizer: HasGroups, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self._accept(T_max=T_max, eta_min=eta_min)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the rates of step `last_epoch`."""
+        epoch, low = self.last_epoch, self.eta_min
+        if epoch == 0:
+            return self._lrs()
+        if (epoch - 1) % (2 * self.T_max) == self.T_max:  # from the bottom, where the quotient is 0
+            rise = 1 - cos(pi / self.T_max)
+            return [
+                lr + (base - low) * rise / 2
+                for lr, base in zip(self._lrs(), self.base_lrs, strict=True)
+            ]
+        quotient = (1 + cos(pi * epoch / self.T_max)) / (1 + cos(pi * (epoch - 1) / self.T_max))
+        return [quotient * (lr - low) + low for lr in self._lrs()]
+
+    def _restart(self) -> None:
+        super()._restart()
+        # torch starts anew from the formula, in whose rounding the initial rate may lose a bit.
+        self._apply([self.eta_min + (base - self.eta_min) for base in self.base_lrs])
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    r"""Anneal along half a cosine again and again, from the initial rate.
+
+    .. math:: \eta_t = \eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min})
+        \left(1 + \cos \frac{\pi T_{\mathrm{cur}}}{T_i}\right)
+
+    with the steps :math:`T_{\mathrm{cur}}` since the last restart and the length :math:`T_i` of
+    this period: `T_0`, and `T_mult` times as much after every restart. Count in steps: for a
+    restart after n epochs of k batches, `T_0` is ``n * k``.
+
+    Parameters
+    ----------
+    optimizer, last_epoch
+        As in `LRScheduler`.
+    T_0 : int
+        Steps until the first restart, at least 1.
+    T_mult : int
+        At least 1.
+    eta_min : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
+
+    References
+    ----------
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> opt = fo.SGD([np.zeros(1)], lr=1.0)
+    >>> schedule = fo.CosineAnnealingWarmRestarts(opt, T_0=2, T_mult=2)
+    >>> rates = []
+    >>> for epoch in range(7):
+    ...     rates += schedule.get_last_lr()
+    ...     schedule.step()
+    >>> print(np.round(rates, 4))
+    [1.     0.5    1.     0.8536 0.5    0.1464 1.    ]
+    """
+
+    T_0: int
+    T_mult: int
+    eta_min: float
+    _options: ClassVar[Mapping[str, Check]] = {
+        "T_0": integer(1),
+        "T_mult": integer(1),
+        "eta_min": non_negative,
+    }
+
+    def __init__(
+        self,
+        optimizer: HasGroups,
+        T_0: int,
+        T_mult: int = 1,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self._accept(T_0=T_0, T_mult=T_mult, eta_min=eta_min)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the rates of step `last_epoch`."""
+        since, period = self.last_epoch, self.T_0
+        if self.T_mult == 1:
+            since %= period
+        while since >= period:
+            since -= period
+            period *= self.T_mult
+        height = 1 + cos(pi * since / period)
+        return [self.eta_min + (base - self.eta_min) * height / 2 for base in self.base_lrs]
+
+
+class OneCycleLR(LRScheduler):
+    r"""Raise the rate to `max_lr`, then let it fall to almost nothing: one cycle per run.
+
+    From ``max_lr / div_factor`` it rises to `max_lr` until step ``pct_start * total_steps - 1`` and
+    falls to ``max_lr / div_factor / final_div_factor`` at step ``total_steps - 1``, each along half
+    a cosine or a line. Momentum (the first beta of Adam) goes the other way, from `max_momentum` to
+    `base_momentum` and back. The rates of the groups are replaced, their ``"initial_lr"`` too. Call
+    `step` after every batch.
+
+    Parameters
+    ----------
+    optimizer, last_epoch
+        As in `LRScheduler`.
+    max_lr : float, or list with one for each group
+        The peak, at least 0.
+    total_steps : int, optional
+        At least 1. If None, ``epochs * steps_per_epoch``.
+    epochs, steps_per_epoch : int, optional
+        Used if `total_steps` is None.
+    pct_start : float
+        The part of the steps in which the rate rises, in [0, 1].
+    anneal_strategy : {"cos", "linear"}
+        The shape.
+    cycle_momentum : bool
+        Set ``group["momentum"]``, or the first of ``group["betas"]``, too.
+    base_momentum, max_momentum : float, or list with one for each group
+        In [0, 1).
+    div_factor, final_div_factor : float
+        Greater than 0.
+    three_phase : bool
+        Fall to the first rate at step ``2 * pct_start * total_steps - 2``, as steeply as it rose,
+        then to the last, as in the paper.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`; ValueError also if `cycle_momentum` finds neither momentum nor betas,
+        and at a `step` beyond number `total_steps`.
+
+    Notes
+    -----
+    As in torch, the call of `step` that follows the last batch sets the rate of step `total_steps`,
+    which is past the end and meant for no batch. The cosine turns upwards there; the line stops at
+    its last value, where torch's goes on to a negative rate. A phase without length (torch divides
+    by zero) stands at its end. Each schedule keeps its own bounds; torch keeps them in the groups,
+    where two of these on one optimizer share those of the second.
+
+    References
+    ----------
+    Smith and Topin, "Super-convergence: very fast training of neural networks using large learning
+    rates", 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> opt = fo.SGD([np.zeros(1)], lr=1.0, momentum=0.9)
+    >>> schedule = fo.OneCycleLR(opt, max_lr=1.0, total_steps=5, pct_start=0.6)
+    >>> rates, momenta = [], []
+    >>> for batch in range(5):
+    ...     rates += schedule.get_last_lr()
+    ...     momenta.append(opt.param_groups[0]["momentum"])
+    ...     schedule.step()
+    >>> print(np.round(rates, 4))
+    [0.04 0.52 1.   0.5  0.  ]
+    >>> print(np.round(momenta, 4))
+    [0.95 0.9  0.85 0.9  0.95]
+    """
+
+    max_lr: float | list[float]
+    total_steps: int
+    pct_start: float
+    anneal_strategy: str
+    cycle_momentum: bool
+    base_momentum: float | list[float]
+    max_momentum: float | list[float]
+    div_factor: float
+    final_div_factor: float
+    three_phase: bool
+    _options: ClassVar[Mapping[str, Check]] = {
+        "max_lr": one_or_each(non_negative),
+        "total_steps": integer(1),
+        "pct_start": fraction,
+        "anneal_strategy": choice("cos", "linear"),
+        "cycle_momentum": flag,
+        "base_momentum": one_or_each(below_one),
+        "max_momentum": one_or_each(below_one),
+        "div_factor": positive,
+        "final_div_factor": positive,
+        "three_phase": flag,
+    }
+
+    def __init__(
+        self,
+        optimizer: HasGroups,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError("OneCycleLR needs total_steps, or epochs and steps_per_epoch")
+            steps = integer(1)("steps_per_epoch", steps_per_epoch)
+            total_steps = integer(1)("epochs", epochs) * steps
+        self._accept(
+            max_lr=max_lr,
+            total_steps=total_steps,
+            pct_start=pct_start,
+            anneal_strategy=anneal_strategy,
+            cycle_momentum=cycle_momentum,
+            base_momentum=base_momentum,
+            max_momentum=max_momentum,
+            div_factor=div_factor,
+            final_div_factor=final_div_factor,
+            three_phase=three_phase,
+        )
+        for number, group in enumerate(groups_of(optimizer)):
+            if cycle_momentum and "momentum" not in group and "betas" not in group:
+                raise ValueError(
+                    f"cycle_momentum needs an optimizer with momentum or betas, which parameter "
+                    f"group {number} has not; pass cycle_momentum=False"
+                )
+        super().__init__(optimizer, last_epoch)
+        for group, base in zip(optimizer.param_groups, self.base_lrs, strict=True):
+            group["initial_lr"] = base
+
+    def get_lr(self) -> list[float]:
+        """Return the rates of step `last_epoch`."""
+        tops = for_each_group("max_lr", self.max_lr, len(self.base_lrs))
+        return [
+            self._anneal(base, top, base / self.final_div_factor)
+            for base, top in zip(self.base_lrs, tops, strict=True)
+        ]
+
+    def _anneal(self, first: float, peak: float, last: float) -> float:
+        """Return the value at step `last_epoch` of what goes from `first` to `peak` to `last`."""
+        if self.last_epoch > self.total_steps:
+            raise ValueError(
+                f"OneCycleLR has {self.total_steps} steps, which are over; total_steps is the "
+                "number of batches of the whole run"
+            )
+        rise = float(self.pct_start * self.total_steps) - 1
+        phases = [(rise, first, peak), (self.total_steps - 1, peak, last)]
+        if self.three_phase:
+            turn = float(2 * self.pct_start * self.total_steps) - 2
+            phases[1:] = [(turn, peak, first), (self.total_steps - 1, first, last)]
+        last_phase = len(phases) - 1
+        i = next((i for i in range(last_phase) if self.last_epoch <= phases[i][0]), last_phase)
+        end, start_value, end_value = phases[i]
+        begin = phases[i - 1][0] if i else 0.0
+        done = (self.last_epoch - begin) / (end - begin) if end != begin else 1.0
+        if self.anneal_strategy == "cos":
+            return end_value + (start_value - end_value) / 2.0 * (cos(pi * done) + 1)
+        return (end_value - start_value) * min(done, 1.0) + start_value
+
+    def _join_groups(self) -> None:
+        tops = for_each_group("max_lr", self.max_lr, len(self.optimizer.param_groups))
+        self.base_lrs = [top / self.div_factor for top in tops]
+
+    def _momenta(self) -> list[float]:
+        """Return the momentum of each group for step `last_epoch`."""
+        count = len(self.base_lrs)
+        lows = for_each_group("base_momentum", self.base_momentum, count)
+        highs = for_each_group("max_momentum", self.max_momentum, count)
+        return [self._anneal(high, low, high) for high, low in zip(highs, lows, strict=True)]
+
+    def _set_momenta(self, momenta: list[float]) -> None:
+        for group, momentum in zip(self.optimizer.param_groups, momenta, strict=True):
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                group["momentum"] = momentum
+
+    def _apply(self, lrs: list[float]) -> None:
+        momenta = self._momenta() if self.cycle_momentum else []
+        super()._apply(lrs)
+        if self.cycle_momentum:
+            self._set_momenta(momenta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the options and counters; see `LRScheduler.state_dict`.
+
+        ``"momentum"`` is what the groups hold now.
+        """
+        held = []
+        if self.cycle_momentum:
+            groups = self.optimizer.param_groups
+            held = [float(g["betas"][0] if "betas" in g else g["momentum"]) for g in groups]
+        return super().state_dict() | {"momentum": held}
+
+    def _checks(self) -> dict[str, Check]:
+        count = len(self.optimizer.param_groups) if self.cycle_momentum else 0
+        return super()._checks() | {"momentum": list_of(below_one, count, count)}
+
+    def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        values = super()._read(state_dict)
+        for name in ("max_lr", "base_momentum", "max_momentum"):
+            for_each_group(name, values[name], len(self.optimizer.param_groups))
+        return values
+
+    def _take(self, values: dict[str, Any]) -> None:
+        values = dict(values)
+        momenta = values.pop("momentum")
+        super()._take(values)
+        if self.cycle_momentum:
+            self._set_momenta(momenta)

@@ -1,0 +1,184 @@
+"""The schedule that looks at a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any, ClassVar, Literal, SupportsFloat
+
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
+from fastopt.schedules._checks import (
+    Check,
+    below_one,
+    choice,
+    for_each_group,
+    integer,
+    non_negative,
+    one_or_each,
+    to_float,
+)
+
+
+class ReduceLROnPlateau(LRScheduler):
+    r"""Multiply the rate by `factor` when a metric has stopped to get better.
+
+    A step is *bad* if its metric is not better than the best so far by the `threshold`; NaN is
+    never better. After more than `patience` bad steps in a row the rates are reduced:
+
+    .. math:: \eta \leftarrow \max(\mathrm{factor} \cdot \eta,\ \mathrm{min\_lr})
+
+    and counting begins anew, after `cooldown` steps that cannot be bad.
+
+    Parameters
+    ----------
+    optimizer
+        As in `LRScheduler`.
+    mode : {"min", "max"}
+        Whether smaller or larger is better.
+    factor : float
+        In [0, 1).
+    patience : int
+        Bad steps in a row that are borne, at least 0.
+    threshold : float
+        At least 0.
+    threshold_mode : {"rel", "abs"}
+        Better than ``best * (1 - threshold)`` ("max": ``1 + threshold``), or than ``best -
+        threshold`` ("max": ``+``).
+    cooldown : int
+        At least 0.
+    min_lr : float, or list with one for each group
+        At least 0.
+    eps : float
+        A rate that would fall by no more than this is left as it is. At least 0.
+
+    Attributes
+    ----------
+    best : float or None
+        The best metric; None if there is none yet.
+    num_bad_epochs, cooldown_counter : int
+        Bad steps in a row; steps of the cooldown that are left.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `LRScheduler`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> opt = fo.SGD([np.zeros(1)], lr=1.0)
+    >>> schedule = fo.ReduceLROnPlateau(opt, factor=0.5, patience=1)
+    >>> rates = []
+    >>> for loss in [3.0, 2.0, 2.0, 2.0, 2.0, 2.0]:
+    ...     schedule.step(loss)
+    ...     rates += schedule.get_last_lr()
+    >>> rates
+    [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    mode: str
+    factor: float
+    patience: int
+    threshold: float
+    threshold_mode: str
+    cooldown: int
+    min_lr: float | list[float]
+    eps: float
+    best: float | None
+    _options: ClassVar[Mapping[str, Check]] = {
+        "mode": choice("min", "max"),
+        "factor": below_one,
+        "patience": integer(0),
+        "threshold": non_negative,
+        "threshold_mode": choice("rel", "abs"),
+        "cooldown": integer(0),
+        "min_lr": one_or_each(non_negative),
+        "eps": non_negative,
+    }
+
+    def __init__(
+        self,
+        optimizer: HasGroups,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_lr: float | Sequence[float] = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        self._accept(
+            mode=mode,
+            factor=factor,
+            patience=patience,
+            threshold=threshold,
+            threshold_mode=threshold_mode,
+            cooldown=cooldown,
+            min_lr=min_lr,
+            eps=eps,
+        )
+        for_each_group("min_lr", self.min_lr, len(groups_of(optimizer)))
+        self.optimizer = optimizer
+        self.last_epoch = 0
+        self.best = None
+        self.num_bad_epochs = 0
+        self.cooldown_counter = 0
+        self._last_lr = self._lrs()
+
+    def step(self, metrics: SupportsFloat) -> None:  # type: ignore[override]  # as in torch
+        """Take note of a metric, and reduce the rates if it is time.
+
+        Parameters
+        ----------
+        metrics : float
+            The loss or score, usually on validation data, of the epoch that has ended.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `metrics` is no number, or groups have come for which `min_lr` has none. Rates and
+            counters are as they were then.
+        """
+        metric = to_float("metrics", metrics)
+        rates = self._lrs()
+        floors = for_each_group("min_lr", self.min_lr, len(rates))
+        self.last_epoch += 1
+        if self._is_better(metric):
+            self.best = metric
+            self.num_bad_epochs = 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self.cooldown_counter = self.cooldown
+            self.num_bad_epochs = 0
+            lower = [max(lr * self.factor, low) for lr, low in zip(rates, floors, strict=True)]
+            rates = [
+                new if old - new > self.eps else old for old, new in zip(rates, lower, strict=True)
+            ]
+            self._set_lrs(rates)
+        self._last_lr = rates
+
+    def _is_better(self, metric: float) -> bool:
+        sign = -1.0 if self.mode == "min" else 1.0
+        best = sign * -inf if self.best is None else self.best
+        if self.threshold_mode == "rel":
+            bar = best * (1.0 + sign * self.threshold)
+        else:
+            bar = best + sign * self.threshold
+        return metric < bar if self.mode == "min" else metric > bar
+
+    def _checks(self) -> dict[str, Check]:
+        return super()._checks() | {
+            "best": lambda name, value: None if value is None else to_float(name, value),
+            "num_bad_epochs": integer(0),
+            "cooldown_counter": integer(0),
+        }
+
+    def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        values = super()._read(state_dict)
+        for_each_group("min_lr", values["min_lr"], len(self.optimizer.param_groups))
+        return values

@@ -1,0 +1,727 @@
+"""Schedules by themselves: formulas, tables, states, bad input; see test_torch_schedules too."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastopt as fo
+from cases import same_bits
+from schedule_cases import COMPOSED, LRS, SOME, Schedule, groups, one
+
+
+def sgd(lr: float = 1.0) -> fo.SGD:
+    return fo.SGD([np.ones(2)], lr=lr, momentum=0.9)
+
+
+def rates(schedule: Any, steps: int) -> list[float]:
+    """Return the rate of the first group for steps 0 to `steps`."""
+    result = [schedule.get_last_lr()[0]]
+    for _ in range(steps):
+        schedule.step()
+        result += schedule.get_last_lr()[:1]
+    return result
+
+
+def held(optimizer: Any) -> list[dict[str, Any]]:
+    """Return the options of all groups."""
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+# -- values ------------------------------------------------------------------------------------
+
+FORMULAS: list[tuple[Schedule, Callable[[int], float]]] = [
+    (one("StepLR", step_size=30, gamma=0.5), lambda t: 0.5 ** (t // 30)),
+    (
+        one("MultiStepLR", milestones=[150, 20, 20], gamma=0.7),
+        lambda t: 0.7 ** (2 * (t >= 20) + (t >= 150)),
+    ),
+    (one("ConstantLR", factor=0.3, total_iters=40), lambda t: 0.3 if t < 40 else 1.0),
+    (one("ConstantLR", factor=0.0, total_iters=40), lambda t: 0.0 if t < 40 else 1.0),
+    (
+        one("LinearLR", start_factor=0.01, end_factor=0.9, total_iters=70),
+        lambda t: 0.01 + 0.89 * min(t, 70) / 70,
+    ),
+    (
+        one("LinearLR", start_factor=1.0, end_factor=0.0, total_iters=70),
+        lambda t: max(0, 1 - t / 70),
+    ),
+    (one("ExponentialLR", gamma=0.97), lambda t: 0.97**t),
+    (one("PolynomialLR", total_iters=90, power=1.7), lambda t: (1 - min(t, 90) / 90) ** 1.7),
+    (
+        one("CosineAnnealingLR", T_max=60, eta_min=0.0),
+        lambda t: (1 + math.cos(math.pi * t / 60)) / 2,
+    ),
+    (one("LambdaLR", lr_lambda=lambda t: 1 / (1 + t)), lambda t: 1 / (1 + t)),
+]
+
+
+@pytest.mark.parametrize(("schedule", "factor"), FORMULAS, ids=str)
+def test_rates_follow_the_formula(schedule: Schedule, factor: Callable[[int], float]) -> None:
+    optimizer = groups("SGD")
+    made = schedule.make(fo, optimizer)
+    for t in range(201):
+        for lr, first in zip(made.get_last_lr(), LRS, strict=True):
+            # A step multiplies once, by a factor of a few roundings; a cosine turns at its bottom,
+            # where the quotient of two small numbers is the inaccurate one.
+            assert abs(lr - first * factor(t)) <= 2.0**-53 * first * (4 * t + 4), t
+        made.step()
+
+
+def test_cosine_ends_at_eta_min_exactly_and_comes_back() -> None:
+    made = fo.CosineAnnealingLR(sgd(), T_max=10, eta_min=0.25)
+    values = rates(made, 20)
+    assert values[10] == 0.25
+    assert values[20] == pytest.approx(1.0, rel=1e-14)
+    assert values[:11] == sorted(values[:11], reverse=True)
+    assert values[10:] == sorted(values[10:])
+
+
+def test_warm_restarts_start_from_the_full_rate() -> None:
+    values = rates(fo.CosineAnnealingWarmRestarts(sgd(), T_0=3, T_mult=2, eta_min=0.1), 30)
+    assert [t for t, lr in enumerate(values) if lr == 1.0] == [0, 3, 9, 21]
+    assert values[6] == pytest.approx(0.55)  # the middle of the second period
+    assert min(values) > 0.1
+
+
+def test_warm_restarts_continue_in_the_right_period() -> None:
+    first = fo.CosineAnnealingWarmRestarts(sgd(), T_0=3, T_mult=2)
+    values = rates(first, 40)
+    for t in range(39):
+        optimizer = sgd()
+        optimizer.param_groups[0]["initial_lr"] = 1.0
+        again = fo.CosineAnnealingWarmRestarts(optimizer, T_0=3, T_mult=2, last_epoch=t)
+        assert again.get_last_lr() == [values[t + 1]]
+
+
+@pytest.mark.parametrize("shape", ["cos", "linear"])
+def test_one_cycle(shape: Any) -> None:
+    optimizer = sgd()
+    made = fo.OneCycleLR(optimizer, 2.0, total_steps=101, pct_start=41 / 101, anneal_strategy=shape)
+    values, momenta = [], []
+    for _ in range(101):
+        values += made.get_last_lr()
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        made.step()
+    assert values[0] == pytest.approx(2 / 25)
+    assert values[40] == 2.0 == max(values)
+    assert values[100] == pytest.approx(2 / 25 / 1e4)
+    assert values[20] == pytest.approx((2 / 25 + 2) / 2)
+    assert values[70] == pytest.approx((2 + 2 / 25e4) / 2)
+    assert momenta[40] == 0.85 == min(momenta)
+    assert momenta[0] == pytest.approx(0.95)
+    assert momenta[100] == pytest.approx(0.95)
+    assert optimizer.param_groups[0]["initial_lr"] == 2 / 25
+
+
+def test_one_cycle_in_three_phases_comes_back_to_its_first_rate() -> None:
+    made = fo.OneCycleLR(sgd(), 2.0, total_steps=50, pct_start=0.4, three_phase=True)
+    values = rates(made, 49)
+    assert values[19] == 2.0
+    assert values[38] == pytest.approx(2 / 25)
+    assert values[49] == pytest.approx(2 / 25e4)
+    np.testing.assert_allclose(values[:39], values[38::-1], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("total", "start", "expected"),
+    [(10, 0.1, {0: 2.0, 9: 2 / 25e4}), (4, 1.0, {0: 2 / 25, 3: 2.0, 4: 2 / 25e4})],
+)
+def test_a_phase_of_one_cycle_without_length(
+    total: int, start: float, expected: dict[int, float]
+) -> None:
+    values = rates(fo.OneCycleLR(sgd(), 2.0, total_steps=total, pct_start=start), total)
+    for t, lr in expected.items():
+        assert values[t] == pytest.approx(lr), t
+
+
+def test_two_one_cycles_keep_their_own_bounds() -> None:
+    optimizer = sgd()
+    first = fo.OneCycleLR(optimizer, 2.0, total_steps=20)
+    fo.OneCycleLR(optimizer, 7.0, total_steps=20)
+    assert max(rates(first, 19)) == 2.0
+
+
+def test_one_cycle_sets_the_first_beta() -> None:
+    optimizer = fo.AdamW([np.ones(2)], betas=(0.5, 0.99))
+    made = fo.OneCycleLR(optimizer, 1.0, total_steps=10, pct_start=0.5)
+    for _ in range(4):
+        made.step()
+    assert optimizer.param_groups[0]["betas"] == (0.85, 0.99)
+    optimizer.step([np.ones(2)])
+
+
+@given(
+    metrics=st.lists(st.floats(0, 1) | st.just(math.nan), max_size=40),
+    patience=st.integers(0, 4),
+    cooldown=st.integers(0, 3),
+)
+def test_plateau_reduces_when_patience_is_out(
+    metrics: list[float], patience: int, cooldown: int
+) -> None:
+    optimizer = sgd()
+    made = fo.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=patience, cooldown=cooldown, threshold=0.0, eps=0.0
+    )
+    lr, bad, rest = 1.0, 0, 0  # the rule of the docstring, from the list of all metrics
+    seen: list[float] = []
+    for metric in metrics:
+        best = min((m for m in seen if not math.isnan(m)), default=math.inf)
+        bad = 0 if metric < best or rest else bad + 1
+        rest = max(0, rest - 1)
+        if bad > patience:
+            lr, bad, rest = lr / 2, 0, cooldown
+        seen.append(metric)
+        made.step(metric)
+        assert made.get_last_lr() == [lr] == [optimizer.param_groups[0]["lr"]]
+
+
+def test_plateau_heeds_mode_threshold_and_floor() -> None:
+    optimizer = sgd()
+    made = fo.ReduceLROnPlateau(
+        optimizer, "max", 0.1, 0, threshold=0.5, threshold_mode="abs", min_lr=0.05
+    )
+    table = [(1.0, 1.0), (1.5, 0.1), (1.6, 0.1), (1.7, 0.05), (1.8, 0.05)]
+    for metric, lr in table:
+        made.step(metric)
+        assert made.get_last_lr() == [lr]
+    assert made.best == 1.6
+
+
+def test_plateau_leaves_a_rate_that_would_fall_by_eps() -> None:
+    for eps, lr in ((0.5, 1.0), (0.4999, 0.5)):
+        made = fo.ReduceLROnPlateau(sgd(), factor=0.5, patience=0, eps=eps)
+        made.step(1.0)
+        made.step(1.0)
+        assert made.get_last_lr() == [lr]
+
+
+def test_a_rate_from_elsewhere_is_what_the_next_step_multiplies() -> None:
+    optimizer = sgd()
+    made = fo.ExponentialLR(optimizer, 0.5)
+    optimizer.param_groups[0]["lr"] = np.float32(8.0)
+    made.step()
+    assert type(optimizer.param_groups[0]["lr"]) is float
+    assert made.get_last_lr() == [4.0] == [optimizer.param_groups[0]["lr"]]
+    made.get_last_lr()[0] = 7.0
+    assert made.get_last_lr() == [4.0]
+
+
+# -- composition -------------------------------------------------------------------------------
+
+
+def nested(m: Any, o: Any) -> Any:
+    inner = m.SequentialLR(o, [m.ConstantLR(o, 0.5, 2), m.ExponentialLR(o, 0.5)], milestones=[2])
+    chain = m.ChainedScheduler([m.ConstantLR(o, 0.25, 2), m.ExponentialLR(o, 0.5)])
+    other = m.SequentialLR(o, [m.StepLR(o, 1, 0.1), m.StepLR(o, 1, 0.5)], milestones=[1])
+    return m.SequentialLR(o, [inner, chain, other], milestones=[4, 8])
+
+
+def test_sequences_hold_sequences_and_chains() -> None:
+    expected = [0.5, 0.5, 1, 0.5, 0.25, 0.125, 0.25, 0.125, 1, 1, 0.5, 0.25]
+    assert rates(nested(fo, sgd()), 11) == expected
+
+
+def test_a_schedule_that_has_been_used_starts_anew_in_a_sequence() -> None:
+    optimizer = sgd()
+    chain = fo.ChainedScheduler([fo.ConstantLR(optimizer, 0.5, 2), fo.StepLR(optimizer, 3, 0.1)])
+    for _ in range(5):
+        chain.step()
+    assert chain.last_epoch == 5
+    made = fo.SequentialLR(optimizer, [fo.ConstantLR(optimizer, 1.0), chain], milestones=[2])
+    assert rates(made, 6) == pytest.approx([1, 1, 0.5, 0.5, 1, 0.1, 0.1])
+    assert (made.last_epoch, chain.last_epoch) == (6, 4)
+
+
+def test_a_sequence_that_begins_with_a_chain_starts_at_the_full_rate() -> None:
+    optimizer = sgd()
+    chain = fo.ChainedScheduler([fo.ExponentialLR(optimizer, 0.5), fo.StepLR(optimizer, 2, 0.1)])
+    made = fo.SequentialLR(optimizer, [chain, fo.ConstantLR(optimizer, 1.0)], milestones=[3])
+    assert rates(made, 4) == pytest.approx([1, 0.5, 0.025, 1, 1])
+
+
+def test_warm_up_to_the_peak_and_down_to_nothing() -> None:
+    optimizer = sgd()
+    warmup, total = 10, 100
+    made = fo.SequentialLR(
+        optimizer,
+        [
+            fo.LinearLR(optimizer, 1e-2, total_iters=warmup),
+            fo.CosineAnnealingLR(optimizer, T_max=total - warmup),
+        ],
+        milestones=[warmup],
+    )
+    values = rates(made, total)
+    assert values[0] == 1e-2
+    assert values[warmup] == 1.0 == max(values)
+    assert values[total] == 0
+    assert np.all(np.diff(values[: warmup + 1]) > 0)
+    assert np.all(np.diff(values[warmup:]) < 0)
+
+
+# -- optimizers, groups ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("schedule", SOME, ids=str)
+def test_fused_and_reference_train_alike(schedule: Schedule, kind: str) -> None:
+    results = []
+    for name in (kind, f"reference.{kind}"):
+        rng = np.random.default_rng(3)
+        optimizer = groups(name)
+        made = schedule.make(fo, optimizer)
+        for _ in range(30):
+            optimizer.step([[rng.standard_normal(3)], [rng.standard_normal(3)]])
+            made.step()
+        results.append([g["params"][0] for g in optimizer.param_groups])
+    assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+    assert not np.array_equal(results[0][0], np.ones(3))
+
+
+def test_anything_with_groups_will_do() -> None:
+    class Plain:
+        param_groups: list[dict[str, Any]] = [{"lr": 1}]  # noqa: RUF012
+
+    optimizer = Plain()
+    assert rates(fo.StepLR(optimizer, 1, 0.5), 2) == [1.0, 0.5, 0.25]
+    assert optimizer.param_groups == [{"lr": 0.25, "initial_lr": 1.0}]
+
+
+@pytest.mark.parametrize("name", ["fused", "reference"])
+@pytest.mark.parametrize("schedule", SOME, ids=str)
+def test_a_group_that_is_added_later_joins(schedule: Schedule, name: str) -> None:
+    optimizer = sgd() if name == "fused" else fo.reference.SGD([np.ones(2)], lr=1.0, momentum=0.9)
+    made = schedule.make(fo, optimizer)
+    lone = schedule.make(fo, sgd())
+    for _ in range(5):
+        made.step()
+        lone.step()
+    optimizer.add_param_group({"params": {"late": np.ones(3)}, "lr": 0.5})
+    kept = made.state_dict()
+    for _ in range(40):
+        made.step()
+        lone.step()
+        first, late = made.get_last_lr()
+        assert lone.get_last_lr() == [first]
+        assert late == optimizer.param_groups[1]["lr"]
+        optimizer.step([np.ones(2), np.ones(3)])
+    if isinstance(made, fo.OneCycleLR):
+        assert late == first
+    elif schedule.name != "one cycle, then exponential":
+        assert optimizer.param_groups[1]["initial_lr"] == 0.5
+    made.load_state_dict(json.loads(json.dumps(kept)))
+    made.step()
+    assert len(made.get_last_lr()) == 2
+
+
+def test_a_later_group_is_scaled_like_the_others() -> None:
+    optimizer = sgd()
+    step, function = fo.StepLR(optimizer, 2, 0.5), fo.LambdaLR(sgd(), lambda t: 1 / (1 + t))
+    step.step()
+    optimizer.add_param_group({"params": {"late": np.ones(3)}, "lr": 0.25})
+    step.step()
+    assert step.get_last_lr() == [0.5, 0.125]
+    function.step()
+    other: Any = function.optimizer
+    other.add_param_group({"params": {"late": np.ones(3)}, "lr": 0.25})
+    function.step()
+    assert function.get_last_lr() == [1 / 3, 0.25 / 3]
+
+
+def test_no_output_and_no_warning_in_any_order(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = sgd()
+        made = fo.StepLR(optimizer, 2)
+        made.step()
+        made.step()
+        optimizer.step([np.ones(2)])
+        made.step()
+    assert capfd.readouterr() == ("", "")
+
+
+# -- states ------------------------------------------------------------------------------------
+
+
+def train(optimizer: Any, made: Any, start: int, stop: int) -> None:
+    for t in range(start, stop):
+        rng = np.random.default_rng(t)
+        optimizer.step([[rng.standard_normal(3)], [rng.standard_normal(3)]])
+        made.step()
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "schedule first", "schedule made after"])
+@pytest.mark.parametrize(
+    "schedule",
+    [*SOME, Schedule("nested", nested)],
+    ids=str,
+)
+def test_resuming_at_any_step_is_never_having_stopped(schedule: Schedule, order: str) -> None:
+    stop = 45
+    whole = groups("AdamW")
+    whole_made = schedule.make(fo, whole)
+    train(whole, whole_made, 0, stop)
+    runner = groups("AdamW")
+    runner_made = schedule.make(fo, runner)
+    for at in range(stop):
+        saved = json.dumps(runner_made.state_dict(), allow_nan=False)
+        kept = copy.deepcopy(runner.state_dict())
+        resumed = groups("AdamW")
+        for new, old in zip(resumed.param_groups, runner.param_groups, strict=True):
+            new["params"][0][...] = old["params"][0]
+        if order == "schedule made after":
+            resumed.load_state_dict(kept)
+        made = schedule.make(fo, resumed)
+        if order == "optimizer first":
+            resumed.load_state_dict(kept)
+        made.load_state_dict(json.loads(saved))
+        if order == "schedule first":
+            resumed.load_state_dict(kept)
+        assert made.state_dict() == runner_made.state_dict()
+        if at % 6 == 0:
+            train(resumed, made, at, stop)
+            assert made.state_dict() == whole_made.state_dict()
+            assert str(held(resumed)) == str(held(whole))
+            for new, old in zip(resumed.param_groups, whole.param_groups, strict=True):
+                assert same_bits(new["params"][0], old["params"][0])
+        train(runner, runner_made, at, at + 1)
+
+
+def test_a_plateau_resumes_at_any_step() -> None:
+    metrics = np.random.default_rng(2).random(40).tolist()
+    whole = fo.ReduceLROnPlateau(sgd(), patience=2, factor=0.5, cooldown=1)
+    for metric in metrics:
+        whole.step(metric)
+    for at in range(40):
+        first = fo.ReduceLROnPlateau(sgd(), patience=2, factor=0.5, cooldown=1)
+        for metric in metrics[:at]:
+            first.step(metric)
+        second = fo.ReduceLROnPlateau(sgd())
+        second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
+        for metric in metrics[at:]:
+            second.step(metric)
+        assert second.state_dict() == whole.state_dict()
+
+
+def test_a_state_is_a_copy_and_brings_its_options() -> None:
+    made = fo.MultiStepLR(sgd(), [3, 5], 0.5)
+    state = made.state_dict()
+    made.step()
+    assert state["last_epoch"] == 0
+    state["milestones"].append(1)
+    assert made.milestones == [3, 5]
+    other = fo.MultiStepLR(sgd(), [], 0.1)
+    other.load_state_dict(state)
+    state["milestones"].append(2)
+    assert (other.milestones, other.gamma) == ([3, 5, 1], 0.5)
+
+
+def test_a_schedule_of_your_own_is_saved_too() -> None:
+    class Ramp(fo.LRScheduler):
+        def __init__(self, optimizer: Any, heights: list[float], last_epoch: int = -1) -> None:
+            self.heights = heights
+            super().__init__(optimizer, last_epoch)
+
+        def get_lr(self) -> list[float]:
+            height = self.heights[self.last_epoch % len(self.heights)]
+            return [base * height for base in self.base_lrs]
+
+    made = Ramp(sgd(), [1.0, 0.5, 2.0])
+    made.step()
+    other = Ramp(sgd(), [1.0])
+    other.load_state_dict(json.loads(json.dumps(made.state_dict())))
+    assert rates(other, 2) == [0.5, 2.0, 1.0]
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def refused(
+    error: type[Exception], *words: str, optimizer: Any, schedule: Any = None
+) -> Iterator[None]:
+    """Expect `error` with all `words`, and groups and schedule as they were."""
+    before = held(optimizer)
+    state = schedule and schedule.state_dict()
+    with pytest.raises(error) as caught:
+        yield
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert held(optimizer) == before
+    assert (schedule and schedule.state_dict()) == state
+
+
+BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
+    ("StepLR", {"step_size": 0}, ValueError, ["step_size", ">= 1", "0"]),
+    ("StepLR", {"step_size": 2.0}, TypeError, ["step_size", "integer", "2.0"]),
+    ("StepLR", {"step_size": 2, "gamma": -0.1}, ValueError, ["gamma", ">= 0", "-0.1"]),
+    ("StepLR", {"step_size": 2, "gamma": math.nan}, ValueError, ["gamma", "nan"]),
+    ("StepLR", {"step_size": 2, "gamma": "0.1"}, TypeError, ["gamma", "number", "'0.1'"]),
+    ("StepLR", {"step_size": 2, "last_epoch": -2}, ValueError, ["last_epoch", "-2"]),
+    ("StepLR", {"step_size": 2, "last_epoch": 3}, KeyError, ["initial_lr", "last_epoch=3"]),
+    ("MultiStepLR", {"milestones": 3}, TypeError, ["milestones", "3"]),
+    ("MultiStepLR", {"milestones": [1, 2.5]}, TypeError, ["milestones[1]", "2.5"]),
+    ("MultiStepLR", {"milestones": [-1]}, ValueError, ["milestones[0]", "-1"]),
+    ("ConstantLR", {"factor": 1.5}, ValueError, ["factor", "[0, 1]", "1.5"]),
+    ("ConstantLR", {"total_iters": 0}, ValueError, ["total_iters", ">= 1", "0"]),
+    ("LinearLR", {"start_factor": 0}, ValueError, ["start_factor", "(0, 1]", "0"]),
+    ("LinearLR", {"end_factor": 1.1}, ValueError, ["end_factor", "[0, 1]", "1.1"]),
+    ("LinearLR", {"total_iters": 0}, ValueError, ["total_iters", ">= 1"]),
+    ("ExponentialLR", {"gamma": math.inf}, ValueError, ["gamma", "finite", "inf"]),
+    ("PolynomialLR", {"power": -1}, ValueError, ["power", "-1"]),
+    ("PolynomialLR", {"total_iters": None}, TypeError, ["total_iters", "None"]),
+    ("CosineAnnealingLR", {"T_max": 0}, ValueError, ["T_max", "0"]),
+    ("CosineAnnealingLR", {"T_max": 5, "eta_min": -1e-9}, ValueError, ["eta_min", "-1e-09"]),
+    ("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, ["T_0", "0"]),
+    ("CosineAnnealingWarmRestarts", {"T_0": 1, "T_mult": 1.5}, TypeError, ["T_mult", "1.5"]),
+    ("LambdaLR", {"lr_lambda": 0.5}, TypeError, ["lr_lambda", "0.5"]),
+    ("LambdaLR", {"lr_lambda": [abs]}, ValueError, ["lr_lambda", "1 values", "2 parameter groups"]),
+    ("LambdaLR", {"lr_lambda": lambda t: -1.0}, ValueError, ["group 0", "step 0", "-0.1"]),
+    ("LambdaLR", {"lr_lambda": [lambda t: 1, lambda t: math.nan]}, ValueError, ["group 1", "nan"]),
+    ("LambdaLR", {"lr_lambda": lambda t: None}, TypeError, ["lr_lambda", "None"]),
+    ("OneCycleLR", {"max_lr": 0.1}, ValueError, ["total_steps", "epochs", "steps_per_epoch"]),
+    ("OneCycleLR", {"max_lr": 0.1, "epochs": 3}, ValueError, ["total_steps"]),
+    ("OneCycleLR", {"max_lr": 0.1, "epochs": 0, "steps_per_epoch": 3}, ValueError, ["epochs", "0"]),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 0}, ValueError, ["total_steps", "0"]),
+    ("OneCycleLR", {"max_lr": -0.1, "total_steps": 9}, ValueError, ["max_lr", "-0.1"]),
+    ("OneCycleLR", {"max_lr": [0.1], "total_steps": 9}, ValueError, ["max_lr", "1 values"]),
+    ("OneCycleLR", {"max_lr": [0.1, "x"], "total_steps": 9}, TypeError, ["max_lr[1]", "'x'"]),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "pct_start": 2}, ValueError, ["pct_start", "2"]),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "div_factor": 0}, ValueError, ["div_factor"]),
+    (
+        "OneCycleLR",
+        {"max_lr": 1, "total_steps": 9, "anneal_strategy": "sine"},
+        ValueError,
+        ["anneal_strategy", "'cos' or 'linear'", "'sine'"],
+    ),
+    (
+        "OneCycleLR",
+        {"max_lr": 1, "total_steps": 9, "max_momentum": 1},
+        ValueError,
+        ["max_momentum"],
+    ),
+    (
+        "OneCycleLR",
+        {"max_lr": 1, "total_steps": 9, "base_momentum": [0.8]},
+        ValueError,
+        ["base_momentum", "1 values", "2 parameter groups"],
+    ),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "three_phase": 1}, TypeError, ["three_phase"]),
+    ("ReduceLROnPlateau", {"mode": "least"}, ValueError, ["mode", "'min' or 'max'", "'least'"]),
+    ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, ["factor", "[0, 1)", "1.0"]),
+    ("ReduceLROnPlateau", {"patience": -1}, ValueError, ["patience", "-1"]),
+    ("ReduceLROnPlateau", {"threshold_mode": "x"}, ValueError, ["threshold_mode", "'x'"]),
+    ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, ["min_lr", "1 values"]),
+    ("ReduceLROnPlateau", {"eps": None}, TypeError, ["eps", "None"]),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "error", "words"), BAD_OPTIONS, ids=str)
+def test_bad_options(
+    name: str, options: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    optimizer = groups("SGD")
+    with refused(error, *words, optimizer=optimizer):
+        getattr(fo, name)(optimizer, **options)
+
+
+def test_bad_optimizers() -> None:
+    make: Any = fo.StepLR
+    with pytest.raises(TypeError, match="param_groups; list has none"):
+        make([np.ones(2)], 3)
+    optimizer = sgd()
+    del optimizer.param_groups[0]["lr"]
+    with refused(ValueError, "group 0", "'lr'", optimizer=optimizer):
+        make(optimizer, 3)
+    rmsprop = fo.RMSprop([np.ones(2)])
+    del rmsprop.param_groups[0]["momentum"]
+    with refused(ValueError, "cycle_momentum=False", optimizer=rmsprop):
+        fo.OneCycleLR(rmsprop, 0.1, total_steps=9)
+    made = fo.OneCycleLR(rmsprop, 0.1, total_steps=9, cycle_momentum=False)
+    assert made.state_dict()["momentum"] == []
+    with pytest.raises(NotImplementedError, match="get_lr"):
+        fo.LRScheduler(sgd())
+
+
+def test_bad_compositions() -> None:
+    make: Any = fo.SequentialLR
+    chain: Any = fo.ChainedScheduler
+    o = sgd()
+    good = fo.StepLR(o, 3)
+    stranger = fo.StepLR(sgd(), 3)
+    rows: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
+        (lambda: make(o, [], []), ValueError, ["schedulers is empty"]),
+        (lambda: make(o, good, []), TypeError, ["schedulers must be a list", "StepLR"]),
+        (lambda: make(o, [good, 3], [1]), TypeError, ["schedulers[1]", "int"]),
+        (lambda: make(o, [good, stranger], [1]), ValueError, ["schedulers[1]", "another"]),
+        (lambda: make(o, [good, good], []), ValueError, ["0 values", "2 schedules"]),
+        (lambda: make(o, [good] * 3, [5, 4]), ValueError, ["must not decrease", "[5, 4]"]),
+        (lambda: make(o, [good] * 2, [-5]), ValueError, ["milestones[0]", "-5"]),
+        (lambda: make(o, [good] * 2, 5), TypeError, ["milestones", "5"]),
+        (lambda: make(o, [fo.ReduceLROnPlateau(o)], []), ValueError, ["schedulers[0]", "metric"]),
+        (lambda: chain([]), ValueError, ["schedulers is empty"]),
+        (lambda: chain(good), TypeError, ["StepLR"]),
+        (lambda: chain([good, stranger]), ValueError, ["schedulers[1]", "another"]),
+        (lambda: chain([fo.ReduceLROnPlateau(o)]), ValueError, ["schedulers[0]", "metric"]),
+    ]
+    for row, error, words in rows:
+        with refused(error, *words, optimizer=o, schedule=good):
+            row()
+
+
+def test_one_cycle_has_an_end() -> None:
+    optimizer = sgd()
+    made = fo.OneCycleLR(optimizer, 1.0, total_steps=5)
+    for _ in range(5):
+        made.step()
+    with refused(ValueError, "5 steps", "total_steps", optimizer=optimizer, schedule=made):
+        made.step()
+
+
+def test_a_step_that_fails_changes_nothing() -> None:
+    optimizer = sgd()
+    made: Any = fo.LambdaLR(optimizer, lambda t: 1 / (2 - t))
+    made.step()
+    with refused(ZeroDivisionError, optimizer=optimizer, schedule=made):
+        made.step()
+    optimizer = sgd()
+    made = fo.ExponentialLR(optimizer, 1e200)
+    made.step()
+    with refused(ValueError, "group 0", "step 2", "inf", optimizer=optimizer, schedule=made):
+        made.step()
+    for wrap in (lambda chain: chain, lambda chain: fo.SequentialLR(chain.optimizer, [chain], [])):
+        optimizer = sgd()
+        made = wrap(
+            fo.ChainedScheduler(
+                [fo.ExponentialLR(optimizer, 0.5), fo.OneCycleLR(optimizer, 1.0, total_steps=3)]
+            )
+        )
+        for _ in range(3):
+            made.step()
+        with refused(ValueError, "3 steps", optimizer=optimizer, schedule=made):
+            made.step()
+
+
+def test_a_sequence_whose_next_schedule_cannot_start_stays_where_it_is() -> None:
+    optimizer = sgd()
+    fine = True
+    lame = fo.LambdaLR(optimizer, lambda t: 1.0 if fine else math.nan)
+    made = fo.SequentialLR(optimizer, [fo.ExponentialLR(optimizer, 0.5), lame], milestones=[2])
+    made.step()
+    fine = False
+    with refused(ValueError, "nan", optimizer=optimizer, schedule=made):
+        made.step()
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_groups_that_come_without_options_of_their_own() -> None:
+    rows: list[Callable[[Any], Any]] = [
+        lambda o: fo.LambdaLR(o, [abs]),
+        lambda o: fo.OneCycleLR(o, [0.1], total_steps=9),
+        lambda o: fo.OneCycleLR(o, 0.1, total_steps=9, max_momentum=[0.9]),
+        lambda o: fo.ReduceLROnPlateau(o, min_lr=[0.0]),
+    ]
+    for row in rows:
+        optimizer = sgd()
+        made = row(optimizer)
+        optimizer.add_param_group({"params": {"late": np.ones(3)}})
+        with refused(ValueError, "1 values", "2 param", optimizer=optimizer, schedule=made):
+            made.step(*[1.0] * isinstance(made, fo.ReduceLROnPlateau))
+
+
+def test_bad_metrics() -> None:
+    optimizer = sgd()
+    made: Any = fo.ReduceLROnPlateau(optimizer)
+    for metric in ("0.5", None, [0.5]):
+        with refused(TypeError, "metrics", repr(metric), optimizer=optimizer, schedule=made):
+            made.step(metric)
+
+
+BAD_STATES: list[tuple[str, Callable[[dict[str, Any]], Any], type[Exception], list[str]]] = [
+    ("missing", lambda d: d.pop("gamma"), KeyError, ["ExponentialLR", "missing", "'gamma'"]),
+    ("extra", lambda d: d.update(step_size=1), KeyError, ["not known", "'step_size'"]),
+    ("gamma", lambda d: d.update(gamma=-1), ValueError, ["gamma", "-1"]),
+    ("count", lambda d: d.update(last_epoch=-1), ValueError, ["last_epoch", "-1"]),
+    ("kind", lambda d: d.update(last_epoch="3"), TypeError, ["last_epoch", "'3'"]),
+    ("rates", lambda d: d.update(lr=[0.1]), ValueError, ["lr", "2 values", "not 1"]),
+    ("rate", lambda d: d.update(lr=[0.1, math.nan]), ValueError, ["lr[1]", "nan"]),
+    ("bases", lambda d: d.update(base_lrs=[1.0] * 3), ValueError, ["base_lrs", "0 to 2", "not 3"]),
+    ("list", lambda d: d.update(base_lrs=1.0), TypeError, ["base_lrs", "1.0"]),
+]
+
+
+@pytest.mark.parametrize("row", BAD_STATES, ids=lambda row: row[0])
+@pytest.mark.parametrize("where", ["alone", "in a sequence", "in a chain"])
+def test_bad_states(where: str, row: Any) -> None:
+    _, spoil, error, words = row
+    optimizer = groups("SGD")
+    last = fo.ExponentialLR(optimizer, 0.5)
+    made: Any = last
+    if where == "in a sequence":
+        made = fo.SequentialLR(optimizer, [fo.StepLR(optimizer, 2), last], milestones=[3])
+    elif where == "in a chain":
+        made = fo.ChainedScheduler([fo.StepLR(optimizer, 2), last])
+    state = made.state_dict()
+    for _ in range(4):
+        made.step()
+    spoil(state if where == "alone" else state["schedulers"][1])
+    with refused(error, *words, optimizer=optimizer, schedule=made):
+        made.load_state_dict(state)
+
+
+def test_bad_states_of_other_schedules() -> None:
+    rows: list[tuple[Callable[[Any], Any], dict[str, Any], type[Exception], list[str]]] = [
+        (
+            lambda o: fo.SequentialLR(o, [fo.StepLR(o, 1), fo.StepLR(o, 1)], [2]),
+            {"milestones": [1, 2]},
+            ValueError,
+            ["2 values", "2 schedules"],
+        ),
+        (
+            lambda o: fo.SequentialLR(o, [fo.StepLR(o, 1)], []),
+            {"schedulers": []},
+            ValueError,
+            ["schedulers", "1 values", "not 0"],
+        ),
+        (lambda o: fo.ChainedScheduler([fo.StepLR(o, 1)]), {"schedulers": 3}, TypeError, ["3"]),
+        (
+            lambda o: fo.OneCycleLR(o, 0.1, total_steps=9),
+            {"max_lr": [0.1]},
+            ValueError,
+            ["max_lr", "1 values", "2 parameter groups"],
+        ),
+        (
+            lambda o: fo.OneCycleLR(o, 0.1, total_steps=9),
+            {"momentum": [0.9, 1.0]},
+            ValueError,
+            ["momentum[1]", "1.0"],
+        ),
+        (lambda o: fo.ReduceLROnPlateau(o), {"best": "low"}, TypeError, ["best", "'low'"]),
+        (lambda o: fo.ReduceLROnPlateau(o), {"min_lr": [0.1]}, ValueError, ["min_lr", "1 values"]),
+    ]
+    for make, spoil, error, words in rows:
+        optimizer = groups("SGD")
+        made = make(optimizer)
+        with refused(error, *words, optimizer=optimizer, schedule=made):
+            made.load_state_dict(made.state_dict() | spoil)
+        with refused(TypeError, "mapping", "list", optimizer=optimizer, schedule=made):
+            made.load_state_dict([])
+
+
+def test_every_class_is_in_the_table() -> None:
+    rows = {str(s).split("(")[0] for s in SOME} | {"SequentialLR", "ChainedScheduler"}
+    assert COMPOSED
+    assert rows >= set(fo.schedules.__all__) - {"LRScheduler", "ReduceLROnPlateau"}
+    for name in fo.schedules.__all__:
+        assert getattr(fo, name) is getattr(fo.schedules, name)
+        assert name in str(fo.schedules.__doc__)
