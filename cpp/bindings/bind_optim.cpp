@@ -30,6 +30,14 @@ const Optimizer& row(int optimizer) { return kernels().optimizers[optimizer]; }
 
 std::string quoted(const std::string& name) { return "'" + name + "'"; }
 
+// What messages call the array that optimizer number `optimizer` writes, and the one that it reads.
+std::string param_label(int optimizer, const std::string& name) {
+    return row(optimizer).words.param + (" " + quoted(name));
+}
+std::string grad_label(int optimizer, const std::string& name) {
+    return row(optimizer).words.grad + (" " + quoted(name));
+}
+
 [[noreturn]] void throw_option(const std::string& what, py::handle value, const char* taken) {
     throw py::value_error(what + " must be " + taken + ", not " + std::string(py::repr(value)));
 }
@@ -216,7 +224,7 @@ public:
     // `options` must live as long as the plan. With `zero_grads` the gradient is written too.
     void add(const double* options, const std::string& name, const py::array& param,
              py::handle grad, States& states, bool fresh, bool zero_grads) {
-        const std::string param_what = "parameter " + quoted(name);
+        const std::string param_what = param_label(optimizer_, name);
         check_parameter(param, param_what);
         Entry entry;
         entry.order = memory_order(param);
@@ -225,7 +233,7 @@ public:
         update.param = static_cast<std::byte*>(const_cast<void*>(param.data()));
         overlap_.add(param, param_what, true);
         const py::array grad_array = check_grad(grad, name, param, zero_grads);
-        overlap_.add(grad_array, "gradient of " + quoted(name), zero_grads);
+        overlap_.add(grad_array, grad_label(optimizer_, name), zero_grads);
         update.grad = view(grad_array, entry.order);
         entry.grad = {grad_array, dtype_of(param)};
         for (int i = 0; i < row(optimizer_).state_count; ++i) {
@@ -315,11 +323,11 @@ private:
         return {type_of(grad), static_cast<std::size_t>(grad.size()), reader(grad, order)};
     }
 
-    static py::array check_grad(py::handle grad, const std::string& name, const py::array& param,
-                                bool zero_grads) {
-        const std::string what = "gradient of " + quoted(name);
+    py::array check_grad(py::handle grad, const std::string& name, const py::array& param,
+                         bool zero_grads) const {
+        const std::string what = grad_label(optimizer_, name);
         py::array array = float_array(grad, what);
-        require_like(array, what, param, "parameter " + quoted(name));
+        require_like(array, what, param, param_label(optimizer_, name));
         if (zero_grads) {
             require_writeable(array, what);
             require_distinct_elements(array, what);
@@ -386,10 +394,10 @@ public:
         GroupOptions options(row(optimizer_), group);
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
-            overlap.add(parameter.param, "parameter " + quoted(parameter.name), true);
+            overlap.add(parameter.param, param_label(optimizer_, parameter.name), true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
-            const std::string what = "parameter " + quoted(names[i]);
+            const std::string what = param_label(optimizer_, names[i]);
             const py::array param = float_array(arrays[i], what);
             Plan::check_parameter(param, what);
             overlap.add(param, what, true);
@@ -485,8 +493,8 @@ private:
     public:
         explicit Use(OptimizerCore& core) : core_(core) {
             if (core.in_use_.test_and_set())
-                throw std::runtime_error(
-                    "this optimizer is in use by another thread; one step at a time");
+                throw std::runtime_error(std::string("this ") + row(core.optimizer_).words.owner +
+                                         " is in use by another thread; one step at a time");
         }
         ~Use() { core_.in_use_.clear(); }
         Use(const Use&) = delete;
@@ -590,7 +598,7 @@ private:
             ++found;
             const std::string what = name + (" of " + quoted(parameter.name));
             const py::array given = float_array(entry[name], what);
-            require_like(given, what, parameter.param, "parameter " + quoted(parameter.name));
+            require_like(given, what, parameter.param, param_label(optimizer_, parameter.name));
             py::array copy = zeros_like(parameter.param);
             py::module_::import("numpy").attr("copyto")(copy, given);
             states[static_cast<std::size_t>(i)] = copy;

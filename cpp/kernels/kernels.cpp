@@ -1,7 +1,9 @@
 // The one translation unit of the kernels, compiled once per instruction set: it fills the table.
+#include "accumulate.hpp"
 #include "adam.hpp"
 #include "clip.hpp"
 #include "cross_entropy.hpp"
+#include "ema.hpp"
 #include "norm.hpp"
 #include "pointwise.hpp"
 #include "rmsprop.hpp"
@@ -13,9 +15,8 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 constexpr Optimizer optimizers[] = {
-    make_row<sgd>(),
-    make_row<rmsprop>(),
-    make_row<adam>(),
+    make_row<sgd>(),        make_row<rmsprop>(), make_row<adam>(),
+    make_row<weight_ema>(), make_row<copy>(),    make_row<accumulate>(),
 };
 
 constexpr Pointwise pointwise[] = {

@@ -50,9 +50,18 @@ struct Slice {
     void* state[max_states];
 };
 
-// Everything the runtime and the bindings need to know of an optimizer.
+// What messages call an optimizer, and before their names the arrays that it writes and reads.
+struct Words {
+    const char* owner;
+    const char* param;
+    const char* grad;
+};
+
+// Everything the runtime and the bindings need to know of an optimizer, or of whatever else updates
+// arrays by others.
 struct Optimizer {
     const char* name;
+    Words words;
     const Option* options;
     int option_count;
     const char* const* states;  // the names of the state arrays

@@ -4,7 +4,8 @@
 // double) and `with_rule`, which picks a rule and hands it to its callback. A rule is the
 // mathematics of one element: it takes param and states by reference, the gradient by value, and
 // says in `states` (one bit each) which states it reads and writes. Loading, converting and storing
-// happen here and only here.
+// happen here and only here. What is no optimizer but updates arrays by others has words of its
+// own.
 #pragma once
 
 #include <cstddef>
@@ -46,11 +47,13 @@ inline __attribute__((always_inline)) void run_elements(const Rule& rule, T* __r
                                                         T* __restrict state2, std::size_t start,
                                                         std::size_t end, T grad_factor) {
     for (std::size_t i = start; i < end; ++i) {
-        T p = param[i], s0{}, s1{}, s2{};
+        T p = param[i], g = grad[i], s0{}, s1{}, s2{};
+        // Even a product with 1 would change the bits of a signalling NaN.
+        if constexpr (!requires { Rule::reads_bits; }) g = grad_factor * g;
         if constexpr (Rule::states & 1) s0 = state0[i];
         if constexpr (Rule::states & 2) s1 = state1[i];
         if constexpr (Rule::states & 4) s2 = state2[i];
-        rule(p, grad_factor * grad[i], s0, s1, s2);
+        rule(p, g, s0, s1, s2);
         param[i] = p;
         if constexpr (Rule::states & 1) state0[i] = s0;
         if constexpr (Rule::states & 2) state1[i] = s1;
@@ -85,7 +88,9 @@ void prepare(const double* options, std::int64_t step, bool fresh, Coefficients&
     static_assert(sizeof(typename Family::Scalars) <= sizeof(out.bytes));
     const auto scalars = Family::prepare(options, step, fresh);
     __builtin_memcpy(out.bytes, &scalars, sizeof(scalars));
-    out.grad_factor = options[Family::maximize] != 0.0 ? -1.0 : 1.0;
+    out.grad_factor = 1.0;
+    if constexpr (requires { Family::maximize; })
+        if (options[Family::maximize] != 0.0) out.grad_factor = -1.0;
 }
 
 template <class Family, class T>
@@ -97,14 +102,31 @@ void update(const Slice& slice, std::size_t count, const Coefficients& coefficie
                                   [&](auto rule) { run_rule<T>(rule, slice, count, grad_factor); });
 }
 
+// The base of what keeps nothing but the arrays that it writes.
+struct stateless {
+    static constexpr int state_count = 0;
+    static constexpr const char* const* states = nullptr;
+    static const char* conflict(const double*) { return nullptr; }
+    static bool uses_state(const double*, int) { return false; }
+};
+
+template <class Family>
+constexpr Words words_of() {
+    if constexpr (requires { Family::words; })
+        return Family::words;
+    else
+        return {"optimizer", "parameter", "gradient of"};
+}
+
 template <class Family>
 constexpr Optimizer make_row() {
     static_assert(Family::option_count <= max_options);
     static_assert(Family::state_count <= max_states);
-    return {
-        Family::name,       Family::options,     Family::option_count,
-        Family::states,     Family::state_count, Family::conflict,
-        Family::uses_state, prepare<Family>,     {update<Family, float>, update<Family, double>}};
+    return {Family::name,     words_of<Family>(),
+            Family::options,  Family::option_count,
+            Family::states,   Family::state_count,
+            Family::conflict, Family::uses_state,
+            prepare<Family>,  {update<Family, float>, update<Family, double>}};
 }
 
 }  // namespace

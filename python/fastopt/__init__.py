@@ -15,8 +15,10 @@ from fastopt._config import (
     set_num_threads,
     show_config,
 )
+from fastopt.accumulate import GradAccumulator
 from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
 from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
+from fastopt.ema import WeightEMA
 from fastopt.losses import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -29,7 +31,7 @@ from fastopt.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo
+from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo, decay_groups
 from fastopt.schedules import (
     ChainedScheduler,
     ConstantLR,
@@ -63,6 +65,7 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CrossEntropyLoss",
     "ExponentialLR",
+    "GradAccumulator",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
@@ -82,12 +85,14 @@ __all__ = [
     "SmoothL1Loss",
     "StepInfo",
     "StepLR",
+    "WeightEMA",
     "__version__",
     "active_isa",
     "available_isas",
     "checkpoint",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "decay_groups",
     "functional",
     "get_num_threads",
     "grad_norm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -89,18 +89,13 @@ class OptimizerBase(ABC):
         TypeError, ValueError
             If a parameter or an option cannot be used. Nothing has been added then.
         """
-        if "params" not in param_group:
-            raise ValueError("a parameter group needs 'params'")
+        names, arrays = _new_params(param_group, self._index)
         unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
         if unknown:
             raise ValueError(
                 f"unknown option {', '.join(unknown)} in a parameter group; "
                 f"{type(self).__name__} has {', '.join(self.defaults)}"
             )
-        names, arrays = _named(param_group["params"], first=len(self._index))
-        for name in names:
-            if name in self._index:
-                raise ValueError(f"there is a parameter named {name!r} already")
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         self._add_group(names, arrays, group)
@@ -152,7 +147,7 @@ class OptimizerBase(ABC):
             If another thread is using this optimizer.
         """
         if type(grads) is not list or self._by_group:
-            grads = self._flatten(grads)
+            grads = _flatten_grads(grads, self._index, self.param_groups, self._by_group)
         return self._step(grads, max_norm, grad_scale, skip_nonfinite, zero_grads)
 
     def state_dict(self) -> dict[str, Any]:
@@ -226,42 +221,48 @@ class OptimizerBase(ABC):
             lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
         return "\n".join([*lines, ")"])
 
-    def _flatten(self, grads: Grads) -> Sequence[FloatArray | None]:
-        """Return the gradients as one flat sequence in the order of the parameters."""
-        if isinstance(grads, Mapping):
-            return _by_name(grads, self._index)
-        if not isinstance(grads, Sequence) or isinstance(grads, str):
+
+def _flatten_grads(
+    grads: Grads, names: Iterable[str], groups: Sequence[Group], by_group: bool
+) -> Sequence[FloatArray | None]:
+    """Return the gradients as one flat sequence in the order of the parameters.
+
+    `names` are those of all `groups`; `by_group` says that the parameters were given as groups.
+    """
+    if isinstance(grads, Mapping):
+        return _by_name(grads, names)
+    if not isinstance(grads, Sequence) or isinstance(grads, str):
+        raise TypeError(
+            f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
+            + "; put a single array into a list" * isinstance(grads, np.ndarray)
+        )
+    if not by_group:
+        return grads
+    if len(grads) != len(groups):
+        raise ValueError(
+            f"there are {len(groups)} parameter groups but {len(grads)} groups of "
+            "gradients; pass one list or mapping for each group, or one mapping by name"
+        )
+    flat: list[FloatArray | None] = []
+    for number, (group, part) in enumerate(zip(groups, grads, strict=True)):
+        own = group["param_names"]
+        if isinstance(part, Mapping) and set(part) == {"params"} and "params" not in own:
+            part = part["params"]
+        if isinstance(part, Mapping):
+            flat += _by_name(part, own)
+            continue
+        if not isinstance(part, Sequence):
             raise TypeError(
-                f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
-                + "; put a single array into a list" * isinstance(grads, np.ndarray)
+                f"the gradients of group {number} must be a mapping or a sequence of arrays, "
+                f"not {type(part).__name__}; pass one list or mapping for each group"
             )
-        if not self._by_group:
-            return grads
-        if len(grads) != len(self.param_groups):
+        if len(part) != len(own):
             raise ValueError(
-                f"there are {len(self.param_groups)} parameter groups but {len(grads)} groups of "
-                "gradients; pass one list or mapping for each group, or one mapping by name"
+                f"group {number} has {len(own)} parameters but {len(part)} gradients; "
+                "pass None for a parameter without one"
             )
-        flat: list[FloatArray | None] = []
-        for number, (group, part) in enumerate(zip(self.param_groups, grads, strict=True)):
-            names = group["param_names"]
-            if isinstance(part, Mapping) and set(part) == {"params"} and "params" not in names:
-                part = part["params"]
-            if isinstance(part, Mapping):
-                flat += _by_name(part, names)
-                continue
-            if not isinstance(part, Sequence):
-                raise TypeError(
-                    f"the gradients of group {number} must be a mapping or a sequence of arrays, "
-                    f"not {type(part).__name__}; pass one list or mapping for each group"
-                )
-            if len(part) != len(names):
-                raise ValueError(
-                    f"group {number} has {len(names)} parameters but {len(part)} gradients; "
-                    "pass None for a parameter without one"
-                )
-            flat += part
-        return flat
+        flat += part
+    return flat
 
 
 def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
@@ -281,6 +282,19 @@ def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
     if all(isinstance(item, Mapping) for item in items):
         return items, True
     return [{"params": items}], False
+
+
+def _new_params(
+    group: Mapping[str, Any], taken: Collection[str]
+) -> tuple[list[str], list[FloatArray]]:
+    """Return the names and arrays of a group that joins parameters with the names `taken`."""
+    if "params" not in group:
+        raise ValueError("a parameter group needs 'params'")
+    names, arrays = _named(group["params"], first=len(taken))
+    for name in names:
+        if name in taken:
+            raise ValueError(f"there is a parameter named {name!r} already")
+    return names, arrays
 
 
 def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:

@@ -7,9 +7,11 @@ checked here.
 
 from __future__ import annotations
 
+from fastopt.reference.accumulate import GradAccumulator
 from fastopt.reference.adam import Adam, AdamW
 from fastopt.reference.clipping import grad_norm
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.ema import WeightEMA
 from fastopt.reference.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.reference.nll import NLLLoss
 from fastopt.reference.pointwise import (
@@ -42,6 +44,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "GradAccumulator",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
@@ -50,6 +53,7 @@ __all__ = [
     "NLLLoss",
     "RMSprop",
     "SmoothL1Loss",
+    "WeightEMA",
     "grad_norm",
     "log_softmax",
     "log_softmax_backward",

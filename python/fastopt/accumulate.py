@@ -1,0 +1,155 @@
+"""Gradients of several micro-batches, summed for one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastopt import _core
+from fastopt._arrays import writer_into
+from fastopt._types import FloatArray, Grads, Group, Params
+from fastopt.optim._base import _flatten_grads, _groups, _new_params
+
+__all__ = ["GradAccumulator"]
+
+_ONE = np.ones(1)
+
+
+class GradAccumulator:
+    r"""Weighted sum of the gradients of micro-batches: a large batch in little memory.
+
+    ``add(grads, weight)`` adds ``weight * grads`` to one buffer for each parameter. Where `grads`
+    are of the mean over a micro-batch and `weight` is the number of its samples,
+
+    .. math::
+        \frac{\sum_i n_i g_i}{\sum_i n_i}
+
+    is the gradient of the mean over all samples, however uneven the micro-batches are. The division
+    happens within the step: ``opt.step(acc.grads, grad_scale=acc.weight)``. Clipping and
+    everything else then see the mean.
+
+    Parameters
+    ----------
+    params : mapping, sequence or groups
+        What the optimizer was given, for names, shapes, dtypes and memory orders; they are neither
+        kept nor changed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is not one that an optimizer can update.
+
+    Examples
+    --------
+    Seven samples in micro-batches of 3, 3 and 1, and at once:
+
+    >>> import numpy as np, fastopt as fo
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.standard_normal((7, 4)), rng.integers(0, 3, 7)
+    >>> params = {"w": np.zeros((4, 3))}
+    >>> ce, acc, opt = fo.CrossEntropyLoss(), fo.GradAccumulator(params), fo.SGD(params, lr=1.0)
+    >>> for i in (slice(0, 3), slice(3, 6), slice(6, 7)):
+    ...     loss, dlogits = ce.value_and_grad(x[i] @ params["w"], y[i])
+    ...     acc.add({"w": x[i].T @ dlogits}, weight=len(x[i]))
+    >>> loss, dlogits = ce.value_and_grad(x @ params["w"], y)
+    >>> info = opt.step(acc.grads, grad_scale=acc.weight)
+    >>> acc.reset()
+    >>> bool(np.allclose(params["w"], -x.T @ dlogits))
+    True
+    """
+
+    def __init__(self, params: Params) -> None:
+        self._core = _core.Optimizer("accumulate")
+        self._sums: dict[str, FloatArray] = {}
+        # The weights are summed by the same call as the gradients, as one more array: an interrupt
+        # cannot come between.
+        self._total = np.zeros(1)
+        self._groups: list[Group] = [{"params": (self._total,), "weight": 1.0}]
+        self._core.add_group(["weight"], [self._total], self._groups[0])
+        groups, self._by_group = _groups(params)
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add parameters, as to an optimizer.
+
+        Parameters
+        ----------
+        param_group : mapping
+            With ``"params"``; its other options are passed over.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter cannot be used. Nothing has been added then.
+        """
+        names, arrays = _new_params(param_group, self._sums)
+        writer_into(dict(zip(names, arrays, strict=True)))  # checks them
+        sums = [np.empty_like(array, subok=False) for array in arrays]
+        group: Group = {"params": tuple(sums), "param_names": tuple(names), "weight": 1.0}
+        self._core.add_group(names, sums, group)
+        self._groups.append(group)
+        self._sums.update(zip(names, sums, strict=True))
+
+    def add(self, grads: Grads, weight: float = 1.0) -> None:
+        """Add ``weight * grads`` to the sums; the first of a round replaces them.
+
+        Parameters
+        ----------
+        grads : mapping or sequence
+            In any structure that the optimizer's ``step`` takes. Each has the shape and dtype of
+            its parameter and any strides, and is only read. None adds nothing.
+        weight : float
+            At least 0: the number of samples if `grads` are of a mean over them; or that of the
+            targets that are not ignored, or the sum of their class weights, where that is what the
+            mean was divided by. 1 gives equal parts to all calls.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            If an array or `weight` cannot be used. Nothing has been written then.
+        RuntimeError
+            If another thread is using this object.
+        """
+        flat = _flatten_grads(grads, self._sums, self._groups[1:], self._by_group)
+        if len(flat) != len(self._sums):
+            raise ValueError(
+                f"there are {len(self._sums)} parameters but {len(flat)} gradients; pass None for "
+                "a parameter without one"
+            )
+        for group in self._groups:
+            group["weight"] = weight
+        self._core.step(self._groups, [_ONE, *flat], None, 1.0, False, False)
+
+    @property
+    def grads(self) -> dict[str, FloatArray | None]:
+        """The sums by name: the arrays that `add` writes; None where this round had no gradient."""
+        return {
+            name: array if self._count(number) else None
+            for number, (name, array) in enumerate(self._sums.items(), 1)
+        }
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights of this round, in float64; 0 before the first `add`."""
+        return float(self._total[0]) if self._count(0) else 0.0
+
+    def reset(self) -> None:
+        """Begin a new round.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is using this object.
+        """
+        self._core.load([{"step": 0}] * (1 + len(self._sums)), self._groups)
+
+    def __repr__(self) -> str:
+        size = sum(array.size for array in self._sums.values())
+        return f"GradAccumulator({len(self._sums)} arrays, {size:,} elements, weight={self.weight})"
+
+    def _count(self, index: int) -> int:
+        count: int = self._core.state(index)["step"]
+        return count

@@ -1,0 +1,80 @@
+"""Parameter groups that keep biases and norms out of weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from fastopt._types import Arrays, FloatArray, Group
+from fastopt.optim._base import _named
+
+
+def decay_groups(
+    params: Arrays, weight_decay: float = 0.01, *, exclude: str | Iterable[str] = ()
+) -> list[Group]:
+    """Split parameters into a group with weight decay and one without.
+
+    Matrices and whatever else has two dimensions or more decay; biases, the scales of norms and
+    other vectors and scalars do not.
+
+    Parameters
+    ----------
+    params : mapping or sequence
+        Arrays by name, or a sequence of arrays, which get the names "0", "1", ...
+    weight_decay : float
+        Of the first group.
+    exclude : str or iterable of str
+        Names of parameters that do not decay either, embeddings for example; shell-style patterns
+        (``*``, ``?``, ``[...]``), upper and lower case distinct. Each must match a name.
+
+    Returns
+    -------
+    list of dict
+        For the first argument of an optimizer: each with ``"params"``, a mapping name -> array, and
+        ``"weight_decay"``. A group without parameters is left out. The optimizer takes the
+        gradients as one mapping by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `params` is no mapping or sequence of arrays, or a pattern matches nothing.
+
+    References
+    ----------
+    He et al., "Bag of tricks for image classification with convolutional neural networks", CVPR
+    2019, section 3.1: no bias decay.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> params = {"embed.weight": np.ones((9, 4)), "weight": np.ones((4, 3)), "bias": np.ones(3)}
+    >>> for group in fo.decay_groups(params, 0.1, exclude="embed*"):
+    ...     print(group["weight_decay"], *group["params"])
+    0.1 weight
+    0.0 embed.weight bias
+    >>> opt = fo.AdamW(fo.decay_groups(params), lr=0.1)
+    >>> info = opt.step({name: np.ones_like(array) for name, array in params.items()})
+    """
+    names, arrays = _named(params, first=0)
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"exclude: {pattern!r} matches no parameter; the names are {', '.join(names)}"
+            )
+    decaying: dict[str, FloatArray] = {}
+    others: dict[str, FloatArray] = {}
+    for name, array in zip(names, arrays, strict=True):
+        if isinstance(array, Mapping):
+            raise TypeError(
+                "params must be a mapping name -> array or a sequence of arrays, not a list of "
+                "groups; split the params of each group"
+            )
+        excluded = any(fnmatchcase(name, pattern) for pattern in patterns)
+        decays = getattr(array, "ndim", 0) >= 2 and not excluded
+        (decaying if decays else others)[name] = array
+    groups: list[Group] = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

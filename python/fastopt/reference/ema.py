@@ -1,0 +1,77 @@
+"""Exponential moving averages of parameters, in plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastopt._types import FloatArray, Params
+from fastopt.optim._base import _groups, _new_params
+
+
+class WeightEMA:
+    """`fastopt.WeightEMA` in plain NumPy."""
+
+    def __init__(self, params: Params, decay: float = 0.999, *, warmup: bool = False) -> None:
+        self.decay = decay
+        self.warmup = warmup
+        self.averages: dict[str, FloatArray] = {}
+        self._params: dict[str, FloatArray] = {}
+        self._steps: dict[str, int] = {}
+        for group in _groups(params)[0]:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add parameters."""
+        for name, param in zip(*_new_params(param_group, self._params), strict=True):
+            self._params[name] = param
+            self.averages[name] = np.array(param, order="K")
+            self._steps[name] = 0
+
+    @property
+    def num_updates(self) -> int:
+        """How many updates there have been."""
+        return max(self._steps.values())
+
+    def update(self) -> None:
+        """Take the parameters as they are now into the averages."""
+        for name, param in self._params.items():
+            average, step = self.averages[name], self._steps[name]
+            if step == 0:
+                average[...] = param
+            else:
+                decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+                weight = param.dtype.type(1 - decay)
+                with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
+                    average[...] = average + weight * (param - average)
+            self._steps[name] = step + 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the parameters for the length of a ``with`` block."""
+        before = {name: param.copy() for name, param in self._params.items()}
+        try:
+            for name, param in self._params.items():
+                param[...] = self.averages[name]
+            yield
+        finally:
+            for name, param in self._params.items():
+                param[...] = before[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the options, and of each parameter the average and the number of its updates."""
+        state = {
+            name: {"step": self._steps[name], "average": average}
+            for name, average in self.averages.items()
+        }
+        return {"decay": self.decay, "warmup": self.warmup, "state": state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.decay, self.warmup = state_dict["decay"], state_dict["warmup"]
+        for name, entry in state_dict["state"].items():
+            self.averages[name][...] = entry["average"]
+            self._steps[name] = entry["step"]
