@@ -1,24 +1,74 @@
-"""A small model in NumPy, real data and the loop that trains it: what ``fastopt train`` runs.
+"""The pieces of a training run in NumPy: data, a model, the loop with callbacks, reports.
+
+``fastopt train`` is a thin layer over them. A `RunConfig` names every choice of a run and builds a
+`Trainer`; a `Trainer` takes any model with the methods of `Model`.
 
 Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for the pictures).
 """
 
 from __future__ import annotations
 
-from fastopt.train.data import Data, DataError, load_data
-from fastopt.train.loop import Epoch, History, Seconds, fit
+from fastopt.train.callbacks import (
+    Callback,
+    Checkpointer,
+    CSVLogger,
+    EarlyStopping,
+    Overfitting,
+    TensorBoardLogger,
+    find_overfitting,
+)
+from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
+from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
+from fastopt.train.history import Epoch, History, Seconds
+from fastopt.train.loop import Model, Trainer
 from fastopt.train.model import MLP
-from fastopt.train.report import check_folder, write_report
+from fastopt.train.objective import LOSSES, Objective
+from fastopt.train.report import (
+    ClassScore,
+    check_folder,
+    plot_confusion,
+    plot_history,
+    plot_predictions,
+    root_mean_squared_error,
+    score_classes,
+    to_json,
+    write_report,
+)
 
 __all__ = [
+    "BUNDLED",
+    "LOSSES",
     "MLP",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "TASKS",
+    "CSVLogger",
+    "Callback",
+    "Checkpointer",
+    "ClassScore",
+    "ConfigError",
     "Data",
     "DataError",
+    "EarlyStopping",
     "Epoch",
     "History",
+    "Model",
+    "Objective",
+    "Overfitting",
+    "RunConfig",
     "Seconds",
+    "Task",
+    "TensorBoardLogger",
+    "Trainer",
     "check_folder",
-    "fit",
+    "find_overfitting",
     "load_data",
+    "make_scheduler",
+    "plot_confusion",
+    "plot_history",
+    "plot_predictions",
+    "root_mean_squared_error",
+    "score_classes",
+    "to_json",
     "write_report",
 ]

@@ -1,18 +1,34 @@
-"""Classification data: scikit-learn's digits, .npz, CSV, and MNIST's idx files."""
+"""Data to train on: scikit-learn's bundled sets, .npz, CSV, and MNIST's idx files."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Task = Literal["classification", "binary", "regression"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+# The data sets that come with scikit-learn: the function that loads each, and its task.
+BUNDLED: dict[str, tuple[str, Task]] = {
+    "digits": ("load_digits", "classification"),
+    "wine": ("load_wine", "classification"),
+    "iris": ("load_iris", "classification"),
+    "breast-cancer": ("load_breast_cancer", "binary"),
+    "diabetes": ("load_diabetes", "regression"),
+}
 
 
 class DataError(ValueError):
@@ -21,14 +37,38 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Data:
-    """Standardized inputs and class indices, split into a training and a held-out part."""
+    """Standardized inputs and their targets, split into a training and a held-out part.
+
+    The targets are what the task needs:
+
+    ============== ======= ============ ==================================================
+    task           dtype   shape        targets
+    ============== ======= ============ ==================================================
+    classification int64   (N,)         indices into `labels`
+    binary         float32 (N, 1)       0 or 1, for the first and the second of `labels`
+    regression     float32 (N, 1)       standardized; `in_units` undoes it
+    ============== ======= ============ ==================================================
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> data = train.load_data("iris")
+    >>> print(data)
+    iris (scikit-learn): 120 samples to train on, 30 held out, 4 features, 3 classes
+    >>> data.x_train.shape, data.y_train.dtype, data.labels[0]
+    ((120, 4), dtype('int64'), 'setosa')
+    """
 
     name: str
-    x_train: npt.NDArray[np.float32]  # (N, features)
-    y_train: npt.NDArray[np.int64]  # (N,), in [0, classes)
-    x_val: npt.NDArray[np.float32]
-    y_val: npt.NDArray[np.int64]
-    labels: list[str]  # of the classes
+    task: Task
+    x_train: Array  # (N, features)
+    y_train: Targets
+    x_val: Array
+    y_val: Targets
+    labels: Sequence[str]  # of the classes; empty for regression
+    target: str = "target"  # what is predicted, for tables and axes
+    target_mean: float = 0.0  # of the training part, in the target's own units
+    target_deviation: float = 1.0
 
     @property
     def features(self) -> int:
@@ -36,26 +76,49 @@ class Data:
         return int(self.x_train.shape[1])
 
     @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return len(self.labels)
+    def outputs(self) -> int:
+        """The number of outputs that a model needs: one for each class, else 1."""
+        return len(self.labels) if self.task == "classification" else 1
 
-    def __repr__(self) -> str:
+    def digest(self) -> str:
+        """Return a hash of all inputs and targets: equal ones are the same data, split alike."""
+        digest = hashlib.sha256()
+        for array in (self.x_train, self.y_train, self.x_val, self.y_val):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def in_units(self, y: Array) -> npt.NDArray[np.float64]:
+        """Return standardized targets or predictions of a regression in the target's units."""
+        return np.asarray(y, np.float64) * self.target_deviation + self.target_mean
+
+    def __str__(self) -> str:
+        if self.task == "regression":
+            what = f"target {self.target}"
+        elif self.task == "binary":
+            what = f"{self.labels[0]} or {self.labels[1]}"
+        else:
+            what = f"{len(self.labels)} classes"
         return (
             f"{self.name}: {len(self.y_train)} samples to train on, {len(self.y_val)} held out, "
-            f"{self.features} features, {self.classes} classes"
+            f"{self.features} features, {what}"
         )
 
 
-def load_data(source: str | Path | None = None, seed: int = 0) -> Data:
+def load_data(source: str | Path | None = None, task: Task | None = None, seed: int = 0) -> Data:
     """Load data and hold out a part of it.
 
     Parameters
     ----------
-    source : path, optional
-        A ``.npz`` file with ``X`` (N, ...) and ``y`` (N,); a CSV file with the label in the last
-        column and any header; or a folder with MNIST's four idx files, plain or ``.gz``, whose
-        test files are what is held out. Without it, scikit-learn's digits. Labels may be text.
+    source : str or path, optional
+        ``"digits"`` (the default), ``"wine"``, ``"iris"``, ``"breast-cancer"`` (binary) or
+        ``"diabetes"`` (regression), which come with scikit-learn; a ``.npz`` file with ``X``
+        (N, ...) and ``y`` (N,); a CSV file with the target in the last column and any header; or a
+        folder with MNIST's four idx files, plain or ``.gz``, whose test files are what is held out.
+        Labels may be text.
+    task : {"classification", "binary", "regression"}, optional
+        What the targets are. Without it, classification for files. "binary" takes two labels, in
+        sorted order; "regression" takes numbers.
     seed : int
         Chooses which fifth is held out.
 
@@ -63,25 +126,52 @@ def load_data(source: str | Path | None = None, seed: int = 0) -> Data:
     ------
     DataError
         If the data cannot be read or used.
-    """
-    if source is None:
-        from sklearn.datasets import load_digits  # takes a second: not for --help
+    ValueError
+        If there is no such task.
 
-        digits = load_digits()
-        return _split("digits (scikit-learn)", digits.data, digits.target, seed)
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> data = train.load_data("diabetes")
+    >>> data.task, data.y_train.shape, round(data.target_mean)
+    ('regression', (353, 1), 152)
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+    source = "digits" if source is None else source
+    if isinstance(source, str) and source in BUNDLED:
+        return _load_bundled(source, task, seed)
     path = Path(source)
+    task = task or "classification"
     try:
         if path.is_dir():
-            return _read_idx_folder(path)
+            return _read_idx_folder(path, task)
         if path.suffix == ".npz":
-            return _split(path.name, *_read_npz(path), seed)
+            return _split(path.name, *_read_npz(path), task, seed)
         if path.suffix == ".csv":
-            return _split(path.name, *_read_csv(path), seed)
+            x, y, target = _read_csv(path, task)
+            return _split(path.name, x, y, task, seed, target)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if not path.exists():
-        raise DataError(f"there is no file or folder {path}")
+        raise DataError(
+            f"there is no file or folder {path}; bundled with scikit-learn are {', '.join(BUNDLED)}"
+        )
     raise DataError(f"{path}: expected a .npz or .csv file, or a folder with MNIST's idx files")
+
+
+def _load_bundled(name: str, task: Task | None, seed: int) -> Data:
+    from sklearn import datasets  # takes a second: not for --help
+
+    function, own_task = BUNDLED[name]
+    bunch = getattr(datasets, function)()
+    y, target = bunch.target, "class"
+    task = task or own_task
+    if name == "diabetes":
+        target = "disease progression after one year"
+    elif name != "digits" and task != "regression":
+        y = np.asarray(bunch.target_names)[y]
+    return _split(f"{name} (scikit-learn)", bunch.data, y, task, seed, target)
 
 
 def _read_npz(path: Path) -> tuple[Any, Any]:
@@ -103,26 +193,30 @@ def _read_npz(path: Path) -> tuple[Any, Any]:
         ) from error
 
 
-def _read_csv(path: Path) -> tuple[Any, Any]:
+def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
+    """Return the inputs, the targets (numbers for a regression, else labels) and their name."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(n, row) for n, row in enumerate(csv.reader(file), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}") from error
+    target = "target"
     if rows and not any(_is_number(cell) for cell in rows[0][1][:-1]):
-        rows = rows[1:]  # a header
+        target = rows[0][1][-1].strip() or target  # a header
+        rows = rows[1:]
     if not rows:
         raise DataError(f"{path} holds no rows of data")
     width = len(rows[0][1])
     if width < 2:
         raise DataError(
-            f"{path} has one column; it needs features and, last, the label, separated by commas"
+            f"{path} has one column; it needs features and, last, the target, separated by commas"
         )
-    x = np.empty((len(rows), width - 1), np.float64)
+    numbers = width if task == "regression" else width - 1
+    x = np.empty((len(rows), numbers), np.float64)
     for i, (line, row) in enumerate(rows):
         if len(row) != width:
             raise DataError(f"{path}, line {line}: {len(row)} columns, {width} expected")
-        for column, cell in enumerate(row[:-1]):
+        for column, cell in enumerate(row[:numbers]):
             if not _is_number(cell):
                 raise DataError(f"{path}, line {line}, column {column + 1}: {cell!r} is no number")
             x[i, column] = float(cell)
@@ -131,7 +225,15 @@ def _read_csv(path: Path) -> tuple[Any, Any]:
                     f"{path}, line {line}, column {column + 1}: {cell!r} is not finite; "
                     "remove or fill it"
                 )
-    return x, np.array([row[-1].strip() for _, row in rows])
+        if not row[-1].strip():
+            raise DataError(f"{path}, line {line}: the label is empty; remove or fill it")
+    if task == "regression":
+        return x[:, :-1], x[:, -1], target
+    labels = np.array([row[-1].strip() for _, row in rows])
+    try:
+        return x, labels.astype(np.int64), target  # 2 comes before 10
+    except (ValueError, OverflowError):
+        return x, labels, target
 
 
 def _is_number(text: str) -> bool:
@@ -142,10 +244,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_idx_folder(folder: Path) -> Data:
+def _read_idx_folder(folder: Path, task: Task) -> Data:
     x_train, y_train = (_read_idx(folder, f"train-{kind}") for kind in ("images", "labels"))
     x_val, y_val = (_read_idx(folder, f"t10k-{kind}") for kind in ("images", "labels"))
-    return _prepare(folder.name, x_train, y_train, x_val, y_val)
+    return _prepare(folder.name, task, x_train, y_train, x_val, y_val)
 
 
 def _read_idx(folder: Path, stem: str) -> npt.NDArray[np.uint8]:
@@ -172,7 +274,7 @@ def _read_idx(folder: Path, stem: str) -> npt.NDArray[np.uint8]:
     return body.reshape(shape)
 
 
-def _split(name: str, x: Any, y: Any, seed: int) -> Data:
+def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "target") -> Data:
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y):
         raise DataError(
             f"{name}: X must have shape (N, ...) and y (N,), not {x.shape} and {y.shape}"
@@ -180,21 +282,30 @@ def _split(name: str, x: Any, y: Any, seed: int) -> Data:
     from sklearn.model_selection import train_test_split
 
     x = _numbers(name, x)
-    labels, counts = np.unique(y, return_counts=True)
-    if len(y) < 5 or len(labels) < 2:
+    if len(y) < 5:
+        raise DataError(f"{name}: {len(y)} samples; it takes 5 or more")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        bad = ~np.isfinite(y)
         raise DataError(
-            f"{name}: {len(y)} samples of {len(labels)} classes; it takes 5 samples and 2 classes"
+            f"{name}: y holds NaN or infinity in {bad.sum()} rows, the first is y[{bad.argmax()}]; "
+            "remove or fill them"
         )
-    if len(labels) > len(y) // 2:
-        raise DataError(
-            f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes?"
-        )
-    every_class = counts.min() > 1 and len(labels) <= len(y) // 5
-    parts = train_test_split(
-        x, y, test_size=0.2, random_state=seed, stratify=y if every_class else None
+    labels = stratify = None
+    if task != "regression":
+        labels, counts = np.unique(y, return_counts=True)
+        if len(labels) < 2:
+            raise DataError(f"{name}: all labels are {labels[0]}; it takes 2 or more classes")
+        if len(labels) > len(y) // 2:
+            raise DataError(
+                f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes? "
+                "If they are numbers to predict, the task is regression"
+            )
+        if counts.min() > 1 and len(labels) <= len(y) // 5:
+            stratify = y
+    x_train, x_val, y_train, y_val = train_test_split(
+        x, y, test_size=0.2, random_state=seed, stratify=stratify
     )
-    x_train, x_val, y_train, y_val = parts
-    return _prepare(name, x_train, y_train, x_val, y_val, labels)
+    return _prepare(name, task, x_train, y_train, x_val, y_val, labels, target)
 
 
 def _numbers(name: str, x: Any) -> npt.NDArray[np.float64]:
@@ -212,33 +323,57 @@ def _numbers(name: str, x: Any) -> npt.NDArray[np.float64]:
 
 
 def _prepare(
-    name: str, x_train: Any, y_train: Any, x_val: Any, y_val: Any, labels: Any = None
+    name: str,
+    task: Task,
+    x_train: Any,
+    y_train: Any,
+    x_val: Any,
+    y_val: Any,
+    labels: Any = None,
+    target: str = "target",
 ) -> Data:
-    """Map the labels to indices and standardize the inputs by the training part."""
-    labels = np.unique(y_train) if labels is None else labels
-    if labels.dtype.kind == "f" and not np.all(np.isfinite(labels)):
-        raise DataError(f"{name}: y holds NaN or infinite labels")
-    parts = []
+    """Make targets of what `y` holds and standardize by the training part."""
     for part, x, y in (("training", x_train, y_train), ("held-out", x_val, y_val)):
         if y.ndim != 1 or x.ndim < 2 or len(y) == 0:
             raise DataError(f"{name}: the {part} part has inputs {x.shape} and labels {y.shape}")
         if len(x) != len(y):
             raise DataError(f"{name}: {len(x)} {part} inputs but {len(y)} labels")
+    x_train, x_val = _numbers(name, x_train), _numbers(name, x_val)
+    if x_train.shape[1] == 0 or x_train.shape[1] != x_val.shape[1]:
+        raise DataError(f"{name}: {x_train.shape[1]} and {x_val.shape[1]} features")
+    x_mean, x_deviation = x_train.mean(axis=0), x_train.std(axis=0)
+    constant = x_deviation <= 1e-8 * abs(x_mean)
+    x_deviation[constant] = np.inf  # such a feature becomes 0
+    x_train, x_val = (((x - x_mean) / x_deviation).astype(np.float32) for x in (x_train, x_val))
+    if task == "regression":
+        y_train, y_val = (_target_numbers(name, y) for y in (y_train, y_val))
+        mean, deviation = float(y_train.mean()), float(y_train.std())
+        if deviation <= 1e-8 * abs(mean):
+            raise DataError(f"{name}: all targets are {mean:g}: there is nothing to learn")
+        y_train, y_val = (
+            ((y - mean) / deviation).astype(np.float32)[:, None] for y in (y_train, y_val)
+        )
+        return Data(name, task, x_train, y_train, x_val, y_val, (), target, mean, deviation)
+    labels = np.unique(y_train) if labels is None else labels
+    if task == "binary" and len(labels) != 2:
+        raise DataError(
+            f"{name}: {len(labels)} classes; the task binary takes 2, classification any number"
+        )
+    indices = []
+    for part, y in (("training", y_train), ("held-out", y_val)):
         strange = ~np.isin(y, labels)
         if strange.any():
             raise DataError(f"{name}: the {part} label {y[strange][0]} is not among those trained")
-        parts.append((_numbers(name, x), np.searchsorted(labels, y).astype(np.int64)))
-    (x_train, y_train), (x_val, y_val) = parts
-    if x_train.shape[1] == 0 or x_train.shape[1] != x_val.shape[1]:
-        raise DataError(f"{name}: {x_train.shape[1]} and {x_val.shape[1]} features")
-    mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
-    constant = deviation <= 1e-8 * abs(mean)
-    deviation[constant] = np.inf  # such a feature becomes 0
-    return Data(
-        name,
-        ((x_train - mean) / deviation).astype(np.float32),
-        y_train,
-        ((x_val - mean) / deviation).astype(np.float32),
-        y_val,
-        [str(label) for label in labels],
-    )
+        index = np.searchsorted(labels, y)
+        indices.append(
+            index.astype(np.float32)[:, None] if task == "binary" else index.astype(np.int64)
+        )
+    names = tuple(str(label) for label in labels)
+    return Data(name, task, x_train, indices[0], x_val, indices[1], names, target)
+
+
+def _target_numbers(name: str, y: Any) -> npt.NDArray[np.float64]:
+    """Return the targets of a regression as numbers."""
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"{name}: y must hold real numbers for a regression, not {y.dtype}")
+    return np.asarray(y, np.float64)

@@ -2,161 +2,350 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from math import isfinite
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from math import isfinite, nan
+from operator import index
 from time import perf_counter
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastopt import CrossEntropyLoss, Optimizer
-from fastopt.train.data import Data
-from fastopt.train.model import MLP, Array, IntArray
+import fastopt as fo
+from fastopt.train.callbacks import Callback
+from fastopt.train.data import Array, Data
+from fastopt.train.history import Epoch, History
+from fastopt.train.objective import Objective
+
+EVALUATION_BATCH = 4096  # samples at a time
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training data gave."""
+class Model(Protocol):
+    """What `Trainer` trains: `MLP`, or anything of this shape."""
 
-    epoch: int  # from 1
-    train_loss: float  # mean over the epoch's samples, while the model was learning
-    val_loss: float  # on held-out data, after the epoch
-    val_accuracy: float
-    samples_per_second: float  # of training; evaluation not counted
-
-
-@dataclass
-class Seconds:
-    """Where the time went."""
-
-    batch: float = 0.0  # gathering the rows of a batch
-    forward: float = 0.0
-    loss: float = 0.0  # value and gradient
-    backward: float = 0.0
-    step: float = 0.0
-    evaluation: float = 0.0
-    total: float = 0.0
-
-
-@dataclass
-class History:
-    """A finished training run."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    seconds: Seconds = field(default_factory=Seconds)
+    params: dict[str, Array]
 
     @property
-    def diverged(self) -> bool:
-        """Whether a loss became NaN or infinite."""
-        return not all(isfinite(e.train_loss) and isfinite(e.val_loss) for e in self.epochs)
+    def rng_state(self) -> Mapping[str, Any]:
+        """The state of the random numbers used while training, as a checkpoint keeps it."""
 
-    @property
-    def best(self) -> Epoch:
-        """The first epoch with the highest held-out accuracy."""
-        return max(self.epochs, key=lambda epoch: epoch.val_accuracy)
+    @rng_state.setter
+    def rng_state(self, state: Mapping[str, Any]) -> None: ...
 
+    def forward(self, x: Array, *, training: bool = False) -> Array:
+        """Return the outputs (N, outputs); with `training`, keep what `backward` needs."""
 
-def evaluate(model: MLP, x: Array, y: IntArray, loss: CrossEntropyLoss) -> tuple[float, float]:
-    """Return the mean loss and the accuracy of `model` on inputs and class indices."""
-    total, correct = 0.0, 0
-    for start in range(0, len(y), 4096):
-        rows = slice(start, start + 4096)
-        logits = model.forward(x[rows])
-        correct += int(np.count_nonzero(logits.argmax(axis=1) == y[rows]))
-        total += float(loss(logits, y[rows])) * len(y[rows])
-    return total / len(y), correct / len(y)
+    def backward(self, doutputs: Array) -> Mapping[str, Array]:
+        """Return the gradients by the parameters' names; valid until the next `backward`."""
 
 
-def fit(
-    model: MLP,
-    data: Data,
-    optimizer: Optimizer,
-    loss: CrossEntropyLoss,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int = 0,
-    history: History | None = None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_batch: Callable[[int, float], None] = lambda samples, loss: None,
-) -> History:
-    """Train `model` and return what happened; stop early if a loss is not finite.
+class Trainer:
+    """Trains a model, epoch by epoch.
 
     Parameters
     ----------
-    model : MLP
+    model : Model
+        Such as `MLP`.
     data : Data
     optimizer : Optimizer
         Over ``model.params``.
-    loss : CrossEntropyLoss
-        With reduction "mean".
-    epochs, batch_size : int
-        At least 1; the last batch of an epoch may be smaller.
+    objective : Objective, optional
+        The loss and the score; the default of the data's task without it.
+    batch_size : int
+        Samples in a batch; the last of an epoch may be smaller.
     seed : int
         For the order of the samples.
-    history : History, optional
-        Filled as training goes on, for a caller who may be interrupted.
-    on_epoch, on_batch : callable
-        Called after each epoch, and after each batch with its size and its loss.
+    scheduler : LRScheduler, optional
+        Over `optimizer`; moved on after each epoch or each step of the optimizer, and after each
+        epoch with the held-out loss if it is a `ReduceLROnPlateau`.
+    schedule_per : {"epoch", "step"}
+        Which of these.
+    max_norm : float, optional
+        Clip the gradients to this 2-norm over all of them.
+    track_norm : bool
+        Record the norm of the gradients even if they are not clipped; it costs a pass over them.
+
+    Attributes
+    ----------
+    history : History
+        Filled as training goes on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an option cannot be used.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt import train
+    >>> data = train.load_data("iris")
+    >>> model = train.MLP([data.features, 16, data.outputs])
+    >>> trainer = train.Trainer(model, data, fo.AdamW(model.params, lr=0.01), batch_size=16)
+    >>> history = trainer.fit(20)
+    >>> len(history.epochs), history.best.val_score > 0.9
+    (20, True)
     """
-    history = history or History()
-    seconds = history.seconds
-    order = np.random.default_rng(seed)
-    samples = len(data.y_train)
-    begin = perf_counter()
-    with _blas_threads(model, batch_size), np.errstate(over="ignore", invalid="ignore"):
-        for epoch in range(1, epochs + 1):
-            epoch_begin = perf_counter()
-            total = 0.0
-            shuffled = order.permutation(samples)
-            for start in range(0, samples, batch_size):
-                rows = shuffled[start : start + batch_size]
-                value = _train_on(model, data, rows, optimizer, loss, seconds)
-                total += value * len(rows)
-                on_batch(len(rows), value)
-            trained = perf_counter()
-            val_loss, val_accuracy = evaluate(model, data.x_val, data.y_val, loss)
-            seconds.evaluation += perf_counter() - trained
-            speed = samples / (trained - epoch_begin)
-            history.epochs.append(Epoch(epoch, total / samples, val_loss, val_accuracy, speed))
-            seconds.total = perf_counter() - begin
-            on_epoch(history.epochs[-1])
-            if history.diverged:
+
+    def __init__(
+        self,
+        model: Model,
+        data: Data,
+        optimizer: fo.Optimizer,
+        objective: Objective | None = None,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        scheduler: fo.LRScheduler | None = None,
+        schedule_per: Literal["epoch", "step"] = "epoch",
+        max_norm: float | None = None,
+        track_norm: bool = False,
+    ) -> None:
+        if index(batch_size) < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if schedule_per not in ("epoch", "step"):
+            raise ValueError(f"schedule_per must be 'epoch' or 'step', not {schedule_per!r}")
+        if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
+            raise ValueError("ReduceLROnPlateau looks at the held-out loss, once per epoch")
+        objective = Objective(data.task) if objective is None else objective
+        if objective.task != data.task:
+            raise ValueError(f"the objective is for {objective.task}, the data for {data.task}")
+        self.model = model
+        self.data = data
+        self.optimizer = optimizer
+        self.objective = objective
+        self.batch_size = index(batch_size)
+        self.scheduler = scheduler
+        self.schedule_per = schedule_per
+        self.max_norm = max_norm
+        self.track_norm = track_norm
+        self.history = History(max_norm=max_norm)
+        self._order = np.random.default_rng(seed)
+        self._stopping = False
+        self._within_epoch = False
+        self._digest = ""  # of the data, when it is asked for
+
+    def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
+        """Train until there have been `epochs` epochs in all, and return the history.
+
+        It ends earlier if a loss is not finite or `stop` is called; an epoch that is cut short so
+        is recorded with what it saw.
+
+        Parameters
+        ----------
+        epochs : int
+            Counted from the first epoch of the run, not of this call.
+        callbacks : iterable of Callback
+        """
+        callbacks = list(callbacks)
+        on_batch = [
+            callback.on_batch_end
+            for callback in callbacks
+            if type(callback).on_batch_end is not Callback.on_batch_end
+        ]
+        history = self.history
+        history.stop_reason = ""
+        self._stopping = False
+        if history.diverged:
+            self.stop("the loss is not finite")
+        begin = perf_counter() - history.seconds.total
+        with ExitStack() as stack:
+            stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
+            if self.batch_size * max(p.size for p in self.model.params.values()) < 4_000_000:
+                # BLAS's products are too small to share: waiting costs more.
+                stack.enter_context(threadpool_limits(1, "blas"))
+            for callback in callbacks:
+                stack.callback(callback.on_fit_end, self)
+                callback.on_fit_begin(self)
+            while len(history.epochs) < epochs and not self._stopping:
+                self._within_epoch = True
+                epoch = self._run_epoch(on_batch)
+                history.epochs.append(epoch)
+                self._within_epoch = False
+                history.seconds.total = perf_counter() - begin
+                if not isfinite(epoch.train_loss + epoch.val_loss):
+                    self.stop("the loss is not finite")
+                for callback in callbacks:
+                    callback.on_epoch_end(self, epoch)
+        return history
+
+    def stop(self, reason: str) -> None:
+        """End training after the batch or the epoch that is under way; for callbacks."""
+        self._stopping = True
+        self.history.stop_reason = self.history.stop_reason or reason
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch has begun and not ended, as after Ctrl-C: it cannot be saved then."""
+        return self._within_epoch
+
+    def save(self, path: str | os.PathLike[str], extra: Any = None) -> None:
+        """Write all that the run consists of into a checkpoint; see `fastopt.save`.
+
+        That is the parameters, the optimizer, the schedule, the states of the random generators
+        and the history, so that `resume` goes on as if the run had never stopped, to the bit.
+
+        Parameters
+        ----------
+        path : path
+            By custom ``*.safetensors``.
+        extra
+            Something of your own, which `resume` returns.
+
+        Raises
+        ------
+        RuntimeError
+            Within an epoch.
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from fastopt import train
+        >>> config = train.RunConfig(data="iris", epochs=4)
+        >>> whole, first, second = config.build(), config.build(), config.build()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     history = first.fit(2)
+        ...     first.save(f"{folder}/run.safetensors")
+        ...     second.resume(f"{folder}/run.safetensors")
+        >>> second.fit(4).epochs[-1].val_loss == whole.fit(4).epochs[-1].val_loss
+        True
+        """
+        if self._within_epoch:
+            raise RuntimeError("training ended within an epoch; only whole epochs can be saved")
+        fo.save(
+            path,
+            params=self.model.params,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            extra={
+                "settings": self._settings(),
+                "order": self._order.bit_generator.state,
+                "model": self.model.rng_state,
+                "history": self.history.state_dict(),
+                "extra": extra,
+            },
+        )
+
+    def resume(self, path: str | os.PathLike[str]) -> Any:
+        """Take over what `save` has written, in place; return its `extra`.
+
+        The trainer must have been built as the one that was saved: the same data, batch size, loss
+        and classes; the rest is restored.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or was not written by `save`.
+        KeyError, TypeError, ValueError
+            If it belongs to another run; the message says what differs. Nothing is changed then.
+        OSError
+            If the file cannot be read.
+        """
+        extra = fo.load(path).extra
+        if not isinstance(extra, dict) or not {"settings", "order", "history"} <= extra.keys():
+            raise fo.CheckpointError(f"{path} is a checkpoint, but not one of a Trainer")
+        differing = [
+            f"{name} is {extra['settings'].get(name)} there, {value} here"
+            for name, value in self._settings().items()
+            if extra["settings"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{path} is of another run: {'; '.join(differing)}")
+        order = np.random.default_rng()
+        order.bit_generator.state = extra["order"]
+        history = History.from_state_dict(extra["history"])
+        fo.load(path, params=self.model.params, optimizer=self.optimizer, scheduler=self.scheduler)
+        self._order, self.history = order, history
+        self.model.rng_state = extra["model"]
+        self._within_epoch = False
+        return extra["extra"]
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what must be equal for a run to be the same."""
+        self._digest = self._digest or self.data.digest()
+        return {
+            "model": repr(self.model),
+            "data": f"{self.data.name} {self._digest}",
+            "optimizer": type(self.optimizer).__name__,
+            "objective": repr(self.objective),
+            "batch_size": self.batch_size,
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "schedule_per": self.schedule_per,
+            "max_norm": self.max_norm,
+        }
+
+    def predict(self, x: Array) -> Array:
+        """Return the model's outputs (N, outputs) for inputs (N, features)."""
+        parts = range(0, len(x), EVALUATION_BATCH)
+        return np.concatenate([self.model.forward(x[i : i + EVALUATION_BATCH]) for i in parts])
+
+    def evaluate(self) -> tuple[float, float]:
+        """Return the mean loss and the score on the held-out data."""
+        outputs = self.predict(self.data.x_val)
+        targets = self.data.y_val
+        return self.objective.value(outputs, targets), self.objective.score(outputs, targets)
+
+    def _run_epoch(self, on_batch: Sequence[Callable[[Trainer, int, float], None]]) -> Epoch:
+        """Take the steps of one epoch and evaluate."""
+        model, objective, seconds = self.model, self.objective, self.history.seconds
+        x_train, y_train = self.data.x_train, self.data.y_train
+        begin = perf_counter()
+        order = self._order.permutation(len(y_train))
+        samples, total, points = 0, 0.0, 0.0
+        norms: list[float] = []
+        gathered = np.empty((self.batch_size, x_train.shape[1]), x_train.dtype)
+        for start in range(0, len(order), self.batch_size):
+            t0 = perf_counter()
+            rows = order[start : start + self.batch_size]
+            x = x_train.take(rows, 0, None if len(rows) < len(gathered) else gathered, "clip")
+            y = y_train.take(rows, 0)
+            t1 = perf_counter()
+            outputs = model.forward(x, training=True)
+            t2 = perf_counter()
+            value, scored = objective.backward_(outputs, y)
+            t3 = perf_counter()
+            grads = model.backward(outputs)
+            t4 = perf_counter()
+            norm = fo.grad_norm(grads) if self.track_norm and self.max_norm is None else None
+            lr = float(self.optimizer.param_groups[0]["lr"])
+            info = self.optimizer.step(grads, max_norm=self.max_norm)
+            norm = info.grad_norm if norm is None else norm
+            if norm is not None:
+                norms.append(norm)
+            if self.scheduler is not None and self.schedule_per == "step":
+                self.scheduler.step()
+            t5 = perf_counter()
+            seconds.batch += t1 - t0
+            seconds.forward += t2 - t1
+            seconds.loss += t3 - t2
+            seconds.backward += t4 - t3
+            seconds.step += t5 - t4
+            samples += len(rows)
+            total += value * len(rows)
+            points += scored
+            for call in on_batch:
+                call(self, len(rows), value)
+            if self._stopping or not isfinite(value):
                 break
-    return history
-
-
-def _blas_threads(model: MLP, batch_size: int) -> AbstractContextManager[object]:
-    """Keep BLAS on one thread where its products are too small to share: waiting costs more."""
-    work = batch_size * max(param.size for param in model.params.values())
-    return threadpool_limits(1, "blas") if work < 4_000_000 else nullcontext()
-
-
-def _train_on(
-    model: MLP,
-    data: Data,
-    rows: IntArray,
-    optimizer: Optimizer,
-    loss: CrossEntropyLoss,
-    seconds: Seconds,
-) -> float:
-    """Take one step on the samples `rows` and return their mean loss."""
-    t0 = perf_counter()
-    x, y = data.x_train[rows], data.y_train[rows]
-    t1 = perf_counter()
-    logits = model.forward(x, training=True)
-    t2 = perf_counter()
-    value, dlogits = loss.value_and_grad(logits, y, out=logits)
-    t3 = perf_counter()
-    grads = model.backward(dlogits)
-    t4 = perf_counter()
-    optimizer.step(grads)
-    t5 = perf_counter()
-    seconds.batch += t1 - t0
-    seconds.forward += t2 - t1
-    seconds.loss += t3 - t2
-    seconds.backward += t4 - t3
-    seconds.step += t5 - t4
-    return float(value)
+        trained = perf_counter()
+        val_loss, val_score = self.evaluate()
+        seconds.evaluation += perf_counter() - trained
+        if isinstance(self.scheduler, fo.ReduceLROnPlateau):
+            self.scheduler.step(val_loss)
+        elif self.scheduler is not None and self.schedule_per == "epoch":
+            self.scheduler.step()
+        return Epoch(
+            epoch=len(self.history.epochs) + 1,
+            train_loss=total / samples,
+            train_score=objective.score_of(points, y_train[order[:samples]]),
+            val_loss=val_loss,
+            val_score=val_score,
+            lr=lr,
+            grad_norm=float(np.mean(norms)) if norms else nan,
+            grad_norm_max=max(norms, default=nan),
+            samples_per_second=samples / (trained - begin),
+        )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float32]
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from fastopt import functional
+from fastopt.train.data import Array
+
+
+class _Buffers(NamedTuple):
+    """What is kept of a batch between `MLP.forward` and `MLP.backward`, for each layer."""
+
+    inputs: list[Array]
+    outputs: list[Array]
+    dinputs: list[Array]  # gradients with respect to the inputs; the first is not used
+    ones: Array  # (N,)
 
 
 class MLP:
@@ -19,9 +28,10 @@ class MLP:
     Parameters
     ----------
     sizes : sequence of int
-        Widths from the inputs to the classes, such as ``(64, 128, 10)``.
+        Widths from the inputs to the outputs, such as ``(64, 128, 10)``.
     dropout : float
-        Probability in [0, 1) that a hidden unit is left out while training.
+        Probability in [0, 1) that a hidden unit is left out while training, to the nearest 2^-16;
+        the others are scaled up so that the mean stays (Srivastava et al. 2014).
     seed : int or sequence of int
         For the initial weights (He et al. 2015) and the dropout.
 
@@ -31,6 +41,18 @@ class MLP:
         ``"0.weight"`` of shape (out, in), ``"0.bias"`` of shape (out,), ``"1.weight"``, ...
     grads : dict of str to array
         The gradients, with the same names; `backward` overwrites them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import train
+    >>> model = train.MLP([4, 16, 3])
+    >>> model
+    MLP(4-16-3, dropout=0.0)
+    >>> outputs = model.forward(np.ones((8, 4), np.float32), training=True)
+    >>> grads = model.backward(np.ones_like(outputs))
+    >>> grads["1.bias"]
+    array([8., 8., 8.], dtype=float32)
     """
 
     def __init__(
@@ -41,52 +63,95 @@ class MLP:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         self.dropout = dropout
-        self._rng = np.random.default_rng(seed)
-        self._layers = len(sizes) - 1
+        # Out of 2^16 random numbers so many leave a unit out; 1 in 2^16 is kept at least.
+        self._dropped = min(round(dropout * 2**16), 2**16 - 1)
+        self._scale = np.float32(2**16 / (2**16 - self._dropped))
+        rng = np.random.default_rng(seed)
+        self._bits = np.random.SFC64(rng.integers(2**63))  # the fastest that NumPy has
+        self._names = [(f"{i}.weight", f"{i}.bias") for i in range(len(sizes) - 1)]
         self.params: dict[str, Array] = {}
-        for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-            weight = self._rng.standard_normal((n_out, n_in), dtype=np.float32)
-            self.params[f"{i}.weight"] = weight * np.float32(np.sqrt(2 / n_in))
-            self.params[f"{i}.bias"] = np.zeros(n_out, np.float32)
+        for (weight, bias), (n_in, n_out) in zip(self._names, pairwise(sizes), strict=True):
+            values = rng.standard_normal((n_out, n_in), dtype=np.float32)
+            self.params[weight] = values * np.float32(np.sqrt(2 / n_in))
+            self.params[bias] = np.zeros(n_out, np.float32)
         self.grads = {name: np.empty_like(param) for name, param in self.params.items()}
-        self._inputs: list[Array] = []
-        self._masks: list[Array] = []
+        self._kept: dict[int, _Buffers] = {}  # for each size of a batch
+        self._last = self._make_buffers(0)
+
+    @property
+    def rng_state(self) -> Mapping[str, Any]:
+        """The state of the generator that dropout draws from; a checkpoint keeps it."""
+        return self._bits.state
+
+    @rng_state.setter
+    def rng_state(self, state: Mapping[str, Any]) -> None:
+        self._bits.state = cast("Any", state)
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
-        """Return the logits (N, classes) of inputs (N, features).
+        """Return the outputs (N, outputs) of inputs (N, features).
 
-        With `training`, units are dropped and what `backward` needs is kept.
+        With `training`, units are dropped, what `backward` needs is kept, and the result is a
+        buffer: the next call with `training` overwrites it.
         """
-        self._inputs, self._masks = [], []
-        for i in range(self._layers):
-            if training:
-                self._inputs.append(x)
-            x = x @ self.params[f"{i}.weight"].T
-            x += self.params[f"{i}.bias"]
-            if i + 1 < self._layers:
-                np.maximum(x, 0, out=x)
-                if training and self.dropout > 0:
-                    keep = np.float32(1 - self.dropout)
-                    mask = (self._rng.random(x.shape, dtype=np.float32) < keep) / keep
-                    x *= mask
-                    self._masks.append(mask)
+        buffers = None
+        if training:
+            buffers = self._last = self._make_buffers(len(x))
+            buffers.inputs[0] = x
+        last = len(self._names) - 1
+        for i, (weight, bias) in enumerate(self._names):
+            out = None if buffers is None else buffers.outputs[i]
+            x = np.matmul(x, self.params[weight].T, out=out)
+            x += self.params[bias]
+            if i < last:
+                functional.relu(x, out=x)
+                if training and self._dropped:
+                    x *= self._draw(x.shape)
+                    x *= self._scale
         return x
 
-    def backward(self, dlogits: Array) -> dict[str, Array]:
-        """Fill and return `grads`, from the gradient of the loss with respect to the logits."""
-        dy = dlogits
-        for i in reversed(range(self._layers)):
-            x = self._inputs[i]
-            np.matmul(dy.T, x, out=self.grads[f"{i}.weight"])
-            np.sum(dy, axis=0, out=self.grads[f"{i}.bias"])
+    def backward(self, doutputs: Array) -> dict[str, Array]:
+        """Fill and return `grads`, from the gradient of the loss with respect to the outputs.
+
+        It belongs to the last call of `forward` with ``training=True``.
+        """
+        dy, buffers = doutputs, self._last
+        for i in reversed(range(len(self._names))):
+            weight, bias = self._names[i]
+            x = buffers.inputs[i]
+            np.matmul(dy.T, x, out=self.grads[weight])
+            np.matmul(buffers.ones, dy, out=self.grads[bias])  # the sums, faster than by np.sum
             if i > 0:
-                dy = dy @ self.params[f"{i}.weight"]
-                dy *= x > 0  # x is the output of ReLU and dropout: what was cut has no slope
-                if self._masks:
-                    dy *= self._masks[i - 1]
+                dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
+                # x is the output of ReLU and dropout: what either of them cut is 0.
+                functional.relu_backward(dy, x, out=dy)
+                if self._dropped:
+                    dy *= self._scale
         return self.grads
 
+    def _draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Return which units to keep."""
+        size = shape[0] * shape[1]
+        words = self._bits.random_raw((size + 3) // 4).view(np.uint16)
+        kept: npt.NDArray[np.bool_] = words[:size].reshape(shape) >= self._dropped
+        return kept
+
+    def _make_buffers(self, batch: int) -> _Buffers:
+        """Return the arrays that a batch of so many rows needs; they are kept for the next one."""
+        if batch not in self._kept:
+            if len(self._kept) == 4:  # in training there are two sizes: whole and last of an epoch
+                self._kept.clear()
+            widths = [self.params[bias].size for _, bias in self._names]
+            dtype = self.params[self._names[0][0]].dtype
+            outputs = [np.empty((batch, n), dtype) for n in widths]
+            self._kept[batch] = _Buffers(
+                inputs=[outputs[0], *outputs[:-1]],
+                outputs=outputs,
+                dinputs=[np.empty((batch, n), dtype) for n in [0, *widths[:-1]]],
+                ones=np.ones(batch, dtype),
+            )
+        return self._kept[batch]
+
     def __repr__(self) -> str:
-        sizes = [self.params["0.weight"].shape[1]]
-        sizes += [self.params[f"{i}.bias"].size for i in range(self._layers)]
+        sizes = [self.params[self._names[0][0]].shape[1]]
+        sizes += [self.params[bias].size for _, bias in self._names]
         return f"MLP({'-'.join(map(str, sizes))}, dropout={self.dropout})"

@@ -1,21 +1,29 @@
-"""What a run leaves behind: metrics.csv, run.json and loss.png."""
+"""What a run leaves behind: metrics.csv, run.json, loss.png, and pictures of the predictions."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastopt.train.loop import Epoch, History
+import numpy as np
+import numpy.typing as npt
+
+from fastopt.train.callbacks import find_overfitting, write_epochs
+from fastopt.train.data import Data
+from fastopt.train.history import History
+from fastopt.train.loop import Trainer
+from fastopt.train.objective import Objective
+from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # told apart by colour-blind readers too
 
 
 def check_folder(folder: Path) -> None:
@@ -32,73 +40,312 @@ def check_folder(folder: Path) -> None:
     probe.unlink()
 
 
-def write_report(folder: Path, history: History, facts: Mapping[str, Any]) -> list[Path]:
-    """Write the run's metrics, facts and picture into `folder`; return the paths.
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told from the others, on held-out data."""
+
+    label: str
+    precision: float  # of what was taken for the class, the share that is; nan if nothing was
+    recall: float  # of the class, the share that was found
+    f1: float  # the harmonic mean of the two
+    samples: int  # of the class
+
+
+def score_classes(trainer: Trainer) -> list[ClassScore]:
+    """Return the scores of each class on the held-out data, as scikit-learn computes them.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="iris").build()
+    >>> history = trainer.fit(30)
+    >>> [score.label for score in train.score_classes(trainer)]
+    ['setosa', 'versicolor', 'virginica']
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    true, predicted = _true_and_predicted(trainer)
+    columns = precision_recall_fscore_support(
+        true, predicted, labels=range(len(trainer.data.labels)), zero_division=np.nan
+    )
+    return [
+        ClassScore(label, float(precision), float(recall), float(f1), int(samples))
+        for label, precision, recall, f1, samples in zip(trainer.data.labels, *columns, strict=True)
+    ]
+
+
+def root_mean_squared_error(trainer: Trainer) -> float:
+    """Return the error of a regression on the held-out data, in the target's units."""
+    error = trainer.predict(trainer.data.x_val) - trainer.data.y_val
+    return float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))) * (
+        trainer.data.target_deviation
+    )
+
+
+def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
+    """Write the run's metrics, facts and pictures into `folder`; return the paths.
+
+    ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
+    curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
+    what; for a regression, ``predictions.png`` shows predicted against true values. Each file is
+    put in place when it is complete.
 
     Parameters
     ----------
     folder : path
         Must exist.
-    history : History
+    trainer : Trainer
+        With at least one epoch in its history.
     facts : mapping
         What ``run.json`` holds beside the results: options, versions, ...
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
     """
-    metrics, run, picture = (folder / n for n in ("metrics.csv", "run.json", "loss.png"))
-    with metrics.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history.epochs)
-    results = {
+    history, data = trainer.history, trainer.data
+    title = str(facts.get("title", ""))
+    results: dict[str, Any] = {
         "final": asdict(history.epochs[-1]),
         "best": asdict(history.best),
         "seconds": asdict(history.seconds),
+        "stop_reason": history.stop_reason,
+        "overfitting_since": getattr(find_overfitting(history.epochs), "epoch", None),
     }
-    run.write_text(json.dumps(_strict(dict(facts) | {"results": results}), indent=2) + "\n")
-    plot_history(history, str(facts.get("title", ""))).savefig(picture, dpi=150)
-    return [metrics, run, picture]
-
-
-def plot_history(history: History, title: str) -> Figure:
-    """Return a picture of the losses, on a log axis, and of the held-out accuracy."""
-    from matplotlib.figure import Figure  # takes half a second: not for --help
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    losses, accuracy = figure.subplots(1, 2)
-    epochs = [e.epoch for e in history.epochs]
-    train_loss = [e.train_loss for e in history.epochs]
-    val_loss = [e.val_loss for e in history.epochs]
-    marker = "o" if len(epochs) < 3 else None  # a line of one point cannot be seen
-    losses.plot(epochs, train_loss, "-", marker=marker, color=BLUE, label="training")
-    losses.plot(epochs, val_loss, "--", marker=marker, color=ORANGE, label="held out")
-    losses.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", title="Loss")
-    if all(0 < value < math.inf for value in train_loss + val_loss):
-        losses.set_yscale("log")
+    metrics = io.StringIO()
+    write_epochs(metrics, history.epochs)
+    files: dict[str, bytes] = {"metrics.csv": metrics.getvalue().encode()}
+    pictures = {"loss.png": plot_history(history, trainer.objective, title)}
+    if data.task == "regression":
+        results["rmse"] = root_mean_squared_error(trainer)
+        pictures["predictions.png"] = plot_predictions(trainer, title)
     else:
-        text = "the loss is not finite:\nthe run diverged"
-        losses.text(0.5, 0.5, text, ha="center", va="center", transform=losses.transAxes)
-    losses.legend()
-    best = history.best
-    accuracy.plot(epochs, [e.val_accuracy for e in history.epochs], "-", color=GREEN)
-    label = f"best: {best.val_accuracy:.2%} (epoch {best.epoch})"
-    accuracy.plot(best.epoch, best.val_accuracy, "o", color=GREEN, label=label)
-    accuracy.set(xlabel="epoch", ylabel="classified correctly", title="Accuracy on held-out data")
-    accuracy.set_ylim(top=min(1.0, accuracy.get_ylim()[1]))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    accuracy.legend(loc="lower right")
-    for axes in (losses, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlim(0.5, len(epochs) + 0.5)
-        axes.grid(alpha=0.3, which="both")
+        scores = score_classes(trainer)
+        results["classes"] = [asdict(score) for score in scores]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, [f.name for f in fields(ClassScore)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(results["classes"])
+        files["classes.csv"] = table.getvalue().encode()
+        pictures["confusion.png"] = plot_confusion(*_true_and_predicted(trainer), data, title)
+    files["run.json"] = to_json(dict(facts) | {"results": results}).encode()
+    for name, figure in pictures.items():
+        png = io.BytesIO()
+        figure.savefig(png, dpi=150)
+        files[name] = png.getvalue()
+    for name, content in files.items():
+        part = folder / f".{name}.part"
+        try:
+            part.write_bytes(content)
+            part.replace(folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+    return [folder / name for name in files]
+
+
+def plot_history(history: History, objective: Objective, title: str = "") -> Figure:
+    """Return a picture of the losses and scores, and of the gradient norm and learning rate.
+
+    The gradient's norm is there if it was recorded, the learning rate if it changed.
+    """
+    from matplotlib.figure import Figure  # takes half a second: not for --help
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = history.epochs
+    extra = []
+    if any(math.isfinite(e.grad_norm) for e in epochs):
+        extra.append(_draw_norms)
+    if len({e.lr for e in epochs}) > 1:
+        extra.append(_draw_rates)
+    rows, columns = ((1, 2), (1, 3), (2, 2))[len(extra)]
+    figure = Figure(figsize=(4.8 * columns, 4.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns).flat)
+    _draw_losses(axes[0], history, objective)
+    _draw_scores(axes[1], history, objective)
+    for draw, where in zip(extra, axes[2:], strict=True):
+        draw(where, history)
+    for where in axes:
+        where.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        where.set_xlim(0.5, len(epochs) + 0.5)
+        where.set_xlabel("epoch")
+        where.grid(alpha=0.3, which="both")
     if title:
         figure.suptitle(title)
     return figure
 
 
+def _marker(history: History) -> str | None:
+    return "o" if len(history.epochs) < 3 else None  # a line of one point cannot be seen
+
+
+def _log_scale(axes: Axes, values: Sequence[float]) -> None:
+    """Use a log axis with plain numbers, if the values allow it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    if all(0 < value < math.inf for value in values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        decades = math.log10(max(values) / min(values))
+        steps: tuple[int, ...] = (2, 5) if decades < 3 else ()
+        if decades < 0.7:
+            steps = (2, 3, 4, 5, 6, 7, 8, 9)
+        axes.yaxis.set_minor_locator(LogLocator(subs=steps))
+
+
+def _draw_losses(axes: Axes, history: History, objective: Objective) -> None:
+    epochs = [e.epoch for e in history.epochs]
+    train_loss = [e.train_loss for e in history.epochs]
+    val_loss = [e.val_loss for e in history.epochs]
+    marker = _marker(history)
+    axes.plot(epochs, train_loss, "-", marker=marker, color=BLUE, label="training")
+    axes.plot(epochs, val_loss, "--", marker=marker, color=ORANGE, label="held out")
+    turned = find_overfitting(history.epochs)
+    if turned is not None:
+        label = f"held-out loss turns (epoch {turned.epoch})"
+        axes.axvline(turned.epoch, linestyle=":", color=BLACK, label=label)
+    axes.set(ylabel=objective.loss_label, title="Loss")
+    if history.diverged:
+        text = "the loss is not finite:\nthe run diverged"
+        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+    _log_scale(axes, train_loss + val_loss)
+    axes.legend()
+
+
+def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    epochs = [e.epoch for e in history.epochs]
+    marker, best = _marker(history), history.best
+    train_score = [e.train_score for e in history.epochs]
+    val_score = [e.val_score for e in history.epochs]
+    axes.plot(epochs, train_score, "-", marker=marker, color=BLUE, label="training")
+    axes.plot(epochs, val_score, "--", marker=marker, color=ORANGE, label="held out")
+    label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
+    axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
+    name = objective.score_name[0].upper() + objective.score_name[1:]
+    axes.set(ylabel=objective.score_label, title=name)
+    shown = [value for value in train_score + val_score if math.isfinite(value)]
+    if objective.task == "regression" and shown and min(shown) < -1 < max(shown):
+        axes.set_ylim(bottom=-1)  # below it the first epochs would flatten the rest
+    axes.set_ylim(top=max(shown, default=1.0) + 0.03 * (1 - axes.get_ylim()[0]))
+    if objective.task != "regression":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend()
+
+
+def _draw_norms(axes: Axes, history: History) -> None:
+    epochs = [e.epoch for e in history.epochs]
+    mean, largest = (
+        [getattr(e, name) for e in history.epochs] for name in ("grad_norm", "grad_norm_max")
+    )
+    marker = _marker(history)
+    axes.plot(epochs, largest, "--", marker=marker, color=PINK, label="largest of the epoch")
+    axes.plot(epochs, mean, "-", marker=marker, color=GREEN, label="mean over the steps")
+    axes.set(ylabel="2-norm over all parameters", title="Gradient norm before clipping")
+    if history.max_norm is not None:
+        label = f"clipped to {history.max_norm:g}"
+        axes.axhline(history.max_norm, linestyle=":", color=BLACK, label=label)
+    _log_scale(axes, mean + largest)
+    axes.legend()
+
+
+def _draw_rates(axes: Axes, history: History) -> None:
+    rates = [e.lr for e in history.epochs]
+    axes.plot([e.epoch for e in history.epochs], rates, "-", marker=_marker(history), color=BLUE)
+    axes.set(ylabel="learning rate (last step of the epoch)", title="Learning rate")
+    axes.set_ylim(bottom=0)
+
+
+def plot_confusion(
+    true: npt.NDArray[np.integer[Any]],
+    predicted: npt.NDArray[np.integer[Any]],
+    data: Data,
+    title: str = "",
+) -> Figure:
+    """Return a picture of which class was taken for which: counts, shaded by share of the row."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import confusion_matrix
+
+    classes = len(data.labels)
+    counts = confusion_matrix(true, predicted, labels=range(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, max(5.0, 2.5 + 0.45 * classes))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.colorbar(image, ax=axes, format=lambda x, _: f"{x:.0%}", shrink=0.8)
+    bar.set_label("share of the true class")
+    if classes <= 40:
+        names = [label if len(label) <= 16 else f"{label[:15]}…" for label in data.labels]
+        steep = max(map(len, names)) > 3
+        axes.set_xticks(range(classes), names, rotation=45 if steep else 0,
+                        ha="right" if steep else "center", rotation_mode="anchor")  # fmt: skip
+        axes.set_yticks(range(classes), names)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                size = 11 if classes <= 12 else 7
+                axes.text(column, row, str(count), ha="center", va="center", color=color,
+                          fontsize=size)  # fmt: skip
+    right = np.trace(counts) / counts.sum()
+    heading = f"Confusion on held-out data: {right:.2%} of {counts.sum()} right"
+    axes.set(xlabel=f"predicted {data.target}", ylabel=f"true {data.target}", title=heading)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
+    """Return a picture of a regression on held-out data: predicted against true, and residuals."""
+    from matplotlib.figure import Figure
+
+    data = trainer.data
+    predicted = data.in_units(trainer.predict(data.x_val)).ravel()
+    true = data.in_units(data.y_val.astype(np.float32)).ravel()
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    against, residuals = figure.subplots(1, 2)
+    name = data.target
+    size = 18 if len(true) <= 1000 else 5
+    against.scatter(true, predicted, s=size, color=BLUE, alpha=0.6, label="held-out samples")
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    against.plot(ends, ends, "--", color=BLACK, label="predicted = true")
+    error = root_mean_squared_error(trainer)
+    score = trainer.objective.score(trainer.predict(data.x_val), data.y_val)
+    against.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
+    against.set_title(f"Predictions: error {error:.4g} (root mean square), R² {score:.3f}")
+    against.legend()
+    residuals.scatter(predicted, predicted - true, s=size, color=ORANGE, alpha=0.6)
+    residuals.axhline(0, linestyle="--", color=BLACK)
+    residuals.set(xlabel=f"predicted {name}", ylabel="predicted - true", title="Residuals")
+    for axes in (against, residuals):
+        axes.grid(alpha=0.3)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _true_and_predicted(
+    trainer: Trainer,
+) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
+    """Return the class indices of the held-out data, and those that the model gives them."""
+    outputs = trainer.predict(trainer.data.x_val)
+    true: npt.NDArray[np.int64] = trainer.data.y_val.ravel().astype(np.int64)
+    return true, trainer.objective.predicted(outputs)
+
+
+def to_json(facts: Mapping[str, Any]) -> str:
+    """Return `facts` as JSON with a line's end; NaN and infinity, which it lacks, become null."""
+    return json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n"
+
+
 def _strict(value: Any) -> Any:
     """Return `value` with NaN and infinity as None: JSON has neither."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,0 +1,344 @@
+"""``fastopt train``: one run with live progress, a table, a picture and files."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import fastopt as fo
+from fastopt import train as ft
+from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say, wide_table
+
+DEFAULTS = ft.RunConfig()
+LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
+BUNDLED = ", ".join(ft.BUNDLED)
+DATA_HELP = f"{BUNDLED}; .npz (X, y), .csv (target last), folder of MNIST's idx files."
+
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = DEFAULTS.data,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ft.TASKS), help="What to learn.", show_default="that of the data"
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="; ".join(f"{task}: {', '.join(names)}" for task, names in ft.LOSSES.items()),
+            show_default="the first",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(help="For cross-entropy, in [0, 1].")
+    ] = DEFAULTS.label_smoothing,
+    optimizer: Annotated[
+        str, typer.Option(metavar="|".join(ft.OPTIMIZERS), help="How to step.")
+    ] = DEFAULTS.optimizer,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate.", show_default=LR_DEFAULTS)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay.", show_default="0.01 adamw, 0 others")
+    ] = None,
+    momentum: Annotated[
+        float | None,
+        typer.Option(help="Of SGD and RMSprop.", show_default="0.9 momentum, 0 others"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = DEFAULTS.batch_size,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = DEFAULTS.epochs,
+    schedule: Annotated[
+        str,
+        typer.Option(metavar="|".join(ft.SCHEDULES), help="How the learning rate goes on."),
+    ] = DEFAULTS.schedule,
+    warmup: Annotated[
+        int, typer.Option(help="Steps in which the learning rate rises first.")
+    ] = DEFAULTS.warmup,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(help="Clip the gradients to this norm.", show_default="no clipping"),
+    ] = None,
+    hidden: Annotated[
+        str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
+    ] = ",".join(map(str, DEFAULTS.hidden)),
+    dropout: Annotated[float, typer.Option(help="Probability in [0, 1).")] = DEFAULTS.dropout,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop when the held-out loss has not fallen for this many epochs.",
+            show_default="never",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of split, weights, order, dropout.")] = DEFAULTS.seed,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder for pictures, metrics.csv, run.json.")
+    ] = Path("fastopt-run"),
+) -> None:
+    """Train a small network on real data, show progress, print the result, write the picture."""
+    path = output / CHECKPOINT
+    with one_line_errors(output):
+        config = ft.RunConfig(
+            data=data,
+            task=cast("ft.Task | None", task),
+            loss=loss,
+            label_smoothing=label_smoothing,
+            optimizer=optimizer.lower(),
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            batch_size=batch_size,
+            epochs=epochs,
+            schedule=schedule.lower(),
+            warmup=warmup,
+            max_norm=max_norm,
+            hidden=parse_hidden(hidden),
+            dropout=dropout,
+            patience=patience,
+            seed=seed,
+        )
+        if resume:
+            config = _saved_config(path, config, _given(context))
+        dataset = config.load()
+        if threads is not None:
+            fo.set_num_threads(threads)
+        try:
+            trainer = config.build(dataset)
+        except MemoryError:
+            fail(f"there is not enough memory for --hidden {hidden}")
+        ft.check_folder(output)
+        if resume:
+            try:
+                trainer.resume(path)
+            except (KeyError, TypeError, ValueError) as error:
+                fail(error.args[0])
+    epochs = config.epochs
+    full = config.resolved(dataset.task)
+    name = ft.OPTIMIZERS[full.optimizer].title
+    say(
+        f"data       {dataset}\n"
+        f"model      {trainer.model}\n"
+        f"loss       {trainer.objective.loss_label}\n"
+        f"optimizer  {name}, lr {full.lr:g}, weight decay {full.weight_decay:g}; "
+        f"batches of {config.batch_size}\n"
+        f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads"
+    )
+    history = trainer.history
+    if resume:
+        say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
+    code = 0
+    callbacks: list[ft.Callback] = [Live(epochs)]
+    if config.patience is not None:
+        callbacks.append(ft.EarlyStopping(config.patience))
+    if checkpoint or resume:
+        callbacks.append(ft.Checkpointer(path, extra=asdict(config)))
+    try:
+        with one_line_errors(output):
+            trainer.fit(epochs, callbacks)
+    except KeyboardInterrupt:
+        again = "; go on with --resume" if checkpoint or resume else ""
+        say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
+        code = 130
+    if not history.epochs:
+        raise typer.Exit(code)
+    if history.diverged:
+        say(f"the loss is not finite since epoch {len(history.epochs)}: try a smaller --lr")
+        code = 1
+    elif history.stop_reason:
+        say(f"stopped after epoch {len(history.epochs)}: {history.stop_reason}")
+    if (overfitting := ft.find_overfitting(history.epochs)) is not None:
+        say(f"warning: {overfitting}")
+    console.print(result_table(trainer))
+    if dataset.task != "regression" and len(dataset.labels) <= 40:
+        console.print(class_table(trainer))
+    facts = {
+        "title": f"{name}, lr {full.lr:g}, on {dataset.name}",
+        "command": config.command(),
+        "options": asdict(full),
+        "data": str(dataset),
+        "model": repr(trainer.model),
+        "optimizer": {"class": type(trainer.optimizer).__name__} | trainer.optimizer.defaults,
+        "loss": trainer.objective.loss_label,
+        "score": trainer.objective.score_name,
+        "versions": {
+            "fastopt": fo.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "instruction_set": fo.active_isa(),
+        "threads": fo.get_num_threads(),
+    }
+    with one_line_errors(output):
+        paths = ft.write_report(output, trainer, facts)
+    say("wrote " + ", ".join(map(str, paths)))
+    raise typer.Exit(code)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunConfig:
+    """Return the configuration of the run to resume; what is given must not contradict it."""
+    try:
+        saved = ft.RunConfig(**fo.load(path).extra["extra"])
+    except FileNotFoundError:
+        fail(f"there is no {path} to resume; begin with --checkpoint")
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror or error}")
+    except (KeyError, TypeError, ValueError) as error:
+        fail(error if isinstance(error, fo.CheckpointError) else f"{path} is of another program")
+    wanted, before = asdict(config.resolved()), asdict(saved.resolved())
+    for name in given & wanted.keys():
+        if wanted[name] == before[name]:
+            continue
+        if name != "epochs":
+            text = "not given" if before[name] is None else before[name]
+            fail(
+                f"--{name.replace('_', '-')} was {text} in the run to resume, not {wanted[name]}; "
+                "leave it out"
+            )
+        if saved.schedule != "constant":
+            fail(
+                f"--epochs must stay {saved.epochs}: the schedule {saved.schedule} is made for them"
+            )
+        saved = replace(saved, epochs=config.epochs)
+    return saved
+
+
+class Live(ft.Callback):
+    """A live line of loss, score and speed; plain lines if this is no terminal."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[score]}"),
+            TextColumn("{task.fields[speed]:,.0f} samples/s"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._samples = self._shown_samples = 0
+        self._shown_at = perf_counter()
+
+    def on_fit_begin(self, trainer: ft.Trainer) -> None:
+        """Show the line."""
+        done = len(trainer.history.epochs)
+        self._samples = self._shown_samples = done * len(trainer.data.y_train)
+        self._task = self._progress.add_task(
+            "",
+            total=self._epochs * len(trainer.data.y_train),
+            completed=self._samples,
+            epochs=self._epochs,
+            epoch=done + 1,
+            loss=math.nan,
+            score="",
+            speed=0.0,
+        )
+        self._progress.start()
+
+    def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:
+        """Update the line ten times a second."""
+        self._samples += samples
+        elapsed = perf_counter() - self._shown_at
+        if elapsed > 0.1:
+            speed = (self._samples - self._shown_samples) / elapsed
+            self._progress.update(self._task, completed=self._samples, loss=loss, speed=speed)
+            self._shown_samples, self._shown_at = self._samples, perf_counter()
+
+    def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
+        """Update the line, or print one for every tenth of the epochs."""
+        objective = trainer.objective
+        score = f"{objective.score_name} {objective.format_score(epoch.val_score)}"
+        self._progress.update(
+            self._task,
+            completed=self._samples,
+            epoch=min(epoch.epoch + 1, self._epochs),
+            loss=epoch.train_loss,
+            score=f"held-out {score}",
+            speed=epoch.samples_per_second,
+        )
+        every = max(1, self._epochs // 10)
+        if not console.is_terminal and (epoch.epoch % every == 0 or epoch.epoch == self._epochs):
+            say(
+                f"epoch {epoch.epoch:>4}/{self._epochs}  loss {epoch.train_loss:.4f}  "
+                f"held-out loss {epoch.val_loss:.4f}  {score}  "
+                f"{epoch.samples_per_second:,.0f} samples/s"
+            )
+
+    def on_fit_end(self, trainer: ft.Trainer) -> None:
+        """Leave the line as it is."""
+        self._progress.stop()
+
+
+def result_table(trainer: ft.Trainer) -> Table:
+    """Return the table that a run ends with."""
+    history, objective = trainer.history, trainer.objective
+    final, best, seconds = history.epochs[-1], history.best, history.seconds
+    table = Table(title="Result", title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    score = objective.score_name
+    best_score = objective.format_score(best.val_score)
+    table.add_row(f"final {score} on held-out data", objective.format_score(final.val_score))
+    table.add_row(f"best {score} on held-out data", f"{best_score} (epoch {best.epoch})")
+    table.add_row(
+        "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
+    )
+    if objective.task == "regression":
+        error = ft.root_mean_squared_error(trainer)
+        table.add_row(f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}")
+    table.add_section()
+    for name, value in (
+        ("time in the optimizer step", seconds.step),
+        ("time in the loss and its gradient", seconds.loss),
+        ("time in forward and backward", seconds.forward + seconds.backward),
+        ("time in evaluation", seconds.evaluation),
+        ("whole training", seconds.total),
+    ):
+        share = value / seconds.total if seconds.total else 0.0
+        table.add_row(name, f"{value:.3f} s ({share:.1%})")
+    return table
+
+
+def class_table(trainer: ft.Trainer) -> Table:
+    """Return the table of precision, recall and F1 of each class."""
+    rows = [
+        [score.label, *map(_percent, (score.precision, score.recall, score.f1)), str(score.samples)]
+        for score in ft.score_classes(trainer)
+    ]
+    head = [trainer.data.target, "precision", "recall", "F1", "samples"]
+    return wide_table("Classes on held-out data", head, rows)
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"

@@ -1,0 +1,71 @@
+"""What a training run leaves to look at: its epochs, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf, isfinite, isnan
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training data gave."""
+
+    epoch: int  # from 1
+    train_loss: float  # mean over the epoch's samples, while the model was learning
+    train_score: float  # likewise; accuracy or R²
+    val_loss: float  # on held-out data, after the epoch
+    val_score: float
+    lr: float  # of the first parameter group, at the last step
+    grad_norm: float  # 2-norm of the gradients before clipping, mean over the steps
+    grad_norm_max: float  # the largest of the epoch; both are nan if norms were not asked for
+    samples_per_second: float  # of training; evaluation not counted
+
+
+@dataclass
+class Seconds:
+    """Where the time of training went, in seconds."""
+
+    batch: float = 0.0  # gathering the rows of a batch
+    forward: float = 0.0
+    loss: float = 0.0  # value and gradient
+    backward: float = 0.0
+    step: float = 0.0
+    evaluation: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class History:
+    """The epochs of a training run so far."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    stop_reason: str = ""  # why training ended before its last epoch
+    max_norm: float | None = None  # what the gradients were clipped to
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss became NaN or infinite."""
+        return not all(isfinite(e.train_loss) and isfinite(e.val_loss) for e in self.epochs)
+
+    @property
+    def best(self) -> Epoch:
+        """The first epoch with the highest held-out score."""
+        return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as mappings, lists, numbers and strings."""
+        return asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> History:
+        """Return what `state_dict` was made of."""
+        return cls(
+            **dict(state)
+            | {
+                "epochs": [Epoch(**epoch) for epoch in state["epochs"]],
+                "seconds": Seconds(**state["seconds"]),
+            }
+        )

@@ -1,0 +1,189 @@
+"""What training minimizes and what it is judged by: a loss by name, and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+import fastopt as fo
+from fastopt.train.data import Array, Targets, Task
+
+
+class LossChoice(NamedTuple):
+    """A loss as the tasks offer it."""
+
+    make: Callable[[], Any]
+    label: str  # for tables and axes
+    threshold: float  # binary: an output above it means the second class
+
+
+# Those that compare element by element meet classes as one-hot rows of 0 and 1.
+_LOSSES = {
+    "cross-entropy": LossChoice(fo.CrossEntropyLoss, "cross-entropy (nats)", 0.0),
+    "bce-with-logits": LossChoice(fo.BCEWithLogitsLoss, "binary cross-entropy (nats)", 0.0),
+    "bce": LossChoice(fo.BCELoss, "binary cross-entropy (nats)", 0.0),
+    "mse": LossChoice(fo.MSELoss, "squared error", 0.5),
+    "l1": LossChoice(fo.L1Loss, "absolute error", 0.5),
+    "smooth-l1": LossChoice(fo.SmoothL1Loss, "smooth L1 error", 0.5),
+    "huber": LossChoice(fo.HuberLoss, "Huber error", 0.5),
+}
+_POINTWISE = ("mse", "l1", "smooth-l1", "huber")
+
+# The losses that each task takes; the first is its default.
+LOSSES: dict[Task, tuple[str, ...]] = {
+    "classification": ("cross-entropy", "bce-with-logits", *_POINTWISE),
+    "binary": ("bce-with-logits", "bce", *_POINTWISE),
+    "regression": _POINTWISE,
+}
+
+
+class Objective:
+    """A loss between a model's outputs and the targets of a task, and the score that goes with it.
+
+    The score is the accuracy, or for a regression R² (1 - squared error / variance): higher is
+    better, 1 is perfect.
+
+    Parameters
+    ----------
+    task : {"classification", "binary", "regression"}
+        Decides what outputs and targets are: (N, classes) and class indices (N,); or both (N, 1).
+    loss : str, optional
+        One of ``LOSSES[task]``; the first of them without it. Losses that compare element by
+        element ("mse", "l1", ...) take class indices as one-hot rows. "bce" puts a sigmoid between
+        the outputs and `fastopt.BCELoss`; "bce-with-logits" does the same more accurately.
+    label_smoothing : float
+        In [0, 1]; for cross-entropy.
+
+    Attributes
+    ----------
+    loss_label, score_label, score_name : str
+        For axes and tables.
+
+    Raises
+    ------
+    ValueError
+        If the task does not take the loss or the label smoothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import train
+    >>> objective = train.Objective("classification")
+    >>> outputs = np.array([[2.0, 0.0], [3.0, 0.0]], np.float32)
+    >>> targets = np.array([0, 1])
+    >>> value, grad = objective.value_and_grad(outputs, targets)
+    >>> print(f"{value:.4f}", objective.score(outputs, targets))
+    1.5878 0.5
+    """
+
+    def __init__(
+        self, task: Task, loss: str | None = None, *, label_smoothing: float = 0.0
+    ) -> None:
+        if task not in LOSSES:
+            raise ValueError(f"task must be one of {', '.join(LOSSES)}, not {task!r}")
+        self.task = task
+        self.loss_name = LOSSES[task][0] if loss is None else loss
+        if self.loss_name not in LOSSES[task]:
+            raise ValueError(
+                f"loss must be one of {', '.join(LOSSES[task])} for {task}, not {loss!r}"
+            )
+        choice = _LOSSES[self.loss_name]
+        self._threshold = choice.threshold
+        self.loss: Any = choice.make()
+        if self.loss_name == "cross-entropy":
+            self.loss = fo.CrossEntropyLoss(label_smoothing=label_smoothing)
+        elif label_smoothing != 0:
+            raise ValueError(
+                f"label_smoothing is for the loss cross-entropy, not {self.loss_name}; "
+                f"it must be 0, not {label_smoothing}"
+            )
+        self.label_smoothing = float(label_smoothing)
+        standardized = " (standardized target)" if task == "regression" else ""
+        self.loss_label = f"mean {choice.label}{standardized}"
+        self.score_name = "R²" if task == "regression" else "accuracy"
+        self.score_label = (
+            "R² (share of the variance)" if task == "regression" else "classified correctly"
+        )
+
+    def value(self, outputs: Array, targets: Targets) -> float:
+        """Return the mean loss."""
+        x, y = self._operands(outputs, targets)
+        return float(self.loss(x, y))
+
+    def value_and_grad(
+        self, outputs: Array, targets: Targets, out: Array | None = None
+    ) -> tuple[float, Array]:
+        """Return the mean loss and its gradient with respect to the outputs.
+
+        Parameters
+        ----------
+        outputs : float32 array of shape (N, classes) or (N, 1)
+        targets : array of shape (N,) or (N, 1)
+            Class indices, or float32; see `Data`.
+        out : array of the outputs' shape, optional
+            Where the gradient goes; may be `outputs` itself.
+        """
+        x, y = self._operands(outputs, targets)
+        if x is outputs:
+            value, grad = self.loss.value_and_grad(x, y, out=out)
+        else:  # bce: x is the sigmoid of the outputs
+            value, grad = self.loss.value_and_grad(x, y)
+            grad = fo.functional.sigmoid_backward(grad, x, out=out)
+        return float(value), cast("Array", grad)
+
+    def backward_(self, outputs: Array, targets: Targets) -> tuple[float, float]:
+        """Replace the outputs by the loss's gradient; return the mean loss and the `points`."""
+        if self.loss_name == "cross-entropy":  # counts in the same pass
+            value, _, stats = self.loss.value_and_grad(outputs, targets, out=outputs, stats=True)
+            return value, stats.correct
+        points = self.points(outputs, targets)
+        return self.value_and_grad(outputs, targets, out=outputs)[0], points
+
+    def points(self, outputs: Array, targets: Targets) -> float:
+        """Return what adds up over batches to the score: samples that are right, or minus errors.
+
+        For a regression, minus the sum of squared errors.
+        """
+        if self.task == "regression":
+            error = (outputs - targets).ravel()
+            return -float(np.dot(error, error))
+        return int(np.count_nonzero(self.predicted(outputs) == np.ravel(targets)))
+
+    def score(self, outputs: Array, targets: Targets) -> float:
+        """Return the accuracy, or R² for a regression (nan if all targets are equal)."""
+        return self.score_of(self.points(outputs, targets), targets)
+
+    def score_of(self, points: float, targets: Targets) -> float:
+        """Return the score of all `targets` from the sum of their points."""
+        if self.task != "regression":
+            return points / len(targets)
+        spread = float(np.var(targets, dtype=np.float64)) * targets.size
+        return 1 + points / spread if spread else float("nan")
+
+    def format_score(self, score: float) -> str:
+        """Return a score as text: 97.50%, or 0.482 for R²."""
+        return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
+
+    def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
+        """Return the class indices (N,) that the outputs mean; not for a regression."""
+        if self.task == "regression":
+            raise ValueError("the outputs of a regression are numbers, not classes")
+        if self.task == "binary":
+            return (outputs.ravel() > self._threshold).astype(np.int64)
+        winners: npt.NDArray[np.integer[Any]] = outputs.argmax(axis=1)
+        return winners
+
+    def _operands(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
+        """Return what the loss compares."""
+        if self.loss_name == "bce":
+            return cast("Array", fo.functional.sigmoid(outputs)), targets
+        if self.task != "classification" or self.loss_name == "cross-entropy":
+            return outputs, targets
+        return outputs, np.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
+
+    def __repr__(self) -> str:
+        smoothing = f", label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
+        return f"Objective({self.task!r}, {self.loss_name!r}{smoothing})"

@@ -1,0 +1,85 @@
+"""The command ``fastopt bench``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("typer")
+
+
+def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fastopt", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_bench_without_a_case(tmp_path: Path) -> None:
+    result = fastopt("bench", "--largest", "10", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--largest must be at least 4096" in result.stderr
+
+
+def test_bench(tmp_path: Path) -> None:
+    result = fastopt("bench", "--largest", "70000", "--seconds", "0.05", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("memory     copy", "SGD, 4 K", "AdamW, 64 K", "200 tensors of 64", "GB/s"):
+        assert text in result.stdout
+    facts = json.loads((tmp_path / "fastopt-bench/bench.json").read_text())
+    assert len(facts["results"]) == 9
+    for row in facts["results"]:
+        assert row["gb_per_s"] == pytest.approx(
+            row["bytes_moved"] / row["seconds"]["fastopt"] / 1e9
+        )
+        assert row["peer_time_over_ours"]["reference"] > 0
+    assert (tmp_path / "fastopt-bench/bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_losses(tmp_path: Path) -> None:
+    result = fastopt("bench", "losses", "--largest", "2000", "--seconds", "0.05",
+                     "--output", "here", cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for text in ("memory     copy", "cross-entropy 128 x 10, reused buffer", "of copy"):
+        assert text in result.stdout
+    facts = json.loads((tmp_path / "here/bench-losses.json").read_text())
+    (row,) = facts["results"]
+    assert row["bytes_moved"] == 8 * row["elements"] == 8 * 1280
+    assert row["gb_per_s"] == pytest.approx(row["bytes_moved"] / row["seconds"]["fastopt"] / 1e9)
+    assert row["peer_time_over_ours"]["reference"] > 0
+    assert (tmp_path / "here/bench-losses.md").read_text().count("\n") == 3
+    assert (tmp_path / "here/bench-losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_accuracy(tmp_path: Path) -> None:
+    result = fastopt("bench", "accuracy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads((tmp_path / "fastopt-bench/accuracy.json").read_text())
+    names = [row["case"] for row in facts["results"]]
+    assert "cross-entropy 8192 x 1000, sure model" in names
+    for row in facts["results"]:
+        assert row["case"] in result.stdout
+        ours = row["errors"]["fastopt"]
+        assert 0 < ours["loss_mean"] < ours["loss_max"] < 34 * 2**-23  # logits differ by up to 34
+        if "torch" in row["errors"]:
+            assert ours["loss_max"] < row["errors"]["torch"]["loss_max"]
+            assert ours["grad_max"] <= row["errors"]["torch"]["grad_max"]  # both may be exact
+    table = (tmp_path / "fastopt-bench/accuracy.md").read_text().splitlines()
+    assert len(table) == 2 + len(names)
+
+
+def test_bench_of_what(tmp_path: Path) -> None:
+    result = fastopt("bench", "speed", cwd=tmp_path)
+    assert result.returncode == 2
+    for name in ("optimizers", "losses", "accuracy"):
+        assert name in result.stderr
