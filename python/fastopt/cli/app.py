@@ -9,6 +9,7 @@ import typer
 import fastopt as fo
 from fastopt.cli.bench import bench
 from fastopt.cli.common import console, say
+from fastopt.cli.landscape import landscape
 from fastopt.cli.train import train
 
 app = typer.Typer(
@@ -44,4 +45,5 @@ def info() -> None:
 
 
 app.command()(train)
+app.command()(landscape)
 app.command()(bench)
