@@ -90,8 +90,7 @@ def same_output(printed: str, shown: str) -> bool:
         return False
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
     return all(
-        a == b
-        or abs(Decimal(a) - Decimal(b)) <= Decimal(1).scaleb(Decimal(b).as_tuple().exponent)  # type: ignore[arg-type]
+        a == b or abs(Decimal(a) - Decimal(b)) <= Decimal(1).scaleb(Decimal(b).as_tuple().exponent)  # type: ignore[arg-type]
         for a, b in pairs
     )
 
