@@ -62,6 +62,8 @@ class MLP:
             raise ValueError(f"sizes must be two or more positive widths, not {tuple(sizes)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
+            raise MemoryError(f"weights for widths {tuple(sizes)}")  # NumPy has several errors
         self.dropout = dropout
         # Out of 2^16 random numbers so many leave a unit out; 1 in 2^16 is kept at least.
         self._dropped = min(round(dropout * 2**16), 2**16 - 1)
