@@ -327,7 +327,7 @@ def npz_of_huge_numbers(folder: Path) -> Path:
 
 
 @bad("standard deviations from the mean")
-def idx_like_outlier(folder: Path) -> Path:
+def npz_with_an_outlier_held_out(folder: Path) -> Path:
     x = np.arange(40.0).reshape(20, 2)
     rows = np.random.RandomState(0).permutation(20)  # as the split without classes draws
     x[rows[0], 0] = 1e60
