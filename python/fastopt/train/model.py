@@ -62,6 +62,8 @@ class MLP:
             raise ValueError(f"sizes must be two or more positive widths, not {tuple(sizes)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
+            raise MemoryError(f"weights for widths {tuple(sizes)}")  # NumPy has several errors
         self.dropout = float(dropout)
         rng = np.random.default_rng(seed)
         self._bits = np.random.SFC64(rng.integers(2**63))  # of the seeds for dropout
