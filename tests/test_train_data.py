@@ -76,6 +76,93 @@ def test_mnist_idx_files(suffix: str, tmp_path: Path) -> None:
     assert data.outputs == 10
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "outputs"),
+    [
+        ("digits", "classification", 10),
+        ("wine", "classification", 3),
+        ("iris", "classification", 3),
+        ("breast-cancer", "binary", 1),
+        ("diabetes", "regression", 1),
+    ],
+)
+def test_bundled_data(name: str, task: str, outputs: int) -> None:
+    data = ft.load_data(name)
+    assert (data.task, data.outputs) == (task, outputs)
+    assert name in str(data)
+    for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val)):
+        assert x.dtype == np.float32
+        assert x.shape == (len(y), data.features)
+        assert y.dtype == (np.int64 if task == "classification" else np.float32)
+        assert y.ndim == (1 if task == "classification" else 2)
+    assert np.all(np.isfinite(data.x_train))
+    assert data.digest() == ft.load_data(name).digest() != ft.load_data(name, seed=1).digest()
+    assert set(ft.BUNDLED) == {"digits", "wine", "iris", "breast-cancer", "diabetes"}
+
+
+def test_the_second_label_is_the_positive_one() -> None:
+    data = ft.load_data("breast-cancer")
+    assert data.labels == ("benign", "malignant")
+    both = np.concatenate([data.y_train, data.y_val])
+    assert both.sum() == 212  # malignant ones, says the description of the data set
+    assert set(np.unique(both)) == {0, 1}
+
+
+def test_targets_of_a_regression_are_standardized_by_the_training_part() -> None:
+    data = ft.load_data("diabetes")
+    assert data.y_train.mean() == pytest.approx(0, abs=1e-6)
+    assert data.y_train.std() == pytest.approx(1, abs=1e-6)
+    both = np.concatenate([data.y_train, data.y_val]).astype(np.float32)
+    units = data.in_units(both)
+    assert (round(units.min()), round(units.max())) == (25, 346)
+    np.testing.assert_allclose(units, np.round(units), atol=1e-4)
+
+
+def test_the_task_may_be_chosen(tmp_path: Path) -> None:
+    x, y = toy()
+    np.savez(tmp_path / "numbers.npz", X=x, y=x[:, 0] + 5)
+    rows = [",".join(map(str, row)) for row in np.column_stack([x, x[:, 0] + 5])]
+    (tmp_path / "numbers.csv").write_text("\n".join(["a,b,c,d,price", *rows]))
+    from_npz = ft.load_data(tmp_path / "numbers.npz", "regression")
+    from_csv = ft.load_data(tmp_path / "numbers.csv", "regression")
+    assert (from_csv.target, from_csv.task, from_csv.labels) == ("price", "regression", ())
+    np.testing.assert_allclose(from_csv.y_train, from_npz.y_train, rtol=1e-6)
+    np.savez(tmp_path / "two.npz", X=x, y=np.where(y > 0, "yes", "no"))
+    assert ft.load_data(tmp_path / "two.npz").task == "classification"
+    binary = ft.load_data(tmp_path / "two.npz", "binary")
+    assert binary.labels == ("no", "yes")
+    assert binary.y_val.shape == (12, 1)
+    assert ft.load_data("digits", "regression").outputs == 1
+    assert ft.load_data("breast-cancer", "classification").outputs == 2
+    with pytest.raises(ValueError, match="classification, binary, regression, not 'ranking'"):
+        ft.load_data("iris", "ranking")  # type: ignore[arg-type]
+
+
+def test_whole_numbers_as_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(f"{i},1,{2 + i % 9 * 2}" for i in range(90)))
+    assert ft.load_data(tmp_path / "a.csv").labels == tuple(str(2 + 2 * i) for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.array(["a", "b"] * 6), "y must hold real numbers for a regression"),
+        (np.where(np.arange(12) == 5, np.nan, 1.0), "in 1 rows, the first is y[5]"),
+        (np.ones(12), "all targets are 1: there is nothing to learn"),
+    ],
+)
+def test_targets_that_are_no_regression(y: Any, words: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.arange(24.0).reshape(12, 2), y=y)
+    with pytest.raises(DataError, match=re.escape(words)):
+        ft.load_data(tmp_path / "a.npz", "regression")
+
+
+def test_a_word_among_the_targets_of_a_regression(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,2,3\n4,5,high\n")
+    with pytest.raises(DataError, match="line 2, column 3: 'high' is no number"):
+        ft.load_data(tmp_path / "a.csv", "regression")
+
+
 def cut(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
 
@@ -154,6 +241,12 @@ def typo_in_the_first_line(folder: Path) -> Path:
 def regression_target(folder: Path) -> Path:
     np.savez(folder / "a.npz", X=np.ones((20, 2)), y=np.linspace(0, 1, 20))
     return folder / "a.npz"
+
+
+@bad("line 3: the label is empty; remove or fill it")
+def empty_label(folder: Path) -> Path:
+    (folder / "a.csv").write_text("1,2,a\n3,4,b\n5,6,\n")
+    return folder / "a.csv"
 
 
 @bad("the first is X[7]")

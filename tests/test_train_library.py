@@ -9,7 +9,7 @@ import json
 import pkgutil
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,142 @@ def test_a_plateau_is_seen_in_the_held_out_loss(iris: ft.Data) -> None:
         ft.Trainer(model, iris, optimizer, scheduler=plateau, schedule_per="step")
 
 
+def test_accumulated_batches_step_as_one_large_batch(iris: ft.Data) -> None:
+    # 120 samples: 3 batches of 40 make a step, or 4 of 25 and 1 of 20, which count as they are.
+    large = trainer_on(iris, batch_size=120, max_norm=0.5)
+    for batch_size, accumulate in ((40, 3), (25, 5), (50, 9)):
+        small = trainer_on(iris, batch_size=batch_size, accumulate=accumulate, max_norm=0.5)
+        np.testing.assert_allclose(
+            [small.fit(1).epochs[0].grad_norm], [large.fit(1).epochs[0].grad_norm], rtol=1e-5
+        )
+        for name, param in small.model.params.items():
+            np.testing.assert_allclose(param, large.model.params[name], rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_left_of_an_epoch_makes_a_step_too(iris: ft.Data) -> None:
+    trainer = trainer_on(iris, batch_size=50, accumulate=2, track_norm=True)
+    trainer.fit(3)
+    assert trainer.optimizer.state["0.weight"]["step"] == 6  # of 50 + 50 and of 20 samples
+
+
+def test_averaged_weights_are_what_is_evaluated(iris: ft.Data) -> None:
+    model = ft.MLP([4, 8, 3], seed=9)
+    ema = fo.WeightEMA(model.params, decay=0.9)
+    optimizer = fo.SGD(model.params, lr=0.1, momentum=0.9)
+    trainer = ft.Trainer(model, iris, optimizer, batch_size=50, ema=ema)
+    plain = trainer_on(iris)
+    trainer.fit(3)
+    plain.fit(3)
+    assert ema.num_updates == 9
+    for name, param in plain.model.params.items():  # training itself does not see them
+        np.testing.assert_array_equal(param, model.params[name])
+    assert trainer.history.epochs[-1].val_loss != plain.history.epochs[-1].val_loss
+    averaged = ft.MLP([4, 8, 3])
+    for name, average in ema.averages.items():
+        averaged.params[name][...] = average
+    np.testing.assert_array_equal(averaged.forward(iris.x_val), trainer.predict(iris.x_val))
+    assert trainer.history.epochs[-1].val_loss == trainer.evaluate()[0]
+
+
+RESUMED: list[dict[str, Any]] = [
+    {},
+    {"optimizer": "momentum", "schedule": "one-cycle", "max_norm": 0.5},
+    {"schedule": "cosine", "warmup": 4, "ema": 0.9, "accumulate": 2, "batch_size": 25},
+    {"schedule": "plateau", "optimizer": "rmsprop", "momentum": 0.5},
+    {"schedule": "step", "data": "diabetes", "loss": "huber"},
+]
+
+
+@pytest.mark.parametrize("options", RESUMED)
+def test_a_run_resumed_after_any_epoch_has_the_same_bits(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole_options: dict[str, Any] = {"data": "iris", "epochs": 6, "dropout": 0.3} | options
+    config = ft.RunConfig(**whole_options)
+    data = config.load()
+    whole = config.build(data)
+    whole.fit(6)
+    for stop in (0, 1, 3, 5, 6):
+        first = config.build(data)
+        first.fit(stop)
+        first.save(tmp_path / "run.safetensors", {"mine": stop})
+        second = config.build(data)
+        second.fit(1)  # what it did before is forgotten
+        assert second.resume(tmp_path / "run.safetensors") == {"mine": stop}
+        second.fit(6)
+        for name, param in whole.model.params.items():
+            np.testing.assert_array_equal(param, second.model.params[name])
+        for ours, theirs in zip(second.history.epochs, whole.history.epochs, strict=True):
+            np.testing.assert_equal(
+                asdict(replace(ours, samples_per_second=0.0)),
+                asdict(replace(theirs, samples_per_second=0.0)),
+            )
+
+
+def test_what_a_trainer_does_not_resume_changes_nothing(iris: ft.Data, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    trainer = trainer_on(iris)
+    trainer.fit(2)
+    trainer.save(path)
+    others = [
+        (trainer_on(iris, batch_size=20), "batch_size is 50 there, 20 here"),
+        (trainer_on(iris, dropout=0.5), r"model is MLP\(4-8-3, dropout=0.0\) there"),
+        (trainer_on(ft.load_data("iris", seed=1)), r"data is iris \(scikit-learn\) \w+ there"),
+        (trainer_on(iris, accumulate=2, max_norm=1.0), "max_norm is None there, 1.0 here; accum"),
+        (trainer_on(iris, objective=ft.Objective("classification", "mse")), "objective is"),
+    ]
+    for other, words in others:
+        before = {name: param.copy() for name, param in other.model.params.items()}
+        with pytest.raises(ValueError, match=words):
+            other.resume(path)
+        assert not other.history.epochs
+        for name, param in before.items():
+            np.testing.assert_array_equal(param, other.model.params[name])
+    fo.save(path, extra=3)
+    with pytest.raises(fo.CheckpointError, match="not one of a Trainer"):
+        trainer.resume(path)
+
+
+def test_within_an_epoch_nothing_is_saved(iris: ft.Data, tmp_path: Path) -> None:
+    class Interrupt(ft.Callback):
+        def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:
+            if len(trainer.history.epochs) == 2:
+                raise KeyboardInterrupt
+
+    path = tmp_path / "run.safetensors"
+    trainer = trainer_on(iris)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(5, [Interrupt(), ft.Checkpointer(path, every=2)])
+    with pytest.raises(RuntimeError, match="only whole epochs"):
+        trainer.save(path)
+    assert trainer.resume(path) is None
+    assert len(trainer.fit(3).epochs) == 3
+    once = trainer_on(iris)
+    once.fit(3)
+    for name, param in once.model.params.items():
+        np.testing.assert_array_equal(param, trainer.model.params[name])
+
+
+def test_the_checkpointer_saves_when_it_should(iris: ft.Data, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    left = tmp_path / ".run.safetensors.tmp-1234"
+    left.mkdir()
+    (left / "x").write_text("half")
+    seen = []
+
+    class Look(ft.Callback):
+        def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
+            seen.append(len(fo.load(path).extra["history"]["epochs"]))
+
+    trainer = trainer_on(iris)
+    trainer.fit(5, [ft.Checkpointer(path, every=2), Look()])
+    assert seen == [0, 2, 2, 4, 4]
+    assert len(fo.load(path).extra["history"]["epochs"]) == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+    with pytest.raises(ValueError, match="every must be at least 1, not 0"):
+        ft.Checkpointer(path, every=0)
+
+
 class Recorder(ft.Callback):
     def __init__(self, stop_at: str = "") -> None:
         self.calls: list[str] = []
@@ -346,6 +482,7 @@ def test_divergence_ends_the_run_in_the_batch_where_it_is_seen(iris: ft.Data) ->
     ("options", "words"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
         ({"schedule_per": "day"}, "must be 'epoch' or 'step', not 'day'"),
         ({"objective": ft.Objective("regression")}, "for regression, the data for classification"),
     ],
@@ -548,6 +685,8 @@ def test_a_warm_up_comes_before_the_schedule() -> None:
         ({"max_norm": 0}, "max_norm must be greater than 0, not 0"),
         ({"seed": 2**32}, "seed must be in [0, 2**32), not 4294967296"),
         ({"patience": 0}, "patience must be at least 1, not 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
+        ({"ema": 1.0}, "ema must be in [0, 1), not 1"),
         ({"warmup": -1}, "warmup must be at least 0, not -1"),
         ({"warmup": 5, "schedule": "one-cycle"}, "which has its own"),
         ({"warmup": 5, "schedule": "plateau"}, "which goes by epochs"),

@@ -331,7 +331,6 @@ def _plain(value: Any, where: str) -> Any:
 
 def _as_array(tensor: Any, where: str) -> npt.NDArray[Any]:
     try:
-        # Asked by np.array, torch 2.13 does not know NumPy 2's argument `copy`, and NumPy warns.
         return np.array(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{where} cannot be a NumPy array: {error}") from error

@@ -12,10 +12,11 @@ from rich.progress import Progress
 from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.common import console, fail, one_line_errors, say, wide_table
-from fastopt.cli.lists import parse_names
+from fastopt.cli.lists import one_line_interrupt, parse_names
 from fastopt.experiments.files import replacing, write_json, write_picture, write_table
 
 
+@one_line_interrupt()
 def landscape(
     function: Annotated[
         str, typer.Option(metavar="LIST", help=f"Of {', '.join(fx.LANDSCAPES)}; or all.")

@@ -73,6 +73,15 @@ def train(
         float | None,
         typer.Option(help="Clip the gradients to this norm.", show_default="no clipping"),
     ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches whose gradients make one step.")
+    ] = DEFAULTS.accumulate,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"
+        ),
+    ] = None,
     hidden: Annotated[
         str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
     ] = ",".join(map(str, DEFAULTS.hidden)),
@@ -117,6 +126,8 @@ def train(
             schedule=schedule.lower(),
             warmup=warmup,
             max_norm=max_norm,
+            accumulate=accumulate,
+            ema=ema,
             hidden=parse_hidden(hidden),
             dropout=dropout,
             patience=patience,

@@ -79,6 +79,11 @@ class RunConfig:
         Steps in which the learning rate rises to `lr` first.
     max_norm : float, optional
         Clip the gradients to this 2-norm; greater than 0.
+    accumulate : int
+        Batches whose gradients make one step; at least 1.
+    ema : float, optional
+        Decay of a moving average of the weights, in [0, 1); it is the averages that are evaluated.
+        At first the decay is smaller; see the warm-up of `WeightEMA`.
     hidden : tuple of int
         Widths of the hidden layers; may be empty.
     dropout : float
@@ -122,6 +127,8 @@ class RunConfig:
     schedule: str = "constant"
     warmup: int = 0
     max_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.1
     patience: int | None = None
@@ -151,6 +158,8 @@ class RunConfig:
                 raise ConfigError("hidden", f"must hold widths of at least 1, not {width}")
         if not self.dropout < 1:
             raise ConfigError("dropout", f"must be in [0, 1), not {self.dropout}")
+        if self.ema == 1:
+            raise ConfigError("ema", "must be in [0, 1), not 1: it would never move")
         if self.max_norm == 0:
             raise ConfigError("max_norm", "must be greater than 0, not 0")
         if self.momentum is not None and OPTIMIZERS[self.optimizer].momentum is None:
@@ -235,6 +244,7 @@ class RunConfig:
             options["momentum"] = full.momentum
         optimizer = OPTIMIZERS[self.optimizer].make(model.params, **options)
         batches = -(-len(data.y_train) // self.batch_size)
+        steps = -(-batches // self.accumulate)
         return Trainer(
             model,
             data,
@@ -243,10 +253,12 @@ class RunConfig:
             batch_size=self.batch_size,
             seed=self.seed,
             scheduler=make_scheduler(
-                optimizer, self.schedule, self.epochs, steps_per_epoch=batches, warmup=self.warmup
+                optimizer, self.schedule, self.epochs, steps_per_epoch=steps, warmup=self.warmup
             ),
             schedule_per="epoch" if self.schedule == "plateau" else "step",
             max_norm=self.max_norm,
+            accumulate=self.accumulate,
+            ema=None if self.ema is None else fo.WeightEMA(model.params, self.ema, warmup=True),
         )
 
     def command(self) -> str:
@@ -340,6 +352,7 @@ _INTEGERS = (
     ("batch_size", "at least 1", 1, _INF),
     ("epochs", "at least 1", 1, _INF),
     ("warmup", "at least 0", 0, _INF),
+    ("accumulate", "at least 1", 1, _INF),
     ("patience", "at least 1", 1, _INF),
     ("seed", "in [0, 2**32)", 0, 2**32 - 1),
 )
@@ -350,4 +363,5 @@ _FLOATS = (
     ("max_norm", "finite and > 0", 0, _INF),
     ("label_smoothing", "in [0, 1]", 0, 1),
     ("dropout", "in [0, 1)", 0, 1),
+    ("ema", "in [0, 1)", 0, 1),
 )

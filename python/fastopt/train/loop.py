@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from math import isfinite, nan
 from operator import index
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 import fastopt as fo
 from fastopt.train.callbacks import Callback
@@ -20,6 +21,12 @@ from fastopt.train.history import Epoch, History
 from fastopt.train.objective import Objective
 
 EVALUATION_BATCH = 4096  # samples at a time
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return the handle of NumPy's BLAS; finding it takes longer than an epoch of digits."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 class Model(Protocol):
@@ -64,6 +71,12 @@ class Trainer:
         Which of these.
     max_norm : float, optional
         Clip the gradients to this 2-norm over all of them.
+    accumulate : int
+        Batches whose gradients make one step of the optimizer, so that a large batch fits into
+        little memory: `batch_size` times as many samples count, each as much as the others.
+    ema : WeightEMA, optional
+        Over ``model.params``; updated after each step. Predictions, the held-out loss and score
+        among them, are then those of the averages.
     track_norm : bool
         Record the norm of the gradients even if they are not clipped; it costs a pass over them.
 
@@ -101,10 +114,14 @@ class Trainer:
         scheduler: fo.LRScheduler | None = None,
         schedule_per: Literal["epoch", "step"] = "epoch",
         max_norm: float | None = None,
+        accumulate: int = 1,
+        ema: fo.WeightEMA | None = None,
         track_norm: bool = False,
     ) -> None:
         if index(batch_size) < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if index(accumulate) < 1:
+            raise ValueError(f"accumulate must be at least 1, not {accumulate}")
         if schedule_per not in ("epoch", "step"):
             raise ValueError(f"schedule_per must be 'epoch' or 'step', not {schedule_per!r}")
         if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
@@ -120,11 +137,15 @@ class Trainer:
         self.scheduler = scheduler
         self.schedule_per = schedule_per
         self.max_norm = max_norm
+        self.accumulate = index(accumulate)
+        self.ema = ema
         self.track_norm = track_norm
+        self._sums = fo.GradAccumulator(model.params) if self.accumulate > 1 else None
         self.history = History(max_norm=max_norm)
         self._order = np.random.default_rng(seed)
         self._stopping = False
         self._within_epoch = False
+        _blas()  # now, not within the first epoch
         self._digest = ""  # of the data, when it is asked for
 
     def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
@@ -155,7 +176,7 @@ class Trainer:
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
             if self.batch_size * max(p.size for p in self.model.params.values()) < 4_000_000:
                 # BLAS's products are too small to share: waiting costs more.
-                stack.enter_context(threadpool_limits(1, "blas"))
+                stack.enter_context(_blas().limit(limits=1))
             for callback in callbacks:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)
@@ -184,8 +205,9 @@ class Trainer:
     def save(self, path: str | os.PathLike[str], extra: Any = None) -> None:
         """Write all that the run consists of into a checkpoint; see `fastopt.save`.
 
-        That is the parameters, the optimizer, the schedule, the states of the random generators
-        and the history, so that `resume` goes on as if the run had never stopped, to the bit.
+        That is the parameters, the optimizer, the schedule, the averages, the states of the random
+        generators and the history, so that `resume` goes on as if the run had never stopped, to
+        the bit.
 
         Parameters
         ----------
@@ -221,6 +243,7 @@ class Trainer:
             params=self.model.params,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
+            ema=self.ema,
             extra={
                 "settings": self._settings(),
                 "order": self._order.bit_generator.state,
@@ -258,7 +281,13 @@ class Trainer:
         order = np.random.default_rng()
         order.bit_generator.state = extra["order"]
         history = History.from_state_dict(extra["history"])
-        fo.load(path, params=self.model.params, optimizer=self.optimizer, scheduler=self.scheduler)
+        fo.load(
+            path,
+            params=self.model.params,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            ema=self.ema,
+        )
         self._order, self.history = order, history
         self.model.rng_state = extra["model"]
         self._within_epoch = False
@@ -276,12 +305,18 @@ class Trainer:
             "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
             "schedule_per": self.schedule_per,
             "max_norm": self.max_norm,
+            "accumulate": self.accumulate,
+            "ema": None if self.ema is None else [self.ema.decay, self.ema.warmup],
         }
 
     def predict(self, x: Array) -> Array:
-        """Return the model's outputs (N, outputs) for inputs (N, features)."""
+        """Return the model's outputs (N, outputs) for inputs (N, features).
+
+        If there is an `ema`, with its averages for parameters.
+        """
         parts = range(0, len(x), EVALUATION_BATCH)
-        return np.concatenate([self.model.forward(x[i : i + EVALUATION_BATCH]) for i in parts])
+        with nullcontext() if self.ema is None else self.ema.applied():
+            return np.concatenate([self.model.forward(x[i : i + EVALUATION_BATCH]) for i in parts])
 
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the score on the held-out data."""
@@ -296,7 +331,10 @@ class Trainer:
         begin = perf_counter()
         order = self._order.permutation(len(y_train))
         samples, total, points = 0, 0.0, 0.0
+        lr = float(self.optimizer.param_groups[0]["lr"])
         norms: list[float] = []
+        if self._sums is not None:
+            self._sums.reset()
         gathered = np.empty((self.batch_size, x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
@@ -308,23 +346,24 @@ class Trainer:
             t2 = perf_counter()
             value, scored = objective.backward_(outputs, y)
             t3 = perf_counter()
-            grads = model.backward(outputs)
+            grads: Mapping[str, Array | None] = model.backward(outputs)
             t4 = perf_counter()
-            norm = fo.grad_norm(grads) if self.track_norm and self.max_norm is None else None
-            lr = float(self.optimizer.param_groups[0]["lr"])
-            info = self.optimizer.step(grads, max_norm=self.max_norm)
-            norm = info.grad_norm if norm is None else norm
-            if norm is not None:
-                norms.append(norm)
-            if self.scheduler is not None and self.schedule_per == "step":
-                self.scheduler.step()
+            samples += len(rows)
+            scale = 1.0
+            if self._sums is not None:
+                self._sums.add(grads, weight=len(rows))
+                grads, scale = self._sums.grads, self._sums.weight
+            if (start // self.batch_size + 1) % self.accumulate == 0 or samples == len(order):
+                lr = float(self.optimizer.param_groups[0]["lr"])
+                norm = self._step(grads, scale)
+                if norm is not None:
+                    norms.append(norm)
             t5 = perf_counter()
             seconds.batch += t1 - t0
             seconds.forward += t2 - t1
             seconds.loss += t3 - t2
             seconds.backward += t4 - t3
             seconds.step += t5 - t4
-            samples += len(rows)
             total += value * len(rows)
             points += scored
             for call in on_batch:
@@ -349,3 +388,17 @@ class Trainer:
             grad_norm_max=max(norms, default=nan),
             samples_per_second=samples / (trained - begin),
         )
+
+    def _step(self, grads: Mapping[str, Array | None], scale: float) -> float | None:
+        """Take a step with ``grads / scale``; return their norm if it is wanted."""
+        norm = None
+        if self.track_norm and self.max_norm is None:
+            norm = fo.grad_norm(grads) / scale
+        info = self.optimizer.step(grads, max_norm=self.max_norm, grad_scale=scale)
+        if self._sums is not None:
+            self._sums.reset()
+        if self.ema is not None:
+            self.ema.update()
+        if self.scheduler is not None and self.schedule_per == "step":
+            self.scheduler.step()
+        return info.grad_norm if norm is None else norm
