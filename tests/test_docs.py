@@ -105,7 +105,7 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
             assert ran.returncode == 0, f"{name}: {line}\n{ran.stdout}{ran.stderr}"
     if name == "commands.md":
         text = (DOCS / name).read_text("utf-8")
-        named = set(re.findall(r"`([\w-]*\.(?:png|gif|csv|json|jsonl))`", text))
+        named = set(re.findall(r"`([\w-]*\.(?:png|gif|csv|json|jsonl|safetensors))`", text))
         files = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
         # Those of a landscape begin with its function.
         written = {file.name.removeprefix("ravine") for file in files}
