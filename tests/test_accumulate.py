@@ -180,7 +180,7 @@ def test_an_interrupt_leaves_sums_and_weight_together() -> None:
     def interrupt(*_: object) -> None:
         raise InterruptedError
 
-    grads = [np.ones(3), np.ones(2, np.float32)]
+    grads: list[Any] = [np.ones(3), np.ones(2, np.float32)]
     acc = fo.GradAccumulator(grads)
     before = signal.signal(signal.SIGALRM, interrupt)
     try:

@@ -87,6 +87,30 @@ def test_training_with_the_groups_is_training_with_two_optimizers() -> None:
     assert list(ema.averages) == list(opt.state) == list(acc.grads)
 
 
+def test_a_group_added_later_is_scheduled_averaged_and_accumulated() -> None:
+    p: dict[str, Any] = {"w": np.zeros((2, 2)), "b": np.zeros(2)}
+    late: dict[str, Any] = {"params": {"late": np.zeros(2)}, "lr": 8.0, "weight_decay": 0.0}
+    groups = fo.decay_groups(p, 0.0)
+    opt, ema, acc = fo.SGD(groups, lr=1.0), fo.WeightEMA(groups, 0.5), fo.GradAccumulator(groups)
+    schedule = fo.StepLR(opt, step_size=1, gamma=0.5)
+    for epoch in range(4):
+        if epoch == 2:
+            for each in (opt, ema, acc):
+                each.add_param_group(late)
+            p |= late["params"]
+        for weight in (1, 3):
+            acc.add({name: np.ones_like(a) for name, a in p.items()}, weight)
+        opt.step(acc.grads, grad_scale=acc.weight)
+        ema.update()
+        schedule.step()
+        acc.reset()
+    assert np.all(p["w"] == -(1 + 0.5 + 0.25 + 0.125))
+    assert np.all(p["b"] == p["w"][0])
+    # The rate of the new group is its own, halved each time from when it came.
+    assert np.all(p["late"] == -(8 + 4))
+    assert np.all(ema.averages["late"] == -8 + 0.5 * -4)
+
+
 def test_bad_arguments() -> None:
     params = model()
     with pytest.raises(ValueError, match=r"'enbed\*' matches no parameter.*embed\.weight"):

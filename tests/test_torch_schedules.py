@@ -75,6 +75,26 @@ def test_negative_rates_of_torch_are_zero() -> None:
     assert negative > 20  # or this is a test of nothing
 
 
+def test_a_cosine_that_returns_to_nothing_is_not_below_it() -> None:
+    negative = 0
+    for half in range(2, 40):
+        row = one("CosineAnnealingLR", T_max=half, eta_min=0.0044)
+        ours, other = groups("SGD"), witness("SGD")
+        ours.param_groups[1]["lr"] = other.param_groups[1]["lr"] = 0.0
+        mine, its = row.make(fo, ours), row.make(theirs, other)
+        for _ in range(2 * half):
+            other.step()
+            its.step()
+            mine.step()
+        first, second = its.get_last_lr()
+        assert -1e-15 < second < 1e-15
+        assert mine.get_last_lr() == [first, max(0.0, second)]
+        for _ in range(200):  # goes on from there
+            mine.step()
+        negative += second < 0
+    assert negative > 5
+
+
 def test_the_line_of_one_cycle_stops_where_torch_goes_below_zero() -> None:
     row = one("OneCycleLR", max_lr=0.3, total_steps=9, anneal_strategy="linear")
     ours, other = groups("SGD"), witness("SGD")

@@ -331,7 +331,7 @@ def _plain(value: Any, where: str) -> Any:
 
 def _as_array(tensor: Any, where: str) -> npt.NDArray[Any]:
     try:
-        return np.array(tensor.detach() if hasattr(tensor, "detach") else tensor)
+        return np.array(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{where} cannot be a NumPy array: {error}") from error
 

@@ -9,6 +9,9 @@ import typer
 import fastopt as fo
 from fastopt.cli.bench import bench
 from fastopt.cli.common import console, say
+from fastopt.cli.compare import compare
+from fastopt.cli.landscape import landscape
+from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
 
 app = typer.Typer(
@@ -44,4 +47,7 @@ def info() -> None:
 
 
 app.command()(train)
+app.command()(compare)
+app.command()(sweep)
+app.command()(landscape)
 app.command()(bench)

@@ -32,14 +32,19 @@ warm-up and the inverse root of Transformers, `LambdaLR` with
 Values are those of torch 2.13 to the last bit, with these exceptions, where torch fails or leaves
 the range of a rate:
 
-- `LinearLR` and the line of `OneCycleLR` stop at 0 where torch's rate is negative.
+- `LinearLR`, the line of `OneCycleLR` and the return of `CosineAnnealingLR` to an initial rate of 0
+  stop at 0 where torch's rate is negative.
 - `ConstantLR` with factor 0 returns to the initial rate, and a phase of `OneCycleLR` that has no
   length stands at its end: torch divides by zero.
 - Two `OneCycleLR` on one optimizer do not share their bounds.
 - `CosineAnnealingWarmRestarts` with ``last_epoch >= T_0`` and ``T_mult > 1`` starts in the right
   period.
 - `SequentialLR` may hold a `SequentialLR` or `ChainedScheduler`, and groups may be added later.
+- ``total_iters=0`` is refused: torch would never take the factor of step 0 away again.
 - A rate that would be negative, infinite or NaN raises ValueError, and nothing is changed.
+
+To resume, save `state_dict` of the schedule beside that of the optimizer and load both, in any
+order: the run goes on as if it had never stopped.
 
 The form ``step(epoch)`` is left out, and no order of calls causes a warning: `LRScheduler` says
 when to call `step`.

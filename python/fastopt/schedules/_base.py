@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any, ClassVar, Protocol
 
 from fastopt._types import Group
@@ -181,17 +182,22 @@ class LRScheduler:
     def _apply(self, lrs: list[float]) -> None:
         """Check the rates and write them."""
         groups = self.optimizer.param_groups
-        name = type(self).__name__
         if len(lrs) != len(groups):
-            raise ValueError(f"{name} gave {len(lrs)} rates for {len(groups)} parameter groups")
+            raise ValueError(
+                f"{type(self).__name__} gave {len(lrs)} rates for {len(groups)} parameter groups"
+            )
         lrs = [
-            non_negative(f"the rate of group {i} at step {self.last_epoch} of {name}", lr)
+            lr if type(lr) is float and 0 <= lr < inf else self._checked(i, lr)
             for i, lr in enumerate(lrs)
         ]
         self._set_lrs(lrs)
         for group, base in zip(groups, self.base_lrs, strict=True):
             group.setdefault("initial_lr", base)
         self._last_lr = lrs
+
+    def _checked(self, group: int, lr: Any) -> Any:
+        what = f"the rate of group {group} at step {self.last_epoch} of {type(self).__name__}"
+        return non_negative(what, lr)
 
     def _accept(self, **options: Any) -> None:
         """Check options and keep them as attributes."""
@@ -226,14 +232,21 @@ class LRScheduler:
         self._set_lrs(values.pop("lr"))
         vars(self).update(values)
 
+    def _parts(self) -> list[LRScheduler]:
+        """Return the schedules whose counters a step may change."""
+        return [self]
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Put counters and rates back if the block raises."""
-        before = self.state_dict()
+        """Put counters and groups back if the block raises."""
+        changing = [*self.optimizer.param_groups, *map(vars, self._parts())]
+        before = [entries.copy() for entries in changing]
         try:
             yield
         except BaseException:
-            self._take(before)
+            for entries, old in zip(changing, before, strict=True):
+                entries.clear()
+                entries.update(old)
             raise
 
 

@@ -44,6 +44,9 @@ class ComposedLR(LRScheduler):
         """Return the counters and the states of the schedules; see `LRScheduler.state_dict`."""
         return super().state_dict() | {"schedulers": [s.state_dict() for s in self.schedulers]}
 
+    def _parts(self) -> list[LRScheduler]:
+        return [self, *(part for scheduler in self.schedulers for part in scheduler._parts())]
+
     def _rewind(self) -> None:
         super()._rewind()
         for scheduler in self.schedulers:
@@ -126,14 +129,14 @@ class SequentialLR(ComposedLR):
 
     def step(self) -> None:
         """Step the schedule whose turn it is; see `LRScheduler.step`."""
-        with self._all_or_nothing():
-            self.last_epoch += 1
-            turn = bisect_right(self.milestones, self.last_epoch)
-            if turn > 0 and self.milestones[turn - 1] == self.last_epoch:
-                self.schedulers[turn]._restart()
-            else:
-                self.schedulers[turn].step()
-            self._last_lr = self.schedulers[turn].get_last_lr()
+        epoch = self.last_epoch + 1
+        turn = bisect_right(self.milestones, epoch)
+        scheduler = self.schedulers[turn]
+        if turn > 0 and self.milestones[turn - 1] == epoch:
+            scheduler._restart()
+        else:
+            scheduler.step()
+        self.last_epoch, self._last_lr = epoch, scheduler.get_last_lr()
 
     def _begin(self) -> None:
         scheduler = self.schedulers[bisect_right(self.milestones, self.last_epoch)]

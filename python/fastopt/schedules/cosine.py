@@ -90,7 +90,9 @@ class CosineAnnealingLR(LRScheduler):
                 for lr, base in zip(self._lrs(), self.base_lrs, strict=True)
             ]
         quotient = (1 + cos(pi * epoch / self.T_max)) / (1 + cos(pi * (epoch - 1) / self.T_max))
-        return [quotient * (lr - low) + low for lr in self._lrs()]
+        lrs = [quotient * (lr - low) + low for lr in self._lrs()]
+        # Rounding may end just below an initial rate of 0, at its return.
+        return [0.0 if -1e-9 * low < lr < 0 else lr for lr in lrs]
 
     def _restart(self) -> None:
         super()._restart()

@@ -1,0 +1,170 @@
+"""``fastopt landscape``: paths of the optimizers over functions of two variables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from fastopt import experiments as fx
+from fastopt import train as ft
+from fastopt.cli.common import console, fail, one_line_errors, say, wide_table
+from fastopt.cli.lists import one_line_interrupt, parse_names
+from fastopt.experiments.files import replacing, write_json, write_picture, write_table
+
+
+@one_line_interrupt()
+def landscape(
+    function: Annotated[
+        str, typer.Option(metavar="LIST", help=f"Of {', '.join(fx.LANDSCAPES)}; or all.")
+    ] = "all",
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help=f"Of {', '.join(ft.OPTIMIZERS)}; or all. The first is also shown with learning "
+            "rates too small and too large.",
+        ),
+    ] = "all",
+    steps: Annotated[int, typer.Option(help="Steps of each path.")] = 1000,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y", help="Where to begin.", show_default="the function's own"),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Distance from a minimum that counts as there.")
+    ] = 0.01,
+    animation: Annotated[bool, typer.Option(help="Write the animations.")] = True,
+    output: Annotated[
+        Path, typer.Option(help="Folder for landscape.csv, landscape.json and the pictures.")
+    ] = Path("fastopt-landscape"),
+) -> None:
+    """Draw how the optimizers go downhill: pictures, animations, steps to the minimum."""
+    functions = parse_names("--function", function, fx.LANDSCAPES)
+    optimizers = parse_names("--optimizer", optimizer, ft.OPTIMIZERS)
+    if not 1 <= steps <= 100_000:
+        fail(f"--steps must be in 1 ... 100000, not {steps}")
+    for option, value in (("--lr", lr), ("--tolerance", tolerance)):
+        if value is not None and not 0 < value < math.inf:
+            fail(f"{option} must be finite and greater than 0, not {value}")
+    point = None if start is None else parse_point(start)
+    with one_line_errors(output):
+        ft.check_folder(output)
+    files: list[Path] = []
+    rows: list[dict[str, Any]] = []
+    interrupted = False
+    with one_line_errors(output):
+        try:
+            with Progress(console=console, disable=not console.is_terminal) as progress:
+                for name in progress.track(functions, description="descending"):
+                    paths = follow(name, optimizers, lr, steps, point, tolerance)
+                    files += draw(output, name, paths, steps, point, animation)
+                    rows += [facts_of(name, path, tolerance) for path in paths]
+                    if not console.is_terminal:
+                        say(f"{name}: {len(paths)} paths of {steps} steps")
+        except KeyboardInterrupt:
+            interrupted = True
+        if rows:
+            files.append(write_table(output / "landscape.csv", rows))
+            options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
+            files.append(write_json(output / "landscape.json", {"options": options, "paths": rows}))
+    done = len({row["function"] for row in rows})
+    if rows:
+        head = ["", "lr", "ended at", "value", "distance", f"steps to {tolerance:g}"]
+        lines = [table_line(row) for row in rows]
+        rates = "the best learning rate for each" if lr is None else "one learning rate for all"
+        console.print(wide_table(f"Paths of {steps} steps, {rates}", head, lines))
+        if "adamw" in optimizers:
+            decay = ft.OPTIMIZERS["adamw"].weight_decay
+            say(f"AdamW has its weight decay of {decay:g}, which pulls towards (0, 0).")
+        say(f"wrote {len(files)} files into {output}: " + ", ".join(f.name for f in files))
+    if interrupted:
+        say(f"interrupted after {done} of {len(functions)} functions")
+        raise typer.Exit(130)
+
+
+def parse_point(text: str) -> tuple[float, float]:
+    """Return the two numbers in a text such as ``-1,0.5``."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        x = y = math.nan
+    if not (abs(x) <= 1000 and abs(y) <= 1000):
+        fail(f"--start must be two numbers in [-1000, 1000] such as -1,0.5, not {text!r}")
+    return x, y
+
+
+def follow(
+    name: str,
+    optimizers: list[str],
+    lr: float | None,
+    steps: int,
+    start: tuple[float, float] | None,
+    tolerance: float,
+) -> list[fx.Descent]:
+    """Return the path of each optimizer over a function."""
+    plane = fx.LANDSCAPES[name]
+    if lr is None:
+        return [fx.tune_lr(plane, o, steps, start, tolerance) for o in optimizers]
+    return [fx.descend(plane, o, lr, steps, start) for o in optimizers]
+
+
+def draw(
+    output: Path,
+    name: str,
+    paths: list[fx.Descent],
+    steps: int,
+    start: tuple[float, float] | None,
+    animation: bool,
+) -> list[Path]:
+    """Write the pictures of a function."""
+    plane = fx.LANDSCAPES[name]
+    rates = fx.vary_lr(plane, paths[0].optimizer, paths[0].lr, steps, start)
+    files = [
+        write_picture(output / f"{name}.png", fx.plot_paths(plane, paths)),
+        write_picture(output / f"{name}-lr.png", fx.plot_rates(plane, rates)),
+    ]
+    if animation:
+        files.append(output / f"{name}.gif")
+        with replacing(files[-1]) as part:
+            fx.animate(part, plane, paths)
+    return files
+
+
+def facts_of(name: str, path: fx.Descent, tolerance: float) -> dict[str, Any]:
+    """Return what files tell of a path."""
+    return {
+        "function": name,
+        "optimizer": path.optimizer,
+        "lr": path.lr,
+        "steps": len(path.points) - 1,
+        "end_x": float(path.points[-1, 0]),
+        "end_y": float(path.points[-1, 1]),
+        "end_value": float(path.values[-1]),
+        "distance": float(path.distances[-1]),
+        "steps_to_tolerance": path.steps_to(tolerance),
+        "diverged": path.diverged,
+    }
+
+
+def table_line(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
+    name = f"{row['function']}, {ft.OPTIMIZERS[row['optimizer']].title}"
+    if row["diverged"]:
+        return [name, f"{row['lr']:g}", "", "", "", f"diverged at step {row['steps'] + 1}"]
+    reached = row["steps_to_tolerance"]
+    return [
+        name,
+        f"{row['lr']:g}",
+        f"({round(row['end_x'], 4) + 0.0:.4f}, {round(row['end_y'], 4) + 0.0:.4f})",  # no -0.0000
+        f"{row['end_value']:.2g}",
+        f"{row['distance']:.2g}",
+        "not reached" if reached is None else str(reached),
+    ]

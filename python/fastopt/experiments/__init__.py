@@ -1,0 +1,50 @@
+"""Experiments on top of `fastopt.train`: what ``fastopt landscape``, ``compare`` and ``sweep`` do.
+
+Needs the extra ``fastopt[train]``.
+"""
+
+from __future__ import annotations
+
+from fastopt.experiments.journal import Journal, JournalError
+from fastopt.experiments.landscape import (
+    LANDSCAPES,
+    Descent,
+    Landscape,
+    animate,
+    descend,
+    plot_paths,
+    plot_rates,
+    tune_lr,
+    vary_lr,
+)
+from fastopt.experiments.parallel import RunError, run_parallel
+from fastopt.experiments.pictures import plot_comparison, plot_map, plot_sweep
+from fastopt.experiments.runs import AXES, Divergence, Run, compare, label, run
+from fastopt.experiments.space import Range, Space
+
+__all__ = [
+    "AXES",
+    "LANDSCAPES",
+    "Descent",
+    "Divergence",
+    "Journal",
+    "JournalError",
+    "Landscape",
+    "Range",
+    "Run",
+    "RunError",
+    "Space",
+    "animate",
+    "compare",
+    "descend",
+    "label",
+    "plot_comparison",
+    "plot_map",
+    "plot_paths",
+    "plot_rates",
+    "plot_sweep",
+    "run",
+    "run_parallel",
+    "tune_lr",
+    "vary_lr",
+]

@@ -1,0 +1,168 @@
+"""Training runs as the experiments keep them: one configuration and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import Any
+
+from fastopt import train as ft
+
+DIVERGED = "the loss is more than ten times what it was before training"
+
+
+class Divergence(ft.Callback):
+    """Ends a run whose loss has grown, after its second epoch or later.
+
+    A run whose loss is not finite ends by itself; this one is for losses that stay finite. The
+    first epoch is let pass: a good learning rate may begin with a leap.
+    """
+
+    def on_fit_begin(self, trainer: ft.Trainer) -> None:
+        """Take the loss before training as the measure."""
+        self._limit = 10 * trainer.evaluate()[0]
+
+    def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
+        """Stop if both losses are beyond it."""
+        if epoch.epoch > 1 and min(epoch.train_loss, epoch.val_loss) > self._limit:
+            trainer.stop(DIVERGED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that has ended.
+
+    Attributes
+    ----------
+    config : RunConfig
+    history : History
+        With at least one epoch.
+    """
+
+    config: ft.RunConfig
+    history: ft.History
+
+    @property
+    def final(self) -> ft.Epoch:
+        """Its last epoch."""
+        return self.history.epochs[-1]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss grew beyond all bounds."""
+        return self.history.diverged or self.history.stop_reason == DIVERGED
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """What runs are sorted by, the best first: the final held-out score, then the loss."""
+        score, loss = self.final.val_score, self.final.val_loss
+        return self.diverged, inf if isnan(score) else -score, inf if isnan(loss) else loss
+
+    def facts(self, task: ft.Task) -> dict[str, Any]:
+        """Return its choices and results as a flat mapping, a row of a table."""
+        full = self.config.resolved(task)
+        final, best = self.final, self.history.best
+        return {name: getattr(full, name) for name in AXES} | {
+            "epochs": final.epoch,
+            "train_loss": final.train_loss,
+            "val_loss": final.val_loss,
+            "lowest_val_loss": min((e.val_loss for e in self.history.epochs), key=_nan_last),
+            "train_score": final.train_score,
+            "val_score": final.val_score,
+            "best_val_score": best.val_score,
+            "best_epoch": best.epoch,
+            "seconds": self.history.seconds.total,
+            "diverged": self.diverged,
+            "stop_reason": self.history.stop_reason,
+            "command": self.config.command(),
+        }
+
+
+def _nan_last(value: float) -> float:
+    return inf if isnan(value) else value
+
+
+def run(config: ft.RunConfig, data: ft.Data, callbacks: Iterable[ft.Callback] = ()) -> Run:
+    """Train as `config` says and return the run; it is ended early if it diverges.
+
+    Parameters
+    ----------
+    config : RunConfig
+    data : Data
+    callbacks : iterable of Callback
+        More to call.
+
+    Examples
+    --------
+    >>> from fastopt import experiments, train
+    >>> config = train.RunConfig(data="iris", epochs=20, lr=0.01)
+    >>> experiments.run(config, config.load()).final.val_score > 0.8
+    True
+    """
+    own: list[ft.Callback] = [Divergence()]
+    if config.patience is not None:
+        own.append(ft.EarlyStopping(config.patience))
+    return Run(config, config.build(data).fit(config.epochs, [*own, *callbacks]))
+
+
+def compare(
+    configs: Iterable[ft.RunConfig],
+    data: ft.Data,
+    callbacks: Callable[[ft.RunConfig], Iterable[ft.Callback]] = lambda config: (),
+) -> Generator[Run, None, None]:
+    """Train one configuration after the other, and yield each run when it has ended.
+
+    All see the same data. Those with the same `hidden`, `seed` and `batch_size` begin with the same
+    weights and go through the same batches.
+
+    Parameters
+    ----------
+    configs : iterable of RunConfig
+    data : Data
+    callbacks : callable
+        Returns what is to watch a run.
+
+    Examples
+    --------
+    >>> from fastopt import experiments, train
+    >>> base = train.RunConfig(data="iris", epochs=5, hidden=(16,))
+    >>> configs = experiments.Space(base, {"optimizer": ["sgd", "adam"]}).configs()
+    >>> [run.config.optimizer for run in experiments.compare(configs, base.load())]
+    ['sgd', 'adam']
+    """
+    for config in configs:
+        yield run(config, data, callbacks(config))
+
+
+# The fields of `RunConfig` that may vary, in the order of the axes of pictures, and their kind.
+AXES: dict[str, type] = {
+    "lr": float,
+    "batch_size": int,
+    "weight_decay": float,
+    "dropout": float,
+    "optimizer": str,
+    "schedule": str,
+    "loss": str,
+}
+
+
+def label(config: ft.RunConfig, names: Sequence[str]) -> str:
+    """Return some of a configuration's choices as text, such as ``Adam, lr 0.001``."""
+    full = config.resolved()
+    parts = []
+    for name in sorted(names, key=["optimizer", *AXES].index):
+        value = getattr(full, name)
+        if name == "optimizer":
+            parts.append(ft.OPTIMIZERS[value].title)
+        elif name == "loss":
+            parts.append(str(value))
+        else:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            parts.append(f"{name.replace('_', ' ')} {text}")
+    return ", ".join(parts)
+
+
+def choice_of(config: ft.RunConfig, names: Iterable[str]) -> Mapping[str, Any]:
+    """Return the fields `names` of a configuration."""
+    return {name: getattr(config, name) for name in sorted(names)}
