@@ -288,6 +288,14 @@ def test_accumulated_batches_step_as_one_large_batch(iris: ft.Data) -> None:
             np.testing.assert_allclose(param, large.model.params[name], rtol=1e-5, atol=1e-7)
 
 
+def test_a_batch_larger_than_the_data_is_all_of_it(iris: ft.Data) -> None:
+    whole, huge = trainer_on(iris, batch_size=120), trainer_on(iris, batch_size=10**12)
+    whole.fit(2)
+    huge.fit(2)
+    for name, param in whole.model.params.items():
+        np.testing.assert_array_equal(param, huge.model.params[name])
+
+
 def test_what_is_left_of_an_epoch_makes_a_step_too(iris: ft.Data) -> None:
     trainer = trainer_on(iris, batch_size=50, accumulate=2, track_norm=True)
     trainer.fit(3)

@@ -30,7 +30,7 @@ class Adam(Optimizer):
     params : mapping, sequence or groups
         Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
         name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own. To change one yourself write into it (``w[...] = ``): a new array bound to the
+        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
         name is not the one being trained.
     lr : float
         Learning rate, >= 0.

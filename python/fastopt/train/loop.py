@@ -335,7 +335,7 @@ class Trainer:
         norms: list[float] = []
         if self._sums is not None:
             self._sums.reset()
-        gathered = np.empty((self.batch_size, x_train.shape[1]), x_train.dtype)
+        gathered = np.empty((min(self.batch_size, len(order)), x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
             rows = order[start : start + self.batch_size]

@@ -1,0 +1,235 @@
+"""The site: every code block runs and shows what is true, every public name has an entry."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastopt as fo
+import pages
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SITE = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+
+# Packages beyond NumPy that a page's blocks import.
+NEEDS = {
+    "lessons/gradient-descent.md": ["matplotlib"],
+    "lessons/learning-rate.md": ["matplotlib", "sklearn", "threadpoolctl"],
+    "lessons/loop.md": ["matplotlib", "safetensors", "sklearn", "threadpoolctl"],
+    "lessons/losses.md": ["matplotlib"],
+    "lessons/neuron.md": ["matplotlib"],
+    "lessons/optimizers.md": ["matplotlib"],
+    "lessons/schedules.md": ["matplotlib"],
+    "torch.md": ["torch"],
+    "tour.md": ["safetensors"],
+}
+
+# Lines of shell blocks that are not run, and why.
+NOT_RUN = {
+    "fastopt bench": "takes minutes; test_bench_command.py runs it with small cases",
+    "fastopt bench losses": "takes minutes; test_bench_command.py runs it with small cases",
+    "fastopt bench accuracy": "takes minutes; test_bench_command.py runs it with small cases",
+}
+
+# Languages that a block may have; a block in any other would not be tested.
+LANGUAGES = {"python", "text", "sh"}
+
+
+def blocks(name: str, language: str) -> list[pages.Block]:
+    return [b for b in pages.read_blocks(DOCS / name) if b.language == language]
+
+
+def commands(name: str) -> list[str]:
+    return [line for block in blocks(name, "sh") for line in block.code.splitlines()]
+
+
+@pytest.mark.parametrize("name", [name for name in SITE if blocks(name, "python")])
+def test_the_python_blocks_run_and_print_what_is_shown(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in NEEDS.get(name, []):
+        pytest.importorskip(package)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    try:
+        pages.run_python(DOCS / name, tmp_path)
+    finally:
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")
+            sys.modules["matplotlib"].rcdefaults()
+    shown = pages.pictures(DOCS / name)
+    assert all(alt for alt, _ in shown)
+    assert sorted(path for _, path in shown) == sorted(
+        f"pictures/{file.name}" for file in tmp_path.iterdir() if file.suffix == ".png"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in SITE if commands(name)])
+def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
+    lines = [line for line in commands(name) if line not in NOT_RUN]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for line in lines:
+        if not line.startswith("fastopt "):
+            # What makes environments is run by CI, from the README.
+            assert line in readme, f"{name}: {line!r} is neither run nor in the README"
+    if name != "install.md":  # there, `fastopt info` needs NumPy alone
+        for package in ("matplotlib", "rich", "sklearn", "threadpoolctl"):
+            pytest.importorskip(package)
+    pytest.importorskip("typer")
+    for line in lines:
+        if line.startswith("fastopt "):
+            words = shlex.split(line)[1:]
+            ran = subprocess.run(
+                [sys.executable, "-W", "error", "-m", "fastopt", *words],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert ran.returncode == 0, f"{name}: {line}\n{ran.stdout}{ran.stderr}"
+
+
+def test_files_that_the_commands_page_names_are_written(tmp_path: Path) -> None:
+    for package in ("matplotlib", "rich", "sklearn", "threadpoolctl", "typer"):
+        pytest.importorskip(package)
+    subprocess.run(
+        [sys.executable, "-m", "fastopt", "train", "--epochs", "1"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    page = (DOCS / "commands.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(.*?)`", row)}
+    assert {path.name for path in (tmp_path / "fastopt-run").iterdir()} == named
+
+
+def test_every_block_is_of_a_language_that_is_tested() -> None:
+    for name in SITE:
+        found = [b for b in pages.read_blocks(DOCS / name) if b.language not in LANGUAGES]
+        # The instructions and figures of the performance page are those of its machine.
+        assert not found or name == "performance.md", f"{name}: {found[0]}"
+
+
+def test_what_is_not_run_is_still_there() -> None:
+    assert set(NOT_RUN) <= {line for name in SITE for line in commands(name)}
+
+
+# Modules whose __all__ must have an entry each. Names that `fastopt` has from them count there.
+MODULES = {
+    "fastopt": "sklearn",
+    "fastopt.checkpoint": "",
+    "fastopt.experiments": "matplotlib",
+    "fastopt.functional": "",
+    "fastopt.reference": "",
+    "fastopt.schedules": "",
+    "fastopt.testing": "",
+    "fastopt.train": "sklearn",
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_name_has_an_entry(module: str) -> None:
+    if module in ("fastopt.train", "fastopt.experiments"):
+        pytest.importorskip("sklearn")
+        pytest.importorskip("threadpoolctl")
+    text = "".join(p.read_text("utf-8") for p in sorted((DOCS / "reference").glob("*.md")))
+    entries = set(re.findall(r"^\.\. (?:auto(?:class|function)|data):: ([\w.]+)$", text, re.M))
+    whole = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", text, re.M))
+    with_members = set(re.findall(r"^\.\. automodule:: ([\w.]+)\n   :members:$", text, re.M))
+    names = {f"{module}.{name}" for name in importlib.import_module(module).__all__}
+    names -= {"fastopt.__version__"}
+    if module != "fastopt" and module != "fastopt.reference":  # the same object, under `fastopt`
+        names = {n for n in names if not hasattr(fo, n.rpartition(".")[2])}
+    if module in with_members:
+        names = set()
+    assert names <= entries | whole
+    prefix = re.compile(re.escape(module) + r"\.\w+")
+    stale = {entry for entry in entries if prefix.fullmatch(entry)} - {
+        f"{module}.{name}" for name in importlib.import_module(module).__all__
+    }
+    assert not stale
+
+
+def test_pages_are_in_a_table_of_contents() -> None:
+    listed: set[str] = {"index.md"}
+    for name in SITE:
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / name).read_text("utf-8"), re.S):
+            for line in tree.splitlines():
+                if line and not line.startswith(":"):
+                    listed.add((Path(name).parent / f"{line}.md").as_posix())
+    assert listed == set(SITE)
+
+
+def page(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "page.md:2: the block prints\n1\n"),
+        ("```python\nprint(1)\n```\n", "but the page shows\n$"),
+        ("```python\npass\n```\n\n```text\n2\n```\n", "but the page shows\n2\n"),
+        ("\n\n```python\n\n1 / 0\n```\n", "page.md:4: ZeroDivisionError"),
+        ("```python\nimport warnings\nwarnings.warn('old')\n```\n", "UserWarning: old"),
+        ("```python\n1\n", "page.md:1: the block is not closed"),
+    ],
+)
+def test_a_page_that_is_wrong_is_found(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(pages.PageError, match=message):
+        pages.run_python(page(tmp_path, text), tmp_path)
+
+
+def test_blocks_of_a_page_share_their_names_and_their_folder(tmp_path: Path) -> None:
+    text = (
+        "```python\nn = 2\nopen('file', 'w').close()\n```\n\n"
+        "```python\nprint(n)\n```\n\n```text\n2\n```\n"
+    )
+    pages.run_python(page(tmp_path, text), tmp_path)
+    assert (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown", "same"),
+    [
+        ("loss 0.123", "loss 0.124", True),
+        ("loss 0.123", "loss 0.125", False),
+        ("1.7e-10", "1.8e-10", True),
+        ("1.7e-10", "1.7e-11", False),
+        ("97%", "98%", True),
+        ("96%", "98%", False),
+        ("step 1", "step 2", False),
+        ("[1. 0.]", "[1. 2.]", False),
+        ("loss 0.5", "lost 0.5", False),
+        ("0.5", "0.5 0.5", False),
+    ],
+)
+def test_only_the_last_digit_of_a_fraction_may_differ(printed: str, shown: str, same: bool) -> None:
+    assert pages.same_output(printed, shown) is same
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for package in ("sphinx", "myst_parser", "furo", "matplotlib", "sklearn", "safetensors"):
+        pytest.importorskip(package)
+    source = tmp_path / "checkout"  # the build writes its pictures beside the pages
+    shutil.copytree(DOCS, source / "docs", ignore=shutil.ignore_patterns("_build", "pictures"))
+    shutil.copy(ROOT / "CONTRIBUTING.md", source)
+    ran = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "site"],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (source / "site" / "index.html").exists()
