@@ -130,7 +130,14 @@ def test_show_config_names_what_a_report_needs() -> None:
 def test_examples_in_docstrings() -> None:
     examples = 0
     for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
-        if info.name.split(".")[1] in ("train", "cli", "benchmark", "_core", "__main__"):
+        if info.name.split(".")[1] in (
+            "train",
+            "experiments",
+            "cli",
+            "benchmark",
+            "_core",
+            "__main__",
+        ):
             continue
         result = doctest.testmod(importlib.import_module(info.name))
         assert result.failed == 0, info.name

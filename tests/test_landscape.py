@@ -20,8 +20,10 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
 from PIL import Image
+from typer.testing import CliRunner
 
 from fastopt import experiments as fx
+from fastopt.cli.app import app
 
 
 def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -154,11 +156,13 @@ def test_one_learning_rate_for_all_and_no_animation(tmp_path: Path) -> None:
     ],
 )
 def test_bad_options_are_refused_in_one_line(
-    arguments: list[str], words: str, tmp_path: Path
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    result = fastopt(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["landscape", *arguments])
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("fastopt: error: ")
     assert words in result.stderr

@@ -107,11 +107,11 @@ def sweep(
             with fx.Journal(output / "runs.jsonl", space, dataset) as journal:
                 missing = journal.missing(configs)
                 jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(missing)))
-                common.describe(dataset, space.base)
                 done = len(configs) - len(missing)
                 again = f", {done} of them done before" if done else ""
-                say(f"runs       {len(configs)}{again}; {jobs} at a time")
                 try:
+                    common.describe(dataset, space.base)
+                    say(f"runs       {len(configs)}{again}; {jobs} at a time")
                     run_all(missing, dataset, jobs, journal, done, names, objective)
                 except KeyboardInterrupt:
                     interrupted = True

@@ -149,8 +149,8 @@ class Journal:
         """Write a run to the end of the file, and see that it is on the disk."""
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
+        self.finished.append(run)  # first: Ctrl-C within the write must not hide it from a report
         self._write({"config": config, "history": run.history.state_dict()})
-        self.finished.append(run)
 
     def _write(self, facts: Mapping[str, Any]) -> None:
         line = json.dumps(json.loads(ft.to_json(facts)))  # without NaN, on one line
