@@ -179,15 +179,17 @@ def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
     key = (seed + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
-    low, high = (key ^ key >> 31) % 2**32, (key ^ key >> 31) >> 32
-    hashed = (np.arange(x.size, dtype=np.uint64) * 0x9E3779B9 + low) % 2**32
-    hashed = (hashed ^ hashed >> 16) * 0x85EBCA6B % 2**32
-    hashed = ((hashed ^ hashed >> 13) + high) % 2**32 * 0xC2B2AE35 % 2**32
-    hashed = (hashed ^ hashed >> 16) * 0x27D4EB2F % 2**32
-    hashed ^= hashed >> 15
+    key ^= key >> 31
+    low, high = np.uint32(key % 2**32), np.uint32(key >> 32)
+    hashed = np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B9) + low
+    hashed = (hashed ^ hashed >> np.uint32(16)) * np.uint32(0x85EBCA6B)
+    hashed = ((hashed ^ hashed >> np.uint32(13)) + high) * np.uint32(0xC2B2AE35)
+    hashed = (hashed ^ hashed >> np.uint32(16)) * np.uint32(0x27D4EB2F)
+    hashed ^= hashed >> np.uint32(15)
     threshold = min(round(p * 2**32), 2**32 - 1)
     scale = x.dtype.type(2**32 / (2**32 - threshold))
-    return np.where(hashed.reshape(x.shape) < threshold, x.dtype.type(0), x * scale)
+    kept = hashed.reshape(x.shape) >= np.uint32(threshold)
+    return np.asarray(np.where(kept, x * scale, x.dtype.type(0)))
 
 
 def logistic(x: FloatArray, L: float = 1.0, k: float = 1.0, x0: float = 0.0) -> FloatArray:
