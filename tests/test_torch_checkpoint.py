@@ -74,6 +74,37 @@ def test_training_goes_on_in_the_other_library(name: str, options: Any, dtype: A
         np.testing.assert_allclose(third.detach().numpy(), one, rtol=tolerance, atol=tolerance)
 
 
+def test_a_parameter_without_gradients_has_no_state_on_either_side() -> None:
+    tensors = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
+    arrays = [np.ones(2, np.float32), np.ones(3, np.float32)]
+    for name, options in CASES:
+        theirs: Any = getattr(torch.optim, name)(tensors, **options)
+        ours: fo.Optimizer = getattr(fo, name)(arrays, **options)
+        tensors[0].grad = torch.ones(2)
+        theirs.step()
+        ours.load_state_dict(fo.checkpoint.from_torch(theirs.state_dict(), ours))
+        assert dict(ours.state["1"]) == {"step": 0}
+        back = fo.checkpoint.to_torch(ours)
+        assert 1 not in back["state"]
+        expected = theirs.state_dict()
+        kept = {k: v for k, v in expected["state"].get(0, {}).items() if v is not None}
+        assert back["state"].get(0, {}).keys() == kept.keys()
+        for key, value in kept.items():
+            assert torch.equal(back["state"][0][key], torch.as_tensor(value))
+        for group, like in zip(back["param_groups"], expected["param_groups"], strict=True):
+            assert group | like == group  # not all of torch's optimizers have all of its options
+
+
+def test_a_state_dict_of_an_older_torch() -> None:
+    tensor = torch.nn.Parameter(torch.ones(2))
+    for name, decoupled in (("Adam", False), ("AdamW", True)):
+        saved = getattr(torch.optim, name)([tensor]).state_dict()
+        del saved["param_groups"][0]["decoupled_weight_decay"]
+        ours: fo.Optimizer = getattr(fo, name)([np.ones(2, np.float32)])
+        ours.load_state_dict(fo.checkpoint.from_torch(saved, ours))
+        assert ours.param_groups[0]["decoupled_weight_decay"] is decoupled
+
+
 def test_what_does_not_fit_is_refused() -> None:
     tensors = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
     saved = torch.optim.SGD(tensors, lr=0.1).state_dict()
@@ -84,6 +115,14 @@ def test_what_does_not_fit_is_refused() -> None:
         fo.checkpoint.from_torch(saved, fo.SGD([{"params": params[:1]}, {"params": params[1:]}]))
     with pytest.raises(KeyError, match="'betas'"):
         fo.checkpoint.from_torch(saved, fo.AdamW(params))
+    with pytest.raises(KeyError, match="none of its groups: 5"):
+        fo.checkpoint.from_torch(saved | {"state": {5: {}}}, fo.SGD(params))
+    adam64 = torch.optim.Adam([torch.nn.Parameter(torch.ones(2, dtype=torch.float64))])
+    adam64.param_groups[0]["params"][0].grad = torch.ones(2, dtype=torch.float64)
+    adam64.step()
+    ours = fo.Adam(params[:1])
+    with pytest.raises(TypeError, match=r"exp_avg.* of '0'.*float64"):
+        ours.load_state_dict(fo.checkpoint.from_torch(adam64.state_dict(), ours))
     with pytest.raises(KeyError, match="no 'state'"):
         fo.checkpoint.from_torch({}, fo.AdamW(params))
     half = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
@@ -94,6 +133,7 @@ def test_what_does_not_fit_is_refused() -> None:
         fo.checkpoint.from_torch(adam.state_dict(), fo.AdamW(params[:1]))
     with pytest.raises(ValueError, match="no momentum_init='zero'"):
         fo.checkpoint.to_torch(fo.SGD(params, momentum=0.9, momentum_init="zero"))
+    assert not fo.checkpoint.to_torch(fo.SGD(params, momentum_init="zero"))["state"]
 
 
 def test_torch_opens_the_file(tmp_path: Path) -> None:

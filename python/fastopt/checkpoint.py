@@ -4,7 +4,8 @@ The file holds every array as a tensor under a readable name (``params/0.weight`
 ``optimizer/state/0.weight/exp_avg``), so any reader of safetensors can open it. All else (step
 counters, options, what a schedule needs) stands as JSON in its metadata, with a SHA-256 of each
 tensor and one of the JSON itself. SHA-256 because processors compute it and every system has
-``sha256sum``. There is no pickle: loading a file runs nothing that stands in it.
+``sha256sum``. The same content gives the same bytes, so that two runs can be compared by their
+files. There is no pickle: loading a file runs nothing that stands in it.
 
 Needs the package ``safetensors`` (the extra ``fastopt[checkpoint]``).
 """
@@ -17,16 +18,16 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._types import FloatArray
-from fastopt.optim._base import OptimizerBase, _named, _require_same_names
+from fastopt._types import FloatArray, Params
+from fastopt.optim._base import OptimizerBase, _groups, _new_params, _require_same_names
 
 __all__ = ["Checkpoint", "CheckpointError", "Stateful", "from_torch", "load", "save", "to_torch"]
 
@@ -66,7 +67,7 @@ class Checkpoint:
 def save(
     path: str | os.PathLike[str],
     *,
-    params: Mapping[str, FloatArray] | Sequence[FloatArray] | None = None,
+    params: Params | None = None,
     optimizer: Stateful | None = None,
     scheduler: Stateful | None = None,
     ema: Stateful | None = None,
@@ -76,14 +77,19 @@ def save(
 
     It is written beside `path` under another name, brought to the disk, and then renamed: whatever
     happens meanwhile, `path` is the old file or the new one, whole. What a process that was killed
-    leaves behind is a folder named ``.<name>.tmp-...``, which may be deleted.
+    leaves behind is a folder named ``.<name>.tmp-...``, which may be deleted. No save does that: it
+    may be the folder of a save that is going on elsewhere.
+
+    Arrays that are contiguous in C order are written from where they are; the others are copied.
+    Nothing may write into them meanwhile: a file in which hash and array differ cannot be loaded.
 
     Parameters
     ----------
     path : path
-        By custom ``*.safetensors``. Replaced if it exists.
-    params : mapping or sequence of arrays
+        By custom ``*.safetensors``. Replaced if it exists; of a symbolic link the link itself is.
+    params : mapping, sequence or groups
         The parameters, as they were given to the optimizer; a sequence gets the names "0", "1", ...
+        Of groups only the arrays are saved: their options are the optimizer's.
     optimizer, scheduler, ema
         An optimizer, a schedule, a `WeightEMA`: whatever has `state_dict` and `load_state_dict`.
     extra
@@ -121,7 +127,10 @@ def save(
         "extra": extra,
     }
     tensors: dict[str, npt.NDArray[Any]] = {}
-    content = {name: _pack(part, name, tensors) for name, part in parts.items()}
+    try:
+        content = {name: _pack(part, name, tensors) for name, part in parts.items()}
+    except RecursionError as error:
+        raise ValueError("something to be saved is nested too deep, or contains itself") from error
     document = json.dumps(
         {
             "content": content,
@@ -129,14 +138,15 @@ def save(
         },
         allow_nan=False,
     )
-    metadata = {"fastopt": FORMAT, "document": document, "sha256": _sha256(document.encode())}
-    _write(Path(path), tensors, metadata)
+    # One entry: the library writes several in a random order, and the bytes are to be the same.
+    entry = f"{FORMAT} {_sha256(document.encode())} {document}"
+    _write(Path(path), tensors, {"fastopt": entry})
 
 
 def load(
     path: str | os.PathLike[str],
     *,
-    params: Mapping[str, FloatArray] | Sequence[FloatArray] | None = None,
+    params: Params | None = None,
     optimizer: Stateful | None = None,
     scheduler: Stateful | None = None,
     ema: Stateful | None = None,
@@ -150,7 +160,7 @@ def load(
     ----------
     path : path
         What `save` has written.
-    params : mapping or sequence of arrays
+    params : mapping, sequence or groups
         Arrays with the names, shapes and dtypes of those saved, to write into.
     optimizer, scheduler, ema
         Objects built as those that were saved; each takes over its `state_dict`.
@@ -187,9 +197,10 @@ def load(
         _saved(checkpoint, name)
     try:
         for number, (name, item) in enumerate(wanted.items(), 1):
-            before = _copy(item.state_dict()) if number < len(wanted) else {}
+            before = _copy(item.state_dict()) if number < len(wanted) else None
             item.load_state_dict(_saved(checkpoint, name))
-            undo.append((item, before))
+            if before is not None:
+                undo.append((item, before))
     except BaseException:
         for item, before in reversed(undo):
             item.load_state_dict(before)
@@ -228,6 +239,12 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
             f"torch's state dict has {len(groups)} groups, the optimizer "
             f"{len(optimizer.param_groups)}"
         )
+    numbered = {identity for group in groups for identity in group["params"]}
+    if strangers := state_dict["state"].keys() - numbered:
+        raise KeyError(
+            "torch's state dict has a state of parameters that are in none of its groups: "
+            + ", ".join(sorted(map(repr, strangers)))
+        )
     state: dict[str, Any] = {}
     converted = []
     for number, (theirs, ours) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
@@ -237,7 +254,7 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
                 f"group {number} of torch's state dict has {len(theirs['params'])} parameters, the "
                 f"optimizer's {len(names)}"
             )
-        missing = [k for k in optimizer.defaults if k not in theirs and k not in _FASTOPT_ONLY]
+        missing = [k for k in optimizer.defaults if k not in theirs and k not in _MAY_BE_ABSENT]
         if missing:
             raise KeyError(
                 f"group {number} of torch's state dict has no {', '.join(map(repr, missing))}: is "
@@ -266,7 +283,8 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
 def to_torch(optimizer: OptimizerBase) -> dict[str, Any]:
     """Return the state of `optimizer` as the `state_dict` of the torch optimizer of that name.
 
-    The parameters are numbered in their order; tensors are copies. Needs torch.
+    The parameters are numbered in their order; tensors are copies. Needs torch, which keeps the
+    step in float32: a step beyond 2**24 is rounded.
 
     Raises
     ------
@@ -286,9 +304,8 @@ def to_torch(optimizer: OptimizerBase) -> dict[str, Any]:
     for group in saved["param_groups"]:
         names = group["params"]
         first = sum(len(before["params"]) for before in groups)
-        if group.get("momentum_init") == "zero" and not all(
-            "momentum_buffer" in saved["state"][name] for name in names
-        ):
+        starts_at_zero = group.get("momentum_init") == "zero" and group["momentum"] != 0
+        if starts_at_zero and not all("momentum_buffer" in saved["state"][name] for name in names):
             raise ValueError(
                 "torch has no momentum_init='zero': take a step with every parameter first, from "
                 "then on both are the same"
@@ -314,6 +331,7 @@ def to_torch(optimizer: OptimizerBase) -> dict[str, Any]:
 
 # What only one of the two has among a group's options, and torch's defaults.
 _FASTOPT_ONLY = ("momentum_init",)
+_MAY_BE_ABSENT = (*_FASTOPT_ONLY, "decoupled_weight_decay")  # older torch lacks it
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 
 
@@ -337,11 +355,17 @@ def _as_array(tensor: Any, where: str) -> npt.NDArray[Any]:
 
 
 def _by_name(params: Any) -> dict[str, npt.NDArray[Any]]:
-    names, arrays = _named(params, first=0)
-    for name, array in zip(names, arrays, strict=True):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"parameter {name!r} must be a NumPy array, not {type(array).__name__}")
-    return dict(zip(names, arrays, strict=True))
+    """Return the parameters under the names that an optimizer gives them."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for group in _groups(params)[0]:
+        names, arrays = _new_params(group, found)
+        for name, array in zip(names, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(
+                    f"parameter {name!r} must be a NumPy array, not {type(array).__name__}"
+                )
+            found[name] = array
+    return found
 
 
 def _saved(checkpoint: Checkpoint, name: str) -> Any:
@@ -389,11 +413,12 @@ def _pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]]) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        array = _packable(np.asarray(value), where)
-        name, number = where, 1
+        array = _packable(value, where)
+        plain = where.encode(errors="backslashreplace").decode()  # UTF-8 has no lone surrogates
+        name, number = plain, 1
         while name in tensors:  # the path "a/b" may be that of two places
             number += 1
-            name = f"{where}#{number}"
+            name = f"{plain}#{number}"
         tensors[name] = array
         return {"$array" if isinstance(value, np.ndarray) else "$scalar": name}
     if isinstance(value, int):
@@ -416,7 +441,10 @@ def _pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]]) -> Any:
     )
 
 
-def _packable(array: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+def _packable(value: npt.NDArray[Any] | np.generic, where: str) -> npt.NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{where} is a masked array; save its data and its mask")
+    array = np.asarray(value)
     if array.dtype.name not in _DTYPES:
         raise TypeError(f"{where} is an array of {array.dtype}, which safetensors does not have")
     if not array.dtype.isnative:
@@ -506,20 +534,18 @@ def _read(path: Path) -> Checkpoint:
         pass
     try:
         with library.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            version = metadata.get("fastopt")
-            if version is None:
+            entry = (file.metadata() or {}).get("fastopt")
+            if entry is None:
                 raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of fastopt")
+            version, _, rest = entry.partition(" ")
             if version != FORMAT:
                 raise CheckpointError(
                     f"{path} has format {version!r}; this version of fastopt reads {FORMAT!r}"
                 )
-            if metadata.keys() != {"fastopt", "document", "sha256"}:
-                raise CheckpointError(f"{path} is damaged: its metadata holds {sorted(metadata)}")
-            if _sha256(metadata["document"].encode()) != metadata["sha256"]:
+            digest, _, document = rest.partition(" ")
+            if _sha256(document.encode()) != digest:
                 raise CheckpointError(f"{path} is damaged: the hash of its metadata does not match")
-            document = json.loads(metadata["document"])
-            described = document["tensors"]
+            content, described = _parse(document)
             if set(file.keys()) != set(described):
                 raise CheckpointError(f"{path} is damaged: names of tensors do not match")
             tensors = {}
@@ -527,8 +553,21 @@ def _read(path: Path) -> Checkpoint:
                 tensors[name] = file.get_tensor(name)
                 if _describe(tensors[name]) != facts:
                     raise CheckpointError(f"{path} is damaged: the hash of {name} does not match")
+        return Checkpoint(**{name: _unpack(part, tensors) for name, part in content.items()})
+    except CheckpointError:
+        raise
     except library.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-    return Checkpoint(
-        **{name: _unpack(part, tensors) for name, part in document["content"].items()}
-    )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        # The hash of the metadata is right: another program has written it.
+        raise CheckpointError(f"{path} does not hold what save() writes: {error!r}") from error
+
+
+def _parse(document: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the packed parts, and what the document says of each tensor."""
+    parsed = json.loads(document)
+    content, described = parsed["content"], parsed["tensors"]
+    parts = {field.name for field in fields(Checkpoint)}
+    if not isinstance(content, dict) or content.keys() != parts or not isinstance(described, dict):
+        raise ValueError("its parts are not those of a checkpoint")
+    return content, described
