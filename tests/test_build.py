@@ -101,11 +101,14 @@ def test_who_may_know_whom() -> None:
             assert room == "bindings" or "pybind11" not in path.read_text()
     for path in (ROOT / "python/fastopt").rglob("*.py"):
         folder = path.relative_to(ROOT / "python/fastopt").parts[0]
-        if folder in ("train", "cli", "benchmark", "__main__.py"):
+        if folder in ("train", "experiments", "cli", "benchmark", "__main__.py"):
             assert "_core" not in path.read_text(), path
         else:
-            upper = r"(fastopt\.|import )(train|cli|benchmark)\b"
+            upper = r"(fastopt\.|import )(train|experiments|cli|benchmark)\b"
             assert not re.search(upper, path.read_text()), path
+        if folder in ("train", "experiments"):
+            above = "cli|benchmark" + ("|experiments" if folder == "train" else "")
+            assert not re.search(rf"fastopt(\.| import )({above})\b", path.read_text()), path
         if folder == "reference":
             assert "_core" not in path.read_text(), path
 

@@ -96,7 +96,7 @@ def result_table(
 ) -> Table:
     """Return a table of runs."""
     score = objective.score_name
-    head = ["", "training loss", "held-out loss", "lowest held-out", score, f"best {score}", "time"]
+    head = ["", "training loss", "held-out loss", "its lowest", score, "best (epoch)", "time"]
     rows = []
     for run in runs:
         name = fx.label(run.config, names)
@@ -112,7 +112,7 @@ def result_table(
                 f"{final.val_loss:.4f}",
                 f"{lowest:.4f}",
                 objective.format_score(final.val_score),
-                f"{objective.format_score(best.val_score)} (epoch {best.epoch})",
+                f"{objective.format_score(best.val_score)} ({best.epoch})",
                 f"{run.history.seconds.total:.2f} s",
             ]
         )

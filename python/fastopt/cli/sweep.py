@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import fastopt as fo
 from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
@@ -106,7 +106,7 @@ def sweep(
         try:
             with fx.Journal(output / "runs.jsonl", space, dataset) as journal:
                 missing = journal.missing(configs)
-                jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(missing)))
+                jobs = min(jobs or fo.get_num_threads(), max(1, len(missing)))
                 done = len(configs) - len(missing)
                 again = f", {done} of them done before" if done else ""
                 try:
