@@ -75,7 +75,7 @@ def shares(config: ft.RunConfig, rounds: int) -> tuple[float, dict[str, float]]:
     matmul = clock.wrap("NumPy's matmul", np.matmul)
     activations = {
         name: clock.wrap("fastopt: activations", getattr(fo.functional, name))
-        for name in ("relu", "relu_backward")
+        for name in ("relu", "relu_backward", "dropout")
     }
     loss = watched.objective.loss
     watched.objective.loss = Wrapped(

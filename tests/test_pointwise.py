@@ -461,3 +461,53 @@ def test_errors_grow_with_nothing_but_the_elements(isa: str) -> None:
         if row.loss_ulp < 1 and not row.options.get("weight"):
             one = row.make()(x[:1], y[:1])
             assert row.make()(x, y) == pytest.approx(one, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999])
+def test_dropout_equals_the_reference(p: float, dtype: Any, isa: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    for seed, shape in enumerate([(0,), (3,), (70_001,), (300, 400), (5, 6, 7)]):
+        x = rng.standard_normal(shape).astype(dtype)
+        seed = seed * 0x1234_5678_9ABC_DEF1 % 2**64
+        expected = fo.reference.dropout(x, p, seed=seed)
+        assert same_bits(fo.functional.dropout(x, p, seed=seed), expected)
+        assert same_bits(fo.functional.dropout(np.asfortranarray(x), p, seed=seed), expected)
+        assert fo.functional.dropout(x, p, seed=seed, out=x) is x
+        assert same_bits(x, expected)
+
+
+def test_dropout_keeps_the_share_and_the_mean_and_seeds_are_independent() -> None:
+    size, p = 1 << 20, 0.3
+    kept = np.array(
+        [fo.functional.dropout(np.ones(size), p, seed=s) > 0 for s in (0, 1, 2, 2**32, 2**63)]
+    )
+    # Six standard deviations of a binomial share, and of a correlation of independent bits.
+    assert np.all(abs(kept.mean(axis=1) - (1 - p)) < 6 * (p * (1 - p) / size) ** 0.5)
+    assert np.all(abs(np.corrcoef(kept) - np.eye(len(kept))) < 6 / size**0.5)
+    for lag in (1, 2, 64, 16384):
+        assert abs(np.corrcoef(kept[0][:-lag], kept[0][lag:])[0, 1]) < 6 / size**0.5
+    runs = np.bincount(np.packbits(kept[0]), minlength=256)  # of eight neighbours
+    ones = np.array([bin(i).count("1") for i in range(256)])
+    expected = (size / 8) * 0.7**ones * 0.3 ** (8 - ones)
+    chi_square = float(np.sum((runs - expected) ** 2 / expected))
+    assert chi_square < 255 + 6 * (2 * 255) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"p": 1.0, "seed": 0}, ValueError),
+        ({"p": -0.1, "seed": 0}, ValueError),
+        ({"p": float("nan"), "seed": 0}, ValueError),
+        ({"p": "x", "seed": 0}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"seed": 2**64}, ValueError),
+        ({"seed": 0.5}, TypeError),
+    ],
+)
+def test_dropout_refuses_bad_options(options: Any, error: type[Exception]) -> None:
+    x = np.ones(3)
+    with pytest.raises(error):
+        fo.functional.dropout(x, out=x, **options)
+    assert same_bits(x, np.ones(3))

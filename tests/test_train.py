@@ -101,6 +101,18 @@ def test_a_diverged_run_is_reported_as_json(tmp_path: Path) -> None:
     assert "the loss is not finite since epoch 1: try a smaller --lr" in result.stdout
 
 
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_names_are_shown_as_they_are(task: str, tmp_path: Path) -> None:
+    # Brackets mean styles to rich, dollars formulas to matplotlib, whose font lacks the last.
+    labels = {"binary": ["[/a] :red_heart:", "$\\b$ 猫"], "regression": ["1", "2"]}[task]
+    rows = [f"{i},{i * i},{labels[i % 2]}" for i in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,$ [/c] $", *rows]), encoding="utf-8")
+    result = fastopt("train", "--data", "a.csv", "--task", task, "--epochs", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "$ [/c] $" in result.stdout
+    assert task == "regression" or labels[0] in result.stdout
+
+
 def test_info(tmp_path: Path) -> None:
     result = fastopt("info", cwd=tmp_path)
     assert result.returncode == 0

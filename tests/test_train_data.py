@@ -157,6 +157,12 @@ def test_targets_that_are_no_regression(y: Any, words: str, tmp_path: Path) -> N
         ft.load_data(tmp_path / "a.npz", "regression")
 
 
+def test_a_target_of_a_regression_whose_square_is_infinite(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.arange(40.0).reshape(20, 2), y=[*range(19), 1e300])
+    with pytest.raises(DataError, match=r"y holds 1e\+300, beyond 1e\+100"):
+        ft.load_data(tmp_path / "a.npz", "regression")
+
+
 def test_a_word_among_the_targets_of_a_regression(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2,3\n4,5,high\n")
     with pytest.raises(DataError, match="line 2, column 3: 'high' is no number"):
@@ -285,6 +291,54 @@ def npz_with_nan_labels(folder: Path) -> Path:
 def one_class(folder: Path) -> Path:
     np.savez(folder / "a.npz", X=np.ones((8, 2)), y=np.zeros(8))
     return folder / "a.npz"
+
+
+@bad("0 samples; it takes 5 or more")
+def npz_without_rows(folder: Path) -> Path:
+    np.savez(folder / "a.npz", X=np.ones((0, 4)), y=np.ones(0))
+    return folder / "a.npz"
+
+
+@bad("there are no features")
+def npz_without_columns(folder: Path) -> Path:
+    np.savez(folder / "a.npz", X=np.ones((20, 0)), y=np.arange(20) % 2)
+    return folder / "a.npz"
+
+
+@bad("y must hold numbers or text, not complex128")
+def npz_of_complex_labels(folder: Path) -> Path:
+    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=np.arange(20) % 2 * 1j)
+    return folder / "a.npz"
+
+
+@bad("y must hold numbers or text, not [('a', '<i4')]")
+def npz_of_structured_labels(folder: Path) -> Path:
+    y = (np.arange(20, dtype="<i4") % 2).view([("a", "<i4")])
+    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=y)
+    return folder / "a.npz"
+
+
+@bad("X holds values beyond 1e+100 in 1 rows, the first is X[3]")
+def npz_of_huge_numbers(folder: Path) -> Path:
+    x = np.arange(40.0).reshape(20, 2)
+    x[3, 1] = -1e300
+    np.savez(folder / "a.npz", X=x, y=np.arange(20) % 2)
+    return folder / "a.npz"
+
+
+@bad("standard deviations from the mean")
+def npz_with_an_outlier_held_out(folder: Path) -> Path:
+    x = np.arange(40.0).reshape(20, 2)
+    rows = np.random.RandomState(0).permutation(20)  # as the split without classes draws
+    x[rows[0], 0] = 1e60
+    np.savez(folder / "a.npz", X=x, y=np.arange(20) // 4)
+    return folder / "a.npz"
+
+
+@bad("line 5, column 2: 'q' is no number")
+def csv_with_a_name_of_two_lines(folder: Path) -> Path:
+    (folder / "a.csv").write_text('x,"in\nmm",y\n1,2,0\n3,4,1\n5,q,1\n')
+    return folder / "a.csv"
 
 
 @bad("not a readable .npz")

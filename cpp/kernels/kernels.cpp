@@ -26,7 +26,7 @@ constexpr Pointwise pointwise[] = {
     make_pointwise<kl_div>(),    make_pointwise<kl_div_log_target>(),
     make_pointwise<sigmoid>(),   make_pointwise<sigmoid_backward>(),
     make_pointwise<relu>(),      make_pointwise<relu_backward>(),
-    make_pointwise<logistic>(),
+    make_pointwise<logistic>(),  make_pointwise<dropout>(),
 };
 
 }  // namespace

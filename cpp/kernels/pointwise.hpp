@@ -218,6 +218,7 @@ struct kl_div_log_target : PointwiseLoss {
 
 struct PointwiseFunction {
     static constexpr bool is_loss = false;
+    static constexpr bool numbered = false;  // whether the rule takes the element's number
     static constexpr int operand_count = 1;
     static constexpr int option_count = 0;
     static constexpr bool unit_interval = false;
@@ -290,6 +291,34 @@ struct logistic : PointwiseFunction {
     };
 };
 
+// x * scale, or 0 where a hash of the seed and the element's number says so. The hash: a Weyl
+// sequence that starts at the seed's low half, stirred by the multipliers of MurmurHash3 (Appleby)
+// and one more round, between which the seed's high half enters.
+struct dropout : PointwiseFunction {
+    static constexpr const char* name = "dropout";
+    static constexpr bool numbered = true;
+    static constexpr int option_count = 4;  // threshold, scale, the seed's halves
+    static constexpr int work = 2;
+    template <class C>
+    struct Rule {
+        std::uint32_t threshold;
+        C scale;
+        std::uint32_t low, high;
+        Rule(const double* options, double)
+            : threshold(static_cast<std::uint32_t>(options[0])),
+              scale(static_cast<C>(options[1])),
+              low(static_cast<std::uint32_t>(options[2])),
+              high(static_cast<std::uint32_t>(options[3])) {}
+        C operator()(C x, std::uint32_t number, std::uint32_t high_number) const {
+            std::uint32_t hash = number * 0x9e3779b9u + low;
+            hash = (hash ^ (hash >> 16)) * 0x85ebca6bu;
+            hash = ((hash ^ (hash >> 13)) + (high ^ high_number)) * 0xc2b2ae35u;
+            hash = (hash ^ (hash >> 16)) * 0x27d4eb2fu;
+            return (hash ^ (hash >> 15)) < threshold ? C{0} : x * scale;
+        }
+    };
+};
+
 // The loop ---------------------------------------------------------------------------------------
 
 template <class T>
@@ -331,9 +360,16 @@ inline __attribute__((always_inline)) void pointwise_block(const Rule& rule,
             for (std::size_t i = 0; i < count; ++i) kept[i] = static_cast<T>(losses[i]);
         }
     } else {
+        // Chunks begin at multiples of their size, so the high half is the same for all of a run.
+        auto number = static_cast<std::uint32_t>(run.first + start);
+        const auto high_number = static_cast<std::uint32_t>((run.first + start) >> 32);
         FASTOPT_INDEPENDENT
-        for (std::size_t i = 0; i < count; ++i)
-            out[i] = static_cast<T>(rule(static_cast<C>(x[i]), static_cast<C>(y[i])));
+        for (std::size_t i = 0; i < count; ++i) {
+            if constexpr (Family::numbered)
+                out[i] = static_cast<T>(rule(static_cast<C>(x[i]), number++, high_number));
+            else
+                out[i] = static_cast<T>(rule(static_cast<C>(x[i]), static_cast<C>(y[i])));
+        }
     }
     if (stream) stream_bytes(to, block, count * sizeof(T));
 }

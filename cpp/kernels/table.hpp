@@ -115,7 +115,7 @@ struct CrossEntropyBlock : ClassBlock {
 };
 
 constexpr int max_operands = 4;
-constexpr int max_pointwise_options = 3;
+constexpr int max_pointwise_options = 4;
 constexpr std::size_t pointwise_lanes = 64;
 
 // A run of elements of a pointwise loss or function. `T` is the element type of the table's entry.
@@ -125,6 +125,7 @@ struct PointwiseRun {
     void* losses;   // T [count], or nullptr for their sums:
     double* lanes;  // loss i is added to lanes[i mod pointwise_lanes]
     std::size_t count;
+    std::size_t first;  // the number of element 0 in its array
     const double* options;
     double grad_scale;  // what a loss's gradient is multiplied by
     bool stream;        // past the caches: `out` will not be read soon

@@ -123,8 +123,9 @@ private:
                 run.count = std::min(end, chunk_end) - done;
                 for (std::size_t i = 0; i < max_operands; ++i)
                     run.operands[i] = first[i] ? first[i] + (done - begin) * size_ : nullptr;
-                run.out = at(batch_.out, piece.start + done);
-                run.losses = at(batch_.losses, piece.start + done);
+                run.first = piece.start + done;
+                run.out = at(batch_.out, run.first);
+                run.losses = at(batch_.losses, run.first);
                 batch_.kernel->run[type_](run);
                 if (done + run.count == chunk_end) sums_[piece.chunk + chunk] = take_sum(lanes);
             }

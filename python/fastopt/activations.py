@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from math import isfinite
 from operator import index
+from typing import SupportsIndex
 
 from fastopt import _core
 from fastopt._options import as_number
 from fastopt._types import FloatArray
 
 __all__ = [
+    "dropout",
     "log_softmax",
     "log_softmax_backward",
     "logistic",
@@ -183,6 +185,67 @@ def logistic(
         if not isfinite(options[-1]):
             raise ValueError(f"{name} must be finite, not {value!r}")
     return _core.pointwise_function("logistic", [("x", x)], options, out)
+
+
+def dropout(
+    x: FloatArray, p: float = 0.5, *, seed: int, out: FloatArray | None = None
+) -> FloatArray:
+    """Return `x` with each element set to 0 with probability `p`, the others divided by 1 - p.
+
+    For training only. Whether an element stays is a hash of `seed` and of its number in C order:
+    the same for any layout, instruction set and number of threads. So the backward form is the
+    function itself: ``dropout(grad, p, seed=seed)``. Take another seed for each call.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    p : float
+        In [0, 1), taken to the nearest 2^-32.
+    seed : int
+        In [0, 2^64).
+    out : array of the shape and dtype of `x`, optional
+        Where the result goes: C-contiguous; may be `x` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be used. Nothing has been written then.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR
+    2014.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.dropout(np.ones(8), 0.5, seed=0))
+    [0. 0. 0. 0. 2. 0. 0. 2.]
+    """
+    # The usual types first: this is called for small arrays.
+    number = p if type(p) is float else as_number("p", p)
+    if not 0 <= number < 1:
+        raise ValueError(f"p must be in [0, 1), not {p!r}")
+    if type(seed) is not int and not isinstance(seed, SupportsIndex):
+        raise TypeError(f"seed must be an integer, not {seed!r}")
+    if not 0 <= (key := index(seed)) < 2**64:
+        raise ValueError(f"seed must be in [0, 2^64), not {seed}")
+    # SplitMix64 (Steele, Lea and Flood 2014): seeds that are neighbours have nothing in common.
+    key = (key + 0x9E3779B97F4A7C15) % 2**64
+    key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
+    key ^= key >> 31
+    threshold = min(round(number * 2**32), 2**32 - 1)
+    scale = 2**32 / (2**32 - threshold)
+    return _core.pointwise_function(
+        "dropout", [("x", x)], (threshold, scale, key % 2**32, key >> 32), out
+    )
 
 
 def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:

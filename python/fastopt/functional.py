@@ -16,6 +16,7 @@ from typing import Literal
 from fastopt import _core
 from fastopt._types import FloatArray
 from fastopt.activations import (
+    dropout,
     log_softmax,
     log_softmax_backward,
     logistic,
@@ -45,6 +46,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "dropout",
     "huber_loss",
     "kl_div",
     "l1_loss",

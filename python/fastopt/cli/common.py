@@ -11,10 +11,12 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fastopt import train as ft
 
-console = Console(width=None if sys.stdout.isatty() else 140)  # wide tables in logs
+# Wide tables in logs; a label or path such as ":red:x" is no emoji.
+console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
 
 
 def say(text: str) -> None:
@@ -24,7 +26,7 @@ def say(text: str) -> None:
 
 def fail(message: object) -> NoReturn:
     """Print a one-line error and exit with code 2."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
+    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(
         f"fastopt: error: {message}", style="bold red", markup=False
     )
     raise typer.Exit(2)
@@ -57,11 +59,11 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 
 
 def wide_table(title: str, head: list[str], rows: list[list[str]]) -> Table:
-    """Return a table of names and numbers."""
+    """Return a table of names and numbers; the names are shown as they are, brackets and all."""
     table = Table(title=title, title_justify="left")
-    table.add_column(head[0], no_wrap=True)
+    table.add_column(Text(head[0]), no_wrap=True)
     for name in head[1:]:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
@@ -327,7 +328,8 @@ def result_table(trainer: ft.Trainer) -> Table:
     )
     if objective.task == "regression":
         error = ft.root_mean_squared_error(trainer)
-        table.add_row(f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}")
+        what = f"final error of the {trainer.data.target}, root mean square"
+        table.add_row(Text(what), f"{error:.4g}")  # the name may hold brackets
     table.add_section()
     for name, value in (
         ("time in the optimizer step", seconds.step),

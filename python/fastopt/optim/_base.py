@@ -13,10 +13,19 @@ from fastopt._types import FloatArray, Grads, Group, Params
 
 
 class StepInfo(NamedTuple):
-    """What a step tells."""
+    """What a step tells.
 
-    grad_norm: float | None  # of all gradients, before clipping; None if nobody asked
-    skipped: bool  # for NaN or infinity in the gradients
+    Attributes
+    ----------
+    grad_norm : float or None
+        2-norm of all gradients, after `grad_scale` and before clipping; None if no option of the
+        step needs it.
+    skipped : bool
+        Whether nothing was done because of a NaN or infinity in the gradients.
+    """
+
+    grad_norm: float | None
+    skipped: bool
 
 
 class StateView(Mapping[str, Mapping[str, Any]]):

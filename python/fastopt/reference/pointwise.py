@@ -174,6 +174,22 @@ def relu_backward(grad: FloatArray, x_or_y: FloatArray) -> FloatArray:
     return np.where(x_or_y <= 0, 0.0, np.asarray(grad, np.float64))
 
 
+def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
+    """Return x / (1 - p), or 0 where a hash of the seed and the element's number is below p."""
+    key = (seed + 0x9E3779B97F4A7C15) % 2**64
+    key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
+    low, high = (key ^ key >> 31) % 2**32, (key ^ key >> 31) >> 32
+    hashed = (np.arange(x.size, dtype=np.uint64) * 0x9E3779B9 + low) % 2**32
+    hashed = (hashed ^ hashed >> 16) * 0x85EBCA6B % 2**32
+    hashed = ((hashed ^ hashed >> 13) + high) % 2**32 * 0xC2B2AE35 % 2**32
+    hashed = (hashed ^ hashed >> 16) * 0x27D4EB2F % 2**32
+    hashed ^= hashed >> 15
+    threshold = min(round(p * 2**32), 2**32 - 1)
+    scale = x.dtype.type(2**32 / (2**32 - threshold))
+    return np.where(hashed.reshape(x.shape) < threshold, x.dtype.type(0), x * scale)
+
+
 def logistic(x: FloatArray, L: float = 1.0, k: float = 1.0, x0: float = 0.0) -> FloatArray:
     """Return L / (1 + exp(-k (x - x0)))."""
     return np.asarray(L * _sigmoid(k * (np.asarray(x, np.float64) - x0)))

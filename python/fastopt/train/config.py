@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,7 +181,7 @@ class RunConfig:
         if isinstance(value, bool) or not isinstance(value, accepted):
             what = "a whole number" if kind is int else "a number"
             raise TypeError(f"{name} must be {what}, not {value!r}")
-        if not (least <= value <= most and isfinite(value)):
+        if not (least <= value <= most):  # NaN too
             raise ConfigError(name, f"must be {wanted}, not {value}")
 
     def _check_choice(self, name: str, choices: Iterable[str]) -> None:
@@ -346,21 +346,21 @@ def make_scheduler(
 
 
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
-# Name, what to say, and the range of each number.
-_INF = float("inf")
-_INTEGERS = (
-    ("batch_size", "at least 1", 1, _INF),
-    ("epochs", "at least 1", 1, _INF),
-    ("warmup", "at least 0", 0, _INF),
-    ("accumulate", "at least 1", 1, _INF),
-    ("patience", "at least 1", 1, _INF),
+# Name, what to say, and the range of each number. Beyond these whole ones, even floats end.
+_INT, _FLOAT = 2**63 - 1, sys.float_info.max
+_INTEGERS: tuple[tuple[str, str, float, float], ...] = (
+    ("batch_size", "at least 1", 1, _INT),
+    ("epochs", "at least 1", 1, _INT),
+    ("warmup", "at least 0", 0, _INT),
+    ("accumulate", "at least 1", 1, _INT),
+    ("patience", "at least 1", 1, _INT),
     ("seed", "in [0, 2**32)", 0, 2**32 - 1),
 )
 _FLOATS = (
-    ("lr", "finite and >= 0", 0, _INF),
-    ("weight_decay", "finite and >= 0", 0, _INF),
-    ("momentum", "finite and >= 0", 0, _INF),
-    ("max_norm", "finite and > 0", 0, _INF),
+    ("lr", "finite and >= 0", 0, _FLOAT),
+    ("weight_decay", "finite and >= 0", 0, _FLOAT),
+    ("momentum", "finite and >= 0", 0, _FLOAT),
+    ("max_norm", "finite and > 0", 0, _FLOAT),
     ("label_smoothing", "in [0, 1]", 0, 1),
     ("dropout", "in [0, 1)", 0, 1),
     ("ema", "in [0, 1)", 0, 1),

@@ -30,6 +30,8 @@ BUNDLED: dict[str, tuple[str, Task]] = {
     "diabetes": ("load_diabetes", "regression"),
 }
 
+LARGEST = 1e100  # of inputs and targets: sums of squares stay finite
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what to do about it."""
@@ -197,7 +199,8 @@ def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
     """Return the inputs, the targets (numbers for a regression, else labels) and their name."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(n, row) for n, row in enumerate(csv.reader(file), 1) if row]
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}") from error
     target = "target"
@@ -281,9 +284,11 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
         )
     from sklearn.model_selection import train_test_split
 
-    x = _numbers(name, x)
     if len(y) < 5:
         raise DataError(f"{name}: {len(y)} samples; it takes 5 or more")
+    x = _numbers(name, x)
+    if y.dtype.kind not in "biufUSMm":
+        raise DataError(f"{name}: y must hold numbers or text, not {y.dtype}")
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = ~np.isfinite(y)
         raise DataError(
@@ -319,6 +324,12 @@ def _numbers(name: str, x: Any) -> npt.NDArray[np.float64]:
             f"{name}: X holds NaN or infinity in {bad.sum()} rows, the first is X[{bad.argmax()}]; "
             "remove or fill them"
         )
+    large = (np.abs(flat) > LARGEST).any(axis=1)
+    if large.any():
+        raise DataError(
+            f"{name}: X holds values beyond {LARGEST:g} in {large.sum()} rows, the first is "
+            f"X[{large.argmax()}]; remove or scale them"
+        )
     return flat
 
 
@@ -339,20 +350,20 @@ def _prepare(
         if len(x) != len(y):
             raise DataError(f"{name}: {len(x)} {part} inputs but {len(y)} labels")
     x_train, x_val = _numbers(name, x_train), _numbers(name, x_val)
-    if x_train.shape[1] == 0 or x_train.shape[1] != x_val.shape[1]:
+    if x_train.shape[1] == 0:
+        raise DataError(f"{name}: X has shape {x_train.shape}: there are no features")
+    if x_train.shape[1] != x_val.shape[1]:
         raise DataError(f"{name}: {x_train.shape[1]} and {x_val.shape[1]} features")
     x_mean, x_deviation = x_train.mean(axis=0), x_train.std(axis=0)
     constant = x_deviation <= 1e-8 * abs(x_mean)
     x_deviation[constant] = np.inf  # such a feature becomes 0
-    x_train, x_val = (((x - x_mean) / x_deviation).astype(np.float32) for x in (x_train, x_val))
+    x_train, x_val = (_standardize(name, x, x_mean, x_deviation) for x in (x_train, x_val))
     if task == "regression":
         y_train, y_val = (_target_numbers(name, y) for y in (y_train, y_val))
         mean, deviation = float(y_train.mean()), float(y_train.std())
         if deviation <= 1e-8 * abs(mean):
             raise DataError(f"{name}: all targets are {mean:g}: there is nothing to learn")
-        y_train, y_val = (
-            ((y - mean) / deviation).astype(np.float32)[:, None] for y in (y_train, y_val)
-        )
+        y_train, y_val = (_standardize(name, y, mean, deviation)[:, None] for y in (y_train, y_val))
         return Data(name, task, x_train, y_train, x_val, y_val, (), target, mean, deviation)
     labels = np.unique(y_train) if labels is None else labels
     if task == "binary" and len(labels) != 2:
@@ -372,8 +383,22 @@ def _prepare(
     return Data(name, task, x_train, indices[0], x_val, indices[1], names, target)
 
 
+def _standardize(name: str, values: npt.NDArray[np.float64], mean: Any, deviation: Any) -> Array:
+    """Return the values as multiples of the deviation from the mean, in float32."""
+    scaled = (values - mean) / deviation
+    if (largest := np.abs(scaled).max()) > np.finfo(np.float32).max:
+        raise DataError(
+            f"{name}: a value lies {largest:g} standard deviations from the mean; remove it"
+        )
+    result: Array = scaled.astype(np.float32)
+    return result
+
+
 def _target_numbers(name: str, y: Any) -> npt.NDArray[np.float64]:
     """Return the targets of a regression as numbers."""
     if y.dtype.kind not in "fiub":
         raise DataError(f"{name}: y must hold real numbers for a regression, not {y.dtype}")
-    return np.asarray(y, np.float64)
+    numbers = np.asarray(y, np.float64)
+    if (largest := np.abs(numbers).max()) > LARGEST:
+        raise DataError(f"{name}: y holds {largest:g}, beyond {LARGEST:g}; remove or scale it")
+    return numbers

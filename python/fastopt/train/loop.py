@@ -21,6 +21,7 @@ from fastopt.train.history import Epoch, History
 from fastopt.train.objective import Objective
 
 EVALUATION_BATCH = 4096  # samples at a time
+_SAVED = {"settings", "order", "model", "history", "extra"}  # what `save` puts into `extra`
 
 
 @cache
@@ -126,6 +127,10 @@ class Trainer:
             raise ValueError(f"schedule_per must be 'epoch' or 'step', not {schedule_per!r}")
         if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
             raise ValueError("ReduceLROnPlateau looks at the held-out loss, once per epoch")
+        if scheduler is not None and scheduler.optimizer is not optimizer:
+            raise ValueError("scheduler belongs to another optimizer")
+        if max_norm is not None and not max_norm >= 0:
+            raise ValueError(f"max_norm must be >= 0, not {max_norm}")
         objective = Objective(data.task) if objective is None else objective
         if objective.task != data.task:
             raise ValueError(f"the objective is for {objective.task}, the data for {data.task}")
@@ -269,7 +274,7 @@ class Trainer:
             If the file cannot be read.
         """
         extra = fo.load(path).extra
-        if not isinstance(extra, dict) or not {"settings", "order", "history"} <= extra.keys():
+        if not isinstance(extra, dict) or extra.keys() != _SAVED:
             raise fo.CheckpointError(f"{path} is a checkpoint, but not one of a Trainer")
         differing = [
             f"{name} is {extra['settings'].get(name)} there, {value} here"
@@ -335,7 +340,8 @@ class Trainer:
         norms: list[float] = []
         if self._sums is not None:
             self._sums.reset()
-        gathered = np.empty((min(self.batch_size, len(order)), x_train.shape[1]), x_train.dtype)
+        rows_at_once = min(self.batch_size, len(order))
+        gathered = np.empty((rows_at_once, x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
             rows = order[start : start + self.batch_size]

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from fastopt import functional
 from fastopt.train.data import Array
@@ -20,6 +19,7 @@ class _Buffers(NamedTuple):
     outputs: list[Array]
     dinputs: list[Array]  # gradients with respect to the inputs; the first is not used
     ones: Array  # (N,)
+    seeds: list[int]  # of dropout
 
 
 class MLP:
@@ -30,8 +30,8 @@ class MLP:
     sizes : sequence of int
         Widths from the inputs to the outputs, such as ``(64, 128, 10)``.
     dropout : float
-        Probability in [0, 1) that a hidden unit is left out while training, to the nearest 2^-16;
-        the others are scaled up so that the mean stays (Srivastava et al. 2014).
+        Probability in [0, 1) that a hidden unit is left out while training; the others are scaled
+        up so that the mean stays (Srivastava et al. 2014).
     seed : int or sequence of int
         For the initial weights (He et al. 2015) and the dropout.
 
@@ -62,12 +62,11 @@ class MLP:
             raise ValueError(f"sizes must be two or more positive widths, not {tuple(sizes)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        self.dropout = dropout
-        # Out of 2^16 random numbers so many leave a unit out; 1 in 2^16 is kept at least.
-        self._dropped = min(round(dropout * 2**16), 2**16 - 1)
-        self._scale = np.float32(2**16 / (2**16 - self._dropped))
+        if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
+            raise MemoryError(f"weights for widths {tuple(sizes)}")  # NumPy has several errors
+        self.dropout = float(dropout)
         rng = np.random.default_rng(seed)
-        self._bits = np.random.SFC64(rng.integers(2**63))  # the fastest that NumPy has
+        self._bits = np.random.SFC64(rng.integers(2**63))  # of the seeds for dropout
         self._names = [(f"{i}.weight", f"{i}.bias") for i in range(len(sizes) - 1)]
         self.params: dict[str, Array] = {}
         for (weight, bias), (n_in, n_out) in zip(self._names, pairwise(sizes), strict=True):
@@ -104,9 +103,9 @@ class MLP:
             x += self.params[bias]
             if i < last:
                 functional.relu(x, out=x)
-                if training and self._dropped:
-                    x *= self._draw(x.shape)
-                    x *= self._scale
+                if buffers is not None and self.dropout > 0:
+                    seed = buffers.seeds[i] = self._bits.random_raw()
+                    functional.dropout(x, self.dropout, seed=seed, out=x)
         return x
 
     def backward(self, doutputs: Array) -> dict[str, Array]:
@@ -124,16 +123,9 @@ class MLP:
                 dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
                 # x is the output of ReLU and dropout: what either of them cut is 0.
                 functional.relu_backward(dy, x, out=dy)
-                if self._dropped:
-                    dy *= self._scale
+                if self.dropout > 0:
+                    functional.dropout(dy, self.dropout, seed=buffers.seeds[i - 1], out=dy)
         return self.grads
-
-    def _draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Return which units to keep."""
-        size = shape[0] * shape[1]
-        words = self._bits.random_raw((size + 3) // 4).view(np.uint16)
-        kept: npt.NDArray[np.bool_] = words[:size].reshape(shape) >= self._dropped
-        return kept
 
     def _make_buffers(self, batch: int) -> _Buffers:
         """Return the arrays that a batch of so many rows needs; they are kept for the next one."""
@@ -148,6 +140,7 @@ class MLP:
                 outputs=outputs,
                 dinputs=[np.empty((batch, n), dtype) for n in [0, *widths[:-1]]],
                 ones=np.ones(batch, dtype),
+                seeds=[0] * len(widths),
             )
         return self._kept[batch]
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -82,13 +83,17 @@ def root_mean_squared_error(trainer: Trainer) -> float:
     )
 
 
+# What only some tasks write: of an earlier run in the same folder, it would pass for this one's.
+_OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
+
+
 def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
     """Write the run's metrics, facts and pictures into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
     curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
     what; for a regression, ``predictions.png`` shows predicted against true values. Each file is
-    put in place when it is complete.
+    put in place when it is complete; what another task has left under these names is removed.
 
     Parameters
     ----------
@@ -132,7 +137,10 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
     files["run.json"] = to_json(dict(facts) | {"results": results}).encode()
     for name, figure in pictures.items():
         png = io.BytesIO()
-        figure.savefig(png, dpi=150)
+        with warnings.catch_warnings():
+            # A label in a script that the font lacks: a box in the picture, whole in the tables.
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            figure.savefig(png, dpi=150)
         files[name] = png.getvalue()
     for name, content in files.items():
         part = folder / f".{name}.part"
@@ -141,6 +149,8 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
             part.replace(folder / name)
         finally:
             part.unlink(missing_ok=True)
+    for name in _OF_ONE_TASK - files.keys():
+        (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]
 
 
@@ -171,8 +181,13 @@ def plot_history(history: History, objective: Objective, title: str = "") -> Fig
         where.set_xlabel("epoch")
         where.grid(alpha=0.3, which="both")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     return figure
+
+
+def _plain(text: str) -> str:
+    """Return a name as matplotlib takes it, without formulas: dollars are what they are."""
+    return text.replace("$", r"\$")
 
 
 def _marker(history: History) -> str | None:
@@ -280,6 +295,7 @@ def plot_confusion(
     if classes <= 40:
         names = [label if len(label) <= 16 else f"{label[:15]}…" for label in data.labels]
         steep = max(map(len, names)) > 3
+        names = [_plain(name) for name in names]
         axes.set_xticks(range(classes), names, rotation=45 if steep else 0,
                         ha="right" if steep else "center", rotation_mode="anchor")  # fmt: skip
         axes.set_yticks(range(classes), names)
@@ -291,9 +307,10 @@ def plot_confusion(
                           fontsize=size)  # fmt: skip
     right = np.trace(counts) / counts.sum()
     heading = f"Confusion on held-out data: {right:.2%} of {counts.sum()} right"
-    axes.set(xlabel=f"predicted {data.target}", ylabel=f"true {data.target}", title=heading)
+    name = _plain(data.target)
+    axes.set(xlabel=f"predicted {name}", ylabel=f"true {name}", title=heading)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     return figure
 
 
@@ -306,7 +323,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     true = data.in_units(data.y_val.astype(np.float32)).ravel()
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     against, residuals = figure.subplots(1, 2)
-    name = data.target
+    name = _plain(data.target)
     size = 18 if len(true) <= 1000 else 5
     against.scatter(true, predicted, s=size, color=BLUE, alpha=0.6, label="held-out samples")
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
@@ -322,7 +339,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     for axes in (against, residuals):
         axes.grid(alpha=0.3)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     return figure
 
 
