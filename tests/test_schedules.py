@@ -526,7 +526,12 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "error", "words"), BAD_OPTIONS, ids=str)
+# The names of the rows hold no addresses: each process that runs tests must find the same ones.
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    BAD_OPTIONS,
+    ids=[f"{number}-{row[0]}" for number, row in enumerate(BAD_OPTIONS)],
+)
 def test_bad_options(
     name: str, options: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
