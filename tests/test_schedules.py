@@ -66,7 +66,7 @@ FORMULAS: list[tuple[Schedule, Callable[[int], float]]] = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "factor"), FORMULAS, ids=str)
+@pytest.mark.parametrize(("schedule", "factor"), FORMULAS, ids=[str(row[0]) for row in FORMULAS])
 def test_rates_follow_the_formula(schedule: Schedule, factor: Callable[[int], float]) -> None:
     optimizer = groups("SGD")
     made = schedule.make(fo, optimizer)
