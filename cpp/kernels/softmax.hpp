@@ -14,9 +14,7 @@
 #include "math.hpp"
 #include "table.hpp"
 
-// exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
-// side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
-// are best (CMakeLists.txt).
+// As in classes.hpp.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
 #pragma GCC optimize("schedule-insns", "sched-pressure")
