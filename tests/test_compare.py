@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from commands import fastopt as run_fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -24,15 +27,7 @@ from fastopt.cli.app import app
 FILES = {"compare.png", "compare.csv", "compare.json", "epochs.csv"}
 
 
-def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastopt", "compare", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        check=False,
-    )
+fastopt = partial(run_fastopt, "compare")
 
 
 def test_every_optimizer_on_the_same_data(tmp_path: Path) -> None:

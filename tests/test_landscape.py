@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastopt as fo
+from commands import fastopt as run_fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -25,16 +27,7 @@ from typer.testing import CliRunner
 from fastopt import experiments as fx
 from fastopt.cli.app import app
 
-
-def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastopt", "landscape", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        check=False,
-    )
+fastopt = partial(run_fastopt, "landscape")
 
 
 @pytest.mark.parametrize("name", fx.LANDSCAPES)

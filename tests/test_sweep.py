@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from commands import fastopt
+
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
@@ -30,17 +32,6 @@ LONG = [
     "--lr", "1e-4,3e-4,0.001,0.003", "--batch-size", "16,32,64", "--epochs", "8",
     "--jobs", "2", "--output", "here",
 ]  # fmt: skip
-
-
-def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastopt", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        check=False,
-    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,21 +17,11 @@ import numpy as np
 import pytest
 
 import fastopt as fo
+from commands import fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
-
-
-def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastopt", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        check=False,
-    )
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
