@@ -203,14 +203,18 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                 pulls(start, count);
                 for (std::size_t i = 0; i < count; ++i)
                     tile[i] = e[i] * unscale * factor - pull * tile[i];
-                for (std::size_t i = 0; i < count; ++i)
-                    out[i] = capped ? tile[i] * soft_cap(logits[start + i], cap).slope : tile[i];
             } else if (capped) {
-                for (std::size_t i = 0; i < count; ++i)
-                    out[i] = e[i] * unscale * factor * soft_cap(logits[start + i], cap).slope;
+                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * unscale * factor;
             } else {
                 for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * unscale * factor;
+                continue;
             }
+            // Apart, or the slope of every logit would be computed without a cap as well.
+            if (capped)
+                for (std::size_t i = 0; i < count; ++i)
+                    out[i] = tile[i] * soft_cap(logits[start + i], cap).slope;
+            else
+                for (std::size_t i = 0; i < count; ++i) out[i] = tile[i];
         }
         grad[pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
     }
