@@ -176,31 +176,33 @@ template <class T>
 using Four = typename VectorsOf<T>::four;
 
 // starts[i] = the first class at position first + i, or at `first` where that is past the block's
-// end. Returns whether they are neighbours.
+// end. If all are neighbours it returns true, and only the first is set.
 template <class T>
-bool column_starts(const ClassArray& array, const ClassBlock& block, std::size_t first,
-                   T* (&starts)[column_count]) {
+inline __attribute__((always_inline)) bool column_starts(const ClassArray& array,
+                                                         const ClassBlock& block, std::size_t first,
+                                                         T* (&starts)[column_count]) {
     T* start = class_row<T>(array, block, first);
+    starts[0] = start;
     const std::size_t left = block.positions - first;
     const std::size_t width = left < column_count ? left : column_count;
     if (block.inner == 1) {
-        for (std::size_t i = 0; i < width; ++i)
-            starts[i] = start + static_cast<std::ptrdiff_t>(i) * array.run_stride;
-    } else {
-        std::size_t place = (block.first + first) % block.inner;
-        for (std::size_t i = 0; i < width; ++i) {
-            starts[i] = start;
-            start += array.inner_stride;
-            if (++place < block.inner) continue;
-            place = 0;
-            start +=
-                array.run_stride - static_cast<std::ptrdiff_t>(block.inner) * array.inner_stride;
-        }
+        if (array.run_stride == 1 && width == column_count) return true;
+        for (std::size_t i = 0; i < column_count; ++i)
+            starts[i] = start + (i < width ? static_cast<std::ptrdiff_t>(i) * array.run_stride : 0);
+        return false;
+    }
+    std::size_t place = (block.first + first) % block.inner;
+    if (array.inner_stride == 1 && width == column_count && place + width <= block.inner)
+        return true;
+    for (std::size_t i = 0; i < width; ++i) {
+        starts[i] = start;
+        start += array.inner_stride;
+        if (++place < block.inner) continue;
+        place = 0;
+        start += array.run_stride - static_cast<std::ptrdiff_t>(block.inner) * array.inner_stride;
     }
     for (std::size_t i = width; i < column_count; ++i) starts[i] = starts[0];
-    bool neighbours = true;
-    for (std::size_t i = 1; i < column_count; ++i) neighbours &= starts[i] == starts[0] + i;
-    return neighbours;
+    return false;
 }
 
 // rows[r][c] becomes rows[c][r].
@@ -310,35 +312,43 @@ void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T
             found[i] = x[c][i] == value[i] ? static_cast<Index<T>>(c) : found[i];
 }
 
-// x[at[i]][i] becomes `after[i]`, `before[i]` what it was. One element at a time: a comparison of
-// every class with `at` costs more.
+// found[i] = x[at[i]][i].
 template <class T>
-void exchange_columns(Column<T>* x, const Column<Index<T>>& at, const Column<T>& after,
-                      Column<T>& before) {
-    for (std::size_t i = 0; i < column_count; ++i) {
-        T& element = x[at[i]][i];
-        before[i] = element;
-        element = after[i];
-    }
+void pick_columns(const Column<T>* x, const Column<Index<T>>& at, Column<T>& found) {
+    for (std::size_t i = 0; i < column_count; ++i) found[i] = x[at[i]][i];
+}
+
+// `other` at the class at[i], `value` at all the others. (To write one element of each position
+// instead would hold up the vectors that read it back.)
+template <class T>
+inline __attribute__((always_inline)) T except_at(std::size_t c, Index<T> at, T other, T value) {
+    return static_cast<Index<T>>(c) == at ? other : value;
 }
 
 // total[i] = the sum of term(c, i) over the classes, in the order of LaneSum.
 template <class T, class Term>
 void sum_columns(std::size_t classes, Term term, Column<double>& total) {
     Column<double> lanes[lane_count];
-    const std::size_t used = classes < lane_count ? classes : lane_count;
+    std::size_t half = lane_count / 2;
     if (classes <= lane_count) {
-        for (std::size_t c = 0; c < classes; ++c)
+        // Every lane is one term, and the first folding meets the terms themselves.
+        while (half >= classes) half /= 2;
+        if (half == 0) half = 1;
+        for (std::size_t c = 0; c + half < classes; ++c)
             for (std::size_t i = 0; i < column_count; ++i)
-                lanes[c][i] = static_cast<double>(T{0} + term(c, i));
+                lanes[c][i] =
+                    static_cast<double>(term(c, i)) + static_cast<double>(term(c + half, i));
+        for (std::size_t c = classes > half ? classes - half : 0; c < half; ++c)
+            for (std::size_t i = 0; i < column_count; ++i)
+                lanes[c][i] = static_cast<double>(term(c, i));
+        half /= 2;
     } else {
         Column<T> partial[lane_count];
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             const std::size_t filled = count < lane_count ? count : lane_count;
             for (std::size_t c = 0; c < filled; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    partial[c][i] = T{0} + term(start + c, i);
+                for (std::size_t i = 0; i < column_count; ++i) partial[c][i] = term(start + c, i);
             for (std::size_t c = filled; c < lane_count; ++c)
                 for (T& value : partial[c]) value = T{0};
             for (std::size_t c = lane_count; c < count; ++c)
@@ -350,10 +360,11 @@ void sum_columns(std::size_t classes, Term term, Column<double>& total) {
                         (start == 0 ? 0.0 : lanes[lane][i]) + static_cast<double>(partial[lane][i]);
         }
     }
-    for (std::size_t half = lane_count / 2; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half && lane + half < used; ++lane)
+    for (; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half; ++lane)
             for (std::size_t i = 0; i < column_count; ++i) lanes[lane][i] += lanes[lane + half][i];
-    for (std::size_t i = 0; i < column_count; ++i) total[i] = lanes[0][i];
+    // LaneSum starts from 0.0, so that its sum is never -0.0.
+    for (std::size_t i = 0; i < column_count; ++i) total[i] = 0.0 + lanes[0][i];
 }
 
 }  // namespace

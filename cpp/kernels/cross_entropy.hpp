@@ -230,7 +230,6 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
     auto* const pulls = x + classes;                         // if the targets are probabilities
     auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
-    const Column<T> zeros{};
 
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         const std::size_t left = block.positions - first;
@@ -247,10 +246,10 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         largest_columns(x, classes, top);
 
         // The pivots, and what hangs on the targets.
-        Column<Index<T>> pivot, best, likely_at;
-        Column<T> own, at_pivot;
+        Column<Index<T>> pivot, best, likely_at, ignored{};  // ignored: 0 or -1
+        Index<T> any_ignored = 0;
+        Column<T> own, x_at_pivot, at_pivot;
         Column<double> share, rest, distance, pull_at_pivot;
-        bool ignored[column_count] = {}, any_ignored = false;
         for (std::size_t i = 0; i < column_count; ++i) {
             rest[i] = scalars.rest;
             share[i] = scalars.keep;
@@ -274,16 +273,22 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                     return distance_term(pulls[c][i], top[i] - x[c][i]);
                 },
                 distance);
-            exchange_columns(pulls, pivot, zeros, own);
+            pick_columns(pulls, pivot, own);
             sum_columns<T>(
-                classes, [&](std::size_t c, std::size_t i) { return pulls[c][i]; }, rest);
+                classes,
+                [&](std::size_t c, std::size_t i) {
+                    return except_at<T>(c, pivot[i], T{0}, pulls[c][i]);
+                },
+                rest);
             for (std::size_t i = 0; i < column_count; ++i) share[i] = static_cast<double>(own[i]);
         } else {
+            std::int64_t targets[column_count];
+            for (std::size_t i = 0; i < width; ++i) targets[i] = block.targets[first + i];
+            for (std::size_t i = width; i < column_count; ++i) targets[i] = targets[0];
             for (std::size_t i = 0; i < column_count; ++i) {
-                const std::int64_t target = block.targets[first + (i < width ? i : 0)];
-                ignored[i] = target == block.ignore_index;
+                ignored[i] = targets[i] == block.ignore_index ? -1 : 0;
                 any_ignored |= ignored[i];
-                pivot[i] = ignored[i] ? Index<T>{0} : static_cast<Index<T>>(target);
+                pivot[i] = static_cast<Index<T>>(targets[i]) & ~ignored[i];
             }
             if (weight)
                 for (std::size_t i = 0; i < column_count; ++i)
@@ -303,14 +308,17 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
             }
         }
 
-        Column<T> x_at_pivot;
-        for (std::size_t i = 0; i < column_count; ++i) x_at_pivot[i] = x[pivot[i]][i];
+        pick_columns(x, pivot, x_at_pivot);
+        for (std::size_t i = 0; i < column_count; ++i)
+            at_pivot[i] = exp_scaled(x_at_pivot[i] - top[i]);
         for (std::size_t c = 0; c < classes; ++c)
             for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - top[i]);
-        exchange_columns(x, pivot, zeros, at_pivot);
-        Column<double> others, losses, log_sum_exp;
         Column<T> factor, unscale, pivot_grad;
-        sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
+        Column<double> others, losses, log_sum_exp;
+        sum_columns<T>(
+            classes,
+            [&](std::size_t c, std::size_t i) { return except_at<T>(c, pivot[i], T{0}, x[c][i]); },
+            others);
         for (std::size_t i = 0; i < column_count; ++i) {
             const double at_top = static_cast<double>(top[i]);
             const PositionSums sums{at_top,      at_top - static_cast<double>(x_at_pivot[i]),
@@ -318,17 +326,15 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                                     share[i],    rest[i],
                                     distance[i], pull_at_pivot[i]};
             const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
-            losses[i] = result.loss;
-            log_sum_exp[i] = result.log_sum_exp;
+            losses[i] = ignored[i] ? 0.0 : result.loss;
+            log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
             pivot_grad[i] = static_cast<T>(result.pivot_grad);
             factor[i] = static_cast<T>(result.factor);
             unscale[i] = static_cast<T>(result.unscale);
         }
-        for (std::size_t i = 0; i < width; ++i)
-            block.losses[first + i] = ignored[i] ? 0.0 : losses[i];
+        for (std::size_t i = 0; i < width; ++i) block.losses[first + i] = losses[i];
         if (block.log_sum_exp)
-            for (std::size_t i = 0; i < width; ++i)
-                block.log_sum_exp[first + i] = ignored[i] ? 0.0 : log_sum_exp[i];
+            for (std::size_t i = 0; i < width; ++i) block.log_sum_exp[first + i] = log_sum_exp[i];
         if (block.correct)
             for (std::size_t i = 0; i < width; ++i) {
                 const bool hit = scalars.soft ? likely_at[i] == pivot[i] : best[i] == pivot[i];
@@ -340,8 +346,8 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         const auto set_grad = [&](auto pull) {
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
-                    x[c][i] = x[c][i] * unscale[i] * factor[i] - pull(c, i);
-            for (std::size_t i = 0; i < column_count; ++i) x[pivot[i]][i] = pivot_grad[i];
+                    x[c][i] = except_at<T>(c, pivot[i], pivot_grad[i],
+                                           x[c][i] * unscale[i] * factor[i] - pull(c, i));
         };
         if (scalars.soft)
             set_grad([&](std::size_t c, std::size_t i) { return scale * pulls[c][i]; });

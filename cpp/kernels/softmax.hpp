@@ -31,6 +31,11 @@ T exp_of_log(T y) {
     return exp_scaled(y) * static_cast<T>(1.0 / exp_scale);
 }
 
+// log(1 + others / at_top), where at_top is exp_scale, or NaN.
+inline double log_sum(double others, double at_top) {
+    return log1p(others * (at_top * (1.0 / (exp_scale * exp_scale))));
+}
+
 template <class T, bool log>
 void softmax_rows(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
@@ -56,8 +61,8 @@ void softmax_rows(const SoftmaxBlock& block) {
         }
         const double others = sum.total();
         if constexpr (log) {
-            const T log_sum = static_cast<T>(log1p(others / static_cast<double>(at_top)));
-            for (std::size_t c = 0; c < classes; ++c) out[c] = (x[c] - top) - log_sum;
+            const T scalar = static_cast<T>(log_sum(others, static_cast<double>(at_top)));
+            for (std::size_t c = 0; c < classes; ++c) out[c] = (x[c] - top) - scalar;
         } else {
             const T factor = static_cast<T>(1.0 / (others + static_cast<double>(at_top)));
             out[top_at] = at_top;
@@ -92,29 +97,36 @@ void softmax_columns(const SoftmaxBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
-        Column<T> top, lowest, x_at_top, at_top, scalar;
+        Column<T> top, at_top, scalar;
         Column<Index<T>> top_at;
         Column<double> others;
         largest_columns(x, classes, top);
         first_index_columns(x, classes, top, top_at);
-        for (T& value : lowest) value = -static_cast<T>(__builtin_inff());  // its exp is 0
-        exchange_columns(x, top_at, lowest, x_at_top);
-        for (std::size_t i = 0; i < column_count; ++i) at_top[i] = exp_scaled(x_at_top[i] - top[i]);
         if constexpr (log) {
+            pick_columns(x, top_at, at_top);
+            for (std::size_t i = 0; i < column_count; ++i)
+                at_top[i] = exp_scaled(at_top[i] - top[i]);
             sum_columns<T>(
-                classes, [&](std::size_t c, std::size_t i) { return exp_scaled(x[c][i] - top[i]); },
+                classes,
+                [&](std::size_t c, std::size_t i) {
+                    return except_at<T>(c, top_at[i], T{0}, exp_scaled(x[c][i] - top[i]));
+                },
                 others);
         } else {
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
                     x[c][i] = exp_scaled(x[c][i] - top[i]);
-            sum_columns<T>(classes, [&](std::size_t c, std::size_t i) { return x[c][i]; }, others);
+            pick_columns(x, top_at, at_top);
+            sum_columns<T>(
+                classes,
+                [&](std::size_t c, std::size_t i) {
+                    return except_at<T>(c, top_at[i], T{0}, x[c][i]);
+                },
+                others);
         }
-        for (std::size_t i = 0; i < column_count; ++i)
-            x[top_at[i]][i] = log ? x_at_top[i] : at_top[i];
         for (std::size_t i = 0; i < column_count; ++i) {
             const auto at = static_cast<double>(at_top[i]);
-            scalar[i] = static_cast<T>(log ? log1p(others[i] / at) : 1.0 / (others[i] + at));
+            scalar[i] = static_cast<T>(log ? log_sum(others[i], at) : 1.0 / (others[i] + at));
         }
         for (std::size_t c = 0; c < classes; ++c)
             for (std::size_t i = 0; i < column_count; ++i)
