@@ -135,6 +135,12 @@ CASES = [
     LossCase("CrossEntropyLoss", (128, 10)),
     LossCase("CrossEntropyLoss", (32768, 10)),
     LossCase("CrossEntropyLoss", (8192, 1000)),
+    LossCase(
+        "CrossEntropyLoss",
+        (8192, 1000),
+        options={"label_smoothing": 0.1},
+        label="cross-entropy 8192 x 1000, smoothing 0.1",
+    ),
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
     LossCase(
