@@ -192,8 +192,9 @@ inline __attribute__((always_inline)) bool column_starts(const ClassArray& array
         return false;
     }
     std::size_t place = (block.first + first) % block.inner;
-    if (array.inner_stride == 1 && width == column_count && place + width <= block.inner)
-        return true;
+    const bool one_run = place + width <= block.inner ||
+                         array.run_stride == static_cast<std::ptrdiff_t>(block.inner);
+    if (array.inner_stride == 1 && width == column_count && one_run) return true;
     for (std::size_t i = 0; i < width; ++i) {
         starts[i] = start;
         start += array.inner_stride;
