@@ -312,7 +312,7 @@ def test_any_strides_give_the_same_bits(
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(
-    "shape", [(2, 3, 1), (3, 4, 50), (2, 150, 6, 7), (5, 2, 1, 3, 2), (1, 9, 100)]
+    "shape", [(2, 3, 1), (3, 4, 50), (2, 150, 6, 7), (5, 2, 1, 3, 2), (1, 9, 100), (37, 10, 5)]
 )
 def test_class_axis_1(shape: tuple[int, ...], options: dict[str, Any], isa: str) -> None:
     positions, classes = np.prod(shape) // shape[1], shape[1]
@@ -327,7 +327,11 @@ def test_class_axis_1(shape: tuple[int, ...], options: dict[str, Any], isa: str)
     targets = to_shape(soft) if options.get("soft") else flat
     logits = to_shape(rows)
     broken = np.repeat(logits, 2, axis=-1)[..., ::2].swapaxes(0, -1).copy().swapaxes(0, -1)
-    for view in (logits, np.ascontiguousarray(logits), broken):
+    outermost = np.moveaxis(np.moveaxis(logits, 1, 0).copy(), 0, 1)  # neighbours over all runs
+    out = np.full_like(outermost, np.nan)  # of the same layout
+    losses(options, classes)[0].value_and_grad(outermost, targets, out=out)
+    assert same_bits(out, to_shape(expected[1]))
+    for view in (logits, np.ascontiguousarray(logits), broken, outermost):
         loss, grad, told = losses(options, classes)[0].value_and_grad(view, targets, stats=True)
         assert same_bits(loss, expected[0])
         assert grad.shape == shape
