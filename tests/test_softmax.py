@@ -11,6 +11,7 @@ import fastopt as fo
 from cases import DTYPES, same_bits
 from fastopt import _core
 from fastopt._types import FloatArray
+from test_cross_entropy import infinite_rows
 
 SHAPES = [
     ((7,), 0),
@@ -18,6 +19,7 @@ SHAPES = [
     ((33, 128), 1),
     ((9, 129), 1),
     ((5, 2100), -1),
+    ((5, 4097), -1),
     ((300, 5), 0),
     ((3, 4, 50), 1),
     ((2, 150, 6, 7), 1),
@@ -136,6 +138,18 @@ def test_nan_and_infinities(isa: str) -> None:
         assert np.all(y[3, :2] == 0)
         assert np.all(log_y[3, :2] == -np.inf)
         assert y[3].sum() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinities_in_some_tiles(dtype: Any, isa: str) -> None:
+    x, _ = infinite_rows(dtype)
+    for ours, truth in (
+        (fo.functional.softmax, fo.reference.softmax),
+        (fo.functional.log_softmax, fo.reference.log_softmax),
+    ):
+        y = ours(x)
+        np.testing.assert_allclose(y, truth(x), rtol=1e-4, atol=1e-30)
+        np.testing.assert_array_equal(ours(np.asfortranarray(x)), y)
 
 
 def test_nothing_to_do() -> None:

@@ -129,9 +129,14 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
         const bool ignored = (kind != 'u' || index >= 0) & (index == ignore_index);
         return (static_cast<std::uint64_t>(index) < static_cast<std::uint64_t>(classes)) | ignored;
     };
-    bool all_fine = true;
-    for (const std::int64_t index : indices) all_fine &= is_fine(index);
-    for (std::size_t i = 0; !all_fine && i < indices.size(); ++i) {
+    // The sign bit says whether any is outside [0, classes): unlike is_fine, in vectors.
+    std::uint64_t outside = 0;
+    const auto last = static_cast<std::uint64_t>(classes) - 1;
+    for (const std::int64_t index : indices) {
+        const auto bits = static_cast<std::uint64_t>(index);
+        outside |= bits | (last - bits);
+    }
+    for (std::size_t i = 0; outside >> 63 != 0 && i < indices.size(); ++i) {
         if (is_fine(indices[i])) continue;
         throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
                               std::string(py::str(array.attr("flat")[py::int_(i)])) +

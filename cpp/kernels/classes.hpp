@@ -2,8 +2,10 @@
 //
 // Two regimes: along rows, whose classes are neighbours in memory; and along columns, many
 // positions side by side, for few classes or where positions are the neighbours. They agree to the
-// bit: the order of every sum is fixed by the class index alone: 64 lanes of T over a tile of 1024
-// classes, folded into 64 lanes of double from tile to tile, folded by halves at the end.
+// bit: the order of every sum is fixed by the class index alone: 64 lanes of T over a tile of 2048
+// classes, folded into 64 lanes of double from tile to tile, folded by halves at the end. Sums of
+// exp are folded at the end of each tile, and the tiles added up in order: exp is computed from the
+// largest element of the tile, m_t, and weighed by exp(m_t - m), with m the largest of all.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +29,6 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 constexpr std::size_t lane_count = 64;
-constexpr std::size_t tile_size = 1024;
 
 // A sum over classes, in the order that the head of this file fixes.
 struct LaneSum {
@@ -77,84 +78,6 @@ T largest(const T* x, std::size_t count) {
     return best[0];
 }
 
-// The first i < count with x[i] == value; 0 if there is none.
-template <class T>
-std::size_t first_index(const T* x, std::size_t count, T value) {
-    for (std::size_t start = 0; start < count; start += lane_count) {
-        const std::size_t end = start + lane_count < count ? start + lane_count : count;
-        bool found = false;
-        for (std::size_t i = start; i < end; ++i) found |= x[i] == value;
-        if (!found) continue;
-        for (std::size_t i = start; i < end; ++i)
-            if (x[i] == value) return i;
-    }
-    return 0;
-}
-
-// The largest element as `largest` finds it, and where it comes first.
-template <class T>
-struct Top {
-    T value;
-    std::size_t index;
-};
-
-template <class T>
-Top<T> find_top(const T* x, std::size_t count) {
-    T best = -static_cast<T>(__builtin_inff());
-    std::size_t tile = 0;
-    for (std::size_t start = 0; start < count; start += tile_size) {
-        const T top = largest(x + start, count - start < tile_size ? count - start : tile_size);
-        tile = top > best ? start : tile;
-        best = top > best ? top : best;
-    }
-    const std::size_t size = count - tile < tile_size ? count - tile : tile_size;
-    return {best, tile + first_index(x + tile, size, best)};
-}
-
-// e[i] = exp(x[i] - top) * exp_scale for i < count; e may be x. Asks for what lies at `next`
-// meanwhile, unless that is nullptr.
-template <class T>
-void exp_lanes(const T* x, std::size_t count, T top, T* e, const T* next) {
-    std::size_t start = 0;
-    T values[lane_count];  // or the loop would not be vectorized where e is x
-    for (; start + lane_count <= count; start += lane_count) {
-        if (next != nullptr)
-            for (std::size_t lane = 0; lane < lane_count; lane += 64 / sizeof(T))
-                __builtin_prefetch(next + start + lane, 0, 2);
-        for (std::size_t lane = 0; lane < lane_count; ++lane)
-            values[lane] = exp_scaled(x[start + lane] - top);
-        for (std::size_t lane = 0; lane < lane_count; ++lane) e[start + lane] = values[lane];
-    }
-    if (start == count) return;
-    // The rest by whole vectors too, of which not all is used.
-    for (T& value : values) value = top;
-    for (std::size_t lane = 0; start + lane < count; ++lane) values[lane] = x[start + lane];
-    for (std::size_t lane = 0; lane < lane_count; ++lane)
-        values[lane] = exp_scaled(values[lane] - top);
-    for (std::size_t lane = 0; start + lane < count; ++lane) e[start + lane] = values[lane];
-}
-
-// The first class at a position of the block.
-template <class T>
-T* class_row(const ClassArray& array, const ClassBlock& block, std::size_t position) {
-    if (array.data == nullptr) return nullptr;
-    const std::size_t number = block.first + position;
-    return static_cast<T*>(array.data) +
-           static_cast<std::ptrdiff_t>(number / block.inner) * array.run_stride +
-           static_cast<std::ptrdiff_t>(number % block.inner) * array.inner_stride;
-}
-
-// The row after a position of the block, of the whole array's; nullptr if there is none.
-template <class T>
-const T* next_class_row(const ClassArray& array, const ClassBlock& block, std::size_t position) {
-    return block.first + position + 1 < block.total ? class_row<const T>(array, block, position + 1)
-                                                    : nullptr;
-}
-
-// A class, or its sum, at positions side by side.
-template <class T>
-using Column = T[column_count];
-
 // An index of the elements' width, for comparisons in vectors, and four elements in memory.
 template <class T>
 struct VectorsOf;
@@ -174,6 +97,136 @@ template <class T>
 using Index = typename VectorsOf<T>::index;
 template <class T>
 using Four = typename VectorsOf<T>::four;
+
+// The first i < count with x[i] == value; 0 if there is none.
+template <class T>
+std::size_t first_index(const T* x, std::size_t count, T value) {
+    for (std::size_t start = 0; start < count; start += lane_count) {
+        const std::size_t end = start + lane_count < count ? start + lane_count : count;
+        Index<T> found = 0;  // as wide as T, or the loop would not be vectorized
+        for (std::size_t i = start; i < end; ++i) found |= x[i] == value ? 1 : 0;
+        if (!found) continue;
+        for (std::size_t i = start; i < end; ++i)
+            if (x[i] == value) return i;
+    }
+    return 0;
+}
+
+// Where the largest element, as `largest` finds it, comes first.
+template <class T>
+std::size_t largest_index(const T* x, std::size_t count) {
+    T best = -static_cast<T>(__builtin_inff());
+    std::size_t tile = 0;
+    for (std::size_t start = 0; start < count; start += tile_size) {
+        const T top = largest(x + start, count - start < tile_size ? count - start : tile_size);
+        tile = top > best ? start : tile;
+        best = top > best ? top : best;
+    }
+    const std::size_t size = count - tile < tile_size ? count - tile : tile_size;
+    return tile + first_index(x + tile, size, best);
+}
+
+// What exp(x - m) is computed from in a tile whose largest element is `top`: also where all are
+// -inf there is something to add up, zeros.
+template <class T>
+T base_of(T top) {
+    return top == -static_cast<T>(__builtin_inff()) ? T{0} : top;
+}
+
+// How far before a write its place is asked for, in elements.
+template <class T>
+constexpr std::size_t write_ahead = 2048 / sizeof(T);
+
+// Asks for `count` elements that will be read soon, unless they are nullptr.
+template <class T>
+inline __attribute__((always_inline)) void prefetch(const T* x, std::size_t count) {
+    if (x == nullptr) return;
+    for (std::size_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(x + i, 0, 3);
+}
+
+// e[i] = exp(x[i] - base) * exp_scale for i < count; e may be x. Asks for what lies at `next`
+// meanwhile, and for what lies behind e: a write, too, waits for what was there.
+template <class T>
+void exp_lanes(const T* x, std::size_t count, T base, T* e, const T* next) {
+    std::size_t start = 0;
+    T values[lane_count];  // or the loop would not be vectorized where e is x
+    for (; start + lane_count <= count; start += lane_count) {
+        prefetch(next ? next + start : nullptr, lane_count);
+        prefetch(e != x ? e + start + write_ahead<T> : nullptr, lane_count);
+        for (std::size_t lane = 0; lane < lane_count; ++lane)
+            values[lane] = exp_scaled(x[start + lane] - base);
+        for (std::size_t lane = 0; lane < lane_count; ++lane) e[start + lane] = values[lane];
+    }
+    if (start == count) return;
+    // The rest by whole vectors too, of which not all is used.
+    for (T& value : values) value = base;
+    for (std::size_t lane = 0; start + lane < count; ++lane) values[lane] = x[start + lane];
+    for (std::size_t lane = 0; lane < lane_count; ++lane)
+        values[lane] = exp_scaled(values[lane] - base);
+    for (std::size_t lane = 0; start + lane < count; ++lane) e[start + lane] = values[lane];
+}
+
+// to[i] = x[i] for i < count. Asks for what lies behind `to` meanwhile.
+template <class T>
+void copy_lanes(const T* x, std::size_t count, T* to) {
+    std::size_t start = 0;
+    for (; start + lane_count <= count; start += lane_count) {
+        prefetch(to + start + write_ahead<T>, lane_count);
+        for (std::size_t lane = 0; lane < lane_count; ++lane) to[start + lane] = x[start + lane];
+    }
+    for (; start < count; ++start) to[start] = x[start];
+}
+
+// The tiles of a position, from the largest element of each and the sum of its e: sets the weights
+// exp(m_t - m) * exp_scale in the place of the former, and returns the sum of all.
+inline double weigh_tiles(double* tops, const double* sums, std::size_t tiles, double top) {
+    if (tiles == 1) {
+        tops[0] = exp_scale;
+        return sums[0];
+    }
+    for (std::size_t t = 0; t < tiles; ++t) tops[t] = exp_scaled(tops[t] - top);
+    double total = 0.0;
+    for (std::size_t t = 0; t < tiles; ++t) total += tops[t] * sums[t];
+    return total * (1.0 / exp_scale);
+}
+
+// What e of a tile is multiplied by, first by `unscale`: the position's factor times the tile's
+// weight. Where that would be denormal, exp_scale is taken from e instead, exactly.
+template <class T>
+struct TileFactor {
+    T factor, unscale;
+};
+
+template <class T>
+TileFactor<T> tile_factor(double factor, double weight) {
+    const double whole = factor * (weight * (1.0 / exp_scale));
+    const double size = whole < 0.0 ? -whole : whole;
+    return {static_cast<T>(size < 0x1p-120 ? whole * exp_scale : whole),
+            static_cast<T>(size < 0x1p-120 ? 1.0 / exp_scale : 1.0)};
+}
+
+// The first class at a position of the block.
+template <class T>
+T* class_row(const ClassArray& array, const ClassBlock& block, std::size_t position) {
+    if (array.data == nullptr) return nullptr;
+    const std::size_t number = block.first + position;
+    if (block.inner == 1)  // a division takes as long as some 50 logits
+        return static_cast<T*>(array.data) + static_cast<std::ptrdiff_t>(number) * array.run_stride;
+    return static_cast<T*>(array.data) +
+           static_cast<std::ptrdiff_t>(number / block.inner) * array.run_stride +
+           static_cast<std::ptrdiff_t>(number % block.inner) * array.inner_stride;
+}
+
+// The row after a position of the block, of the whole array's; nullptr if there is none.
+template <class T>
+const T* next_class_row(const ClassArray& array, const ClassBlock& block, std::size_t position) {
+    return block.first + position + 1 < block.total ? class_row<const T>(array, block, position + 1)
+                                                    : nullptr;
+}
+
+// A class, or its sum, at positions side by side.
+template <class T>
+using Column = T[column_count];
 
 // starts[i] = the first class at position first + i, or at `first` where that is past the block's
 // end. If all are neighbours it returns true, and only the first is set.
@@ -366,6 +419,76 @@ void sum_columns(std::size_t classes, Term term, Column<double>& total) {
             for (std::size_t i = 0; i < column_count; ++i) lanes[lane][i] += lanes[lane + half][i];
     // LaneSum starts from 0.0, so that its sum is never -0.0.
     for (std::size_t i = 0; i < column_count; ++i) total[i] = 0.0 + lanes[0][i];
+}
+
+// A tile of classes at positions side by side, as along rows.
+template <class T>
+struct ColumnTile {
+    Column<T> top, base;
+    Column<double> weight;
+};
+
+// Sets the tiles, and top to the largest of all.
+template <class T>
+void find_tiles(const Column<T>* x, std::size_t classes, ColumnTile<T>* tiles, Column<T>& top) {
+    for (T& value : top) value = -static_cast<T>(__builtin_inff());
+    for (std::size_t start = 0; start < classes; start += tile_size) {
+        ColumnTile<T>& tile = tiles[start / tile_size];
+        Column<T> best;  // not the tile's, which x might overlap for all that the compiler knows
+        largest_columns(x + start, classes - start < tile_size ? classes - start : tile_size, best);
+        for (std::size_t i = 0; i < column_count; ++i) {
+            tile.top[i] = best[i];
+            tile.base[i] = base_of(best[i]);
+            top[i] = best[i] > top[i] ? best[i] : top[i];
+        }
+    }
+    const std::size_t count = tile_count(classes);
+    for (std::size_t t = 0; t < count; ++t)
+        for (std::size_t i = 0; i < column_count; ++i)
+            tiles[t].weight[i] = count == 1 ? exp_scale
+                                            : exp_scaled(static_cast<double>(tiles[t].top[i]) -
+                                                         static_cast<double>(top[i]));
+}
+
+// x becomes e; sum[i] = what weigh_tiles returns of the sums of term(c, i, e).
+template <class T, class Term>
+void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, Column<double>& sum,
+                 Term term) {
+    for (double& value : sum) value = 0.0;
+    for (std::size_t start = 0; start < classes; start += tile_size) {
+        const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+        const ColumnTile<T>& tile = tiles[start / tile_size];
+        Column<T> base;  // as above
+        for (std::size_t i = 0; i < column_count; ++i) base[i] = tile.base[i];
+        for (std::size_t c = start; c < start + count; ++c)
+            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - base[i]);
+        Column<double> of_tile;
+        sum_columns<T>(
+            count,
+            [&](std::size_t c, std::size_t i) { return term(start + c, i, x[start + c][i]); },
+            of_tile);
+        for (std::size_t i = 0; i < column_count; ++i) sum[i] += tile.weight[i] * of_tile[i];
+    }
+    for (double& value : sum) value *= 1.0 / exp_scale;
+}
+
+// e becomes result(c, i, e * factor[i] * the tile's weight).
+template <class T, class Result>
+void scale_columns(Column<T>* e, std::size_t classes, const ColumnTile<T>* tiles,
+                   const Column<double>& factor, Result result) {
+    for (std::size_t start = 0; start < classes; start += tile_size) {
+        const std::size_t end = classes - start < tile_size ? classes : start + tile_size;
+        Column<T> of_tile, unscale;
+        for (std::size_t i = 0; i < column_count; ++i) {
+            const TileFactor<T> both =
+                tile_factor<T>(factor[i], tiles[start / tile_size].weight[i]);
+            of_tile[i] = both.factor;
+            unscale[i] = both.unscale;
+        }
+        for (std::size_t c = start; c < end; ++c)
+            for (std::size_t i = 0; i < column_count; ++i)
+                e[c][i] = result(c, i, e[c][i] * unscale[i] * of_tile[i]);
+    }
 }
 
 }  // namespace

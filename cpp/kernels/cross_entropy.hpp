@@ -12,6 +12,10 @@
 // rest is the sum of the others. Nothing is subtracted from 1, so a model that is sure keeps its
 // small loss and gradient.
 //
+// m is known only when all logits have been seen. So that they are read from memory once, exp and
+// the sums are computed tile by tile (classes.hpp) from m_t, the largest logit of the tile; what
+// comes of a tile is then weighed by exp(m_t - m), or m - m_t is added.
+//
 // Along rows and along columns: see classes.hpp.
 #pragma once
 
@@ -44,10 +48,8 @@ struct PositionSums {
 
 struct PositionResult {
     double loss, log_sum_exp;
-    // The gradient is e_c * unscale * factor - pull_c * grad_scale, and pivot_grad. The factor
-    // holds 1 / exp_scale: where it would be denormal, the scale is taken from e_c instead,
-    // exactly.
-    double factor, unscale, pivot_grad;
+    // The gradient is e_c * factor - pull_c * grad_scale, and pivot_grad.
+    double factor, pivot_grad;
 };
 
 inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
@@ -63,10 +65,7 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
     const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
     const double square = z_loss == 0.0 ? 0.0 : z_loss * (result.log_sum_exp * result.log_sum_exp);
     result.loss = own + (at.rest * log_sum + at.distance) + square;
-    const double factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
-    const double size = factor < 0.0 ? -factor : factor;
-    result.factor = size < 0x1p-120 ? factor * exp_scale : factor;
-    result.unscale = size < 0x1p-120 ? 1.0 / exp_scale : 1.0;
+    result.factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
     result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot * share_of) -
                          at.share * (at.others * share_of) - at.pull_at_pivot) *
                         grad_scale;
@@ -109,7 +108,15 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
     const T* weight = static_cast<const T*>(block.weight);
     const T cap = static_cast<T>(block.softcap);
     const bool capped = block.softcap != 0.0;
+    const bool one_pass = !scalars.soft && !capped;
+    const std::size_t tiles = tile_count(classes);
+    double only[3];  // of each tile its largest logit, later its weight, its sum, and its pulls'
+    double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
+    double* const tile_sums = tops + tiles;
+    double* const tile_pulls = tile_sums + tiles;
+    T* const scratch = reinterpret_cast<T*>(tile_pulls + tiles);  // if capped
     T tile[tile_size];
+    T pull_tile[tile_size];  // of probabilities
 
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* logits = class_row<const T>(block.logits, block, row);
@@ -123,86 +130,113 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                 for (std::size_t c = 0; c < classes; ++c) grad[c] = T{0};
             continue;
         }
-        T* scratch = static_cast<T*>(block.scratch);
         const T* x = logits;
         const T* next = next_class_row<T>(block.logits, block, row);
         if (capped) {
             for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
             x = scratch;
         }
-        const Top<T> found = scalars.soft ? find_top(x, classes) : Top<T>{largest(x, classes), 0};
-        const T top = found.value;
         const std::size_t pivot =
-            scalars.soft ? found.index : static_cast<std::size_t>(block.targets[row]);
-        if (block.correct) {
-            const bool hit = x[pivot] == top;
-            if (scalars.soft) {
-                const T likely = largest(probabilities, classes);
-                block.correct[row] = hit && first_index(probabilities, classes, likely) == pivot;
-            } else {
-                block.correct[row] = hit && first_index(x, pivot + 1, top) == pivot;
-            }
-        }
+            scalars.soft ? largest_index(x, classes) : static_cast<std::size_t>(block.targets[row]);
+        const T x_at_pivot = x[pivot];
+        T top = -static_cast<T>(__builtin_inff());  // so far
+        bool first = false;  // whether the pivot is the first of the largest so far
         PositionSums sums{};
-        sums.top = static_cast<double>(top);
-        sums.deficit = static_cast<double>(top) - static_cast<double>(x[pivot]);
 
-        const auto pulls = [&](std::size_t start, std::size_t count) {
-            for (std::size_t i = 0; i < count; ++i)
-                tile[i] =
-                    scalars.pull(weight, start + i, scalars.soft ? probabilities[start + i] : T{0});
+        // Calls use(pull), where pull(i) is that of class start + i.
+        const auto with_pulls = [&](std::size_t start, std::size_t count, auto use) {
+            if (!scalars.soft && !weight) return use([](std::size_t) { return T{1}; });
+            if (scalars.soft)
+                for (std::size_t i = 0; i < count; ++i)
+                    pull_tile[i] = scalars.pull(weight, start + i, probabilities[start + i]);
+            const T* of_tile = scalars.soft ? pull_tile : weight + start;
+            use([of_tile](std::size_t i) { return of_tile[i]; });
         };
-        LaneSum others{0.0}, distance, rest;
+        LaneSum distance, rest;
         if (scalars.pulls) distance = rest = LaneSum{0.0};
         T* e_row = capped ? scratch : grad;
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             const bool has_pivot = pivot - start < count;
             const T* in = x + start;
+            const T tile_top = largest(in, count);
+            const T base = base_of(tile_top);
+            tops[start / tile_size] = static_cast<double>(tile_top);
+            if (has_pivot && block.correct)
+                first = x_at_pivot > top && x_at_pivot == tile_top &&
+                        first_index(in, count, tile_top) == pivot - start;
+            top = tile_top > top ? tile_top : top;
             if (scalars.pulls) {
-                pulls(start, count);
-                distance.add<T>(count,
-                                [&](std::size_t i) { return distance_term(tile[i], top - in[i]); });
-                if (has_pivot) {
-                    const auto own = static_cast<double>(tile[pivot - start]);
+                with_pulls(start, count, [&](auto pull) {
+                    distance.add<T>(
+                        count, [&](std::size_t i) { return distance_term(pull(i), base - in[i]); });
+                    if (tiles > 1) {
+                        LaneSum all{0.0};
+                        all.add<T>(count, pull);
+                        tile_pulls[start / tile_size] = all.total();
+                    }
+                    if (!has_pivot) return;
+                    const auto own = static_cast<double>(pull(pivot - start));
                     sums.share = scalars.soft ? own : 0.0;
                     sums.pull_at_pivot = scalars.soft ? 0.0 : scalars.smooth * own;
-                    tile[pivot - start] = T{0};
+                });
+                if (scalars.soft) {
+                    if (has_pivot) pull_tile[pivot - start] = T{0};
+                    rest.add<T>(count, [&](std::size_t i) { return pull_tile[i]; });
                 }
-                if (scalars.soft) rest.add<T>(count, [&](std::size_t i) { return tile[i]; });
             }
             T* e = e_row ? e_row + start : tile;
-            exp_lanes(in, count, top, e, next ? next + start : nullptr);
-            if (has_pivot) {
-                sums.at_pivot = static_cast<double>(e[pivot - start]);
-                e[pivot - start] = T{0};
-            }
+            // What is read from memory next.
+            const T* ahead = next;
+            if (!one_pass && next)
+                ahead = next + start;
+            else if (one_pass && start + tile_size < classes)
+                ahead = in + tile_size;
+            exp_lanes(in, count, base, e, ahead);
+            if (has_pivot) e[pivot - start] = T{0};
+            LaneSum others{0.0};
             others.add<T>(count, [&](std::size_t i) { return e[i]; });
+            tile_sums[start / tile_size] = others.total();
         }
-        sums.others = others.total();
+        sums.top = static_cast<double>(top);
+        sums.deficit = sums.top - static_cast<double>(x_at_pivot);
+        sums.at_pivot = static_cast<double>(exp_scaled(x_at_pivot - top));
+        if (scalars.pulls) {
+            double beyond = 0.0;  // the tiles' largest logits
+            if (tiles > 1)
+                for (std::size_t t = 0; t < tiles; ++t)
+                    beyond += distance_term(tile_pulls[t], sums.top - tops[t]);
+            sums.distance = scalars.pull_scale * (distance.total() + beyond);
+        }
+        sums.others = weigh_tiles(tops, tile_sums, tiles, sums.top);
         sums.rest = scalars.soft ? rest.total() : scalars.rest;
-        sums.distance = scalars.pulls ? scalars.pull_scale * distance.total() : 0.0;
         if (!scalars.soft)
             sums.share = scalars.keep * (weight ? static_cast<double>(weight[pivot]) : 1.0);
 
         const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
         block.losses[row] = result.loss;
         if (block.log_sum_exp) block.log_sum_exp[row] = result.log_sum_exp;
-        if (block.correct && result.log_sum_exp != result.log_sum_exp) block.correct[row] = 0;
+        if (block.correct) {
+            bool hit = first && x_at_pivot == top;
+            if (scalars.soft)
+                hit = hit &&
+                      first_index(probabilities, classes, largest(probabilities, classes)) == pivot;
+            block.correct[row] = hit && result.log_sum_exp == result.log_sum_exp;
+        }
         if (!grad) continue;
 
-        const T unscale = static_cast<T>(result.unscale);
-        const T factor = static_cast<T>(result.factor);
-        const T pull = static_cast<T>(scalars.pull_scale * block.grad_scale);
+        const T pull_scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
         const T slope_at_pivot = capped ? soft_cap(logits[pivot], cap).slope : T{1};
         for (std::size_t start = 0; start < classes; start += tile_size) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const auto [factor, unscale] = tile_factor<T>(result.factor, tops[start / tile_size]);
             const T* e = e_row + start;
             T* out = grad + start;
             if (scalars.pulls) {
-                pulls(start, count);
-                for (std::size_t i = 0; i < count; ++i)
-                    tile[i] = e[i] * unscale * factor - pull * tile[i];
+                with_pulls(start, count, [&](auto pull) {
+                    for (std::size_t i = 0; i < count; ++i)
+                        tile[i] = e[i] * unscale * factor - pull_scale * pull(i);
+                });
             } else if (capped) {
                 for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * unscale * factor;
             } else {
@@ -230,6 +264,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
     auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
     auto* const pulls = x + classes;                         // if the targets are probabilities
     auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
+    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(slopes + (capped ? classes : 0));
 
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         const std::size_t left = block.positions - first;
@@ -243,13 +278,32 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                     slopes[c][i] = soft.slope;
                 }
         Column<T> top;
-        largest_columns(x, classes, top);
+        find_tiles(x, classes, tiles, top);
+        const auto distance_of = [&](T pull, std::size_t c, std::size_t i) {
+            return distance_term(pull, tiles[c / tile_size].base[i] - x[c][i]);
+        };
 
         // The pivots, and what hangs on the targets.
         Column<Index<T>> pivot, best, likely_at, ignored{};  // ignored: 0 or -1
         Index<T> any_ignored = 0;
         Column<T> own, x_at_pivot, at_pivot;
         Column<double> share, rest, distance, pull_at_pivot;
+        // What the distances from the tiles' largest logits leave out; pull(c, i) as there.
+        const auto add_beyond = [&](auto pull) {
+            if (classes <= tile_size) return;
+            Column<double> beyond{};
+            for (std::size_t start = 0; start < classes; start += tile_size) {
+                const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+                const ColumnTile<T>& tile = tiles[start / tile_size];
+                Column<double> all;
+                sum_columns<T>(
+                    count, [&](std::size_t c, std::size_t i) { return pull(start + c, i); }, all);
+                for (std::size_t i = 0; i < column_count; ++i)
+                    beyond[i] += distance_term(
+                        all[i], static_cast<double>(top[i]) - static_cast<double>(tile.top[i]));
+            }
+            for (std::size_t i = 0; i < column_count; ++i) distance[i] += beyond[i];
+        };
         for (std::size_t i = 0; i < column_count; ++i) {
             rest[i] = scalars.rest;
             share[i] = scalars.keep;
@@ -269,10 +323,9 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                     pulls[c][i] = scalars.pull(weight, c, pulls[c][i]);
             sum_columns<T>(
                 classes,
-                [&](std::size_t c, std::size_t i) {
-                    return distance_term(pulls[c][i], top[i] - x[c][i]);
-                },
+                [&](std::size_t c, std::size_t i) { return distance_of(pulls[c][i], c, i); },
                 distance);
+            add_beyond([&](std::size_t c, std::size_t i) { return pulls[c][i]; });
             pick_columns(pulls, pivot, own);
             sum_columns<T>(
                 classes,
@@ -297,9 +350,10 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
                 sum_columns<T>(
                     classes,
                     [&](std::size_t c, std::size_t i) {
-                        return distance_term(weight ? weight[c] : T{1}, top[i] - x[c][i]);
+                        return distance_of(weight ? weight[c] : T{1}, c, i);
                     },
                     distance);
+                add_beyond([&](std::size_t c, std::size_t) { return weight ? weight[c] : T{1}; });
                 for (std::size_t i = 0; i < column_count; ++i) {
                     distance[i] *= scalars.pull_scale;
                     pull_at_pivot[i] =
@@ -311,14 +365,11 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         pick_columns(x, pivot, x_at_pivot);
         for (std::size_t i = 0; i < column_count; ++i)
             at_pivot[i] = exp_scaled(x_at_pivot[i] - top[i]);
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - top[i]);
-        Column<T> factor, unscale, pivot_grad;
-        Column<double> others, losses, log_sum_exp;
-        sum_columns<T>(
-            classes,
-            [&](std::size_t c, std::size_t i) { return except_at<T>(c, pivot[i], T{0}, x[c][i]); },
-            others);
+        Column<T> pivot_grad;
+        Column<double> others, factor, losses, log_sum_exp;
+        exp_columns(x, classes, tiles, others, [&](std::size_t c, std::size_t i, T e) {
+            return except_at<T>(c, pivot[i], T{0}, e);
+        });
         for (std::size_t i = 0; i < column_count; ++i) {
             const double at_top = static_cast<double>(top[i]);
             const PositionSums sums{at_top,      at_top - static_cast<double>(x_at_pivot[i]),
@@ -329,8 +380,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
             losses[i] = ignored[i] ? 0.0 : result.loss;
             log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
             pivot_grad[i] = static_cast<T>(result.pivot_grad);
-            factor[i] = static_cast<T>(result.factor);
-            unscale[i] = static_cast<T>(result.unscale);
+            factor[i] = result.factor;
         }
         for (std::size_t i = 0; i < width; ++i) block.losses[first + i] = losses[i];
         if (block.log_sum_exp)
@@ -344,10 +394,9 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
 
         const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
         const auto set_grad = [&](auto pull) {
-            for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    x[c][i] = except_at<T>(c, pivot[i], pivot_grad[i],
-                                           x[c][i] * unscale[i] * factor[i] - pull(c, i));
+            scale_columns(x, classes, tiles, factor, [&](std::size_t c, std::size_t i, T scaled) {
+                return except_at<T>(c, pivot[i], pivot_grad[i], scaled - pull(c, i));
+            });
         };
         if (scalars.soft)
             set_grad([&](std::size_t c, std::size_t i) { return scale * pulls[c][i]; });

@@ -2,8 +2,9 @@
 //
 // With m the largest x, e_c = exp(x_c - m), and "others" the sum of e_c without the first c where
 // x_c = m, the top:
-//   softmax      y_c = e_c / (1 + others),             dx_c = y_c (g_c - sum_k g_k y_k),
+//   softmax      y_c = e_c / sum_k e_k,                dx_c = y_c (g_c - sum_k g_k y_k),
 //   log_softmax  y_c = (x_c - m) - log(1 + others),    dx_c = g_c - exp(y_c) sum_k g_k.
+// By tiles, as in cross_entropy.hpp; the top of a tile is added last to what the others are.
 // Along rows and along columns: see classes.hpp.
 #pragma once
 
@@ -31,42 +32,63 @@ T exp_of_log(T y) {
     return exp_scaled(y) * static_cast<T>(1.0 / exp_scale);
 }
 
-// log(1 + others / at_top), where at_top is exp_scale, or NaN.
-inline double log_sum(double others, double at_top) {
-    return log1p(others * (at_top * (1.0 / (exp_scale * exp_scale))));
+// log(1 + others), which are scaled by exp_scale; NaN if the largest x is infinite.
+template <class T>
+T log_sum_of(double others, T top) {
+    const auto at_top = static_cast<double>(exp_scaled(top - top));
+    return static_cast<T>(log1p(others * (at_top * (1.0 / (exp_scale * exp_scale)))));
 }
 
 template <class T, bool log>
 void softmax_rows(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    T tile[tile_size];
+    const std::size_t tiles = tile_count(classes);
+    double only[3];  // of each tile its largest x, later its weight, its sum, and e of the largest
+    double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
+    double* const sums = tops + tiles;
+    double* const at_tops = sums + tiles;
+    T e_tile[tile_size];
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* x = class_row<const T>(block.x, block, row);
         const T* next = next_class_row<T>(block.x, block, row);
         T* out = class_row<T>(block.out, block, row);
-        const Top<T> found = find_top(x, classes);
-        const T top = found.value;
-        const std::size_t top_at = found.index;
-        T at_top{};
-        LaneSum sum{0.0};
-        for (std::size_t start = 0; start < classes; start += tile_size) {
+        T top = -static_cast<T>(__builtin_inff());  // so far
+        std::size_t top_tile = 0;
+        for (std::size_t t = 0; t < tiles; ++t) {
+            const std::size_t start = t * tile_size;
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            T* e = log ? tile : out + start;
-            exp_lanes(x + start, count, top, e, next ? next + start : nullptr);
-            if (top_at - start < count) {
-                at_top = e[top_at - start];
-                e[top_at - start] = T{0};
+            const T* in = x + start;
+            const T tile_top = largest(in, count);
+            const std::size_t at = log ? first_index(in, count, tile_top) : 0;
+            tops[t] = static_cast<double>(tile_top);
+            top_tile = tile_top > top ? t : top_tile;
+            top = tile_top > top ? tile_top : top;
+            T* e = log ? e_tile : out + start;
+            exp_lanes(in, count, base_of(tile_top), e, t + 1 < tiles ? in + tile_size : next);
+            if constexpr (log) {
+                at_tops[t] = static_cast<double>(e[at]);
+                e[at] = T{0};
+                // Here, where x is in the first cache, and exp has left the memory time.
+                if (out != x) copy_lanes(in, count, out + start);
             }
+            LaneSum sum{0.0};
             sum.add<T>(count, [&](std::size_t i) { return e[i]; });
+            sums[t] = sum.total();
         }
-        const double others = sum.total();
         if constexpr (log) {
-            const T scalar = static_cast<T>(log_sum(others, static_cast<double>(at_top)));
-            for (std::size_t c = 0; c < classes; ++c) out[c] = (x[c] - top) - scalar;
+            for (std::size_t t = 0; t < tiles; ++t)
+                if (t != top_tile) sums[t] += at_tops[t];
+            const double others = weigh_tiles(tops, sums, tiles, static_cast<double>(top));
+            const T scalar = log_sum_of(others, top);
+            for (std::size_t c = 0; c < classes; ++c) out[c] = (out[c] - top) - scalar;
         } else {
-            const T factor = static_cast<T>(1.0 / (others + static_cast<double>(at_top)));
-            out[top_at] = at_top;
-            for (std::size_t c = 0; c < classes; ++c) out[c] *= factor;
+            const double all = weigh_tiles(tops, sums, tiles, static_cast<double>(top));
+            for (std::size_t t = 0; t < tiles; ++t) {
+                const std::size_t start = t * tile_size;
+                const std::size_t end = classes - start < tile_size ? classes : start + tile_size;
+                const auto [factor, unscale] = tile_factor<T>(1.0 / all, tops[t]);
+                for (std::size_t c = start; c < end; ++c) out[c] = out[c] * unscale * factor;
+            }
         }
     }
 }
@@ -91,46 +113,64 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
     }
 }
 
-template <class T, bool log>
+template <class T>
 void softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
     auto* const x = static_cast<Column<T>*>(block.scratch);
+    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(x + classes);
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
-        Column<T> top, at_top, scalar;
-        Column<Index<T>> top_at;
-        Column<double> others;
-        largest_columns(x, classes, top);
-        first_index_columns(x, classes, top, top_at);
-        if constexpr (log) {
-            pick_columns(x, top_at, at_top);
-            for (std::size_t i = 0; i < column_count; ++i)
-                at_top[i] = exp_scaled(at_top[i] - top[i]);
+        Column<T> top;
+        Column<double> all;
+        find_tiles(x, classes, tiles, top);
+        exp_columns(x, classes, tiles, all, [](std::size_t, std::size_t, T e) { return e; });
+        for (double& value : all) value = 1.0 / value;
+        scale_columns(x, classes, tiles, all,
+                      [](std::size_t, std::size_t, T scaled) { return scaled; });
+        store_columns(x, block.out, block, first);
+    }
+}
+
+template <class T>
+void log_softmax_columns(const SoftmaxBlock& block) {
+    const std::size_t classes = block.classes;
+    auto* const x = static_cast<Column<T>*>(block.scratch);
+    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(x + classes);
+    for (std::size_t first = 0; first < block.positions; first += column_count) {
+        load_columns(block.x, block, first, x);
+        Column<T> top, scalar;
+        Column<double> others{};
+        find_tiles(x, classes, tiles, top);
+        bool seen[column_count]{};  // the largest of all
+        for (std::size_t start = 0; start < classes; start += tile_size) {
+            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const Column<T>* const in = x + start;
+            const ColumnTile<T> tile = tiles[start / tile_size];
+            Column<Index<T>> top_at;
+            Column<double> sum;
+            first_index_columns(in, count, tile.top, top_at);
             sum_columns<T>(
-                classes,
+                count,
                 [&](std::size_t c, std::size_t i) {
-                    return except_at<T>(c, top_at[i], T{0}, exp_scaled(x[c][i] - top[i]));
+                    return except_at<T>(c, top_at[i], T{0}, exp_scaled(in[c][i] - tile.base[i]));
                 },
-                others);
-        } else {
-            for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    x[c][i] = exp_scaled(x[c][i] - top[i]);
-            pick_columns(x, top_at, at_top);
-            sum_columns<T>(
-                classes,
-                [&](std::size_t c, std::size_t i) {
-                    return except_at<T>(c, top_at[i], T{0}, x[c][i]);
-                },
-                others);
+                sum);
+            if (classes > tile_size) {
+                Column<T> at_top;
+                pick_columns(in, top_at, at_top);
+                for (std::size_t i = 0; i < column_count; ++i) {
+                    const bool is_top = !seen[i] && tile.top[i] == top[i];
+                    seen[i] = seen[i] || is_top;
+                    const T e = exp_scaled(at_top[i] - tile.base[i]);
+                    sum[i] = is_top ? sum[i] : sum[i] + static_cast<double>(e);
+                }
+            }
+            for (std::size_t i = 0; i < column_count; ++i) others[i] += tile.weight[i] * sum[i];
         }
-        for (std::size_t i = 0; i < column_count; ++i) {
-            const auto at = static_cast<double>(at_top[i]);
-            scalar[i] = static_cast<T>(log ? log_sum(others[i], at) : 1.0 / (others[i] + at));
-        }
+        for (std::size_t i = 0; i < column_count; ++i)
+            scalar[i] = log_sum_of(others[i] * (1.0 / exp_scale), top[i]);
         for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i)
-                x[c][i] = log ? (x[c][i] - top[i]) - scalar[i] : x[c][i] * scalar[i];
+            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = (x[c][i] - top[i]) - scalar[i];
         store_columns(x, block.out, block, first);
     }
 }
@@ -161,7 +201,7 @@ void softmax_backward_columns(const SoftmaxBlock& block) {
 template <class T>
 constexpr SoftmaxKernels softmax_kernels() {
     return {{softmax_rows<T, false>, softmax_rows<T, true>},
-            {softmax_columns<T, false>, softmax_columns<T, true>},
+            {softmax_columns<T>, log_softmax_columns<T>},
             {softmax_backward_rows<T, false>, softmax_backward_rows<T, true>},
             {softmax_backward_columns<T, false>, softmax_backward_columns<T, true>}};
 }

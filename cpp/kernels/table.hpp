@@ -18,6 +18,11 @@ constexpr int max_options = 12;
 constexpr int max_states = 3;
 constexpr std::size_t norm_lanes = 32;
 constexpr std::size_t column_count = 32;  // positions that cross-entropy takes side by side
+constexpr std::size_t tile_size = 2048;   // classes that are added up in the element type
+
+constexpr std::size_t tile_count(std::size_t classes) {
+    return (classes + tile_size - 1) / tile_size;
+}
 
 // The values an option of an optimizer may take.
 enum class Domain : int {
@@ -94,9 +99,10 @@ struct ClassBlock {
     void* scratch;  // along columns, and along rows where that is said
 };
 
-// A block of cross-entropy. `T` is the element type of the table's entry. Scratch is T [classes]
-// columns, twice that with probabilities and once more with softcap; T [classes] along rows with
-// softcap.
+// A block of cross-entropy. `T` is the element type of the table's entry. Scratch along columns: T
+// [classes] columns, twice that with probabilities and once more with softcap, and of each tile two
+// columns of T and one of double. Along rows, with more than one tile or softcap: three double of
+// each tile, and T [classes] with softcap.
 struct CrossEntropyBlock : ClassBlock {
     ClassArray logits;            // T
     ClassArray grad;              // T, may be `logits`; values only if there is none
@@ -142,8 +148,10 @@ struct Pointwise {
     void (*run[type_count])(const PointwiseRun& run);
 };
 
-// A block of softmax, log_softmax or their backward forms. Scratch is T [classes] columns, twice
-// that for the backward forms.
+// A block of softmax, log_softmax or their backward forms. Scratch along columns: T [classes]
+// columns, twice that for the backward forms, and of each tile two columns of T and one of double
+// for the others. Along rows, with more than one tile: three double of each, not for the backward
+// forms.
 struct SoftmaxBlock : ClassBlock {
     ClassArray x;     // T; the result of the forward form for the backward form
     ClassArray grad;  // T, the backward form's

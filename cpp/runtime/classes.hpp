@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../kernels/table.hpp"
+#include "grid.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
 #include "tuning.hpp"
@@ -21,6 +22,14 @@ template <class... Arrays>
 bool runs_along_rows(std::size_t classes, const Arrays&... arrays) {
     return classes > few_classes &&
            ((arrays.data == nullptr || arrays.class_stride == 1) && ... && true);
+}
+
+// Bytes of scratch for so many columns of classes, and of tiles; for so many elements of a row.
+inline std::size_t column_scratch(Type type, std::size_t classes, std::size_t tiles) {
+    return column_count * (size_of(type) * (classes + 2 * tiles) + sizeof(double) * tiles);
+}
+inline std::size_t row_scratch(Type type, std::size_t classes, std::size_t tiles) {
+    return sizeof(double) * 3 * tiles + size_of(type) * classes;
 }
 
 // Calls body(block) for blocks of `whole`'s positions, a `Block` derived from ClassBlock, with

@@ -11,12 +11,19 @@
 namespace fastopt {
 namespace {
 
+std::int64_t count_ignored(const std::vector<std::int64_t>& targets, std::int64_t ignore_index) {
+    std::int64_t all = 0;
+    for (const std::int64_t target : targets) all |= target;
+    if (ignore_index < 0 && all >= 0) return 0;  // seen at a fraction of the time of a count
+    return std::count(targets.begin(), targets.end(), ignore_index);
+}
+
 template <class T>
 double denominator_of(const std::vector<std::int64_t>& targets, std::int64_t ignore_index,
                       const std::vector<double>& weight) {
     if (weight.empty())
-        return static_cast<double>(static_cast<std::ptrdiff_t>(targets.size()) -
-                                   std::count(targets.begin(), targets.end(), ignore_index));
+        return static_cast<double>(static_cast<std::int64_t>(targets.size()) -
+                                   count_ignored(targets, ignore_index));
     double sum = 0.0;
     for (const std::int64_t target : targets)
         if (target != ignore_index)
@@ -63,15 +70,17 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     whole.z_loss = batch.z_loss;
     whole.softcap = batch.softcap;
 
+    const bool capped = batch.softcap != 0.0;
+    const std::size_t tiles = tile_count(batch.classes);
     std::size_t scratch_size = 0;
     if (!along_rows)
-        scratch_size = batch.classes * column_count * (1 + soft + (batch.softcap != 0.0));
-    else if (batch.softcap != 0.0)
-        scratch_size = batch.classes;
+        scratch_size = column_scratch(batch.type, batch.classes * (1 + soft + capped), tiles);
+    else if (tiles > 1 || capped)
+        scratch_size = row_scratch(batch.type, batch.classes * capped, tiles);
     const auto kernel =
         (along_rows ? kernels().cross_entropy_rows
                     : kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
-    each_class_block(whole, along_rows, scratch_size * sizeof(T), [&](CrossEntropyBlock& block) {
+    each_class_block(whole, along_rows, scratch_size, [&](CrossEntropyBlock& block) {
         block.targets = soft ? nullptr : batch.targets.data() + block.first;
         block.losses = losses.get() + block.first;
         block.log_sum_exp = log_sum_exp ? log_sum_exp.get() + block.first : nullptr;
@@ -92,7 +101,7 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     });
     if (batch.counts_correct) {
         result.counted = static_cast<std::int64_t>(batch.positions) -
-                         std::count(batch.targets.begin(), batch.targets.end(), batch.ignore_index);
+                         count_ignored(batch.targets, batch.ignore_index);
         result.correct = std::count(correct.begin(), correct.end(), 1);
     }
     return result;

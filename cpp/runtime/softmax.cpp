@@ -21,8 +21,13 @@ void run_softmax(const SoftmaxBatch& batch) {
     whole.x = batch.x;
     whole.grad = batch.grad;
     whole.out = batch.out;
-    const std::size_t columns = along_rows ? 0 : batch.classes * (1 + backward);
-    each_class_block(whole, along_rows, columns * column_count * size_of(batch.type), kernel);
+    const std::size_t tiles = backward ? 0 : tile_count(batch.classes);
+    std::size_t scratch_size = 0;
+    if (!along_rows)
+        scratch_size = column_scratch(batch.type, batch.classes * (1 + backward), tiles);
+    else if (tiles > 1)
+        scratch_size = row_scratch(batch.type, 0, tiles);
+    each_class_block(whole, along_rows, scratch_size, kernel);
 }
 
 }  // namespace fastopt

@@ -21,8 +21,9 @@ def log_softmax(x: FloatArray, axis: int = -1) -> FloatArray:
         top = np.expand_dims(x.argmax(axis=axis), axis)
         shifted = x - np.take_along_axis(x, top, axis)
         e = np.exp(shifted)
+        at_top = np.take_along_axis(e, top, axis)  # 1, or NaN
         np.put_along_axis(e, top, 0.0, axis)
-        return np.asarray(shifted - np.log1p(e.sum(axis=axis, keepdims=True)))
+        return np.asarray(shifted - np.log1p(e.sum(axis=axis, keepdims=True) / at_top))
 
 
 def softmax_backward(grad: FloatArray, y: FloatArray, axis: int = -1) -> FloatArray:
