@@ -50,6 +50,12 @@ struct LaneSum {
                 partial[lane] += term(start + lane);
         for (std::size_t lane = 0; start + lane < count; ++lane)
             partial[lane] += term(start + lane);
+        add_tile(partial);
+    }
+
+    // Adds the lanes of a tile.
+    template <class T>
+    void add_tile(const T (&partial)[lane_count]) {
         for (std::size_t lane = 0; lane < lane_count; ++lane)
             lanes[lane] += static_cast<double>(partial[lane]);
     }
@@ -144,37 +150,56 @@ inline __attribute__((always_inline)) void prefetch(const T* x, std::size_t coun
     for (std::size_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(x + i, 0, 3);
 }
 
-// e[i] = exp(x[i] - base) * exp_scale for i < count; e may be x. Asks for what lies at `next`
-// meanwhile, and for what lies behind e: a write, too, waits for what was there.
-template <class T>
-void exp_lanes(const T* x, std::size_t count, T base, T* e, const T* next) {
+// The sum of e_i = exp(x[i] - base) * exp_scale for i < count, at most a tile, without the one at
+// left_out, if that is less than count. Calls use(start, e, n), lanes after lanes, with the e of x
+// + start, n of them; the one left out is 0 there, and stored in `at`. Asks for what lies at `next`
+// meanwhile.
+template <class T, class Use>
+inline __attribute__((always_inline)) double sum_exp(const T* x, std::size_t count, T base,
+                                                     std::size_t left_out, T& at, const T* next,
+                                                     Use use) {
+    T partial[lane_count];
+    for (T& lane : partial) lane = T{0};
+    T e[lane_count];
+    const auto take_all = [&](std::size_t start, const T* values, std::size_t n) {
+        for (std::size_t i = 0; i < n; ++i) partial[i] += values[i];
+        use(start, values, n);
+    };
+    const auto take = [&](std::size_t start, std::size_t n) {
+        if (left_out - start >= n) return take_all(start, e, n);
+        T others[lane_count];  // e itself stays in registers if it is never indexed
+        for (std::size_t i = 0; i < lane_count; ++i) others[i] = e[i];
+        at = others[left_out - start];
+        others[left_out - start] = T{0};
+        take_all(start, others, n);
+    };
     std::size_t start = 0;
-    T values[lane_count];  // or the loop would not be vectorized where e is x
     for (; start + lane_count <= count; start += lane_count) {
         prefetch(next ? next + start : nullptr, lane_count);
-        prefetch(e != x ? e + start + write_ahead<T> : nullptr, lane_count);
-        for (std::size_t lane = 0; lane < lane_count; ++lane)
-            values[lane] = exp_scaled(x[start + lane] - base);
-        for (std::size_t lane = 0; lane < lane_count; ++lane) e[start + lane] = values[lane];
+        for (std::size_t i = 0; i < lane_count; ++i) e[i] = exp_scaled(x[start + i] - base);
+        take(start, lane_count);
     }
-    if (start == count) return;
-    // The rest by whole vectors too, of which not all is used.
-    for (T& value : values) value = base;
-    for (std::size_t lane = 0; start + lane < count; ++lane) values[lane] = x[start + lane];
-    for (std::size_t lane = 0; lane < lane_count; ++lane)
-        values[lane] = exp_scaled(values[lane] - base);
-    for (std::size_t lane = 0; start + lane < count; ++lane) e[start + lane] = values[lane];
+    if (start < count) {
+        // The rest by whole vectors too, of which not all is used.
+        for (T& value : e) value = base;
+        for (std::size_t i = 0; start + i < count; ++i) e[i] = x[start + i];
+        for (std::size_t i = 0; i < lane_count; ++i) e[i] = exp_scaled(e[i] - base);
+        take(start, count - start);
+    }
+    LaneSum sum{0.0};
+    sum.add_tile(partial);
+    return sum.total();
 }
 
-// to[i] = x[i] for i < count. Asks for what lies behind `to` meanwhile.
+// For sum_exp: writes e, or another row, to `to`, which may be x. Asks for what lies behind it: a
+// write, too, waits for what was there.
 template <class T>
-void copy_lanes(const T* x, std::size_t count, T* to) {
-    std::size_t start = 0;
-    for (; start + lane_count <= count; start += lane_count) {
-        prefetch(to + start + write_ahead<T>, lane_count);
-        for (std::size_t lane = 0; lane < lane_count; ++lane) to[start + lane] = x[start + lane];
-    }
-    for (; start < count; ++start) to[start] = x[start];
+auto write_lanes(const T* x, T* to) {
+    T* const ahead = to != x ? to + write_ahead<T> : nullptr;
+    return [=](std::size_t start, const T* e, std::size_t n) {
+        prefetch(ahead ? ahead + start : nullptr, lane_count);
+        for (std::size_t i = 0; i < n; ++i) to[start + i] = e[i];
+    };
 }
 
 // The tiles of a position, from the largest element of each and the sum of its e: sets the weights

@@ -185,18 +185,20 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                     rest.add<T>(count, [&](std::size_t i) { return pull_tile[i]; });
                 }
             }
-            T* e = e_row ? e_row + start : tile;
             // What is read from memory next.
             const T* ahead = next;
             if (!one_pass && next)
                 ahead = next + start;
             else if (one_pass && start + tile_size < classes)
                 ahead = in + tile_size;
-            exp_lanes(in, count, base, e, ahead);
-            if (has_pivot) e[pivot - start] = T{0};
-            LaneSum others{0.0};
-            others.add<T>(count, [&](std::size_t i) { return e[i]; });
-            tile_sums[start / tile_size] = others.total();
+            T at{};
+            double& sum = tile_sums[start / tile_size];
+            if (e_row)
+                sum = sum_exp(in, count, base, pivot - start, at, ahead,
+                              write_lanes(in, e_row + start));
+            else
+                sum = sum_exp(in, count, base, pivot - start, at, ahead,
+                              [](std::size_t, const T*, std::size_t) {});
         }
         sums.top = static_cast<double>(top);
         sums.deficit = sums.top - static_cast<double>(x_at_pivot);

@@ -47,7 +47,6 @@ void softmax_rows(const SoftmaxBlock& block) {
     double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
     double* const sums = tops + tiles;
     double* const at_tops = sums + tiles;
-    T e_tile[tile_size];
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* x = class_row<const T>(block.x, block, row);
         const T* next = next_class_row<T>(block.x, block, row);
@@ -59,21 +58,25 @@ void softmax_rows(const SoftmaxBlock& block) {
             const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
             const T* in = x + start;
             const T tile_top = largest(in, count);
-            const std::size_t at = log ? first_index(in, count, tile_top) : 0;
             tops[t] = static_cast<double>(tile_top);
             top_tile = tile_top > top ? t : top_tile;
             top = tile_top > top ? tile_top : top;
-            T* e = log ? e_tile : out + start;
-            exp_lanes(in, count, base_of(tile_top), e, t + 1 < tiles ? in + tile_size : next);
+            const T* ahead = t + 1 < tiles ? in + tile_size : next;
+            const T base = base_of(tile_top);
+            T at_top{};
             if constexpr (log) {
-                at_tops[t] = static_cast<double>(e[at]);
-                e[at] = T{0};
-                // Here, where x is in the first cache, and exp has left the memory time.
-                if (out != x) copy_lanes(in, count, out + start);
+                // x goes to its place at once, while it is in the first cache and exp leaves the
+                // memory time.
+                const auto copy = write_lanes(x, out);
+                sums[t] = sum_exp(in, count, base, first_index(in, count, tile_top), at_top, ahead,
+                                  [&](std::size_t first, const T*, std::size_t n) {
+                                      if (out != x) copy(start + first, in + first, n);
+                                  });
+            } else {
+                sums[t] =
+                    sum_exp(in, count, base, count, at_top, ahead, write_lanes(in, out + start));
             }
-            LaneSum sum{0.0};
-            sum.add<T>(count, [&](std::size_t i) { return e[i]; });
-            sums[t] = sum.total();
+            at_tops[t] = static_cast<double>(at_top);
         }
         if constexpr (log) {
             for (std::size_t t = 0; t < tiles; ++t)
