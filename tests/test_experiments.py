@@ -311,6 +311,28 @@ def test_what_a_journal_has_comes_back(tmp_path: Path, iris: ft.Data, runs: list
             np.testing.assert_array_equal(figures(there)[:2], figures(here)[:2])
 
 
+@pytest.mark.parametrize("interrupted", ["fastopt.train.to_json", "os.fsync"])
+def test_ctrl_c_while_a_run_is_written(
+    interrupted: str,
+    tmp_path: Path,
+    iris: ft.Data,
+    runs: list[fx.Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with fx.Journal(tmp_path / "runs.jsonl", SPACE, iris) as journal:
+        journal.add(runs[0])
+        monkeypatch.setattr(interrupted, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.add(runs[1])
+        monkeypatch.undo()
+        reported = [run.config for run in journal.finished]
+    with fx.Journal(tmp_path / "runs.jsonl", SPACE, iris) as journal:
+        assert [run.config for run in journal.finished] == reported
+
+
 def test_a_journal_that_was_cut_anywhere_goes_on(
     tmp_path: Path, iris: ft.Data, runs: list[fx.Run]
 ) -> None:

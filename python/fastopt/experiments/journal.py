@@ -91,7 +91,8 @@ class Journal:
         if rest:
             self._file.truncate(len(whole) + len(newline))
         if not lines:
-            self._write(head)
+            self._file.write(_line(head))
+            self._sync()
 
     def _damaged(self, number: int) -> JournalError:
         return JournalError(
@@ -149,12 +150,15 @@ class Journal:
         """Write a run to the end of the file, and see that it is on the disk."""
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
-        self.finished.append(run)  # first: Ctrl-C within the write must not hide it from a report
-        self._write({"config": config, "history": run.history.state_dict()})
+        line = _line({"config": config, "history": run.history.state_dict()})
+        # Ctrl-C comes before or after the call: what is reported and what is in the file agree.
+        try:
+            self._file.write(line)
+        finally:
+            self.finished.append(run)
+        self._sync()
 
-    def _write(self, facts: Mapping[str, Any]) -> None:
-        line = json.dumps(json.loads(ft.to_json(facts)))  # without NaN, on one line
-        self._file.write(line.encode() + b"\n")
+    def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -168,6 +172,10 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _line(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(json.loads(ft.to_json(facts))).encode() + b"\n"  # without NaN, on one line
 
 
 def _text(value: Any) -> str:
