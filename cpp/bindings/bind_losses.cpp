@@ -129,14 +129,19 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
         const bool ignored = (kind != 'u' || index >= 0) & (index == ignore_index);
         return (static_cast<std::uint64_t>(index) < static_cast<std::uint64_t>(classes)) | ignored;
     };
-    // The sign bit says whether any is outside [0, classes): unlike is_fine, in vectors.
-    std::uint64_t outside = 0;
+    // The same in vectors, for all: the sign bit of (a | b - a) says that a is outside [0, b], that
+    // of (c | -c) that c is not 0.
     const auto last = static_cast<std::uint64_t>(classes) - 1;
+    const auto ignored = static_cast<std::uint64_t>(ignore_index);
+    const std::uint64_t none_is_ignored = kind == 'u' && ignore_index < 0 ? ~std::uint64_t{0} : 0;
+    std::uint64_t wrong = 0;
     for (const std::int64_t index : indices) {
         const auto bits = static_cast<std::uint64_t>(index);
-        outside |= bits | (last - bits);
+        const std::uint64_t apart = bits ^ ignored;
+        wrong |= (bits | (last - bits)) & (apart | (0 - apart) | none_is_ignored);
     }
-    for (std::size_t i = 0; outside >> 63 != 0 && i < indices.size(); ++i) {
+    if (wrong >> 63 == 0) return indices;
+    for (std::size_t i = 0; i < indices.size(); ++i) {
         if (is_fine(indices[i])) continue;
         throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
                               std::string(py::str(array.attr("flat")[py::int_(i)])) +

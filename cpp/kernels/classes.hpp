@@ -124,16 +124,15 @@ std::size_t largest_index(const T* x, std::size_t count) {
     T best = -static_cast<T>(__builtin_inff());
     std::size_t tile = 0;
     for (std::size_t start = 0; start < count; start += tile_size) {
-        const T top = largest(x + start, count - start < tile_size ? count - start : tile_size);
+        const T top = largest(x + start, tile_length(count, start));
         tile = top > best ? start : tile;
         best = top > best ? top : best;
     }
-    const std::size_t size = count - tile < tile_size ? count - tile : tile_size;
-    return tile + first_index(x + tile, size, best);
+    return tile + first_index(x + tile, tile_length(count, tile), best);
 }
 
-// What exp(x - m) is computed from in a tile whose largest element is `top`: also where all are
-// -inf there is something to add up, zeros.
+// What exp(x - m_t) of a tile is computed from: m_t, its largest element; 0 where all are -inf, so
+// that their exp are 0 and not NaN.
 template <class T>
 T base_of(T top) {
     return top == -static_cast<T>(__builtin_inff()) ? T{0} : top;
@@ -151,9 +150,9 @@ inline __attribute__((always_inline)) void prefetch(const T* x, std::size_t coun
 }
 
 // The sum of e_i = exp(x[i] - base) * exp_scale for i < count, at most a tile, without the one at
-// left_out, if that is less than count. Calls use(start, e, n), lanes after lanes, with the e of x
-// + start, n of them; the one left out is 0 there, and stored in `at`. Asks for what lies at `next`
-// meanwhile.
+// left_out, if that is less than count. Calls use(start, e, n), 64 classes at a time, with n of
+// them from `start` on; the one left out is 0 there, and stored in `at`. Prefetches what lies at
+// `next`.
 template <class T, class Use>
 inline __attribute__((always_inline)) double sum_exp(const T* x, std::size_t count, T base,
                                                      std::size_t left_out, T& at, const T* next,
@@ -181,6 +180,7 @@ inline __attribute__((always_inline)) double sum_exp(const T* x, std::size_t cou
     }
     if (start < count) {
         // The rest by whole vectors too, of which not all is used.
+        prefetch(next ? next + start : nullptr, count - start);
         for (T& value : e) value = base;
         for (std::size_t i = 0; start + i < count; ++i) e[i] = x[start + i];
         for (std::size_t i = 0; i < lane_count; ++i) e[i] = exp_scaled(e[i] - base);
@@ -191,8 +191,8 @@ inline __attribute__((always_inline)) double sum_exp(const T* x, std::size_t cou
     return sum.total();
 }
 
-// For sum_exp: writes e, or another row, to `to`, which may be x. Asks for what lies behind it: a
-// write, too, waits for what was there.
+// For sum_exp: writes what it is called with to `to`, which may be x. Prefetches what lies
+// write_ahead further: a write, too, waits for what was there.
 template <class T>
 auto write_lanes(const T* x, T* to) {
     T* const ahead = to != x ? to + write_ahead<T> : nullptr;
@@ -216,7 +216,8 @@ inline double weigh_tiles(double* tops, const double* sums, std::size_t tiles, d
 }
 
 // What e of a tile is multiplied by, first by `unscale`: the position's factor times the tile's
-// weight. Where that would be denormal, exp_scale is taken from e instead, exactly.
+// weight, without the weight's exp_scale. Where that would be denormal it stays, and is taken from
+// e instead.
 template <class T>
 struct TileFactor {
     T factor, unscale;
@@ -224,10 +225,11 @@ struct TileFactor {
 
 template <class T>
 TileFactor<T> tile_factor(double factor, double weight) {
-    const double whole = factor * (weight * (1.0 / exp_scale));
-    const double size = whole < 0.0 ? -whole : whole;
-    return {static_cast<T>(size < 0x1p-120 ? whole * exp_scale : whole),
-            static_cast<T>(size < 0x1p-120 ? 1.0 / exp_scale : 1.0)};
+    const double scaled = factor * weight;
+    const double size = scaled < 0.0 ? -scaled : scaled;
+    const bool tiny = size < 0x1p-120 * exp_scale;
+    return {static_cast<T>(tiny ? scaled : scaled * (1.0 / exp_scale)),
+            static_cast<T>(tiny ? 1.0 / exp_scale : 1.0)};
 }
 
 // The first class at a position of the block.
@@ -424,7 +426,7 @@ void sum_columns(std::size_t classes, Term term, Column<double>& total) {
     } else {
         Column<T> partial[lane_count];
         for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const std::size_t count = tile_length(classes, start);
             const std::size_t filled = count < lane_count ? count : lane_count;
             for (std::size_t c = 0; c < filled; ++c)
                 for (std::size_t i = 0; i < column_count; ++i) partial[c][i] = term(start + c, i);
@@ -460,7 +462,7 @@ void find_tiles(const Column<T>* x, std::size_t classes, ColumnTile<T>* tiles, C
     for (std::size_t start = 0; start < classes; start += tile_size) {
         ColumnTile<T>& tile = tiles[start / tile_size];
         Column<T> best;  // not the tile's, which x might overlap for all that the compiler knows
-        largest_columns(x + start, classes - start < tile_size ? classes - start : tile_size, best);
+        largest_columns(x + start, tile_length(classes, start), best);
         for (std::size_t i = 0; i < column_count; ++i) {
             tile.top[i] = best[i];
             tile.base[i] = base_of(best[i]);
@@ -469,10 +471,12 @@ void find_tiles(const Column<T>* x, std::size_t classes, ColumnTile<T>* tiles, C
     }
     const std::size_t count = tile_count(classes);
     for (std::size_t t = 0; t < count; ++t)
-        for (std::size_t i = 0; i < column_count; ++i)
-            tiles[t].weight[i] = count == 1 ? exp_scale
-                                            : exp_scaled(static_cast<double>(tiles[t].top[i]) -
-                                                         static_cast<double>(top[i]));
+        if (count == 1)  // as in weigh_tiles
+            for (double& weight : tiles[t].weight) weight = exp_scale;
+        else
+            for (std::size_t i = 0; i < column_count; ++i)
+                tiles[t].weight[i] =
+                    exp_scaled(static_cast<double>(tiles[t].top[i]) - static_cast<double>(top[i]));
 }
 
 // x becomes e; sum[i] = what weigh_tiles returns of the sums of term(c, i, e).
@@ -481,9 +485,9 @@ void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, 
                  Term term) {
     for (double& value : sum) value = 0.0;
     for (std::size_t start = 0; start < classes; start += tile_size) {
-        const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+        const std::size_t count = tile_length(classes, start);
         const ColumnTile<T>& tile = tiles[start / tile_size];
-        Column<T> base;  // as above
+        Column<T> base;  // not the tile's, which x might overlap for all that the compiler knows
         for (std::size_t i = 0; i < column_count; ++i) base[i] = tile.base[i];
         for (std::size_t c = start; c < start + count; ++c)
             for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - base[i]);
@@ -502,7 +506,7 @@ template <class T, class Result>
 void scale_columns(Column<T>* e, std::size_t classes, const ColumnTile<T>* tiles,
                    const Column<double>& factor, Result result) {
     for (std::size_t start = 0; start < classes; start += tile_size) {
-        const std::size_t end = classes - start < tile_size ? classes : start + tile_size;
+        const std::size_t end = start + tile_length(classes, start);
         Column<T> of_tile, unscale;
         for (std::size_t i = 0; i < column_count; ++i) {
             const TileFactor<T> both =

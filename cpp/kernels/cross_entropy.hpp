@@ -140,7 +140,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
             scalars.soft ? largest_index(x, classes) : static_cast<std::size_t>(block.targets[row]);
         const T x_at_pivot = x[pivot];
         T top = -static_cast<T>(__builtin_inff());  // so far
-        bool first = false;  // whether the pivot is the first of the largest so far
+        bool leads = false;  // whether the pivot is the first of the largest so far
         PositionSums sums{};
 
         // Calls use(pull), where pull(i) is that of class start + i.
@@ -156,14 +156,14 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         if (scalars.pulls) distance = rest = LaneSum{0.0};
         T* e_row = capped ? scratch : grad;
         for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const std::size_t count = tile_length(classes, start);
             const bool has_pivot = pivot - start < count;
             const T* in = x + start;
             const T tile_top = largest(in, count);
             const T base = base_of(tile_top);
             tops[start / tile_size] = static_cast<double>(tile_top);
             if (has_pivot && block.correct)
-                first = x_at_pivot > top && x_at_pivot == tile_top &&
+                leads = x_at_pivot > top && x_at_pivot == tile_top &&
                         first_index(in, count, tile_top) == pivot - start;
             top = tile_top > top ? tile_top : top;
             if (scalars.pulls) {
@@ -211,6 +211,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
             sums.distance = scalars.pull_scale * (distance.total() + beyond);
         }
         sums.others = weigh_tiles(tops, tile_sums, tiles, sums.top);
+        const double* const weights = tops;
         sums.rest = scalars.soft ? rest.total() : scalars.rest;
         if (!scalars.soft)
             sums.share = scalars.keep * (weight ? static_cast<double>(weight[pivot]) : 1.0);
@@ -219,7 +220,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         block.losses[row] = result.loss;
         if (block.log_sum_exp) block.log_sum_exp[row] = result.log_sum_exp;
         if (block.correct) {
-            bool hit = first && x_at_pivot == top;
+            bool hit = leads && x_at_pivot == top;
             if (scalars.soft)
                 hit = hit &&
                       first_index(probabilities, classes, largest(probabilities, classes)) == pivot;
@@ -230,19 +231,19 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         const T pull_scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
         const T slope_at_pivot = capped ? soft_cap(logits[pivot], cap).slope : T{1};
         for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
-            const auto [factor, unscale] = tile_factor<T>(result.factor, tops[start / tile_size]);
+            const std::size_t count = tile_length(classes, start);
+            const TileFactor<T> by = tile_factor<T>(result.factor, weights[start / tile_size]);
             const T* e = e_row + start;
             T* out = grad + start;
             if (scalars.pulls) {
                 with_pulls(start, count, [&](auto pull) {
                     for (std::size_t i = 0; i < count; ++i)
-                        tile[i] = e[i] * unscale * factor - pull_scale * pull(i);
+                        tile[i] = e[i] * by.unscale * by.factor - pull_scale * pull(i);
                 });
             } else if (capped) {
-                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * unscale * factor;
+                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * by.unscale * by.factor;
             } else {
-                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * unscale * factor;
+                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * by.unscale * by.factor;
                 continue;
             }
             // Apart, or the slope of every logit would be computed without a cap as well.
@@ -295,7 +296,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
             if (classes <= tile_size) return;
             Column<double> beyond{};
             for (std::size_t start = 0; start < classes; start += tile_size) {
-                const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+                const std::size_t count = tile_length(classes, start);
                 const ColumnTile<T>& tile = tiles[start / tile_size];
                 Column<double> all;
                 sum_columns<T>(

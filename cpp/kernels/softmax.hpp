@@ -4,7 +4,8 @@
 // x_c = m, the top:
 //   softmax      y_c = e_c / sum_k e_k,                dx_c = y_c (g_c - sum_k g_k y_k),
 //   log_softmax  y_c = (x_c - m) - log(1 + others),    dx_c = g_c - exp(y_c) sum_k g_k.
-// By tiles, as in cross_entropy.hpp; the top of a tile is added last to what the others are.
+// By tiles, as in cross_entropy.hpp: a tile's sum is that without its own top, which is added last
+// unless it is the top of all.
 // Along rows and along columns: see classes.hpp.
 #pragma once
 
@@ -55,7 +56,7 @@ void softmax_rows(const SoftmaxBlock& block) {
         std::size_t top_tile = 0;
         for (std::size_t t = 0; t < tiles; ++t) {
             const std::size_t start = t * tile_size;
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const std::size_t count = tile_length(classes, start);
             const T* in = x + start;
             const T tile_top = largest(in, count);
             tops[t] = static_cast<double>(tile_top);
@@ -88,9 +89,9 @@ void softmax_rows(const SoftmaxBlock& block) {
             const double all = weigh_tiles(tops, sums, tiles, static_cast<double>(top));
             for (std::size_t t = 0; t < tiles; ++t) {
                 const std::size_t start = t * tile_size;
-                const std::size_t end = classes - start < tile_size ? classes : start + tile_size;
-                const auto [factor, unscale] = tile_factor<T>(1.0 / all, tops[t]);
-                for (std::size_t c = start; c < end; ++c) out[c] = out[c] * unscale * factor;
+                const std::size_t end = start + tile_length(classes, start);
+                const TileFactor<T> by = tile_factor<T>(1.0 / all, tops[t]);  // its weight now
+                for (std::size_t c = start; c < end; ++c) out[c] = out[c] * by.unscale * by.factor;
             }
         }
     }
@@ -105,7 +106,7 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
         T* out = class_row<T>(block.out, block, row);
         LaneSum lanes{0.0};
         for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const std::size_t count = tile_length(classes, start);
             lanes.add<T>(count, [&](std::size_t i) {
                 return log ? grad[start + i] : grad[start + i] * y[start + i];
             });
@@ -146,7 +147,7 @@ void log_softmax_columns(const SoftmaxBlock& block) {
         find_tiles(x, classes, tiles, top);
         bool seen[column_count]{};  // the largest of all
         for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = classes - start < tile_size ? classes - start : tile_size;
+            const std::size_t count = tile_length(classes, start);
             const Column<T>* const in = x + start;
             const ColumnTile<T> tile = tiles[start / tile_size];
             Column<Index<T>> top_at;

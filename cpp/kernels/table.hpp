@@ -24,6 +24,11 @@ constexpr std::size_t tile_count(std::size_t classes) {
     return (classes + tile_size - 1) / tile_size;
 }
 
+// The classes of the tile that begins at `start`.
+constexpr std::size_t tile_length(std::size_t classes, std::size_t start) {
+    return classes - start < tile_size ? classes - start : tile_size;
+}
+
 // The values an option of an optimizer may take.
 enum class Domain : int {
     finite,        // any finite number
