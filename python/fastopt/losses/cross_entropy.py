@@ -10,11 +10,22 @@ from fastopt._types import FloatArray, IntArray
 
 
 class CrossEntropyStats(NamedTuple):
-    """What a call with ``stats=True`` tells besides."""
+    """What a call with ``stats=True`` tells besides.
 
-    logsumexp: FloatArray  # of each row of logits, in the shape of the class indices; 0 if ignored
-    correct: int  # rows whose largest logit (the first of equals) is the target's
-    total: int  # rows that are not ignored
+    Attributes
+    ----------
+    logsumexp : array
+        ``log(sum(exp(logits)))`` of each row, in the shape of the class indices; 0 where ignored.
+    correct : int
+        Rows whose largest logit (the first of equals) is the target's, or that of the largest
+        probability; those that are ignored do not count.
+    total : int
+        Rows that are not ignored: ``correct / total`` is the accuracy.
+    """
+
+    logsumexp: FloatArray
+    correct: int
+    total: int
 
 
 class CrossEntropyOptions:
@@ -213,9 +224,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
         logits, targets, stats
             As in `__call__`.
         out : array of the logits' shape, optional
-            Where the gradient goes: of the logits' dtype and C-contiguous, but for a stride of its
-            rows. May be `logits` itself, which the gradient then replaces; otherwise it may share
-            memory with no argument.
+            Where the gradient goes: of the logits' dtype; of any strides, but the axes behind the
+            class axis must lie in C order among themselves. May be `logits` itself, which the
+            gradient then replaces; otherwise it may share memory with no argument.
 
         Returns
         -------
