@@ -148,8 +148,9 @@ def test_nan_and_infinities_in_some_tiles(dtype: Any, isa: str) -> None:
         (fo.functional.log_softmax, fo.reference.log_softmax),
     ):
         y = ours(x)
-        np.testing.assert_allclose(y, truth(x), rtol=400 * np.finfo(dtype).eps, atol=1e-30)
-        np.testing.assert_array_equal(ours(np.asfortranarray(x)), y)
+        # e^x is as accurate as x is, and x is up to 318 away from the largest, or beyond float32.
+        np.testing.assert_allclose(y, truth(x), rtol=322 * np.finfo(dtype).eps, atol=1e-40)
+        assert same_bits(ours(np.asfortranarray(x)), y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
