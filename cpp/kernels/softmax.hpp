@@ -4,8 +4,8 @@
 // x_c = m, the top:
 //   softmax      y_c = e_c / sum_k e_k,                dx_c = y_c (g_c - sum_k g_k y_k),
 //   log_softmax  y_c = (x_c - m) - log(1 + others),    dx_c = g_c - exp(y_c) sum_k g_k.
-// By tiles, as in cross_entropy.hpp: a tile's sum is that without its own top, which is added last
-// unless it is the top of all.
+// By tiles, as in cross_entropy.hpp. log_softmax leaves the top of each tile out of the tile's sum,
+// as it may be the top of all; the others are added last.
 // Along rows and along columns: see classes.hpp.
 #pragma once
 
@@ -47,7 +47,7 @@ void softmax_rows(const SoftmaxBlock& block) {
     double only[3];  // of each tile its largest x, later its weight, its sum, and e of the largest
     double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
     double* const sums = tops + tiles;
-    double* const at_tops = sums + tiles;
+    double* const at_tops = sums + tiles;  // log_softmax only
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* x = class_row<const T>(block.x, block, row);
         const T* next = next_class_row<T>(block.x, block, row);
@@ -73,11 +73,11 @@ void softmax_rows(const SoftmaxBlock& block) {
                                   [&](std::size_t first, const T*, std::size_t n) {
                                       if (out != x) copy(start + first, in + first, n);
                                   });
+                at_tops[t] = static_cast<double>(at_top);
             } else {
                 sums[t] =
                     sum_exp(in, count, base, count, at_top, ahead, write_lanes(in, out + start));
             }
-            at_tops[t] = static_cast<double>(at_top);
         }
         if constexpr (log) {
             for (std::size_t t = 0; t < tiles; ++t)
