@@ -87,9 +87,10 @@ class NLLLoss:
         log_probs, targets
             As in `__call__`.
         out : array of the log-probabilities' shape, optional
-            Where the gradient goes: of their dtype and C-contiguous, but for a stride of its rows.
-            May be `log_probs` itself, which the gradient then replaces; otherwise it may share
-            memory with no argument. A fresh array is faster: it starts as zeros.
+            Where the gradient goes: of their dtype; of any strides, but the axes behind the class
+            axis must lie in C order among themselves. May be `log_probs` itself, which the gradient
+            then replaces; otherwise it may share memory with no argument. A fresh array is faster:
+            it starts as zeros.
 
         Returns
         -------

@@ -258,7 +258,7 @@ class FactorLR(LRScheduler):
 
     def factor_at(self, epoch: int) -> float:
         """Return the factor between the rates of steps ``epoch - 1`` and `epoch`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define factor_at()")
 
     def get_lr(self) -> list[float]:
         """Return the present rates times the factor of step `last_epoch`."""
