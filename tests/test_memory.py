@@ -1,4 +1,4 @@
-"""Memory that runs out raises MemoryError and nothing is written; large scratch is given back."""
+"""Memory that runs out, scratch that is given back, results whose memory is used again."""
 
 from __future__ import annotations
 
@@ -123,5 +123,108 @@ loss, _ = ce.value_and_grad(x, y, out=out)
 assert np.isfinite(loss)
 assert megabytes("VmHWM") - before > 40, "no scratch was needed"
 assert megabytes("VmRSS") - before < 10, megabytes("VmRSS") - before
+"""
+    )
+
+
+# 40 MB of results, and what the process holds of the system's memory.
+RESULTS = r"""
+import os, re, numpy as np, fastopt as fo
+from fastopt.functional import relu
+x = np.linspace(-1, 1, 10_000_000, dtype=np.float32).reshape(10, -1)
+truth = np.maximum(x, 0)
+
+def address(a):
+    return a.__array_interface__["data"][0]
+
+def held():
+    return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+def lazily_free():
+    return int(re.search(r"LazyFree:\s+(\d+)", open("/proc/self/smaps_rollup").read())[1]) << 10
+"""
+
+
+def test_the_memory_of_a_dead_result_is_used_again() -> None:
+    check(
+        RESULTS
+        + """
+first, second = relu(x), relu(-x)
+assert not np.shares_memory(first, second)
+place, view = address(first), second[3:]
+del second
+second = relu(-x)
+assert not np.shares_memory(view, second), "a view still needs it"
+del first
+third = relu(x)
+assert address(third) == place and np.array_equal(third, truth)
+_, grad = fo.MSELoss().value_and_grad(x, truth)
+del grad
+targets = np.zeros(10, np.int64)
+losses, grads = set(), []
+for _ in range(4):  # as in a loop: the last one is alive in the next call
+    loss, grad = fo.CrossEntropyLoss().value_and_grad(x, targets)
+    losses.add(loss)
+    grads.append(address(grad))
+assert len(losses) == 1 and len(set(grads)) == 2, grads
+assert np.array_equal(third, truth) and np.array_equal(view, np.maximum(-x, 0)[3:])
+for a in (third, view, second, grad):
+    assert a.flags.c_contiguous and a.flags.writeable and a.flags.aligned
+"""
+    )
+
+
+def test_few_dead_results_are_kept_and_the_system_may_take_them() -> None:
+    check(
+        RESULTS
+        + """
+other = relu(x)  # starts the threads
+size, before = x.nbytes, held()
+results = [relu(x) for _ in range(7)]
+assert 7 * size <= held() - before < 8 * size
+del results
+assert 4 * size <= held() - before < 5 * size
+if os.path.exists("/proc/self/smaps_rollup"):
+    assert lazily_free() > 3.9 * size, lazily_free()
+half = [relu(x[:9]) for _ in range(5)]  # another size: the older ones go
+del half
+assert 3.5 * size <= held() - before < 4 * size
+"""
+    )
+
+
+def test_dead_results_before_and_after_a_fork() -> None:
+    check(
+        RESULTS
+        + """
+del (result := [relu(x)])[:]
+child = os.fork()
+sign = -1 if child == 0 else 1
+result = relu(sign * x)
+assert np.array_equal(result, np.maximum(sign * x, 0))
+if child == 0:
+    os._exit(40)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 40
+assert np.array_equal(result, truth)
+"""
+    )
+
+
+def test_a_result_for_which_there_is_no_memory() -> None:
+    check(
+        RESULTS
+        + """
+import resource
+result = relu(x)
+resource.setrlimit(resource.RLIMIT_AS, (held() + x.nbytes // 2, resource.RLIM_INFINITY))
+try:
+    relu(x)
+except MemoryError as error:
+    assert "(10, 1000000)" in str(error), error
+else:
+    raise AssertionError("there was memory")
+assert np.array_equal(result, truth)
+del result
+assert np.array_equal(relu(x), truth)
 """
     )

@@ -5,7 +5,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <numeric>
+
+#include "../runtime/memory.hpp"
 
 namespace fastopt {
 namespace {
@@ -19,6 +22,11 @@ std::string dtype_name(const py::array& array) { return py::str(py::object(array
 
 bool share_memory(const py::array& a, const py::array& b) {
     return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
+}
+
+void let_go(void* memory) {
+    const std::unique_ptr<Memory> held(static_cast<Memory*>(memory));
+    give_back(*held);
 }
 
 [[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
@@ -188,6 +196,20 @@ std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) 
     const ClassArray result{const_cast<void*>(array.data()), merged(0, axis),
                             merged(axis + 1, array.ndim()), stride(axis)};
     return fits ? std::optional(result) : std::nullopt;
+}
+
+py::array empty_like(const py::array& model) {
+    const auto size = static_cast<std::size_t>(model.nbytes());
+    if (size >= large_result) {
+        std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, let_go);
+        *memory = take_memory(size);
+        if (memory->data != nullptr) {
+            const std::vector<py::ssize_t> shape(model.shape(), model.shape() + model.ndim());
+            const py::capsule owner(memory.get(), let_go);
+            return py::array(model.dtype(), shape, memory.release()->data, owner);
+        }
+    }
+    return py::module_::import("numpy").attr("empty")(model.attr("shape"), model.dtype());
 }
 
 py::array zeros_like(const py::array& model) {

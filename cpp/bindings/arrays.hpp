@@ -63,6 +63,9 @@ StridedReader c_order_reader(const py::array& array);
 // before must be as one, and so must those after.
 std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis);
 
+// A C-contiguous array with the shape and element type of `model`, for a result; not zeroed.
+py::array empty_like(const py::array& model);
+
 // A dense array of zeros with the shape, element type and memory order of `model`.
 py::array zeros_like(const py::array& model);
 

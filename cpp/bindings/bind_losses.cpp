@@ -245,8 +245,8 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
     batch.weight = class_weights(weight, shape.classes, given, "logits");
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
-    if (want_grad && out.is_none())  // NumPy asks the system for huge pages
-        grad = numpy.attr("empty")(given.attr("shape"), given.dtype());
+    if (want_grad && out.is_none())
+        grad = empty_like(given);
     else if (want_grad)
         grad = checked_out(out, given, "logits", targets, weight);
     if (batch.reduction == Reduction::none)

@@ -25,10 +25,6 @@ const Pointwise& find_kernel(const std::string& name, const std::vector<double>&
 
 bool c_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
 
-py::array empty_like(const py::array& model) {  // NumPy asks the system for huge pages
-    return py::module_::import("numpy").attr("empty")(model.attr("shape"), model.dtype());
-}
-
 // A weight of the loss's elements, in the dtype and shape of `input`.
 py::array broadcast_weight(const py::array& weight, const std::string& what,
                            const py::array& input) {

@@ -47,8 +47,7 @@ py::array softmax(const py::object& x, const py::object& grad, py::ssize_t axis,
     if (axis < 0) axis += ndim;
     const auto numpy = py::module_::import("numpy");
     const py::array result =
-        out.is_none() ? py::array(numpy.attr("empty")(model.attr("shape"), model.dtype()))
-                      : checked_out(out, operands, names, axis);
+        out.is_none() ? empty_like(model) : checked_out(out, operands, names, axis);
     if (model.size() == 0) return result;
     for (py::array& operand : operands)
         if (!class_array(operand, axis)) operand = numpy.attr("ascontiguousarray")(operand);

@@ -1,0 +1,50 @@
+#include "memory.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+namespace fastopt {
+namespace {
+
+// As many as a training step may have of different sizes; the one that died first goes first.
+constexpr std::size_t most_kept = 4;
+Memory kept[most_kept];
+std::size_t kept_count = 0;
+
+Memory remove_kept(std::size_t index) {
+    const Memory removed = kept[index];
+    std::copy(kept + index + 1, kept + kept_count, kept + index);
+    --kept_count;
+    return removed;
+}
+
+void unmap(Memory memory) { munmap(memory.data, memory.size); }
+
+}  // namespace
+
+Memory take_memory(std::size_t size) {
+    for (std::size_t i = kept_count; i-- > 0;)
+        if (kept[i].size == size) return remove_kept(i);
+    void* const data =
+        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return {nullptr, 0};
+#ifdef MADV_HUGEPAGE
+    madvise(data, size, MADV_HUGEPAGE);  // no huge pages, no harm
+#endif
+    return {data, size};
+}
+
+void give_back(Memory memory) {
+    if (memory.data == nullptr) return;
+#ifdef MADV_FREE
+    if (madvise(memory.data, memory.size, MADV_FREE) == 0) {
+        if (kept_count == most_kept) unmap(remove_kept(0));
+        kept[kept_count++] = memory;
+        return;
+    }
+#endif
+    unmap(memory);
+}
+
+}  // namespace fastopt
