@@ -13,6 +13,7 @@
 
 #include "math.hpp"
 #include "table.hpp"
+#include "transpose.hpp"
 
 // exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
 // side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
@@ -84,25 +85,9 @@ T largest(const T* x, std::size_t count) {
     return best[0];
 }
 
-// An index of the elements' width, for comparisons in vectors, and four elements in memory.
-template <class T>
-struct VectorsOf;
-template <>
-struct VectorsOf<float> {
-    using index = std::int32_t;
-    using four = float __attribute__((vector_size(16), aligned(4), may_alias));
-    using four_indices = std::int32_t __attribute__((vector_size(16)));
-};
-template <>
-struct VectorsOf<double> {
-    using index = std::int64_t;
-    using four = double __attribute__((vector_size(32), aligned(8), may_alias));
-    using four_indices = std::int64_t __attribute__((vector_size(32)));
-};
+// An index of the elements' width, for comparisons in vectors.
 template <class T>
 using Index = typename VectorsOf<T>::index;
-template <class T>
-using Four = typename VectorsOf<T>::four;
 
 // The first i < count with x[i] == value; 0 if there is none.
 template <class T>
@@ -286,31 +271,6 @@ inline __attribute__((always_inline)) bool column_starts(const ClassArray& array
     return false;
 }
 
-// rows[r][c] becomes rows[c][r].
-template <class T>
-inline __attribute__((always_inline)) void transpose(Four<T> (&rows)[4]) {
-#if defined(__clang__)
-    const Four<T> low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
-    const Four<T> low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-    const Four<T> high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-    const Four<T> high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-#else
-    using Mask = typename VectorsOf<T>::four_indices;
-    const Four<T> low01 = __builtin_shuffle(rows[0], rows[1], Mask{0, 4, 1, 5});
-    const Four<T> low23 = __builtin_shuffle(rows[2], rows[3], Mask{0, 4, 1, 5});
-    const Four<T> high01 = __builtin_shuffle(rows[0], rows[1], Mask{2, 6, 3, 7});
-    const Four<T> high23 = __builtin_shuffle(rows[2], rows[3], Mask{2, 6, 3, 7});
-    rows[0] = __builtin_shuffle(low01, low23, Mask{0, 1, 4, 5});
-    rows[1] = __builtin_shuffle(low01, low23, Mask{2, 3, 6, 7});
-    rows[2] = __builtin_shuffle(high01, high23, Mask{0, 1, 4, 5});
-    rows[3] = __builtin_shuffle(high01, high23, Mask{2, 3, 6, 7});
-#endif
-}
-
 // to[c][i] = class c at position first + i, and the one at `first` past the block's end.
 template <class T>
 void load_columns(const ClassArray& array, const ClassBlock& block, std::size_t first,
@@ -323,15 +283,13 @@ void load_columns(const ClassArray& array, const ClassBlock& block, std::size_t 
         for (std::size_t c = 0; c < classes; ++c, from += array.class_stride)
             for (std::size_t i = 0; i < column_count; ++i) to[c][i] = from[i];
     } else if (array.class_stride == 1 && classes >= 4) {
-        for (std::size_t i = 0; i < column_count; i += 4)
+        for (std::size_t i = 0; i < column_count; i += fours_size<T>)
             for (std::size_t c = 0; c < classes; c += 4) {
                 const std::size_t at = c + 4 <= classes ? c : classes - 4;  // the last ones overlap
-                Four<T> rows[4];
-                for (std::size_t r = 0; r < 4; ++r)
-                    rows[r] = *reinterpret_cast<const Four<T>*>(starts[i + r] + at);
-                transpose<T>(rows);
-                for (std::size_t r = 0; r < 4; ++r)
-                    *reinterpret_cast<Four<T>*>(&to[at + r][i]) = rows[r];
+                Fours<T> columns[4];
+                load_transposed<T>(starts + i, at, columns);
+                for (std::size_t k = 0; k < 4; ++k)
+                    *reinterpret_cast<Fours<T>*>(&to[at + k][i]) = columns[k];
             }
     } else {
         for (std::size_t i = 0; i < column_count; ++i) {
@@ -357,16 +315,14 @@ void store_columns(const Column<T>* from, const ClassArray& array, const ClassBl
         return;
     }
     if (array.class_stride == 1 && classes >= 4) {
-        done = width / 4 * 4;
-        for (std::size_t i = 0; i < done; i += 4)
+        done = width / fours_size<T> * fours_size<T>;
+        for (std::size_t i = 0; i < done; i += fours_size<T>)
             for (std::size_t c = 0; c < classes; c += 4) {
                 const std::size_t at = c + 4 <= classes ? c : classes - 4;
-                Four<T> rows[4];
-                for (std::size_t r = 0; r < 4; ++r)
-                    rows[r] = *reinterpret_cast<const Four<T>*>(&from[at + r][i]);
-                transpose<T>(rows);
-                for (std::size_t r = 0; r < 4; ++r)
-                    *reinterpret_cast<Four<T>*>(starts[i + r] + at) = rows[r];
+                Fours<T> columns[4];
+                for (std::size_t k = 0; k < 4; ++k)
+                    columns[k] = *reinterpret_cast<const Fours<T>*>(&from[at + k][i]);
+                store_transposed<T>(columns, starts + i, at);
             }
     }
     for (std::size_t i = done; i < width; ++i) {
@@ -396,7 +352,12 @@ void first_index_columns(const Column<T>* x, std::size_t classes, const Column<T
 // found[i] = x[at[i]][i].
 template <class T>
 void pick_columns(const Column<T>* x, const Column<Index<T>>& at, Column<T>& found) {
-    for (std::size_t i = 0; i < column_count; ++i) found[i] = x[at[i]][i];
+    std::size_t places[column_count];  // in vectors; what is left is a load and a store each
+    for (std::size_t i = 0; i < column_count; ++i)
+        places[i] = static_cast<std::size_t>(at[i]) * column_count + i;
+    const T* const all = reinterpret_cast<const T*>(x);
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < column_count; ++i) found[i] = all[places[i]];
 }
 
 // `other` at the class at[i], `value` at all the others. (To write one element of each position

@@ -52,6 +52,8 @@ struct PositionResult {
     double factor, pivot_grad;
 };
 
+// `plain`: the share is 1, and nothing else pulls.
+template <bool plain>
 inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
     const double sum = at.others + at.at_pivot;
     const double share_of = 1.0 / sum;  // of what all add up to
@@ -60,6 +62,12 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         log1p(at.deficit == 0.0 ? at.others * (1.0 / exp_scale) : sum * (1.0 / exp_scale) - 1.0);
     PositionResult result{};
     result.log_sum_exp = at.top + log_sum;
+    if constexpr (plain) {
+        result.loss = at.deficit + log_sum;
+        result.factor = share_of * grad_scale;
+        result.pivot_grad = (0.0 - at.others * share_of) * grad_scale;
+        return result;
+    }
     const double pull_of_z = z_loss == 0.0 ? 0.0 : 2.0 * z_loss * result.log_sum_exp;
     // What does not count is not multiplied: its other factor may be infinite.
     const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
@@ -216,7 +224,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         if (!scalars.soft)
             sums.share = scalars.keep * (weight ? static_cast<double>(weight[pivot]) : 1.0);
 
-        const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
+        const PositionResult result = finish<false>(sums, block.z_loss, block.grad_scale);
         block.losses[row] = result.loss;
         if (block.log_sum_exp) block.log_sum_exp[row] = result.log_sum_exp;
         if (block.correct) {
@@ -264,6 +272,7 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
     const T* weight = static_cast<const T*>(block.weight);
     const T cap = static_cast<T>(block.softcap);
     const bool capped = block.softcap != 0.0;
+    const bool plain = !scalars.pulls && weight == nullptr && block.z_loss == 0.0;
     auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
     auto* const pulls = x + classes;                         // if the targets are probabilities
     auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
@@ -307,11 +316,12 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
             }
             for (std::size_t i = 0; i < column_count; ++i) distance[i] += beyond[i];
         };
-        for (std::size_t i = 0; i < column_count; ++i) {
-            rest[i] = scalars.rest;
-            share[i] = scalars.keep;
-            distance[i] = pull_at_pivot[i] = 0.0;
-        }
+        if (!plain)
+            for (std::size_t i = 0; i < column_count; ++i) {
+                rest[i] = scalars.rest;
+                share[i] = scalars.keep;
+                distance[i] = pull_at_pivot[i] = 0.0;
+            }
         if (scalars.soft || block.correct) first_index_columns(x, classes, top, best);
         if (scalars.soft) {
             load_columns(block.probabilities, block, first, pulls);
@@ -373,18 +383,32 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
         exp_columns(x, classes, tiles, others, [&](std::size_t c, std::size_t i, T e) {
             return except_at<T>(c, pivot[i], T{0}, e);
         });
-        for (std::size_t i = 0; i < column_count; ++i) {
-            const double at_top = static_cast<double>(top[i]);
-            const PositionSums sums{at_top,      at_top - static_cast<double>(x_at_pivot[i]),
-                                    others[i],   static_cast<double>(at_pivot[i]),
-                                    share[i],    rest[i],
-                                    distance[i], pull_at_pivot[i]};
-            const PositionResult result = finish(sums, block.z_loss, block.grad_scale);
-            losses[i] = ignored[i] ? 0.0 : result.loss;
-            log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
-            pivot_grad[i] = static_cast<T>(result.pivot_grad);
-            factor[i] = result.factor;
-        }
+        const auto finish_all = [&](auto result_of) {
+            for (std::size_t i = 0; i < column_count; ++i) {
+                PositionSums sums{};
+                sums.top = static_cast<double>(top[i]);
+                sums.deficit = sums.top - static_cast<double>(x_at_pivot[i]);
+                sums.others = others[i];
+                sums.at_pivot = static_cast<double>(at_pivot[i]);
+                const PositionResult result = result_of(sums, i);
+                losses[i] = ignored[i] ? 0.0 : result.loss;
+                log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
+                pivot_grad[i] = static_cast<T>(result.pivot_grad);
+                factor[i] = result.factor;
+            }
+        };
+        if (plain)
+            finish_all([&](const PositionSums& sums, std::size_t) {
+                return finish<true>(sums, 0.0, block.grad_scale);
+            });
+        else
+            finish_all([&](PositionSums& sums, std::size_t i) {
+                sums.share = share[i];
+                sums.rest = rest[i];
+                sums.distance = distance[i];
+                sums.pull_at_pivot = pull_at_pivot[i];
+                return finish<false>(sums, block.z_loss, block.grad_scale);
+            });
         for (std::size_t i = 0; i < width; ++i) block.losses[first + i] = losses[i];
         if (block.log_sum_exp)
             for (std::size_t i = 0; i < width; ++i) block.log_sum_exp[first + i] = log_sum_exp[i];
