@@ -208,7 +208,10 @@ def test_structures_are_those_of_the_optimizer() -> None:
         (dict(zip("xyz", (a, b, c), strict=True)), [dict(zip("zyx", grads[::-1], strict=True))]),
         (
             [{"params": [a], "lr": 0.1}, {"params": {"v": b, "w": c}}],
-            [[grads[:1], grads[1:]], {"w": grads[2], "v": grads[1], "0": grads[0]}],
+            [
+                [grads[:1], {"w": grads[2], "v": grads[1]}],
+                {"w": grads[2], "v": grads[1], "0": grads[0]},
+            ],
         ),
     ]
     for params, structures in pairs:
@@ -295,8 +298,7 @@ def test_structures_overlaps_and_weights() -> None:
         (good | {"a": own}, 1, ValueError, ["sum of 'a'", "gradient of 'a'", "share memory"]),
         ({"a": ones(5)}, 1, KeyError, ["missing: 'b'", "None skips"]),
         (good | {"c": None}, 1, KeyError, ["not known: 'c'"]),
-        ([ones(5)], 1, ValueError, ["2 parameters", "1 gradients"]),
-        ([ones(5), ones(2), ones(2)], 1, ValueError, ["2 parameters", "3 gradients"]),
+        ([ones(5), ones(2)], 1, TypeError, ["by name", "'a', 'b'"]),
         (ones(5), 1, TypeError, ["ndarray"]),
         (good, -1, ValueError, ["weight", "-1"]),
         (good, float("nan"), ValueError, ["weight", "nan"]),
@@ -308,6 +310,10 @@ def test_structures_overlaps_and_weights() -> None:
         with refused(error, *words, arrays=arrays):
             acc.add(grads, weight)
         assert acc.weight == 2
+    listed = fo.GradAccumulator([ones(5), ones(2)])
+    for count in (1, 3):
+        with refused(ValueError, "2 parameters", f"{count} gradients"):
+            listed.add([ones(5)] * count)
     acc.add(good, 2)
     assert acc.weight == 4
     assert np.all(arrays[0] == 4)

@@ -266,6 +266,19 @@ def test_structure_of_gradients() -> None:
         named.step({"p": ones(3), "x": ones(2)})
     with refused(KeyError, "not known: 'x', 1", arrays=[p, q], optimizer=named):
         named.step({"p": ones(3), "q": ones(2), "x": ones(2), 1: ones(2)})  # type: ignore[dict-item]
+    for pair in ([ones(3), ones(2)], (ones(3), ones(2))):  # in which order?
+        with refused(TypeError, "by name", "'p', 'q'", arrays=[p, q], optimizer=named):
+            named.step(pair)
+        given: list[Any] = [{"params": [p]}, {"params": {"q": q}}]
+        groups = fo.SGD(given)
+        with refused(TypeError, "by name", "'q'", arrays=[p, q], optimizer=groups):
+            groups.step([pair[:1], pair[1:]])
+        groups.step([pair[:1], {"q": pair[1]}])
+        late = fo.SGD([p])
+        late.add_param_group({"params": {"q": q}})
+        with refused(TypeError, "by name", "'0', 'q'", arrays=[p, q], optimizer=late):
+            late.step(pair)
+        late.step({"0": pair[0], "q": pair[1]})
     listed = fo.SGD([p, q])
     with refused(ValueError, "2 parameters", "1 gradients", arrays=[p, q], optimizer=listed):
         listed.step([ones(3)])

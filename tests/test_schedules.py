@@ -314,7 +314,7 @@ def test_a_group_that_is_added_later_joins(schedule: Schedule, name: str) -> Non
         first, late = made.get_last_lr()
         assert lone.get_last_lr() == [first]
         assert late == optimizer.param_groups[1]["lr"]
-        optimizer.step([np.ones(2), np.ones(3)])
+        optimizer.step({"0": np.ones(2), "late": np.ones(3)})
     if isinstance(made, fo.OneCycleLR):
         assert late == first
     elif schedule.name != "one cycle, then exponential":

@@ -652,7 +652,7 @@ def test_schedules_go_where_they_say(name: str, optimizer: str) -> None:
     rates = []
     for step in range(36):
         rates.append(opt.param_groups[0]["lr"])
-        opt.step([np.ones(3, np.float32)])
+        opt.step({"w": np.ones(3, np.float32)})
         if isinstance(scheduler, fo.ReduceLROnPlateau):
             if step % 4 == 3:
                 scheduler.step(1.0)

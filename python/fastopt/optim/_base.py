@@ -59,6 +59,7 @@ class OptimizerBase(ABC):
         self.defaults = defaults
         self.param_groups = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
+        self._by_name = False  # whether some were given by name
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -108,6 +109,7 @@ class OptimizerBase(ABC):
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         self._add_group(names, arrays, group)
+        self._by_name |= not _are_numbers(names, first=len(self._index))
         for name in names:
             self._index[name] = len(self._index)
         self.param_groups.append(group)
@@ -126,11 +128,10 @@ class OptimizerBase(ABC):
         Parameters
         ----------
         grads : mapping or sequence
-            The gradients, in the structure that the parameters were given in: a sequence in the
-            same order, or a mapping by name; for parameters given in groups, a mapping by name
-            over all groups, or a list with one mapping or sequence for each group. Each has the
-            shape and dtype of its parameter and any strides, and is only read. None skips the
-            parameter, its state and its step counter.
+            The gradients: a mapping by name; or, for parameters given as a sequence, one in the
+            same order. For parameters given in groups, a mapping by name over all groups, or a
+            list with one of these for each group. Each has the shape and dtype of its parameter and
+            any strides, and is only read. None skips the parameter, its state and its step counter.
         max_norm : float, optional
             Clip the gradients, as they are after `grad_scale`, to this 2-norm over all of them:
             they are multiplied by ``min(1, max_norm / (norm + 1e-6))`` as they are used.
@@ -155,7 +156,7 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if type(grads) is not list or self._by_group:
+        if type(grads) is not list or self._by_group or self._by_name:
             grads = _flatten_grads(grads, self._index, self.param_groups, self._by_group)
         return self._step(grads, max_norm, grad_scale, skip_nonfinite, zero_grads)
 
@@ -224,11 +225,15 @@ class OptimizerBase(ABC):
         for number, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {number}")
             names = group["param_names"]
-            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            shown = _few(names)
             size = sum(param.size for param in group["params"])
             lines.append(f"    params: {shown} ({len(names)} arrays, {size:,} elements)")
             lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
         return "\n".join([*lines, ")"])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _flatten_grads(
@@ -246,6 +251,7 @@ def _flatten_grads(
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
         )
     if not by_group:
+        _require_no_names(names, first=0)
         return grads
     if len(grads) != len(groups):
         raise ValueError(
@@ -265,6 +271,7 @@ def _flatten_grads(
                 f"the gradients of group {number} must be a mapping or a sequence of arrays, "
                 f"not {type(part).__name__}; pass one list or mapping for each group"
             )
+        _require_no_names(own, first=len(flat))
         if len(part) != len(own):
             raise ValueError(
                 f"group {number} has {len(own)} parameters but {len(part)} gradients; "
@@ -324,6 +331,21 @@ def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
     if not arrays:
         raise ValueError("a parameter group is empty: there is nothing to optimize")
     return names, arrays
+
+
+def _are_numbers(names: Iterable[str], first: int) -> bool:
+    """Whether the names are those that `_named` gives to a sequence."""
+    return all(name == str(number) for number, name in enumerate(names, first))
+
+
+def _require_no_names(names: Iterable[str], first: int) -> None:
+    """Raise TypeError for gradients in a sequence if their parameters have names."""
+    if not _are_numbers(names, first):
+        raise TypeError(
+            "gradients of parameters that were given by name must be a mapping name -> gradient, "
+            "not a sequence, whose order might be another one; they are "
+            + _few(list(map(repr, names)))
+        )
 
 
 def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
