@@ -29,10 +29,18 @@ void let_go(void* memory) {
     give_back(*held);
 }
 
+// Whether it is an array for results: no copy of it would be of use.
+bool is_out(const std::string& what) { return what.starts_with("out"); }
+
+// The way out for an array of the wrong kind.
+std::string convert(const std::string& what, const std::string& call) {
+    return is_out(what) ? "; allocate it with np.empty" : "; convert it with " + call;
+}
+
 [[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
-    throw py::value_error(a + " and " + b +
-                          " share memory; an array that a step writes must have memory of its own "
-                          "(use .copy())");
+    throw py::value_error(
+        a + " and " + b + " share memory; an array that is written must have memory of its own (" +
+        (is_out(a) || is_out(b) ? "allocate out with np.empty_like)" : "use .copy())"));
 }
 
 }  // namespace
@@ -46,13 +54,13 @@ py::array float_array(py::handle object, const std::string& what) {
     const int number = array.dtype().num();
     if (number != float32_number && number != float64_number)
         throw py::type_error(what + " must have dtype float32 or float64, not " +
-                             dtype_name(array) + "; convert it with .astype(np.float32)");
+                             dtype_name(array) + convert(what, ".astype(np.float32)"));
     const char order = array.dtype().byteorder();
     if (order != '=' && order != '|')
-        throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) +
-                              "); convert it with .astype(dtype.newbyteorder('='))");
+        throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) + ")" +
+                              convert(what, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
-        throw py::value_error(what + " is misaligned; pass an aligned copy (.copy())");
+        throw py::value_error(what + " is misaligned" + convert(what, ".copy()"));
     return array;
 }
 
@@ -130,8 +138,8 @@ void require_type(const py::array& array, const std::string& what, const py::arr
                   const std::string& model_what) {
     if (type_of(array) != type_of(model))
         throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
-                             " has " + dtype_name(model) + "; convert it with .astype(np." +
-                             dtype_name(model) + ")");
+                             " has " + dtype_name(model) +
+                             convert(what, ".astype(np." + dtype_name(model) + ")"));
 }
 
 void require_like(const py::array& array, const std::string& what, const py::array& model,

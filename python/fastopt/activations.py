@@ -248,6 +248,13 @@ def dropout(
     )
 
 
+def _axis(axis: int) -> int:
+    try:
+        return index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an integer, not {type(axis).__name__}") from None
+
+
 def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
     """Return exp(x) divided by its sum along `axis`; large x do no harm.
 
@@ -277,7 +284,7 @@ def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> Flo
     >>> print(fo.functional.softmax(np.array([1000.0, 1000.0, 0.0])))
     [0.5 0.5 0. ]
     """
-    return _core.softmax(x, None, index(axis), False, out)
+    return _core.softmax(x, None, _axis(axis), False, out)
 
 
 def log_softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
@@ -304,7 +311,7 @@ def log_softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) ->
     >>> print(fo.functional.log_softmax(np.array([30.0, 0.0])))
     [-9.35762297e-14 -3.00000000e+01]
     """
-    return _core.softmax(x, None, index(axis), True, out)
+    return _core.softmax(x, None, _axis(axis), True, out)
 
 
 def softmax_backward(
@@ -333,7 +340,7 @@ def softmax_backward(
     TypeError, ValueError
         If an array or `axis` cannot be used. Nothing has been written then.
     """
-    return _core.softmax(y, grad, index(axis), False, out)
+    return _core.softmax(y, grad, _axis(axis), False, out)
 
 
 def log_softmax_backward(
@@ -358,4 +365,4 @@ def log_softmax_backward(
     TypeError, ValueError
         If an array or `axis` cannot be used. Nothing has been written then.
     """
-    return _core.softmax(y, grad, index(axis), True, out)
+    return _core.softmax(y, grad, _axis(axis), True, out)
