@@ -288,8 +288,7 @@ void load_columns(const ClassArray& array, const ClassBlock& block, std::size_t 
                 const std::size_t at = c + 4 <= classes ? c : classes - 4;  // the last ones overlap
                 Fours<T> columns[4];
                 load_transposed<T>(starts + i, at, columns);
-                for (std::size_t k = 0; k < 4; ++k)
-                    *reinterpret_cast<Fours<T>*>(&to[at + k][i]) = columns[k];
+                for (std::size_t k = 0; k < 4; ++k) store_vector(columns[k], &to[at + k][i]);
             }
     } else {
         for (std::size_t i = 0; i < column_count; ++i) {
@@ -320,8 +319,7 @@ void store_columns(const Column<T>* from, const ClassArray& array, const ClassBl
             for (std::size_t c = 0; c < classes; c += 4) {
                 const std::size_t at = c + 4 <= classes ? c : classes - 4;
                 Fours<T> columns[4];
-                for (std::size_t k = 0; k < 4; ++k)
-                    columns[k] = *reinterpret_cast<const Fours<T>*>(&from[at + k][i]);
+                for (std::size_t k = 0; k < 4; ++k) load_vector(&from[at + k][i], columns[k]);
                 store_transposed<T>(columns, starts + i, at);
             }
     }

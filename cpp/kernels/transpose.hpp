@@ -28,8 +28,8 @@ struct VectorsOf;
 template <>
 struct VectorsOf<float> {
     using index = std::int32_t;
-    using four = float __attribute__((vector_size(16), aligned(4), may_alias));
-    using fours = float __attribute__((vector_size(16 * FASTOPT_FOURS), aligned(4), may_alias));
+    using four = float __attribute__((vector_size(16)));
+    using fours = float __attribute__((vector_size(16 * FASTOPT_FOURS)));
     using indices = index __attribute__((vector_size(16 * FASTOPT_FOURS)));
 #if FASTOPT_FOURS == 4
     using numbers = Numbers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
@@ -42,7 +42,7 @@ struct VectorsOf<float> {
 template <>
 struct VectorsOf<double> {
     using index = std::int64_t;
-    using four = double __attribute__((vector_size(32), aligned(8), may_alias));
+    using four = double __attribute__((vector_size(32)));
     using fours = four;
     using indices = index __attribute__((vector_size(32)));
     using numbers = Numbers<0, 1, 2, 3>;
@@ -80,31 +80,34 @@ inline __attribute__((always_inline)) void transpose(Fours<T> (&rows)[4], Number
     shuffle<T, (i / 4 * 4 + i % 2 + i % 4 / 2 * n + 2)...>(high01, high23, rows[3]);
 }
 
-// Four elements from row[at] on.
-template <class T>
-inline __attribute__((always_inline)) auto& four_at(T* row, std::size_t at) {
-    return *reinterpret_cast<Four<T>*>(row + at);
+// A vector from and to memory of any alignment.
+template <class Vector, class T>
+inline __attribute__((always_inline)) void load_vector(const T* from, Vector& to) {
+    using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
+    to = *reinterpret_cast<const InMemory*>(from);
 }
-template <class T>
-inline __attribute__((always_inline)) const auto& four_at(const T* row, std::size_t at) {
-    return *reinterpret_cast<const Four<T>*>(row + at);
+template <class Vector, class T>
+inline __attribute__((always_inline)) void store_vector(const Vector& from, T* to) {
+    using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
+    *reinterpret_cast<InMemory*>(to) = from;
 }
 
 // Those of the rows 0, 4, ..., as many as a vector holds.
 template <class T>
 inline __attribute__((always_inline)) void load_fours(const T* const* rows, std::size_t at,
                                                       Fours<T>& to) {
-    if constexpr (fours_size<T> == 4) to = four_at(rows[0], at);
+    if constexpr (fours_size<T> == 4) load_vector(rows[0] + at, to);
 #if FASTOPT_FOURS > 1
     if constexpr (fours_size<T> > 4) {
-        const auto two = [&](std::size_t r) {
-            return __builtin_shufflevector(four_at(rows[r], at), four_at(rows[r + 4], at), 0, 1, 2,
-                                           3, 4, 5, 6, 7);
+        Four<T> four[FASTOPT_FOURS];
+        for (std::size_t i = 0; i < FASTOPT_FOURS; ++i) load_vector(rows[4 * i] + at, four[i]);
+        const auto two = [&](std::size_t i) {
+            return __builtin_shufflevector(four[i], four[i + 1], 0, 1, 2, 3, 4, 5, 6, 7);
         };
 #if FASTOPT_FOURS == 2
         to = two(0);
 #else
-        to = __builtin_shufflevector(two(0), two(8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+        to = __builtin_shufflevector(two(0), two(2), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
                                      14, 15);
 #endif
     }
@@ -113,14 +116,14 @@ inline __attribute__((always_inline)) void load_fours(const T* const* rows, std:
 template <class T>
 inline __attribute__((always_inline)) void store_fours(const Fours<T>& from, T* const* rows,
                                                        std::size_t at) {
-    if constexpr (fours_size<T> == 4) four_at(rows[0], at) = from;
+    if constexpr (fours_size<T> == 4) store_vector(from, rows[0] + at);
 #if FASTOPT_FOURS > 1
     if constexpr (fours_size<T> > 4) {
-        four_at(rows[0], at) = __builtin_shufflevector(from, from, 0, 1, 2, 3);
-        four_at(rows[4], at) = __builtin_shufflevector(from, from, 4, 5, 6, 7);
+        store_vector(__builtin_shufflevector(from, from, 0, 1, 2, 3), rows[0] + at);
+        store_vector(__builtin_shufflevector(from, from, 4, 5, 6, 7), rows[4] + at);
 #if FASTOPT_FOURS == 4
-        four_at(rows[8], at) = __builtin_shufflevector(from, from, 8, 9, 10, 11);
-        four_at(rows[12], at) = __builtin_shufflevector(from, from, 12, 13, 14, 15);
+        store_vector(__builtin_shufflevector(from, from, 8, 9, 10, 11), rows[8] + at);
+        store_vector(__builtin_shufflevector(from, from, 12, 13, 14, 15), rows[12] + at);
 #endif
     }
 #endif
