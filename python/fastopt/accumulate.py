@@ -68,6 +68,7 @@ class GradAccumulator:
         self._total = np.zeros(1)
         self._groups: list[Group] = [{"params": (self._total,), "weight": 1.0}]
         self._core.add_group(["weight"], [self._total], self._groups[0])
+        self._named: list[bool] = []
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -91,6 +92,7 @@ class GradAccumulator:
         group: Group = {"params": tuple(sums), "param_names": tuple(names), "weight": 1.0}
         self._core.add_group(names, sums, group)
         self._groups.append(group)
+        self._named.append(isinstance(param_group["params"], Mapping))
         self._sums.update(zip(names, sums, strict=True))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
@@ -113,7 +115,7 @@ class GradAccumulator:
         RuntimeError
             If another thread is using this object.
         """
-        flat = _flatten_grads(grads, self._sums, self._groups[1:], self._by_group)
+        flat = _flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):
             raise ValueError(
                 f"there are {len(self._sums)} parameters but {len(flat)} gradients; pass None for "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class OptimizerBase(ABC):
         self.defaults = defaults
         self.param_groups = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
-        self._by_name = False  # whether some were given by name
+        self._named: list[bool] = []  # of each group, whether it was given by name
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -109,7 +109,7 @@ class OptimizerBase(ABC):
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         self._add_group(names, arrays, group)
-        self._by_name |= not _are_numbers(names, first=len(self._index))
+        self._named.append(isinstance(param_group["params"], Mapping))
         for name in names:
             self._index[name] = len(self._index)
         self.param_groups.append(group)
@@ -156,8 +156,10 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if type(grads) is not list or self._by_group or self._by_name:
-            grads = _flatten_grads(grads, self._index, self.param_groups, self._by_group)
+        if type(grads) is not list or self._by_group or True in self._named:
+            grads = _flatten_grads(
+                grads, self._index, self.param_groups, self._by_group, self._named
+            )
         return self._step(grads, max_norm, grad_scale, skip_nonfinite, zero_grads)
 
     def state_dict(self) -> dict[str, Any]:
@@ -237,11 +239,16 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _flatten_grads(
-    grads: Grads, names: Iterable[str], groups: Sequence[Group], by_group: bool
+    grads: Grads,
+    names: Iterable[str],
+    groups: Sequence[Group],
+    by_group: bool,
+    named: Sequence[bool],
 ) -> Sequence[FloatArray | None]:
     """Return the gradients as one flat sequence in the order of the parameters.
 
-    `names` are those of all `groups`; `by_group` says that the parameters were given as groups.
+    `names` are those of all `groups`; `by_group` says that the parameters were given as groups,
+    `named` which groups were given by name.
     """
     if isinstance(grads, Mapping):
         return _by_name(grads, names)
@@ -251,7 +258,8 @@ def _flatten_grads(
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
         )
     if not by_group:
-        _require_no_names(names, first=0)
+        if any(named):
+            _refuse_sequence(names)
         return grads
     if len(grads) != len(groups):
         raise ValueError(
@@ -271,7 +279,8 @@ def _flatten_grads(
                 f"the gradients of group {number} must be a mapping or a sequence of arrays, "
                 f"not {type(part).__name__}; pass one list or mapping for each group"
             )
-        _require_no_names(own, first=len(flat))
+        if named[number]:
+            _refuse_sequence(own)
         if len(part) != len(own):
             raise ValueError(
                 f"group {number} has {len(own)} parameters but {len(part)} gradients; "
@@ -333,19 +342,12 @@ def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
     return names, arrays
 
 
-def _are_numbers(names: Iterable[str], first: int) -> bool:
-    """Whether the names are those that `_named` gives to a sequence."""
-    return all(name == str(number) for number, name in enumerate(names, first))
-
-
-def _require_no_names(names: Iterable[str], first: int) -> None:
-    """Raise TypeError for gradients in a sequence if their parameters have names."""
-    if not _are_numbers(names, first):
-        raise TypeError(
-            "gradients of parameters that were given by name must be a mapping name -> gradient, "
-            "not a sequence, whose order might be another one; they are "
-            + _few(list(map(repr, names)))
-        )
+def _refuse_sequence(names: Iterable[str]) -> NoReturn:
+    raise TypeError(
+        "gradients of parameters that were given by name must be a mapping name -> gradient, not a "
+        "sequence, whose order might be another one; the parameters are "
+        + _few(list(map(repr, names)))
+    )
 
 
 def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:

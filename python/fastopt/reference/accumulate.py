@@ -18,6 +18,7 @@ class GradAccumulator:
         self.grads: dict[str, FloatArray | None] = {}
         self.weight = 0.0
         self._param_groups: list[Group] = []
+        self._named: list[bool] = []
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -26,11 +27,12 @@ class GradAccumulator:
         """Add parameters."""
         names, _ = _new_params(param_group, self.grads)
         self._param_groups.append({"param_names": names})
+        self._named.append(isinstance(param_group["params"], Mapping))
         self.grads.update(dict.fromkeys(names))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
         """Add ``weight * grads`` to the sums; the first of a round replaces them."""
-        flat = _flatten_grads(grads, self.grads, self._param_groups, self._by_group)
+        flat = _flatten_grads(grads, self.grads, self._param_groups, self._by_group, self._named)
         for (name, before), grad in zip(self.grads.items(), flat, strict=True):
             if grad is None:
                 continue
