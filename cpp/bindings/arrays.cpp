@@ -212,9 +212,10 @@ py::array empty_like(const py::array& model) {
         std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, let_go);
         *memory = take_memory(size);
         if (memory->data != nullptr) {
-            const std::vector<py::ssize_t> shape(model.shape(), model.shape() + model.ndim());
+            std::vector<py::ssize_t> shape(model.shape(), model.shape() + model.ndim());
             const py::capsule owner(memory.get(), let_go);
-            return py::array(model.dtype(), shape, memory.release()->data, owner);
+            void* const data = memory.release()->data;
+            return py::array(model.dtype(), std::move(shape), data, owner);
         }
     }
     return py::module_::import("numpy").attr("empty")(model.attr("shape"), model.dtype());

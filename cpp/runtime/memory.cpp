@@ -21,13 +21,17 @@ Memory remove_kept(std::size_t index) {
 
 void unmap(Memory memory) { munmap(memory.data, memory.size); }
 
+void* map(std::size_t size) {
+    return mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
 }  // namespace
 
 Memory take_memory(std::size_t size) {
     for (std::size_t i = kept_count; i-- > 0;)
         if (kept[i].size == size) return remove_kept(i);
-    void* const data =
-        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* data = map(size);
+    for (; data == MAP_FAILED && kept_count > 0; data = map(size)) unmap(remove_kept(0));
     if (data == MAP_FAILED) return {nullptr, 0};
 #ifdef MADV_HUGEPAGE
     madvise(data, size, MADV_HUGEPAGE);  // no huge pages, no harm
