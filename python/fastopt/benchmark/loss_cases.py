@@ -12,7 +12,9 @@ import numpy as np
 
 Shape: TypeAlias = tuple[int, ...]
 Arrays: TypeAlias = tuple[Any, ...]  # what a loss takes: logits and targets, ...
-Buffer: TypeAlias = Literal["in place", "reused buffer", "fresh array"]  # where the gradient goes
+# Where the gradient goes. Without `out`, a large one gets the memory of the last one, if that has
+# been dropped; "new memory" is `np.empty` for each call.
+Buffer: TypeAlias = Literal["in place", "reused buffer", "without out", "new memory"]
 
 
 def logits_and_classes(shape: Shape) -> Arrays:
@@ -129,7 +131,7 @@ def _short(elements: int) -> str:
     return f"{elements >> 20} M" if elements >= 1 << 20 else str(elements)
 
 
-BUFFERS: tuple[Buffer, ...] = ("in place", "reused buffer", "fresh array")
+BUFFERS: tuple[Buffer, ...] = ("in place", "reused buffer", "without out", "new memory")
 
 CASES = [
     LossCase("CrossEntropyLoss", (128, 10)),
@@ -146,11 +148,11 @@ CASES = [
     LossCase(
         "LinearCrossEntropyLoss",
         (2048, 512, 32000),
-        "fresh array",
+        "without out",
         label="linear cross-entropy 2048 x 512 into 32000",
     ),
     LossCase("log_softmax", (2048, 32000)),
-    LossCase("log_softmax", (2048, 32000), "fresh array"),
+    LossCase("log_softmax", (2048, 32000), "without out"),
     LossCase("MSELoss", (16 << 20,)),
     LossCase("L1Loss", (16 << 20,)),
     LossCase("HuberLoss", (16 << 20,)),

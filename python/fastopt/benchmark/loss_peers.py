@@ -46,6 +46,10 @@ def _numpy(module: Any, case: LossCase) -> Runner:
             lambda answer: answer,
             lambda: np.copyto(logits, x),  # the last call has replaced them by their gradient
         )
+    if case.buffer == "new memory":
+        return Runner(
+            lambda: loss.value_and_grad(x, *rest, out=np.empty_like(x)), lambda answer: answer
+        )
     out = np.empty_like(x) if case.buffer == "reused buffer" else None
     return Runner(lambda: loss.value_and_grad(x, *rest, out=out), lambda answer: answer)
 
