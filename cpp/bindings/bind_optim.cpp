@@ -32,10 +32,10 @@ std::string quoted(const std::string& name) { return "'" + name + "'"; }
 
 // What messages call the array that optimizer number `optimizer` writes, and the one that it reads.
 std::string param_label(int optimizer, const std::string& name) {
-    return row(optimizer).words.param + (" " + quoted(name));
+    return std::string(row(optimizer).words.param) + ' ' + quoted(name);
 }
 std::string grad_label(int optimizer, const std::string& name) {
-    return row(optimizer).words.grad + (" " + quoted(name));
+    return std::string(row(optimizer).words.grad) + ' ' + quoted(name);
 }
 
 [[noreturn]] void throw_option(const std::string& what, py::handle value, const char* taken) {

@@ -66,17 +66,18 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         result.loss = at.deficit + log_sum;
         result.factor = share_of * grad_scale;
         result.pivot_grad = (0.0 - at.others * share_of) * grad_scale;
-        return result;
+    } else {
+        const double pull_of_z = z_loss == 0.0 ? 0.0 : 2.0 * z_loss * result.log_sum_exp;
+        // What does not count is not multiplied: its other factor may be infinite.
+        const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
+        const double square =
+            z_loss == 0.0 ? 0.0 : z_loss * (result.log_sum_exp * result.log_sum_exp);
+        result.loss = own + (at.rest * log_sum + at.distance) + square;
+        result.factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
+        result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot * share_of) -
+                             at.share * (at.others * share_of) - at.pull_at_pivot) *
+                            grad_scale;
     }
-    const double pull_of_z = z_loss == 0.0 ? 0.0 : 2.0 * z_loss * result.log_sum_exp;
-    // What does not count is not multiplied: its other factor may be infinite.
-    const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
-    const double square = z_loss == 0.0 ? 0.0 : z_loss * (result.log_sum_exp * result.log_sum_exp);
-    result.loss = own + (at.rest * log_sum + at.distance) + square;
-    result.factor = (at.share + (at.rest + pull_of_z)) * share_of * grad_scale;
-    result.pivot_grad = ((at.rest + pull_of_z) * (at.at_pivot * share_of) -
-                         at.share * (at.others * share_of) - at.pull_at_pivot) *
-                        grad_scale;
     return result;
 }
 
