@@ -554,8 +554,29 @@ def test_bad_optimizers() -> None:
         fo.OneCycleLR(rmsprop, 0.1, total_steps=9)
     made = fo.OneCycleLR(rmsprop, 0.1, total_steps=9, cycle_momentum=False)
     assert made.state_dict()["momentum"] == []
-    with pytest.raises(NotImplementedError, match="get_lr"):
-        fo.LRScheduler(sgd())
+    untouched = sgd()
+    abstract: Any = fo.LRScheduler
+    with refused(TypeError, "abstract", "get_lr", optimizer=untouched):
+        abstract(untouched)
+
+
+def test_rates_that_others_set_are_those_in_use() -> None:
+    optimizer = sgd()
+    plateau = fo.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    for metric in (1.0, 2.0):
+        plateau.step(metric)
+        assert plateau.get_lr() == plateau.get_last_lr() == [optimizer.param_groups[0]["lr"]]
+    assert plateau.get_lr() == [0.5]
+    for compose in (
+        lambda o: fo.SequentialLR(o, [fo.StepLR(o, 1), fo.ConstantLR(o)], [2]),
+        lambda o: fo.ChainedScheduler([fo.StepLR(o, 1), fo.ConstantLR(o)]),
+    ):
+        optimizer = sgd()
+        made = compose(optimizer)
+        for _ in range(4):
+            optimizer.step([np.ones(2)])
+            made.step()
+            assert made.get_lr() == made.get_last_lr() == [optimizer.param_groups[0]["lr"]]
 
 
 def test_bad_compositions() -> None:

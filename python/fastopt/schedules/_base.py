@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -18,7 +19,7 @@ class HasGroups(Protocol):
     param_groups: list[Group]
 
 
-class LRScheduler:
+class LRScheduler(ABC):
     r"""Base class of the schedules, and of your own.
 
     A schedule sets ``group["lr"]`` in every group of an optimizer: for step 0 when it is made, for
@@ -97,13 +98,13 @@ class LRScheduler:
         self._join_groups()
         self._begin()
 
+    @abstractmethod
     def get_lr(self) -> list[float]:
         """Return the rate of each group for step `last_epoch`; what a subclass defines.
 
         It may read `base_lrs` and the present rates in ``optimizer.param_groups``, and writes
         nothing. To ask for the rates in use call `get_last_lr`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define get_lr()")
 
     def get_last_lr(self) -> list[float]:
         """Return the rate of each group that this schedule has set last."""
@@ -256,9 +257,9 @@ class FactorLR(LRScheduler):
     Other schedules may change the rates too: this one works on what it finds.
     """
 
+    @abstractmethod
     def factor_at(self, epoch: int) -> float:
         """Return the factor between the rates of steps ``epoch - 1`` and `epoch`."""
-        raise NotImplementedError(f"{type(self).__name__} must define factor_at()")
 
     def get_lr(self) -> list[float]:
         """Return the present rates times the factor of step `last_epoch`."""

@@ -40,6 +40,10 @@ class ComposedLR(LRScheduler):
         self.schedulers = list(schedulers)
         self.base_lrs = [initial_lr(group) for group in groups_of(self.optimizer)]
 
+    def get_lr(self) -> list[float]:
+        """Return the rates that the schedules have set."""
+        return self._lrs()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counters and the states of the schedules; see `LRScheduler.state_dict`."""
         return super().state_dict() | {"schedulers": [s.state_dict() for s in self.schedulers]}

@@ -162,6 +162,10 @@ class ReduceLROnPlateau(LRScheduler):
             self._set_lrs(rates)
         self._last_lr = rates
 
+    def get_lr(self) -> list[float]:
+        """Return the present rates: only a metric changes them."""
+        return self._lrs()
+
     def _is_better(self, metric: float) -> bool:
         sign = -1.0 if self.mode == "min" else 1.0
         best = sign * -inf if self.best is None else self.best
