@@ -48,7 +48,7 @@ struct VectorsOf<double> {
     using numbers = Numbers<0, 1, 2, 3>;
 };
 template <class T>
-using Four = typename VectorsOf<T>::four;  // in memory
+using Four = typename VectorsOf<T>::four;
 template <class T>
 using Fours = typename VectorsOf<T>::fours;
 template <class T>
@@ -80,7 +80,8 @@ inline __attribute__((always_inline)) void transpose(Fours<T> (&rows)[4], Number
     shuffle<T, (i / 4 * 4 + i % 2 + i % 4 / 2 * n + 2)...>(high01, high23, rows[3]);
 }
 
-// A vector from and to memory of any alignment.
+// A vector from and to memory of any alignment. (Said of the vector's type itself, and named with
+// `using`, clang forgets it; so it does for a reference that is returned.)
 template <class Vector, class T>
 inline __attribute__((always_inline)) void load_vector(const T* from, Vector& to) {
     using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
@@ -92,7 +93,7 @@ inline __attribute__((always_inline)) void store_vector(const Vector& from, T* t
     *reinterpret_cast<InMemory*>(to) = from;
 }
 
-// Those of the rows 0, 4, ..., as many as a vector holds.
+// Four elements from `at` on of each of the rows 0, 4, ..., as many as a vector holds.
 template <class T>
 inline __attribute__((always_inline)) void load_fours(const T* const* rows, std::size_t at,
                                                       Fours<T>& to) {

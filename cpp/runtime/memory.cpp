@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-// As many as a training step may have of different sizes; the one that died first goes first.
+// A training step may have results of a few sizes; the one that died first goes first.
 constexpr std::size_t most_kept = 4;
 Memory kept[most_kept];
 std::size_t kept_count = 0;

@@ -15,7 +15,7 @@ struct Memory {
     std::size_t size;
 };
 
-// Not zeroed. Python's lock (the GIL) must be held here and there.
+// Not zeroed. What is kept has no lock of its own: callers of either hold one, Python's.
 Memory take_memory(std::size_t size);
 void give_back(Memory memory);
 
