@@ -274,6 +274,9 @@ def test_structure_of_gradients() -> None:
         with refused(TypeError, "by name", "'q'", arrays=[p, q], optimizer=groups):
             groups.step([pair[:1], pair[1:]])
         groups.step([pair[:1], {"q": pair[1]}])
+        groups.param_groups.append(dict(groups.param_groups[0]))
+        with refused(ValueError, "add_param_group", arrays=[p, q], optimizer=groups):
+            groups.step([pair[:1], {"q": pair[1]}, pair[:1]])
         late = fo.SGD([p])
         late.add_param_group({"params": {"q": q}})
         with refused(TypeError, "by name", "'0', 'q'", arrays=[p, q], optimizer=late):

@@ -52,7 +52,8 @@ struct PositionResult {
     double factor, pivot_grad;
 };
 
-// `plain`: the share is 1, and nothing else pulls.
+// `plain`: the share is 1, and nothing else pulls. The bits are those of the whole formula, whose
+// zeros are positive.
 template <bool plain>
 inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
     const double sum = at.others + at.at_pivot;

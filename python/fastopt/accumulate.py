@@ -68,7 +68,7 @@ class GradAccumulator:
         self._total = np.zeros(1)
         self._groups: list[Group] = [{"params": (self._total,), "weight": 1.0}]
         self._core.add_group(["weight"], [self._total], self._groups[0])
-        self._named: list[bool] = []
+        self._named: set[str] = set()
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -92,7 +92,8 @@ class GradAccumulator:
         group: Group = {"params": tuple(sums), "param_names": tuple(names), "weight": 1.0}
         self._core.add_group(names, sums, group)
         self._groups.append(group)
-        self._named.append(isinstance(param_group["params"], Mapping))
+        if isinstance(param_group["params"], Mapping):
+            self._named.update(names)
         self._sums.update(zip(names, sums, strict=True))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:

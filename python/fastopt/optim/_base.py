@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -59,7 +59,7 @@ class OptimizerBase(ABC):
         self.defaults = defaults
         self.param_groups = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
-        self._named: list[bool] = []  # of each group, whether it was given by name
+        self._named: set[str] = set()  # the names that were given, not numbered
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -109,7 +109,8 @@ class OptimizerBase(ABC):
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         self._add_group(names, arrays, group)
-        self._named.append(isinstance(param_group["params"], Mapping))
+        if isinstance(param_group["params"], Mapping):
+            self._named.update(names)
         for name in names:
             self._index[name] = len(self._index)
         self.param_groups.append(group)
@@ -156,7 +157,7 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if type(grads) is not list or self._by_group or True in self._named:
+        if type(grads) is not list or self._by_group or self._named:
             grads = _flatten_grads(
                 grads, self._index, self.param_groups, self._by_group, self._named
             )
@@ -243,12 +244,12 @@ def _flatten_grads(
     names: Iterable[str],
     groups: Sequence[Group],
     by_group: bool,
-    named: Sequence[bool],
+    named: Set[str],
 ) -> Sequence[FloatArray | None]:
     """Return the gradients as one flat sequence in the order of the parameters.
 
     `names` are those of all `groups`; `by_group` says that the parameters were given as groups,
-    `named` which groups were given by name.
+    `named` are the names that were given, not numbered.
     """
     if isinstance(grads, Mapping):
         return _by_name(grads, names)
@@ -258,7 +259,7 @@ def _flatten_grads(
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
         )
     if not by_group:
-        if any(named):
+        if named:
             _refuse_sequence(names)
         return grads
     if len(grads) != len(groups):
@@ -279,7 +280,7 @@ def _flatten_grads(
                 f"the gradients of group {number} must be a mapping or a sequence of arrays, "
                 f"not {type(part).__name__}; pass one list or mapping for each group"
             )
-        if named[number]:
+        if not named.isdisjoint(own):
             _refuse_sequence(own)
         if len(part) != len(own):
             raise ValueError(

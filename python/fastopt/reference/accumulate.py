@@ -18,7 +18,7 @@ class GradAccumulator:
         self.grads: dict[str, FloatArray | None] = {}
         self.weight = 0.0
         self._param_groups: list[Group] = []
-        self._named: list[bool] = []
+        self._named: set[str] = set()
         groups, self._by_group = _groups(params)
         for group in groups:
             self.add_param_group(group)
@@ -27,7 +27,8 @@ class GradAccumulator:
         """Add parameters."""
         names, _ = _new_params(param_group, self.grads)
         self._param_groups.append({"param_names": names})
-        self._named.append(isinstance(param_group["params"], Mapping))
+        if isinstance(param_group["params"], Mapping):
+            self._named.update(names)
         self.grads.update(dict.fromkeys(names))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
