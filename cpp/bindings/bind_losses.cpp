@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "../runtime/cross_entropy.hpp"
+#include "../runtime/isa.hpp"
 #include "../runtime/nll.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -97,9 +98,8 @@ py::array score_array(const py::object& given, const char* what, const py::objec
 
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
 // whatever other threads do to the array meanwhile.
-std::vector<std::int64_t> class_indices(const py::object& given, const Shape& shape,
-                                        py::ssize_t classes, std::int64_t ignore_index,
-                                        const TargetWords& words) {
+ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssize_t classes,
+                           std::int64_t ignore_index, const TargetWords& words) {
     const auto numpy = py::module_::import("numpy");
     const auto or_probabilities = [&] {
         return words.probabilities ? std::string(", or be ") + words.probabilities : std::string();
@@ -123,26 +123,17 @@ std::vector<std::int64_t> class_indices(const py::object& given, const Shape& sh
                               " and shape " + describe_shape(array));
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
-    std::vector<std::int64_t> indices(first, first + converted.size());
+    ClassIndices indices;
+    indices.values = BlockVector<std::int64_t>(static_cast<std::size_t>(converted.size()));
     // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
-    const auto is_fine = [&](std::int64_t index) {
-        const bool ignored = (kind != 'u' || index >= 0) & (index == ignore_index);
-        return (static_cast<std::uint64_t>(index) < static_cast<std::uint64_t>(classes)) | ignored;
-    };
-    // The same in vectors, for all: the sign bit of (a | b - a) says that a is outside [0, b], that
-    // of (c | -c) that c is not 0.
-    const auto last = static_cast<std::uint64_t>(classes) - 1;
-    const auto ignored = static_cast<std::uint64_t>(ignore_index);
-    const std::uint64_t none_is_ignored = kind == 'u' && ignore_index < 0 ? ~std::uint64_t{0} : 0;
-    std::uint64_t wrong = 0;
-    for (const std::int64_t index : indices) {
-        const auto bits = static_cast<std::uint64_t>(index);
-        const std::uint64_t apart = bits ^ ignored;
-        wrong |= (bits | (last - bits)) & (apart | (0 - apart) | none_is_ignored);
-    }
-    if (wrong >> 63 == 0) return indices;
-    for (std::size_t i = 0; i < indices.size(); ++i) {
-        if (is_fine(indices[i])) continue;
+    const bool none_ignored = kind == 'u' && ignore_index < 0;
+    const CheckedTargets checked = kernels().copy_targets(
+        first, indices.values.size(), classes, ignore_index, none_ignored, indices.values.data());
+    indices.kept = checked.kept;
+    if (checked.fine) return indices;
+    for (std::size_t i = 0; i < indices.values.size(); ++i) {
+        const std::int64_t index = indices.values[i];
+        if ((index >= 0 && index < classes) || (index == ignore_index && !none_ignored)) continue;
         throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
                               std::string(py::str(array.attr("flat")[py::int_(i)])) +
                               ", outside [0, " + std::to_string(classes) +
@@ -371,8 +362,8 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     } else {
         const auto checked = class_indices(targets, shape, classes, ignore_index, hidden_words);
         denominator = cross_entropy_denominator(type_of(hidden), checked, ignore_index, weights);
-        indices =
-            py::array_t<std::int64_t>(static_cast<py::ssize_t>(checked.size()), checked.data());
+        indices = py::array_t<std::int64_t>(static_cast<py::ssize_t>(checked.values.size()),
+                                            checked.values.data());
     }
     if (py::isinstance<py::array>(targets))
         overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);

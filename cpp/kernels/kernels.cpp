@@ -10,6 +10,7 @@
 #include "sgd.hpp"
 #include "softmax.hpp"
 #include "table.hpp"
+#include "targets.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -38,6 +39,7 @@ constinit const Table table = {
     .cross_entropy_rows = {cross_entropy_rows<float>, cross_entropy_rows<double>},
     .cross_entropy_columns = {cross_entropy_columns<float>, cross_entropy_columns<double>},
     .softmax = {softmax_kernels<float>(), softmax_kernels<double>()},
+    .copy_targets = copy_targets,
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},

@@ -171,6 +171,12 @@ struct SoftmaxKernels {
     void (*backward_columns[2])(const SoftmaxBlock& block);
 };
 
+// What copy_targets found.
+struct CheckedTargets {
+    bool fine;          // each is ignore_index or in [0, classes)
+    std::int64_t kept;  // those that are not ignored
+};
+
 struct Table {
     const Optimizer* optimizers;
     int optimizer_count;
@@ -178,6 +184,10 @@ struct Table {
     void (*cross_entropy_rows[type_count])(const CrossEntropyBlock& block);
     void (*cross_entropy_columns[type_count])(const CrossEntropyBlock& block);
     SoftmaxKernels softmax[type_count];
+    // Copies class indices, and checks the copies. `none_ignored`: ignore_index has no meaning.
+    CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
+                                   std::int64_t classes, std::int64_t ignore_index,
+                                   bool none_ignored, std::int64_t* to);
     // x * factor, and x clamped into [-limit, limit], in place.
     void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);

@@ -3,7 +3,6 @@
 #include "cross_entropy.hpp"
 
 #include <algorithm>
-#include <memory>
 
 #include "classes.hpp"
 #include "isa.hpp"
@@ -11,23 +10,12 @@
 namespace fastopt {
 namespace {
 
-// The targets that are not ignored. The sign bit of (c | -c) says that c is not 0: unlike a
-// comparison of 64 bits, in vectors of any instruction set.
-std::int64_t count_kept(const std::vector<std::int64_t>& targets, std::int64_t ignore_index) {
-    std::uint64_t kept = 0;
-    for (const std::int64_t target : targets) {
-        const auto apart = static_cast<std::uint64_t>(target ^ ignore_index);
-        kept += (apart | (0 - apart)) >> 63;
-    }
-    return static_cast<std::int64_t>(kept);
-}
-
 template <class T>
-double denominator_of(const std::vector<std::int64_t>& targets, std::int64_t ignore_index,
+double denominator_of(const ClassIndices& targets, std::int64_t ignore_index,
                       const std::vector<double>& weight) {
-    if (weight.empty()) return static_cast<double>(count_kept(targets, ignore_index));
+    if (weight.empty()) return static_cast<double>(targets.kept);
     double sum = 0.0;
-    for (const std::int64_t target : targets)
+    for (const std::int64_t target : targets.values)
         if (target != ignore_index)
             sum += static_cast<double>(static_cast<T>(weight[static_cast<std::size_t>(target)]));
     return sum;
@@ -39,11 +27,9 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     const bool along_rows =
         runs_along_rows(batch.classes, batch.logits, batch.grad, batch.probabilities);
     std::vector<T> weight(batch.weight.size());
-    // Not vectors: they would be filled with zeros.
-    const std::unique_ptr<double[]> losses(new double[batch.positions]);
-    const std::unique_ptr<double[]> log_sum_exp(
-        batch.log_sum_exp != nullptr ? new double[batch.positions] : nullptr);
-    std::vector<unsigned char> correct(batch.counts_correct ? batch.positions : 0);
+    BlockVector<double> losses(batch.positions);
+    BlockVector<double> log_sum_exp(batch.log_sum_exp != nullptr ? batch.positions : 0);
+    BlockVector<unsigned char> correct(batch.counts_correct ? batch.positions : 0);
     CrossEntropyResult result{};
     CrossEntropyBlock whole{};
     double denominator = 1.0;
@@ -83,27 +69,26 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
         (along_rows ? kernels().cross_entropy_rows
                     : kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
     each_class_block(whole, along_rows, scratch_size, [&](CrossEntropyBlock& block) {
-        block.targets = soft ? nullptr : batch.targets.data() + block.first;
-        block.losses = losses.get() + block.first;
-        block.log_sum_exp = log_sum_exp ? log_sum_exp.get() + block.first : nullptr;
+        block.targets = soft ? nullptr : batch.targets.values.data() + block.first;
+        block.losses = losses.data() + block.first;
+        block.log_sum_exp = log_sum_exp.empty() ? nullptr : log_sum_exp.data() + block.first;
         block.correct = correct.empty() ? nullptr : correct.data() + block.first;
         kernel(block);
     });
 
     with_default_floating_point([&] {
-        const auto round_into = [&](const std::unique_ptr<double[]>& values, void* out) {
-            std::transform(values.get(), values.get() + batch.positions, static_cast<T*>(out),
+        const auto round_into = [&](const BlockVector<double>& values, void* out) {
+            std::transform(values.begin(), values.end(), static_cast<T*>(out),
                            [](double value) { return static_cast<T>(value); });
         };
         if (batch.log_sum_exp != nullptr) round_into(log_sum_exp, batch.log_sum_exp);
         if (batch.reduction == Reduction::none)
             round_into(losses, batch.losses);
         else
-            result.loss = sum_in_order(losses.get(), batch.positions) / denominator;
+            result.loss = sum_in_order(losses.data(), batch.positions) / denominator;
     });
     if (batch.counts_correct) {
-        result.counted = soft ? static_cast<std::int64_t>(batch.positions)
-                              : count_kept(batch.targets, batch.ignore_index);
+        result.counted = soft ? static_cast<std::int64_t>(batch.positions) : batch.targets.kept;
         result.correct = std::count(correct.begin(), correct.end(), 1);
     }
     return result;
@@ -122,8 +107,8 @@ double sum_in_order(const double* values, std::size_t count) {
     return lanes[0];
 }
 
-double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,
-                                 std::int64_t ignore_index, const std::vector<double>& weight) {
+double cross_entropy_denominator(Type type, const ClassIndices& targets, std::int64_t ignore_index,
+                                 const std::vector<double>& weight) {
     double sum = 0.0;
     with_default_floating_point([&] {
         sum = type == Type::float32 ? denominator_of<float>(targets, ignore_index, weight)

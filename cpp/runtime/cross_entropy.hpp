@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../kernels/table.hpp"
+#include "scratch.hpp"
 
 namespace fastopt {
 
@@ -16,13 +17,19 @@ enum class Reduction {
     none
 };
 
+// [positions], each ignore_index or in [0, classes).
+struct ClassIndices {
+    BlockVector<std::int64_t> values;
+    std::int64_t kept = 0;  // those that are not ignored
+};
+
 struct CrossEntropyBatch {
     Type type;  // of all arrays
     ClassArray logits;
-    ClassArray grad;                    // may be `logits`; values only if there is none
-    ClassArray probabilities;           // instead of targets
-    std::vector<std::int64_t> targets;  // [positions], each ignore_index or in [0, classes)
-    std::vector<double> weight;         // [classes], or empty for all 1; rounded to `type`
+    ClassArray grad;           // may be `logits`; values only if there is none
+    ClassArray probabilities;  // instead of targets
+    ClassIndices targets;
+    std::vector<double> weight;  // [classes], or empty for all 1; rounded to `type`
     std::size_t positions;
     std::size_t inner;  // positions of a run, see ClassArray
     std::size_t classes;
@@ -48,8 +55,8 @@ double sum_in_order(const double* values, std::size_t count);
 
 // What the mean of these targets divides by: their number, or the sum of their weights, rounded to
 // `type`, without those that are ignored.
-double cross_entropy_denominator(Type type, const std::vector<std::int64_t>& targets,
-                                 std::int64_t ignore_index, const std::vector<double>& weight);
+double cross_entropy_denominator(Type type, const ClassIndices& targets, std::int64_t ignore_index,
+                                 const std::vector<double>& weight);
 
 // Everything is computed with the default floating-point environment.
 CrossEntropyResult run_cross_entropy(const CrossEntropyBatch& batch);

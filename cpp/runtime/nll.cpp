@@ -2,7 +2,6 @@
 #include "nll.hpp"
 
 #include <algorithm>
-#include <memory>
 
 #include "parallel.hpp"
 #include "tuning.hpp"
@@ -47,8 +46,7 @@ void clear(const NllBatch& batch, std::size_t first, std::size_t end) {
 template <class T>
 double run(const NllBatch& batch) {
     const bool weighted = !batch.weight.empty();
-    // Not a vector: it would be filled with zeros.
-    const std::unique_ptr<double[]> losses(new double[batch.positions]);
+    BlockVector<double> losses(batch.positions);
     double denominator = 1.0;
     if (batch.reduction == Reduction::mean)
         denominator =
@@ -61,7 +59,7 @@ double run(const NllBatch& batch) {
     const std::size_t blocks = (batch.positions + at_once - 1) / at_once;
     const auto each_target = [&](std::size_t block, const auto& body) {
         const std::size_t end = std::min((block + 1) * at_once, batch.positions);
-        for (std::size_t i = block * at_once; i < end; ++i) body(i, batch.targets[i]);
+        for (std::size_t i = block * at_once; i < end; ++i) body(i, batch.targets.values[i]);
     };
     const auto read = [&](std::size_t block) {
         each_target(block, [&](std::size_t i, std::int64_t target) {
@@ -91,11 +89,10 @@ double run(const NllBatch& batch) {
     double loss = 0.0;
     with_default_floating_point([&] {
         if (batch.reduction == Reduction::none)
-            std::transform(losses.get(), losses.get() + batch.positions,
-                           static_cast<T*>(batch.losses),
+            std::transform(losses.begin(), losses.end(), static_cast<T*>(batch.losses),
                            [](double value) { return static_cast<T>(value); });
         else
-            loss = sum_in_order(losses.get(), batch.positions) / denominator;
+            loss = sum_in_order(losses.data(), batch.positions) / denominator;
     });
     return loss;
 }

@@ -8,9 +8,9 @@ namespace fastopt {
 struct NllBatch {
     Type type;  // of all arrays
     ClassArray log_probs;
-    ClassArray grad;                    // may be `log_probs`; values only if there is none
-    std::vector<std::int64_t> targets;  // [positions], each ignore_index or in [0, classes)
-    std::vector<double> weight;         // [classes], or empty for all 1; rounded to `type`
+    ClassArray grad;  // may be `log_probs`; values only if there is none
+    ClassIndices targets;
+    std::vector<double> weight;  // [classes], or empty for all 1; rounded to `type`
     std::size_t positions;
     std::size_t inner;  // positions of a run, see ClassArray
     std::size_t classes;

@@ -1,8 +1,9 @@
-// One growing buffer for each thread.
+// One growing buffer for each thread, and a few blocks.
 #include "scratch.hpp"
 
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace fastopt {
 namespace {
@@ -12,6 +13,14 @@ constexpr std::size_t kept_bytes = 16 << 20;
 
 thread_local std::unique_ptr<std::byte[]> memory;
 constinit thread_local std::size_t size = 0;
+
+// Blocks that were given back, if they are worth it.
+constexpr std::size_t least_kept = 64 << 10;
+struct Block {
+    std::unique_ptr<std::byte[]> data;
+    std::size_t size = 0;
+};
+thread_local Block blocks[3];  // as many as a call takes at a time: targets, losses, log-sum-exps
 
 }  // namespace
 
@@ -28,6 +37,29 @@ void trim_thread_scratch() {
     if (size <= kept_bytes) return;
     memory.reset();
     size = 0;
+}
+
+std::byte* take_block(std::size_t bytes) {
+    if (bytes >= least_kept)
+        for (Block& block : blocks)
+            if (block.size == bytes) {
+                block.size = 0;
+                return block.data.release();
+            }
+    if (auto* fresh = new (std::nothrow) std::byte[bytes]) return fresh;
+    for (Block& block : blocks) block = {};
+    return new std::byte[bytes];
+}
+
+void give_back_block(std::byte* block, std::size_t bytes) noexcept {
+    std::unique_ptr<std::byte[]> owned(block);
+    if (bytes < least_kept || bytes > kept_bytes) return;
+    // The others move on; without room for all, the one that was given back first goes.
+    for (Block& kept : blocks) {
+        std::swap(kept.data, owned);
+        std::swap(kept.size, bytes);
+        if (owned == nullptr) return;
+    }
 }
 
 }  // namespace fastopt

@@ -1,7 +1,9 @@
-// Working memory for the threads of the pool.
+// Working memory.
 #pragma once
 
 #include <cstddef>
+#include <utility>
+#include <vector>
 
 namespace fastopt {
 
@@ -11,5 +13,38 @@ std::byte* thread_scratch(std::size_t bytes);
 
 // Frees it if it is too large to be kept from job to job.
 void trim_thread_scratch();
+
+// Memory for a call, not zeroed; what is given back is kept for this thread's next call. malloc may
+// return it to the system, which hands it out again page by page, zeroed: a sixth of the time of
+// cross-entropy with few classes.
+std::byte* take_block(std::size_t bytes);
+void give_back_block(std::byte* block, std::size_t bytes) noexcept;
+
+template <class T>
+struct BlockAllocator {
+    using value_type = T;
+
+    BlockAllocator() = default;
+    template <class U>
+    BlockAllocator(const BlockAllocator<U>&) {}
+
+    T* allocate(std::size_t count) { return reinterpret_cast<T*>(take_block(count * sizeof(T))); }
+    void deallocate(T* block, std::size_t count) noexcept {
+        give_back_block(reinterpret_cast<std::byte*>(block), count * sizeof(T));
+    }
+    template <class U, class... Values>
+    void construct(U* place, Values&&... values) {
+        if constexpr (sizeof...(values) == 0)
+            ::new (static_cast<void*>(place)) U;  // not set to zero
+        else
+            ::new (static_cast<void*>(place)) U(std::forward<Values>(values)...);
+    }
+    bool operator==(const BlockAllocator&) const { return true; }
+    bool operator!=(const BlockAllocator&) const { return false; }
+};
+
+// A vector for the time of a call. BlockVector<T>(n) leaves its elements unset.
+template <class T>
+using BlockVector = std::vector<T, BlockAllocator<T>>;
 
 }  // namespace fastopt
