@@ -22,7 +22,7 @@ def logits_and_classes(shape: Shape) -> Arrays:
     rng = np.random.default_rng(0)
     logits = rng.standard_normal(shape, dtype=np.float32)
     logits *= 3
-    return logits, rng.integers(0, shape[1], shape[0])
+    return logits, rng.integers(0, shape[1], shape[:1] + shape[2:])
 
 
 def predictions(shape: Shape) -> Arrays:
@@ -143,6 +143,7 @@ CASES = [
         options={"label_smoothing": 0.1},
         label="cross-entropy 8192 x 1000, smoothing 0.1",
     ),
+    LossCase("CrossEntropyLoss", (8, 21, 256, 256)),  # a class for each pixel
     *(LossCase("CrossEntropyLoss", (2048, 32000), buffer) for buffer in BUFFERS),
     *(LossCase("CrossEntropyLoss", (1024, 128256), buffer) for buffer in BUFFERS),
     LossCase(
