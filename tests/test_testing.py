@@ -361,3 +361,21 @@ def test_a_sabotaged_network_does_not(sabotage: str, wrong: list[str], words: st
     text = message(lambda p: loss_and_grads(p, x, y, sabotage), params)
     assert re.findall(r"elements of inputs\['(.*)'\]", text) == wrong
     assert words in text
+
+
+def test_float32_slopes_that_zeros_would_pass_for_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4000, 10)).astype(np.float32), rng.integers(0, 10, 4000)
+    mean, total = fo.CrossEntropyLoss(), fo.CrossEntropyLoss(reduction="sum")
+    for check in (
+        lambda x: (mean(x, y), np.zeros_like(x)),
+        lambda x: mean.value_and_grad(x, y),
+    ):
+        with pytest.raises(ValueError, match="the slopes of fn with the input are too small"):
+            gradcheck(check, x, max_elements=50, raise_exception=False)
+    assert gradcheck(lambda x: mean.value_and_grad(x, y), x.astype(float), max_elements=50)
+    assert gradcheck(lambda x: total.value_and_grad(x[:10], y[:10]), x[:10])
+    # What has no influence at all, and float64 zeros that rounding disturbs, are right.
+    assert gradcheck(lambda x, z: (float(np.sum(x)), (np.ones_like(x), 0 * z)), (x[0], x[1]))
+    z = rng.standard_normal(5)
+    assert gradcheck(lambda z: (float(np.sum(z - z.mean())), np.zeros_like(z)), z)
