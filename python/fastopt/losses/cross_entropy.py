@@ -225,8 +225,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
             As in `__call__`.
         out : array of the logits' shape, optional
             Where the gradient goes: of the logits' dtype; of any strides, but the axes behind the
-            class axis must lie in C order among themselves. May be `logits` itself, which the
-            gradient then replaces; otherwise it may share memory with no argument.
+            class axis must lie in C order and without gaps between them. May be `logits` itself,
+            if they lie so: the gradient then replaces them. Otherwise it may share memory with no
+            argument.
 
         Returns
         -------
