@@ -29,7 +29,7 @@ def test_backward_is_the_derivative_of_forward() -> None:
     model = ft.MLP([5, 7, 6, 3], seed=1)
     # float64, so that differences are sharp. The gradients are not set: nothing reads them.
     model.params.update({name: param.astype(np.float64) for name, param in model.params.items()})
-    model.grads.update({name: np.empty(param.shape) for name, param in model.params.items()})
+    model.grads.update({name: np.empty_like(param) for name, param in model.params.items()})
     for name, param in model.params.items():
         if name.endswith("bias"):  # not 0: there a unit without input sits on ReLU's kink
             param[...] = rng.standard_normal(param.shape)

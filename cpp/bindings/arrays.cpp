@@ -32,9 +32,11 @@ void let_go(void* memory) {
 // Whether it is an array for results: no copy of it would be of use.
 bool is_out(const std::string& what) { return what.starts_with("out"); }
 
-// The way out for an array of the wrong kind.
-std::string convert(const std::string& what, const std::string& call) {
-    return is_out(what) ? "; allocate it with np.empty" : "; convert it with " + call;
+// The way out for an array of the wrong kind; `model`: one of the right kind.
+std::string convert(const std::string& what, const std::string& call,
+                    const std::string& model = "") {
+    if (!is_out(what)) return "; convert it with " + call;
+    return "; allocate it with np.empty" + (model.empty() ? "" : "_like(" + model + ")");
 }
 
 [[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
@@ -48,7 +50,7 @@ std::string convert(const std::string& what, const std::string& call) {
 py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
-                             type_name(object));
+                             type_name(object) + (is_out(what) ? "" : from_numbers(object)));
     require_no_mask(object, what);
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
@@ -64,10 +66,19 @@ py::array float_array(py::handle object, const std::string& what) {
     return array;
 }
 
+bool is_numpy_scalar(py::handle object) {
+    return py::isinstance(object, py::module_::import("numpy").attr("generic"));
+}
+
 std::string type_name(py::handle object) {
     const std::string name = py::str(py::type::of(object).attr("__name__"));
-    const bool scalar = py::isinstance(object, py::module_::import("numpy").attr("generic"));
-    return scalar ? "a NumPy scalar (" + name + ")" : name;
+    return is_numpy_scalar(object) ? "a NumPy scalar (" + name + ")" : name;
+}
+
+std::string from_numbers(py::handle object) {
+    const bool numbers = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object) ||
+                         py::isinstance<py::float_>(object) || is_numpy_scalar(object);
+    return numbers ? "; np.asarray makes one" : "";
 }
 
 std::string describe_place(std::size_t number, const py::handle& shape) {
@@ -139,7 +150,7 @@ void require_type(const py::array& array, const std::string& what, const py::arr
     if (type_of(array) != type_of(model))
         throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
                              " has " + dtype_name(model) +
-                             convert(what, ".astype(np." + dtype_name(model) + ")"));
+                             convert(what, ".astype(np." + dtype_name(model) + ")", model_what));
 }
 
 void require_like(const py::array& array, const std::string& what, const py::array& model,

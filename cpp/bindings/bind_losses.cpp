@@ -108,7 +108,7 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     if (!scalar && !py::isinstance<py::array>(given))
         throw py::type_error(std::string("targets must be a NumPy array of integers") +
                              (words.probabilities ? " or of probabilities" : "") + ", not " +
-                             type_name(given));
+                             type_name(given) + from_numbers(given));
     const py::array array = scalar ? numpy.attr("asarray")(given) : given;
     require_no_mask(array, "targets");
     const char kind = array.dtype().kind();
@@ -167,7 +167,9 @@ py::array checked_out(const py::object& out, const py::array& logits, const char
     require_writeable(grad, "out");
     require_distinct_elements(grad, "out");
     if (!class_array(grad, grad.ndim() > 1))
-        throw py::value_error("out must be contiguous in C order, but for a stride of its rows");
+        throw py::value_error(
+            "out must have the axes behind the class axis in C order and without gaps "
+            "between them, as np.empty lays them out");
     OverlapCheck overlap;
     overlap.add(grad, "out", true);
     const bool in_place = same_elements(grad, logits);

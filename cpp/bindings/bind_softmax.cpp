@@ -15,7 +15,9 @@ py::array checked_out(const py::object& given, const std::vector<py::array>& ope
     require_writeable(out, "out");
     require_distinct_elements(out, "out");
     if (!class_array(out, axis))
-        throw py::value_error("out must be contiguous in C order, but for a stride of its rows");
+        throw py::value_error(
+            "out must have the axes before `axis`, and those behind it, in C order and "
+            "without gaps between them, as np.empty lays them out");
     OverlapCheck overlap;
     overlap.add(out, "out", true);
     for (std::size_t i = 0; i < operands.size(); ++i) {

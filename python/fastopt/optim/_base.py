@@ -204,7 +204,13 @@ class OptimizerBase(ABC):
                 raise ValueError(
                     f"group {number} holds {names}, in the state dict {new.get('params')}"
                 )
-            _require_same_names(self.defaults, new, f"group {number} of the state dict", extra=True)
+            _require_same_names(
+                self.defaults,
+                new,
+                f"group {number} of the state dict",
+                extra=True,
+                hint=f" (options of {type(self).__name__}: was another optimizer saved?)",
+            )
             own = {"params": old["params"], "param_names": old["param_names"]}
             options = {key: value for key, value in new.items() if key not in own}
             for key, default in self.defaults.items():
