@@ -36,7 +36,8 @@ bool is_out(const std::string& what) { return what.starts_with("out"); }
 std::string convert(const std::string& what, const std::string& call,
                     const std::string& model = "") {
     if (!is_out(what)) return "; convert it with " + call;
-    return "; allocate it with np.empty" + (model.empty() ? "" : "_like(" + model + ")");
+    return "; allocate it with np.empty" +
+           (model.empty() ? "" : "(" + model + ".shape, " + model + ".dtype)");
 }
 
 [[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
@@ -50,7 +51,7 @@ std::string convert(const std::string& what, const std::string& call,
 py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
         throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
-                             type_name(object) + (is_out(what) ? "" : from_numbers(object)));
+                             type_name(object));
     require_no_mask(object, what);
     auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
@@ -66,19 +67,10 @@ py::array float_array(py::handle object, const std::string& what) {
     return array;
 }
 
-bool is_numpy_scalar(py::handle object) {
-    return py::isinstance(object, py::module_::import("numpy").attr("generic"));
-}
-
 std::string type_name(py::handle object) {
     const std::string name = py::str(py::type::of(object).attr("__name__"));
-    return is_numpy_scalar(object) ? "a NumPy scalar (" + name + ")" : name;
-}
-
-std::string from_numbers(py::handle object) {
-    const bool numbers = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object) ||
-                         py::isinstance<py::float_>(object) || is_numpy_scalar(object);
-    return numbers ? "; np.asarray makes one" : "";
+    const bool scalar = py::isinstance(object, py::module_::import("numpy").attr("generic"));
+    return scalar ? "a NumPy scalar (" + name + ")" : name;
 }
 
 std::string describe_place(std::size_t number, const py::handle& shape) {

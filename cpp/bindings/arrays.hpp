@@ -29,9 +29,6 @@ bool same_elements(const py::array& a, const py::array& b);
 Type type_of(const py::array& array);  // of one that float_array returned
 std::string describe_shape(const py::array& array);
 std::string type_name(py::handle object);  // for messages
-
-// For messages that ask for an array: how numbers become one; empty for anything else.
-std::string from_numbers(pybind11::handle object);
 // Where the element with this number in C order stands: "[1, 2]", and "[()]" without axes.
 std::string describe_place(std::size_t number, const py::handle& shape);
 

@@ -87,8 +87,16 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
     return is_floating(targets) && !has_shape(py::reinterpret_borrow<py::array>(targets), shape);
 }
 
+bool is_list(const py::object& given) {
+    return py::isinstance<py::list>(given) || py::isinstance<py::tuple>(given);
+}
+
 // The array of scores; keras and scikit-learn have the targets first.
 py::array score_array(const py::object& given, const char* what, const py::object& targets) {
+    if (is_list(given))
+        throw py::type_error(
+            std::string(what) + " must be a NumPy array of float32 or float64, not " +
+            type_name(given) + "; convert it with np.asarray(" + what + ", np.float32)");
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw py::type_error(std::string(what) + " must have dtype float32 or float64, not " +
                              std::string(py::str(given.attr("dtype"))) + "; were " + what +
@@ -108,7 +116,8 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     if (!scalar && !py::isinstance<py::array>(given))
         throw py::type_error(std::string("targets must be a NumPy array of integers") +
                              (words.probabilities ? " or of probabilities" : "") + ", not " +
-                             type_name(given) + from_numbers(given));
+                             type_name(given) +
+                             (is_list(given) ? "; convert it with np.asarray(targets)" : ""));
     const py::array array = scalar ? numpy.attr("asarray")(given) : given;
     require_no_mask(array, "targets");
     const char kind = array.dtype().kind();
@@ -372,15 +381,14 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
 
     if (!out.is_none()) {
         const std::size_t count = linear_bias.is_none() ? 2 : 3;
-        const bool sequence = py::isinstance<py::tuple>(out) || py::isinstance<py::list>(out);
-        if (!sequence || py::len(out) != count)
+        if (!is_list(out) || py::len(out) != count)
             throw py::type_error(
                 std::string("out must be a tuple of ") +
                 (count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
                             : "three arrays, for the gradients of hidden, linear_weight and "
                               "linear_bias") +
                 ", not " + type_name(out) +
-                (sequence ? " of " + std::to_string(py::len(out)) : std::string()));
+                (is_list(out) ? " of " + std::to_string(py::len(out)) : std::string()));
         const py::object models[] = {hidden, linear_weight, linear_bias};
         const char* const names[] = {"hidden", "linear_weight", "linear_bias"};
         for (std::size_t i = 0; i < count; ++i) {

@@ -14,13 +14,18 @@ constexpr std::size_t kept_bytes = 16 << 20;
 thread_local std::unique_ptr<std::byte[]> memory;
 constinit thread_local std::size_t size = 0;
 
-// Blocks that were given back, if they are worth it.
-constexpr std::size_t least_kept = 64 << 10;
+// Blocks that were given back. The sizes are coarse, so that one serves batches nearly alike.
+constexpr std::size_t granule = 64 << 10;
 struct Block {
     std::unique_ptr<std::byte[]> data;
     std::size_t size = 0;
 };
-thread_local Block blocks[3];  // as many as a call takes at a time: targets, losses, log-sum-exps
+thread_local Block blocks[4];  // as many as cross-entropy takes at a time
+
+// What a block of so many bytes has: less than a granule is left to malloc as it is.
+std::size_t block_size(std::size_t bytes) {
+    return bytes < granule ? bytes : (bytes + granule - 1) / granule * granule;
+}
 
 }  // namespace
 
@@ -40,20 +45,21 @@ void trim_thread_scratch() {
 }
 
 std::byte* take_block(std::size_t bytes) {
-    if (bytes >= least_kept)
-        for (Block& block : blocks)
-            if (block.size == bytes) {
-                block.size = 0;
-                return block.data.release();
-            }
+    bytes = block_size(bytes);
+    for (Block& block : blocks)
+        if (block.size == bytes && block.data != nullptr) {
+            block.size = 0;
+            return block.data.release();
+        }
     if (auto* fresh = new (std::nothrow) std::byte[bytes]) return fresh;
     for (Block& block : blocks) block = {};
     return new std::byte[bytes];
 }
 
 void give_back_block(std::byte* block, std::size_t bytes) noexcept {
+    bytes = block_size(bytes);
     std::unique_ptr<std::byte[]> owned(block);
-    if (bytes < least_kept || bytes > kept_bytes) return;
+    if (bytes < granule || bytes > kept_bytes) return;
     // The others move on; without room for all, the one that was given back first goes.
     for (Block& kept : blocks) {
         std::swap(kept.data, owned);
