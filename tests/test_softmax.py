@@ -189,7 +189,7 @@ def test_bad_input() -> None:
         (TypeError, "axis .* not tuple", lambda: f.softmax_backward(x, x, (0, 1))),  # type: ignore[arg-type]
         (
             TypeError,
-            r"out has dtype.*np.empty_like\(x\)$",
+            r"out has dtype.*np.empty\(x.shape, x.dtype\)$",
             lambda: f.softmax(x, out=x.astype(np.float64)),
         ),
         (ValueError, "out has shape", lambda: f.softmax(x, out=x.T.copy())),

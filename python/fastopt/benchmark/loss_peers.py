@@ -107,7 +107,7 @@ def _optax(case: LossCase) -> Runner | None:
 
 def _optax_cross_entropy(x: Any, y: Any, label_smoothing: float = 0.0) -> Any:
     optax = import_module("optax")
-    indices = y.ndim < x.ndim
+    indices = y.ndim < x.ndim  # of images too, but those without smoothing
     if indices and label_smoothing == 0:
         return optax.softmax_cross_entropy_with_integer_labels(x, y, axis=1)
     soft = import_module("jax").nn.one_hot(y, x.shape[1]) if indices else y
