@@ -229,8 +229,14 @@ def test_groups_and_names() -> None:
     p, q = ones(3), ones(3)
     with refused(ValueError, "weigth_decay", "weight_decay"):
         fo.Adam([{"params": [p], "weigth_decay": 0.1}])
-    with refused(ValueError, "params"):
+    with refused(ValueError, "params", "'lr'"):
         fo.Adam([{"lr": 0.1}])
+    with refused(ValueError, "'w', 'b'; the arrays of all layers go into one mapping"):
+        fo.Adam([{"w": p, "b": q}])
+    with refused(TypeError, "parameter 'l1'", "not dict; the arrays of all layers"):
+        fo.Adam({"l1": {"w": p}})  # type: ignore[arg-type]
+    with refused(KeyError, "given as a sequence", "'w', 'b'", arrays=[p, q]):
+        fo.Adam([p, q]).step({"w": p.copy(), "b": q.copy()})
     with refused(ValueError, "empty"):
         fo.Adam([])
     with refused(ValueError, "empty"):

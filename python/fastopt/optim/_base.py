@@ -258,6 +258,11 @@ def _flatten_grads(
     `named` are the names that were given, not numbered.
     """
     if isinstance(grads, Mapping):
+        if grads and not named and not by_group and set(grads).isdisjoint(names):
+            raise KeyError(
+                "gradients of parameters that were given as a sequence must be a sequence in the "
+                f"same order, or have their numbers as names; not {_few(list(map(repr, grads)))}"
+            )
         return _by_name(grads, names)
     if not isinstance(grads, Sequence) or isinstance(grads, str):
         raise TypeError(
@@ -321,7 +326,10 @@ def _new_params(
 ) -> tuple[list[str], list[FloatArray]]:
     """Return the names and arrays of a group that joins parameters with the names `taken`."""
     if "params" not in group:
-        raise ValueError("a parameter group needs 'params'")
+        raise ValueError(
+            f"a parameter group needs 'params', this one has {_few(list(map(repr, group)))}; the "
+            "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
+        )
     names, arrays = _named(group["params"], first=len(taken))
     for name in names:
         if name in taken:
@@ -332,9 +340,14 @@ def _new_params(
 def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
     """Return the names and arrays of one group; a sequence is numbered from `first`."""
     if isinstance(params, Mapping):
-        for name in params:
+        for name, array in params.items():
             if not isinstance(name, str):
                 raise TypeError(f"the names of parameters must be strings, not {name!r}")
+            if isinstance(array, Mapping):
+                raise TypeError(
+                    f"parameter {name!r} must be a NumPy array, not {type(array).__name__}; the "
+                    "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
+                )
         names, arrays = list(params), list(params.values())
     elif isinstance(params, Iterable):
         arrays = [params] if isinstance(params, np.ndarray) else list(params)
