@@ -1,11 +1,15 @@
 // Instruction sets, threads and build facts.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "../runtime/isa.hpp"
 #include "../runtime/parallel.hpp"
 #include "../runtime/threads.hpp"
 #include "../runtime/tuning.hpp"
 #include "bindings.hpp"
+#include "options.hpp"
 
 namespace py = pybind11;
 
@@ -25,11 +29,28 @@ void bind_runtime(py::module_& module) {
     module.attr("tuning") = py::cast(&tuning, py::return_value_policy::reference);
     module.def("available_isas", &available_isas);
     module.def("active_isa", &active_isa);
-    module.def("use_isa", [](const std::string& name) { use_isa(name); }, py::arg("name"));
+    module.def(
+        "use_isa", [](const py::object& name) { use_isa(as_text(name, "name")); }, py::arg("name"));
     module.def("get_num_threads", &num_threads);
-    module.def("set_num_threads", &set_num_threads, py::arg("count"), py::arg("beyond") = false);
+    module.def(
+        "set_num_threads",
+        [](const py::object& count, const py::object& beyond) {
+            const std::int64_t most = std::numeric_limits<int>::max();
+            const std::int64_t least = std::numeric_limits<int>::min();
+            set_num_threads(static_cast<int>(std::clamp(as_integer(count, "count"), least, most)),
+                            as_flag(beyond, "beyond"));
+        },
+        py::arg("count"), py::arg("beyond") = false);
     module.def("affinity_cpus", &affinity_cpus);
-    module.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
+    module.def(
+        "cgroup_cpus", [](const py::object& root) { return cgroup_cpus(as_text(root, "root")); },
+        py::arg("root") = "");
+    // The options of what is computed in Python.
+    module.def("as_number", &as_number, py::arg("value"), py::arg("name"));
+    module.def("as_flag", &as_flag, py::arg("value"), py::arg("name"));
+    module.def("as_integer", &as_integer, py::arg("value"), py::arg("name"));
+    module.def("as_text", &as_text, py::arg("value"), py::arg("name"));
+    module.def("short_repr", &short_repr, py::arg("value"));
 }
 
 }  // namespace fastopt

@@ -1,0 +1,117 @@
+#include "options.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <string_view>
+
+#include "arrays.hpp"
+
+namespace fastopt {
+namespace {
+
+constexpr py::ssize_t longest_repr = 80;
+
+std::string utf8(py::handle text) {
+    const auto bytes = py::reinterpret_steal<py::bytes>(
+        PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    return bytes;
+}
+
+[[noreturn]] void throw_kind(py::handle value, const std::string& name, const char* taken) {
+    throw py::type_error(name + " must be " + taken + ", not " + short_repr(value));
+}
+
+// Throws if the conversion has raised: our message for a TypeError, a ValueError for a number that
+// is too large, and all else as it is.
+void require_converted(py::handle value, const std::string& name, const char* taken,
+                       const char* fitting) {
+    if (!PyErr_Occurred()) return;
+    const bool wrong_kind = PyErr_ExceptionMatches(PyExc_TypeError) != 0;
+    if (!wrong_kind && PyErr_ExceptionMatches(PyExc_OverflowError) == 0)
+        throw py::error_already_set();
+    PyErr_Clear();
+    if (wrong_kind) throw_kind(value, name, taken);
+    throw py::value_error(name + " must be " + fitting + ", not " + short_repr(value));
+}
+
+// Arrays with axes and masked ones convert themselves with warnings or errors of their own, and
+// NumPy's strings, dates and complex numbers convert to what nobody meant.
+void require_scalar(py::handle value, const std::string& name, const char* taken) {
+    if (PyComplex_Check(value.ptr()) || PyUnicode_Check(value.ptr()))
+        throw_kind(value, name, taken);
+    const py::object axes = py::getattr(value, "ndim", py::none());
+    if (axes.is_none()) return;
+    if (PyLong_Check(axes.ptr()) && !axes.equal(py::int_(0))) throw_kind(value, name, taken);
+    const bool of_numpy = py::isinstance<py::array>(value) ||
+                          py::isinstance(value, py::module_::import("numpy").attr("generic"));
+    if (!of_numpy) return;
+    require_no_mask(value, name);
+    const auto dtype = py::reinterpret_borrow<py::dtype>(value.attr("dtype"));
+    if (std::string_view("biuf").find(dtype.kind()) == std::string_view::npos)
+        throw_kind(value, name, taken);
+}
+
+}  // namespace
+
+double as_number(py::handle value, const std::string& name) {
+    constexpr const char* taken = "a number";
+    if (!PyFloat_CheckExact(value.ptr()) && !PyLong_CheckExact(value.ptr()))
+        require_scalar(value, name, taken);
+    const double number = PyFloat_AsDouble(value.ptr());
+    if (number == -1.0) require_converted(value, name, taken, "within the range of float64");
+    return number;
+}
+
+bool as_flag(py::handle value, const std::string& name) {
+    if (PyBool_Check(value.ptr())) return value.is(py::handle(Py_True));
+    constexpr const char* taken = "True or False";
+    require_scalar(value, name, taken);
+    const double number = PyFloat_AsDouble(value.ptr());
+    if (number == -1.0) require_converted(value, name, taken, taken);
+    if (number != 0 && number != 1)
+        throw py::value_error(name + " must be " + taken + ", not " + short_repr(value));
+    return number == 1;
+}
+
+std::int64_t as_integer(py::handle value, const std::string& name) {
+    constexpr const char* taken = "an integer";
+    constexpr const char* fitting = "an integer of 64 bits";
+    if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken);
+    const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    if (!integer) require_converted(value, name, taken, fitting);
+    const long long number = PyLong_AsLongLong(integer.ptr());
+    if (number == -1) require_converted(value, name, taken, fitting);
+    return number;
+}
+
+std::string as_text(py::handle value, const std::string& name) {
+    if (!PyUnicode_Check(value.ptr())) throw_kind(value, name, "a string");
+    return utf8(value);
+}
+
+std::string short_repr(py::handle value) {
+    if (py::isinstance<py::array>(value)) {
+        const auto array = py::reinterpret_borrow<py::array>(value);
+        if (array.ndim() > 0)
+            return "an array of shape " + describe_shape(array) + " and dtype " +
+                   utf8(py::str(py::object(array.dtype())));
+    }
+    try {
+        const py::object maker = py::module_::import("reprlib").attr("Repr")();
+        for (const char* limit : {"maxstring", "maxother", "maxlong"})
+            maker.attr(limit) = longest_repr;
+        maker.attr("maxlevel") = 2;
+        const py::object text =
+            py::str(" ").attr("join")(maker.attr("repr")(value).attr("split")());
+        const auto start =
+            py::reinterpret_steal<py::object>(PyUnicode_Substring(text.ptr(), 0, longest_repr));
+        if (!start) throw py::error_already_set();
+        return utf8(start) + (py::len(text) > static_cast<std::size_t>(longest_repr) ? "..." : "");
+    } catch (py::error_already_set& error) {  // an int of more digits than Python prints
+        if (!error.matches(PyExc_ValueError)) throw;
+        return "a value of type " + type_name(value) + " that is too long to print";
+    }
+}
+
+}  // namespace fastopt
