@@ -13,6 +13,7 @@ import fastopt as fo
 from fastopt import _core
 from fastopt._types import FloatArray
 from fastopt.optim._base import OptimizerBase
+from helpers import at_offset, hostile
 
 DTYPES: list[type[np.floating[Any]]] = [np.float32, np.float64]
 
@@ -79,29 +80,6 @@ CHUNK = _core.tuning.chunk_size
 SIZES = [*range(71), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 
 
-def at_offset(array: FloatArray, offset: int) -> FloatArray:
-    """Return a copy of a flat array that starts `offset` elements into a larger one."""
-    buffer = np.empty(array.size + offset, dtype=array.dtype)
-    buffer[offset:] = array
-    return buffer[offset:]
-
-
-def hostile(rng: np.random.Generator, size: int, dtype: npt.DTypeLike) -> FloatArray:
-    """Return numbers of every size: zeros of both signs, denormals, huge, infinite, NaN."""
-    info = np.finfo(np.dtype(dtype))
-    special: list[Any] = [
-        0.0,
-        -0.0,
-        info.smallest_subnormal,
-        -info.smallest_subnormal,
-        info.tiny / 3,
-    ]
-    special += [info.tiny, info.max, -info.max, 1e30, 1e-30, np.inf, -np.inf, np.nan, 1.0, -1.0]
-    values = rng.choice(np.array(special, dtype=dtype), size)
-    ordinary = rng.standard_normal(size) * 10.0 ** rng.integers(-12, 12, size)
-    return np.where(rng.random(size) < 0.5, values, ordinary).astype(dtype)
-
-
 def make_params(dtype: npt.DTypeLike) -> list[FloatArray]:
     """Return one array of every size, at offsets that go round, and one of hostile numbers."""
     rng = np.random.default_rng(1)
@@ -127,15 +105,3 @@ def make_grads(params: Sequence[FloatArray], steps: int) -> list[list[FloatArray
             )
         result.append(grads)
     return result
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two arrays or numbers hold the same bits, signs of zeros included; NaNs are equal."""
-    a, b = np.asarray(a), np.asarray(b)
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a.dtype.kind != "f":
-        return bool(np.array_equal(a, b))
-    word = f"i{a.dtype.itemsize}"
-    equal = np.ascontiguousarray(a).view(word) == np.ascontiguousarray(b).view(word)
-    return bool(np.all(equal | (np.isnan(a) & np.isnan(b))))

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
-from cases import CHUNK, at_offset
+from cases import CHUNK
 from fastopt._types import FloatArray
+from helpers import at_offset
 
 LANES = 64
 SIZES = [0, 1, 2, 3, 7, 17, LANES - 1, LANES, LANES + 1, 1000, CHUNK, CHUNK + 1, 2 * CHUNK + 77]
@@ -131,14 +132,3 @@ FUNCTIONS = [
     Function("logistic"),
     Function("logistic", options={"L": 2.5, "k": -1.75, "x0": 3.0}),
 ]
-
-
-def in_ulp(value: Any, truth: Any, dtype: npt.DTypeLike) -> FloatArray:
-    """Return |value - truth| in units of the last place that `truth` has in `dtype`."""
-    info = np.finfo(np.dtype(dtype))
-    truth = np.asarray(truth)
-    with np.errstate(all="ignore"):
-        exponent = np.frexp(np.maximum(abs(truth), info.tiny))[1] - 1
-        error = abs(np.asarray(value).astype(truth.dtype) - truth)
-    same = np.asarray(value).astype(truth.dtype) == truth  # infinities
-    return np.where(same, 0, np.ldexp(error, info.nmant - exponent))

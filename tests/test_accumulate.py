@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import DTYPES, make_grads, make_params, same_bits
+from bad_cases import BAD_GRADS, BAD_PARAMS
+from cases import DTYPES, make_grads, make_params
 from fastopt import _core
 from fastopt._types import FloatArray
-from test_bad_input import BAD_GRADS, BAD_PARAMS, ones, refused
-from test_parity import LAYOUTS, orders
+from helpers import LAYOUTS, ones, orders, refused, same_bits
 
 
 def same_sums(a: fo.GradAccumulator, b: fo.reference.GradAccumulator) -> bool:

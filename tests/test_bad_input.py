@@ -3,80 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import same_bits
-
-
-@contextmanager
-def refused(
-    error: type[Exception], *words: str, arrays: Any = (), optimizer: fo.Optimizer | None = None
-) -> Iterator[None]:
-    """Expect `error` with all `words` in its message, and every array and state as it was."""
-    before = [a.copy() for a in arrays]
-    states = None
-    if optimizer is not None:
-        states = {n: {k: np.copy(v) for k, v in s.items()} for n, s in optimizer.state.items()}
-    with pytest.raises(error) as caught:
-        yield
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
-    for array, copy in zip(arrays, before, strict=True):
-        assert same_bits(array, copy)
-    if optimizer is not None and states is not None:
-        for name, state in optimizer.state.items():
-            assert state.keys() == states[name].keys()
-            for key, value in state.items():
-                assert same_bits(np.asarray(value), states[name][key])
-
-
-def ones(*shape: int) -> Any:
-    return np.ones(shape, np.float32)
-
-
-def swapped(a: Any) -> Any:
-    return a.astype(a.dtype.newbyteorder())
-
-
-def misaligned(a: Any) -> Any:
-    raw = np.zeros(a.nbytes + 1, np.uint8)[1:]
-    view = raw.view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def read_only(a: Any) -> Any:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-BAD_PARAMS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
-    ("integers", lambda: np.ones(4, np.int64), TypeError, "int64"),
-    ("half", lambda: np.ones(4, np.float16), TypeError, "float16"),
-    ("complex", lambda: np.ones(4, np.complex64), TypeError, "complex64"),
-    ("objects", lambda: np.ones(4, object), TypeError, "object"),
-    ("list", lambda: [1.0, 2.0], TypeError, "list"),
-    ("float", lambda: 1.0, TypeError, "float"),
-    ("read-only", lambda: read_only(ones(4)), ValueError, "read-only"),
-    ("strided", lambda: ones(8)[::2], ValueError, "dense"),
-    ("reversed", lambda: ones(8)[::-1], ValueError, "dense"),
-    ("columns", lambda: ones(4, 4)[:, :2], ValueError, "dense"),
-    (
-        "broadcast",
-        lambda: np.lib.stride_tricks.as_strided(ones(1), (4,), (0,)),
-        ValueError,
-        "dense",
-    ),
-    ("misaligned", lambda: misaligned(ones(4)), ValueError, "misaligned"),
-    ("swapped", lambda: swapped(ones(4)), ValueError, "byte-swapped"),
-]
+from bad_cases import BAD_GRADS, BAD_LOSS, BAD_PARAMS, GOOD_LOGITS, GOOD_TARGETS
+from helpers import ones, read_only, refused, same_bits
 
 
 @pytest.mark.parametrize(
@@ -94,17 +29,6 @@ def test_parameters(make: Callable[[], Any], error: type[Exception], word: str) 
     state, grad = ones(4), ones(4)
     with refused(error, "param", word, arrays=[state, grad]):
         fo.functional.adam_(make(), grad, state, ones(4), step=1)
-
-
-BAD_GRADS: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
-    ("integers", lambda g: g.astype(np.int32), TypeError, "int32"),
-    ("other float", lambda g: g.astype(np.float64), TypeError, "float64"),
-    ("list", lambda g: g.tolist(), TypeError, "list"),
-    ("shape", lambda g: g.T, ValueError, "(3, 2)"),
-    ("flat", lambda g: g.ravel(), ValueError, "(6,)"),
-    ("misaligned", misaligned, ValueError, "misaligned"),
-    ("swapped", swapped, ValueError, "byte-swapped"),
-]
 
 
 @pytest.mark.parametrize(
@@ -359,69 +283,6 @@ def test_functional_arguments() -> None:
     square = ones(3, 3)
     with refused(ValueError, "laid out", arrays=[square]):
         fo.functional.rmsprop_(square, ones(3, 3), np.asfortranarray(ones(3, 3)))
-
-
-GOOD_LOGITS = np.arange(12, dtype=np.float32).reshape(3, 4)
-GOOD_TARGETS = np.array([0, 3, 1])
-BAD_LOSS: list[tuple[str, Any, Any, type[Exception], list[str]]] = [
-    (
-        "list",
-        [[1.0, 2.0]],
-        GOOD_TARGETS,
-        TypeError,
-        ["logits", "not list; convert it with np.asarray(logits, np.float32)"],
-    ),
-    ("integers", GOOD_LOGITS.astype(int), GOOD_TARGETS, TypeError, ["logits", "int64"]),
-    ("half", GOOD_LOGITS.astype(np.float16), GOOD_TARGETS, TypeError, ["logits", "float16"]),
-    ("scalar", GOOD_LOGITS[0, 0, ...], GOOD_TARGETS, ValueError, ["logits", "not ()"]),
-    ("flat", GOOD_LOGITS[0], GOOD_TARGETS, ValueError, ["targets", "shape ()", "(3,)"]),
-    ("flat and out of range", GOOD_LOGITS[0], 4, IndexError, ["targets[()] is 4"]),
-    ("three axes", GOOD_LOGITS[None], GOOD_TARGETS, ValueError, ["targets", "(1, 4)", "(3,)"]),
-    (
-        "outside in three axes",
-        np.zeros((3, 2, 4), np.float32),
-        np.array([[0, 1, 1, 1], [1, 1, 2, 0], [3, 0, 0, 0]]),
-        IndexError,
-        ["targets[1, 2] is 2", "[0, 2)"],
-    ),
-    ("floating indices", GOOD_LOGITS, GOOD_LOGITS[:, 0], TypeError, ["integer dtype", "float32"]),
-    ("wrong probabilities", GOOD_LOGITS, GOOD_LOGITS[:2], ValueError, ["targets", "(2, 4)"]),
-    ("one hot", GOOD_LOGITS, np.ones((3, 4), int), ValueError, ["(3,)", "probabilities", "int64"]),
-    ("swapped arguments", GOOD_TARGETS, GOOD_LOGITS, TypeError, ["logits", "int64", "swapped"]),
-    (
-        "classes last",
-        np.zeros((3, 5, 4), np.float32),
-        np.zeros((3, 5), int),
-        ValueError,
-        ["targets", "(3, 4)", "along axis 1", "(3, 5)"],
-    ),
-    ("NumPy scalar", np.float32(1), 0, TypeError, ["logits", "NumPy scalar (float32)"]),
-    ("half probabilities", GOOD_LOGITS, GOOD_LOGITS.astype(np.float16), TypeError, ["float16"]),
-    ("no classes", GOOD_LOGITS[:, :0], GOOD_TARGETS, ValueError, ["logits", "(3, 0)"]),
-    ("swapped", swapped(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "byte-swapped"]),
-    ("misaligned", misaligned(GOOD_LOGITS), GOOD_TARGETS, ValueError, ["logits", "misaligned"]),
-    ("float targets", GOOD_LOGITS, GOOD_TARGETS * 1.0, TypeError, ["targets", "float64"]),
-    ("bool targets", GOOD_LOGITS, GOOD_TARGETS > 0, TypeError, ["targets", "bool"]),
-    (
-        "target list",
-        GOOD_LOGITS,
-        [0, 1, 2],
-        TypeError,
-        ["targets", "not list; convert it with np.asarray(targets)"],
-    ),
-    ("masked", GOOD_LOGITS, np.ma.array(GOOD_TARGETS), TypeError, ["targets", "masked array"]),
-    ("too few", GOOD_LOGITS, GOOD_TARGETS[:2], ValueError, ["targets", "(3,)", "(2,)"]),
-    ("column", GOOD_LOGITS, GOOD_TARGETS[:, None], ValueError, ["targets", "(3, 1)"]),
-    ("too large", GOOD_LOGITS, np.array([0, 4, 9]), IndexError, ["targets[1] is 4", "[0, 4)"]),
-    ("negative", GOOD_LOGITS, np.array([0, 1, -1]), IndexError, ["targets[2] is -1"]),
-    (
-        "huge",
-        GOOD_LOGITS,
-        np.array([0, 1, 2**64 - 100], np.uint64),
-        IndexError,
-        ["targets[2] is 18446744073709551516"],
-    ),
-]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import fastopt as fo
 from cases import CHUNK
 from fastopt import _core
+from helpers import misaligned, ones, read_only, refused, swapped
 from pointwise_cases import FUNCTIONS, LOSSES, Function, Loss
-from test_bad_input import misaligned, ones, read_only, refused, swapped
 
 GOOD = np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(3, 4)
 BAD: list[tuple[str, Any, type[Exception], list[str]]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import fastopt
+from helpers import fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

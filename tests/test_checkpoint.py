@@ -25,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import CASES, DTYPES, Case, same_bits
+from cases import CASES, DTYPES, Case
+from helpers import same_bits
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

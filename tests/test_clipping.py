@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, DTYPES, Case, make_grads, make_params, same_bits
+from cases import CASES, DTYPES, Case, make_grads, make_params
+from helpers import same_bits
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e9, None])

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from commands import fastopt as run_fastopt
-
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
@@ -23,6 +21,7 @@ from typer.testing import CliRunner
 
 from fastopt import train as ft
 from fastopt.cli.app import app
+from helpers import fastopt as run_fastopt
 
 FILES = {"compare.png", "compare.csv", "compare.json", "epochs.csv"}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import at_offset, same_bits
 from fastopt import _core
 from fastopt._types import FloatArray, IntArray
+from helpers import at_offset, infinite_rows, same_bits
 
 ULP = 2.0**-23
 CLASSES = [1, 2, 3, 10, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 4097, 10_000]
@@ -262,24 +262,6 @@ def test_infinities_and_nan(isa: str) -> None:
     assert np.all(np.isfinite(grad[:2]))
     assert np.all(np.isnan(loss[2:]))
     assert np.all(np.isnan(grad[2:]))
-
-
-def infinite_rows(dtype: Any = np.float32) -> tuple[FloatArray, IntArray]:
-    """Return rows of three tiles, the last one class, with infinities and NaN all over them."""
-    logits = np.random.default_rng(4).uniform(-9, 9, (12, 4097)).astype(dtype)
-    logits[0, :2048] = -np.inf
-    logits[1, 2048:] = -np.inf
-    logits[2, :4096] = -np.inf
-    logits[3] = -np.inf
-    logits[4, 4096] = np.nan
-    logits[5, :2048] = np.nan
-    logits[6, 2048] = np.nan
-    logits[7, 4096] = np.inf
-    logits[8, [5, 3000]] = np.inf
-    logits[9, [7, 2048, 4096]] = 10.0  # the largest three times
-    logits[10, 3000] = 500.0
-    logits[11, :2048] += 300.0
-    return logits, np.array([3000, 5, 4096, 1, 2, 3, 4, 5, 5, 2048, 3000, 3000])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import DTYPES, at_offset, hostile, make_grads, make_params, same_bits
+from bad_cases import BAD_PARAMS
+from cases import DTYPES, make_grads, make_params
 from fastopt import _core
-from test_bad_input import BAD_PARAMS, ones, refused
-from test_parity import orders
+from helpers import at_offset, hostile, ones, orders, refused, same_bits
 
 OPTIONS: list[dict[str, Any]] = [
     {},

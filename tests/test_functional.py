@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import same_bits
-from test_bad_input import ones, read_only, refused
+from helpers import ones, read_only, refused, same_bits
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((6, 5)).astype(np.float32) * 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import same_bits
+from helpers import same_bits
 
 
 def model() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from commands import fastopt as run_fastopt
+from helpers import fastopt as run_fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

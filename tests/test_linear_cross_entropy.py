@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import DTYPES, same_bits
+from cases import DTYPES
 from fastopt._types import FloatArray, IntArray
-from test_bad_input import misaligned, ones, read_only, refused, swapped
+from helpers import misaligned, ones, read_only, refused, same_bits, swapped
 
 ROWS, WIDTH, CLASSES = 50, 12, 300
 # "soft" asks `data` for probabilities, "weight" asks `losses` for class weights of this dtype.

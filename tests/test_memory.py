@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from test_process import check
+from helpers import check
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, limits memory")
 
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, li
 # mappings of their own, so each of them fails in turn.
 EXHAUST = """
 import os, resource, sys, numpy as np, fastopt as fo
+from helpers import check
 from fastopt import _core
 _core.set_num_threads(2, beyond=True)
 _core.tuning.wake_size = 0

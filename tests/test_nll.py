@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import DTYPES, same_bits
+from bad_cases import BAD_LOSS
+from cases import DTYPES
 from fastopt import _core
 from fastopt._types import FloatArray, IntArray
-from test_bad_input import BAD_LOSS, ones, read_only, refused
+from helpers import ones, read_only, refused, same_bits
 
 SHAPES = [
     *[(1, 1), (5, 3), (700, 10), (3, 2000), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)],

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, Case, make_grads, same_bits
+from cases import CASES, Case, make_grads
 from fastopt._types import FloatArray
+from helpers import same_bits
 
 ONE = np.ones(1, np.float32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -11,19 +10,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import (
-    CASES,
-    DTYPES,
-    FUNCTIONS,
-    Case,
-    at_offset,
-    hostile,
-    make_grads,
-    make_params,
-    same_bits,
-)
+from cases import CASES, DTYPES, FUNCTIONS, Case, make_grads, make_params
 from fastopt import _core
-from fastopt._types import FloatArray
+from helpers import LAYOUTS, at_offset, hostile, orders, same_bits
 
 STEPS = 4
 
@@ -92,16 +81,6 @@ def test_functional_forms_at_any_alignment(case: Case, dtype: Any, isa: str) -> 
                 assert name == "step" or same_bits(states[name], value)
 
 
-def orders(dtype: Any) -> list[Any]:
-    """One three-dimensional array in several dense memory orders."""
-    base = np.random.default_rng(4).standard_normal((5, 6, 7)).astype(dtype)
-    result = []
-    for axes in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)):
-        back = np.argsort(axes)
-        result.append(np.ascontiguousarray(base.transpose(axes)).transpose(back))
-    return result
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_any_dense_order_and_any_gradient_strides(case: Case, isa: str) -> None:
     rng = np.random.default_rng(5)
@@ -129,26 +108,6 @@ def test_any_dense_order_and_any_gradient_strides(case: Case, isa: str) -> None:
             assert same_bits(optimizer.state[name][key], value)
         for value in optimizer.state[name].values():
             assert np.ndim(value) == 0 or value.strides == param.strides
-
-
-LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[FloatArray], FloatArray]]] = {
-    # the gradient's values in C order -> the same values, laid out otherwise; some are large enough
-    # to be cut into pieces of several chunks
-    "one row of lines": ((130, 1100), np.asfortranarray),
-    "pieces of several chunks": ((601, 1103), np.asfortranarray),
-    "few long rows": ((18, 40_001), np.asfortranarray),
-    "reversed dimensions": ((37, 141, 113), np.asfortranarray),
-    "channels last": (
-        (64, 61, 7, 7),
-        lambda g: g.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
-    ),
-    "backwards": ((300, 501), lambda g: np.asfortranarray(g[::-1, ::-1])[::-1, ::-1]),
-    "columns of a wider array": (
-        (700, 300),
-        lambda g: np.asfortranarray(np.repeat(np.repeat(g, 2, 0), 3, 1))[::2, ::3],
-    ),
-    "every other": ((150_001,), lambda g: np.repeat(g, 2)[::2]),
-}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import CHUNK, DTYPES, at_offset, same_bits
+from cases import CHUNK, DTYPES
 from fastopt import _core
 from fastopt._types import FloatArray
-from pointwise_cases import FUNCTIONS, LANES, LOSSES, SIZES, Function, Loss, in_ulp
+from helpers import at_offset, in_ulp, same_bits
+from pointwise_cases import FUNCTIONS, LANES, LOSSES, SIZES, Function, Loss
 
 LOSS_ROWS = pytest.mark.parametrize("row", LOSSES, ids=str)
 FUNCTION_ROWS = pytest.mark.parametrize("row", FUNCTIONS, ids=str)

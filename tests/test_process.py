@@ -17,29 +17,10 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, CHUNK, DTYPES, FUNCTIONS, Case, same_bits
+from cases import CASES, CHUNK, DTYPES, FUNCTIONS, Case
 from fastopt import _core
 from fastopt._types import FloatArray
-
-
-def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter; the timeout only catches a hang."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def check(script: str, **environment: str) -> str:
-    result = run(script, **environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stderr == ""
-    return result.stdout
-
+from helpers import check, run, same_bits
 
 BIG_STEP = """
 import os, sys, numpy as np, fastopt as fo

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import CASES, Case, same_bits
+from cases import CASES, Case
+from helpers import same_bits
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 finite32 = st.floats(-50, 50, width=32)

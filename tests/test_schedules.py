@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import same_bits
+from helpers import same_bits
 from schedule_cases import COMPOSED, LRS, SOME, Schedule, groups, one
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import DTYPES, same_bits
+from cases import DTYPES
 from fastopt import _core
 from fastopt._types import FloatArray
-from test_cross_entropy import infinite_rows
+from helpers import infinite_rows, same_bits
 
 SHAPES = [
     ((7,), 0),

@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from commands import fastopt
-
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
@@ -25,6 +23,7 @@ from typer.testing import CliRunner
 
 from fastopt import train as ft
 from fastopt.cli.app import app
+from helpers import fastopt
 
 FILES = {"sweep.csv", "sweep.json", "map.png", "curves.png", "runs.jsonl"}
 # Twelve runs of a fifth of a second or so.

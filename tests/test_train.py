@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from commands import fastopt
+from helpers import fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

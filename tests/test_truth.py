@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, Case, same_bits
+from cases import CASES, Case
 from fastopt.reference._base import one_minus_power
+from helpers import same_bits
 
 U = 2.0**-24
 
