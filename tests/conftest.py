@@ -1,8 +1,7 @@
-"""Fixtures: every instruction set, every team size."""
+"""Fixtures: every instruction set, every team size, and pairs of the two."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ from hypothesis import settings
 
 import fastopt as fo
 from fastopt import _core
+from helpers import ISAS, SETTINGS, TEAMS, Setting
 
 settings.register_profile("fastopt", deadline=None, max_examples=60)
 settings.load_profile("fastopt")
@@ -30,17 +30,24 @@ def leave_settings_alone() -> Iterator[None]:
     _core.set_num_threads(threads, beyond=True)
 
 
-# Every instruction set in one run, or the one that FASTOPT_ISA asks for.
-@pytest.fixture(params=[fo.active_isa()] if os.environ.get("FASTOPT_ISA") else fo.available_isas())
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     _core.use_isa(name)
     return name
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=TEAMS)
 def threads(request: pytest.FixtureRequest) -> int:
     count: int = request.param
     _core.set_num_threads(count, beyond=True)  # 3 on a machine of 2 cores too
     assert fo.get_num_threads() == count
     return count
+
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    """Return an instruction set with a team, both in use; `use` chooses them again."""
+    pair: Setting = request.param
+    pair.use()
+    return pair

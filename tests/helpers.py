@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import fastopt as fo
+from fastopt import _core
 from fastopt._types import FloatArray, IntArray
+
+# Every instruction set in one run, or the one that FASTOPT_ISA asks for.
+ISAS = [fo.active_isa()] if os.environ.get("FASTOPT_ISA") else fo.available_isas()
+TEAMS = [1, 2, 3]
+
+
+class Setting(NamedTuple):
+    """An instruction set and a number of threads."""
+
+    isa: str
+    threads: int
+
+    def use(self) -> None:
+        _core.use_isa(self.isa)
+        _core.set_num_threads(self.threads, beyond=True)  # 3 on a machine of 2 cores too
+
+    def __str__(self) -> str:
+        return f"{self.isa}-{self.threads}"
+
+
+# What a thread computes depends on the set, which thread computes it on the team, nothing on both:
+# each set with one of the teams, each team with the last set.
+LOWEST = Setting(fo.available_isas()[0], 1)
+SETTINGS = [Setting(isa, TEAMS[(i + 1) % 3]) for i, isa in enumerate(ISAS[:-1])]
+SETTINGS += [Setting(ISAS[-1], team) for team in TEAMS]
+
+HANG = 300  # seconds: only what hangs takes so long, on a busy machine too
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -162,7 +191,7 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 
@@ -174,13 +203,70 @@ def check(script: str, **environment: str) -> str:
     return result.stdout
 
 
+# -- the command ---------------------------------------------------------------------------------
+
+
 def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run it in `cwd`, with warnings as errors."""
+    """Run the command in this process, in the folder `cwd`: its imports take a second or two."""
+    from typer.testing import CliRunner
+
+    from fastopt.cli.app import app
+
+    before = Path.cwd()
+    os.chdir(cwd)
+    try:
+        result = CliRunner().invoke(app, arguments, prog_name="fastopt")
+    finally:
+        os.chdir(before)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+# Its output goes through a file that raises a signal at a line: nothing depends on the clock.
+WATCHED = """
+import io, os, signal, sys
+text, number, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+del sys.argv[1:4]
+class Watched(io.TextIOWrapper):
+    def write(self, written):
+        global left
+        super().write(written)
+        self.flush()
+        left -= text in written
+        if text in written and left == 0:
+            os.kill(0 if number == signal.SIGINT else os.getpid(), number)
+        return len(written)
+sys.stdout = Watched(sys.stdout.buffer, sys.stdout.encoding)
+from fastopt.cli import main
+main()
+"""
+
+
+def fastopt_until(
+    text: str, number: signal.Signals, *arguments: str, cwd: Path, times: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process until it has written `text` so many `times`.
+
+    Then it gets the signal `number`; Ctrl-C goes to its children too, as in a terminal. Returns
+    when the last of them has ended.
+    """
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastopt", *arguments],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            WATCHED,
+            text,
+            str(number.value),
+            str(times),
+            *arguments,
+        ],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         cwd=cwd,
         check=False,
+        start_new_session=True,
     )

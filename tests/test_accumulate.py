@@ -19,7 +19,7 @@ from bad_cases import BAD_GRADS, BAD_PARAMS
 from cases import DTYPES, make_grads, make_params
 from fastopt import _core
 from fastopt._types import FloatArray
-from helpers import LAYOUTS, ones, orders, refused, same_bits
+from helpers import LAYOUTS, Setting, ones, orders, refused, same_bits
 
 
 def same_sums(a: fo.GradAccumulator, b: fo.reference.GradAccumulator) -> bool:
@@ -34,7 +34,7 @@ def snapshot(acc: fo.GradAccumulator) -> list[Any]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sums_equal_the_reference(dtype: Any, isa: str, threads: int) -> None:
+def test_sums_equal_the_reference(dtype: Any, setting: Setting) -> None:
     params = make_params(dtype)
     assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
     before = [p.copy() for p in params]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from typer.testing import CliRunner
 from fastopt import train as ft
 from fastopt.cli.app import app
 from helpers import fastopt as run_fastopt
+from helpers import fastopt_until
 
 FILES = {"compare.png", "compare.csv", "compare.json", "epochs.csv"}
 
@@ -78,28 +76,17 @@ def test_all_diverged(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_comparison_keeps_what_has_ended(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "fastopt", "compare", "--epochs", "200"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
+    stopped = fastopt_until(
+        "SGD, lr", signal.SIGINT, "compare", "--data", "iris", "--epochs", "20", cwd=tmp_path
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("SGD, lr"):
-            break
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert output.rstrip().splitlines()[-1] == "interrupted after 1 of 5 runs"
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr == ""
+    assert stopped.stdout.rstrip().splitlines()[-1] == "interrupted after 1 of 5 runs"
     folder = tmp_path / "fastopt-compare"
     assert {path.name for path in folder.iterdir()} == FILES
     (run,) = json.loads((folder / "compare.json").read_text())["runs"]
     assert run["optimizer"] == "sgd"
-    assert run["epochs"] == 200
+    assert run["epochs"] == 20
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 
 import fastopt as fo
 import pages
+from helpers import HANG, fastopt
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -94,14 +95,7 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
     pytest.importorskip("typer")
     for line in lines:
         if line.startswith("fastopt "):
-            words = shlex.split(line)[1:]
-            ran = subprocess.run(
-                [sys.executable, "-W", "error", "-m", "fastopt", *words],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
+            ran = fastopt(*shlex.split(line, comments=True)[1:], cwd=tmp_path)
             assert ran.returncode == 0, f"{name}: {line}\n{ran.stdout}{ran.stderr}"
     if name == "commands.md":
         text = (DOCS / name).read_text("utf-8")
@@ -230,7 +224,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         cwd=source,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG,
     )
     assert ran.returncode == 0, ran.stderr
     assert (source / "site" / "index.html").exists()

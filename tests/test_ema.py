@@ -19,7 +19,7 @@ import fastopt as fo
 from bad_cases import BAD_PARAMS
 from cases import DTYPES, make_grads, make_params
 from fastopt import _core
-from helpers import at_offset, hostile, ones, orders, refused, same_bits
+from helpers import Setting, at_offset, hostile, ones, orders, refused, same_bits
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -41,9 +41,7 @@ def bits(array: Any) -> bytes:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_updates_equal_the_reference(
-    options: dict[str, Any], dtype: Any, isa: str, threads: int
-) -> None:
+def test_updates_equal_the_reference(options: dict[str, Any], dtype: Any, setting: Setting) -> None:
     params = make_params(dtype)
     assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
     ema, reference = fo.WeightEMA(params, **options), fo.reference.WeightEMA(params, **options)
@@ -237,7 +235,7 @@ def trained(module: Any = fo) -> tuple[dict[str, Any], Any]:
     return params, ema
 
 
-def test_applied_puts_the_averages_in_and_the_parameters_back(isa: str, threads: int) -> None:
+def test_applied_puts_the_averages_in_and_the_parameters_back(setting: Setting) -> None:
     params, ema = trained()
     before = {name: bits(p) for name, p in params.items()}
     averages = {name: a.copy() for name, a in ema.averages.items()}

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, li
 # mappings of their own, so each of them fails in turn.
 EXHAUST = """
 import os, resource, sys, numpy as np, fastopt as fo
-from helpers import check
 from fastopt import _core
 _core.set_num_threads(2, beyond=True)
 _core.tuning.wake_size = 0

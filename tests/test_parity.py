@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,14 @@ import pytest
 import fastopt as fo
 from cases import CASES, DTYPES, FUNCTIONS, Case, make_grads, make_params
 from fastopt import _core
-from helpers import LAYOUTS, at_offset, hostile, orders, same_bits
+from helpers import LAYOUTS, Setting, at_offset, hostile, orders, same_bits
 
 STEPS = 4
+
+
+@cache
+def gradients(dtype: Any) -> list[list[Any]]:
+    return make_grads(make_params(dtype), STEPS)
 
 
 @lru_cache(maxsize=2)
@@ -23,7 +28,7 @@ def expected(number: int, dtype: Any) -> tuple[list[Any], dict[str, Any]]:
     params = make_params(dtype)
     optimizer = CASES[number].reference(params)
     after = []
-    for grads in make_grads(params, STEPS):
+    for grads in gradients(dtype):
         optimizer.step(grads)
         after.append([p.copy() for p in params])
     return after, {name: dict(state) for name, state in optimizer.state.items()}
@@ -34,14 +39,12 @@ def expected(number: int, dtype: Any) -> tuple[list[Any], dict[str, Any]]:
     [pytest.param(i, d, id=f"{c}-{d.__name__}") for i, c in enumerate(CASES) for d in DTYPES],
 )
 class TestParity:
-    def test_steps_equal_the_reference(
-        self, number: int, dtype: Any, isa: str, threads: int
-    ) -> None:
+    def test_steps_equal_the_reference(self, number: int, dtype: Any, setting: Setting) -> None:
         after, states = expected(number, dtype)
         params = make_params(dtype)
         assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
         optimizer = CASES[number].fused(params)
-        for step, grads in enumerate(make_grads(params, STEPS)):
+        for step, grads in enumerate(gradients(dtype)):
             before = [None if g is None else g.copy() for g in grads]
             optimizer.step(grads)
             for param, wanted in zip(params, after[step], strict=True):

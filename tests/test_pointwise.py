@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Any
@@ -13,9 +14,8 @@ from hypothesis import strategies as st
 
 import fastopt as fo
 from cases import CHUNK, DTYPES
-from fastopt import _core
 from fastopt._types import FloatArray
-from helpers import at_offset, in_ulp, same_bits
+from helpers import LOWEST, Setting, at_offset, in_ulp, same_bits
 from pointwise_cases import FUNCTIONS, LANES, LOSSES, SIZES, Function, Loss
 
 LOSS_ROWS = pytest.mark.parametrize("row", LOSSES, ids=str)
@@ -37,7 +37,7 @@ def check_gradient(
 
 
 @LOSS_ROWS
-def test_float32_within_the_rows_bound_of_float64(row: Loss, isa: str) -> None:
+def test_float32_within_the_rows_bound_of_float64(row: Loss) -> None:
     x, y = row.data(SHAPE, np.float32)
     loss, grad = row.make(SHAPE, "none").value_and_grad(x, y)
     true_loss, true_grad = row.reference(SHAPE, "none").value_and_grad(x, y)
@@ -48,7 +48,7 @@ def test_float32_within_the_rows_bound_of_float64(row: Loss, isa: str) -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @LOSS_ROWS
-def test_reductions_and_their_gradient(row: Loss, reduction: str, isa: str) -> None:
+def test_reductions_and_their_gradient(row: Loss, reduction: str) -> None:
     x, y = row.data(SHAPE, np.float32)
     loss, grad = row.make(SHAPE, reduction).value_and_grad(x, y)
     true_losses, true_grad = row.reference(SHAPE, "none").value_and_grad(x, y)
@@ -62,7 +62,7 @@ def test_reductions_and_their_gradient(row: Loss, reduction: str, isa: str) -> N
 
 
 @LOSS_ROWS
-def test_float64_beside_the_reference(row: Loss, isa: str) -> None:
+def test_float64_beside_the_reference(row: Loss) -> None:
     x, y = row.data(SHAPE, np.float64)
     loss, grad = row.make(SHAPE, "none").value_and_grad(x, y)
     true_loss, true_grad = row.reference(SHAPE, "none").value_and_grad(x, y)
@@ -121,7 +121,7 @@ def test_bce_with_logits_keeps_its_digits_where_the_model_is_sure(isa: str) -> N
 
 
 @FUNCTION_ROWS
-def test_functions_within_their_bound(row: Function, isa: str) -> None:
+def test_functions_within_their_bound(row: Function) -> None:
     arrays = row.data(SHAPE, np.float32)
     truth = row.reference(*arrays, **row.options)
     assert np.max(in_ulp(row.fused(*arrays, **row.options), truth, np.float32)) <= row.ulp
@@ -136,13 +136,11 @@ def test_functions_within_their_bound(row: Function, isa: str) -> None:
 @cache
 def on_one_thread(row: Loss, reduction: str, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return input, target, loss and gradient of the lowest instruction set."""
-    isa, threads = fo.active_isa(), fo.get_num_threads()
-    _core.use_isa(fo.available_isas()[0])
-    _core.set_num_threads(1, beyond=True)
+    before = Setting(fo.active_isa(), fo.get_num_threads())
+    LOWEST.use()
     x, y = row.data(shape, dtype)
     result = row.make(shape, reduction).value_and_grad(x, y)
-    _core.use_isa(isa)
-    _core.set_num_threads(threads, beyond=True)
+    before.use()
     return x, y, *result
 
 
@@ -160,12 +158,10 @@ def views(array: FloatArray) -> list[FloatArray]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
 @LOSS_ROWS
-def test_losses_have_the_same_bits_everywhere(
-    row: Loss, reduction: str, dtype: Any, isa: str, threads: int
-) -> None:
-    for shape in [*((n,) for n in SIZES), (3, 40, 5), (260, 129)]:
+def test_losses_have_the_same_bits_everywhere(row: Loss, dtype: Any, setting: Setting) -> None:
+    shapes: list[tuple[int, ...]] = [*((n,) for n in SIZES), (3, 40, 5), (260, 129)]
+    for reduction, shape in itertools.product(("mean", "none"), shapes):
         x, y, true_loss, true_grad = on_one_thread(row, reduction, shape, dtype)
         x = x.copy()
         loss = row.make(shape, reduction)
@@ -191,15 +187,13 @@ def test_losses_have_the_same_bits_everywhere(
 @pytest.mark.parametrize("dtype", DTYPES)
 @FUNCTION_ROWS
 def test_functions_have_the_same_bits_everywhere(
-    row: Function, dtype: Any, isa: str, threads: int
+    row: Function, dtype: Any, setting: Setting
 ) -> None:
     for shape in [*((n,) for n in SIZES), (260, 129)]:
         arrays = row.data(shape, dtype)
-        _core.use_isa(fo.available_isas()[0])
-        _core.set_num_threads(1, beyond=True)
+        LOWEST.use()
         expected = row.fused(*arrays, **row.options)
-        _core.use_isa(isa)
-        _core.set_num_threads(threads, beyond=True)
+        setting.use()
         assert same_bits(row.fused(*arrays, **row.options), expected)
         if len(shape) > 1:
             for moved in zip(*map(views, arrays), strict=True):
@@ -227,7 +221,7 @@ def test_transposed_arrays_of_many_chunks(dtype: Any, threads: int) -> None:
         assert same_bits(grad, expected[1])
 
 
-def test_large_arrays_leave_what_lies_around_them_alone(isa: str, threads: int) -> None:
+def test_large_arrays_leave_what_lies_around_them_alone(setting: Setting) -> None:
     """Large outputs take another way to memory; at any alignment."""
     size = (1 << 22) + 2 * LANES + 7
     memory = np.full(size + 40, 7, np.float32)

@@ -9,9 +9,8 @@ import pytest
 
 import fastopt as fo
 from cases import DTYPES
-from fastopt import _core
 from fastopt._types import FloatArray
-from helpers import infinite_rows, same_bits
+from helpers import LOWEST, Setting, infinite_rows, same_bits
 
 SHAPES = [
     ((7,), 0),
@@ -48,7 +47,7 @@ def all_four(x: FloatArray, axis: int, **options: Any) -> list[FloatArray]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
-def test_against_float64(shape: tuple[int, ...], axis: int, dtype: Any, isa: str) -> None:
+def test_against_float64(shape: tuple[int, ...], axis: int, dtype: Any) -> None:
     x, grad = data(shape, dtype), data(shape, dtype, 1)
     # The truth is a float64, too.
     ulp = np.finfo(dtype).eps * (1 if dtype is np.float32 else 4)
@@ -83,15 +82,13 @@ def test_sure_entries_keep_their_digits(isa: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 def test_same_bits_for_layouts_sets_and_teams(
-    shape: tuple[int, ...], axis: int, dtype: Any, isa: str, threads: int
+    shape: tuple[int, ...], axis: int, dtype: Any, setting: Setting
 ) -> None:
     x = data(shape, dtype)
     x.flat[0] = -np.inf
-    _core.use_isa(fo.available_isas()[0])
-    _core.set_num_threads(1, beyond=True)
+    LOWEST.use()
     expected = all_four(x, axis)
-    _core.use_isa(isa)
-    _core.set_num_threads(threads, beyond=True)
+    setting.use()
     views = [x, np.asfortranarray(x), np.repeat(x, 2, axis=-1)[..., ::2]]
     padded = np.zeros((*shape[:-1], shape[-1] + 3), dtype)
     padded[..., :-3] = x

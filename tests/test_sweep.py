@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +19,13 @@ from typer.testing import CliRunner
 
 from fastopt import train as ft
 from fastopt.cli.app import app
-from helpers import fastopt
+from helpers import fastopt, fastopt_until
 
 FILES = {"sweep.csv", "sweep.json", "map.png", "curves.png", "runs.jsonl"}
-# Twelve runs of a fifth of a second or so.
+# Twelve short runs.
 LONG = [
-    "--lr", "1e-4,3e-4,0.001,0.003", "--batch-size", "16,32,64", "--epochs", "8",
-    "--jobs", "2", "--output", "here",
+    "--data", "iris", "--lr", "1e-4,3e-4,0.001,0.003", "--batch-size", "16,32,64",
+    "--epochs", "2", "--hidden", "8", "--output", "here",
 ]  # fmt: skip
 
 
@@ -42,43 +38,11 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def start(cwd: Path) -> subprocess.Popen[str]:
-    """Start a long sweep, in a process group as a terminal would."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "fastopt", "sweep", *LONG],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        start_new_session=True,
-    )
-
-
-def wait_for_runs(folder: Path, count: int) -> None:
-    journal = folder / "here/runs.jsonl"
-    for _ in range(3000):
-        if journal.exists() and journal.read_bytes().count(b"\n") > count:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"fewer than {count} runs in a minute")
-
-
-def wait_for_the_end(group: int) -> None:
-    """Wait until a process group is empty: its members see that the first is gone."""
-    for _ in range(1000):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    pytest.fail("a process was left behind")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The runs of the long sweep when nothing interrupts it."""
     folder = tmp_path_factory.mktemp("whole")
-    result = fastopt("sweep", *LONG, cwd=folder)
+    result = fastopt("sweep", *LONG, "--jobs", "1", cwd=folder)
     assert result.returncode == 0, result.stderr
     return without_times(read_json(folder / "here/sweep.json")["runs"])
 
@@ -86,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_the_best_and_the_command_that_repeats_it(tmp_path: Path) -> None:
     result = fastopt("sweep", "--data", "wine", "--lr", "0.0001,0.01", "--optimizer", "sgd,adam",
                      "--loss", "cross-entropy,mse", "--schedule", "cosine", "--epochs", "6",
-                     "--hidden", "16", cwd=tmp_path)  # fmt: skip
+                     "--hidden", "16", "--jobs", "1", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "fastopt-sweep"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -113,7 +77,7 @@ def test_the_best_and_the_command_that_repeats_it(tmp_path: Path) -> None:
 def test_draws_from_ranges_and_more_of_them(tmp_path: Path) -> None:
     options = ["sweep", "--data", "diabetes", "--lr", "log:1e-4:0.1", "--batch-size", "log:8:64",
                "--epochs", "2"]  # fmt: skip
-    result = fastopt(*options, "--trials", "3", cwd=tmp_path)
+    result = fastopt(*options, "--trials", "3", "--jobs", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "fastopt-sweep"
     few = read_json(folder / "sweep.json")
@@ -131,7 +95,8 @@ def test_draws_from_ranges_and_more_of_them(tmp_path: Path) -> None:
 
 def test_diverged_runs_are_stopped_and_told(tmp_path: Path) -> None:
     result = fastopt("sweep", "--data", "diabetes", "--optimizer", "sgd", "--lr", "0.01,1,1e30",
-                     "--max-norm", "1e4", "--epochs", "40", cwd=tmp_path)  # fmt: skip
+                     "--max-norm", "1e4", "--epochs", "40", "--jobs", "1",
+                     cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     facts = read_json(tmp_path / "fastopt-sweep/sweep.json")
     assert [run["diverged"] for run in facts["runs"]] == [False, True, True]
@@ -144,70 +109,58 @@ def test_diverged_runs_are_stopped_and_told(tmp_path: Path) -> None:
 
 def test_all_diverged(tmp_path: Path) -> None:
     result = fastopt("sweep", "--data", "iris", "--optimizer", "sgd", "--lr", "1e25,1e30",
-                     "--epochs", "3", cwd=tmp_path)  # fmt: skip
+                     "--epochs", "3", "--jobs", "1", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 1
     assert result.stdout.rstrip().endswith("all runs diverged: try smaller values of --lr")
     assert "to repeat it" not in result.stdout
     assert read_json(tmp_path / "fastopt-sweep/sweep.json")["best"] is None
 
 
-@pytest.mark.parametrize("after", [1, 5])
-def test_a_killed_sweep_goes_on(after: int, tmp_path: Path, whole: list[dict[str, Any]]) -> None:
-    process = start(tmp_path)
-    wait_for_runs(tmp_path, after)
-    process.kill()
-    process.communicate(timeout=100)
-    wait_for_the_end(process.pid)
+def test_a_killed_sweep_goes_on(tmp_path: Path, whole: list[dict[str, Any]]) -> None:
+    killed = fastopt_until(
+        "/12  ", signal.SIGKILL, "sweep", *LONG, "--jobs", "2", cwd=tmp_path, times=5
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "here"
     assert {path.name for path in folder.iterdir()} == {"runs.jsonl"}
     kept = (folder / "runs.jsonl").read_bytes()
-    kept = kept[: kept.rindex(b"\n") + 1]
-    done = kept.count(b"\n") - 1
-    assert after <= done < len(whole)
+    assert kept.count(b"\n") == 1 + 5
     with (folder / "runs.jsonl").open("ab") as file:
         file.write(b'{"config": {"da')  # as if killed while writing
-    result = fastopt("sweep", *LONG, cwd=tmp_path)
+    result = fastopt("sweep", *LONG, "--jobs", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"runs       12, {done} of them done before" in result.stdout
+    assert "runs       12, 5 of them done before" in result.stdout
     assert (folder / "runs.jsonl").read_bytes().startswith(kept)
     assert without_times(read_json(folder / "sweep.json")["runs"]) == whole
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path: Path, whole: list[dict[str, Any]]) -> None:
-    process = start(tmp_path)
-    wait_for_runs(tmp_path, 2)
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    *_, last = output.rstrip().splitlines()
+    stopped = fastopt_until(
+        "/12  ", signal.SIGINT, "sweep", *LONG, "--jobs", "2", cwd=tmp_path, times=3
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr == ""
     folder = tmp_path / "here"
     assert {path.name for path in folder.iterdir()} == FILES
-    runs = read_json(folder / "sweep.json")["runs"]
-    assert 2 <= len(runs) < 12
-    assert last == f"interrupted after {len(runs)} of 12 runs; the same command goes on"
-    wait_for_the_end(process.pid)
-    result = fastopt("sweep", *LONG, cwd=tmp_path)
+    assert len(read_json(folder / "sweep.json")["runs"]) == 3
+    *_, last = stopped.stdout.rstrip().splitlines()
+    assert last == "interrupted after 3 of 12 runs; the same command goes on"
+    result = fastopt("sweep", *LONG, "--jobs", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"runs       12, {len(runs)} of them done before" in result.stdout
+    assert "runs       12, 3 of them done before" in result.stdout
     assert without_times(read_json(folder / "sweep.json")["runs"]) == whole
 
 
 def test_ctrl_c_while_the_processes_start(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("runs"):
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert output.rstrip().splitlines()[-1].startswith("interrupted after ")
+    endless = ["sweep", "--data", "iris", "--lr", "0.1,0.01", "--epochs", "100000", "--jobs", "2"]
+    stopped = fastopt_until("runs  ", signal.SIGINT, *endless, cwd=tmp_path)
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr == ""
+    assert stopped.stdout.rstrip().splitlines()[-1].startswith("interrupted after 0 of 2 runs")
 
 
 def test_a_sweep_that_is_done_is_not_repeated(tmp_path: Path) -> None:
-    options = ["sweep", "--data", "iris", "--lr", "0.01,0.1", "--epochs", "2"]
+    options = ["sweep", "--data", "iris", "--lr", "0.01,0.1", "--epochs", "2", "--jobs", "1"]
     for _ in range(2):
         result = fastopt(*options, cwd=tmp_path)
         assert result.returncode == 0, result.stderr

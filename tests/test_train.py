@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from helpers import fastopt
+from helpers import fastopt, fastopt_until
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -64,7 +63,7 @@ def test_same_seed_same_result_on_any_number_of_threads(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         seed = "1" if number == 2 else "0"
         # Layers large enough that a step is shared among the threads.
-        result = fastopt("train", "--epochs", "2", "--hidden", "512,256", "--threads", threads,
+        result = fastopt("train", "--epochs", "1", "--hidden", "512,256", "--threads", threads,
                          "--seed", seed, "--output", str(folder), cwd=tmp_path)  # fmt: skip
         assert result.returncode == 0, result.stderr
         runs.append(read_metrics(folder))
@@ -74,7 +73,7 @@ def test_same_seed_same_result_on_any_number_of_threads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam"])
 def test_every_optimizer_learns(optimizer: str, tmp_path: Path) -> None:
-    result = fastopt("train", "--optimizer", optimizer, "--epochs", "10", "--hidden", "64",
+    result = fastopt("train", "--optimizer", optimizer, "--epochs", "8", "--hidden", "64",
                      "--dropout", "0", "--batch-size", "32", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     run = json.loads((tmp_path / "fastopt-run/run.json").read_text())
@@ -146,21 +145,14 @@ def test_a_bad_environment_is_one_line(variable: str, value: str) -> None:
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "fastopt", "train", "--epochs", "1000000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
+    stopped = fastopt_until(
+        "epoch  ", signal.SIGINT, "train", "--epochs", "30", cwd=tmp_path, times=3
     )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("data")
-    time.sleep(1)  # some epochs
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 130, errors
-    assert re.search(r"interrupted after epoch [1-9]", output)
-    assert len(read_metrics(tmp_path / "fastopt-run")) > 0
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr == ""
+    last = re.search(r"interrupted after epoch ([1-9])", stopped.stdout)
+    assert last is not None
+    assert len(read_metrics(tmp_path / "fastopt-run")) == int(last[1])
 
 
 @pytest.mark.parametrize(
@@ -214,37 +206,23 @@ def arrays_of(folder: Path) -> dict[str, Any]:
     return arrays
 
 
-KILLED_RUN = ["--epochs", "60", "--schedule", "cosine", "--warmup", "20", "--max-norm", "1",
-              "--ema", "0.99", "--accumulate", "2"]  # fmt: skip
+KILLED_RUN = ["--data", "wine", "--epochs", "12", "--schedule", "cosine", "--warmup", "8",
+              "--max-norm", "1", "--ema", "0.99", "--accumulate", "2", "--hidden", "16",
+              "--batch-size", "16"]  # fmt: skip
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = fastopt("train", *KILLED_RUN, "--checkpoint", "--output", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    rng = np.random.default_rng(0)
-    mode, kills, result = "--checkpoint", 0, None
-    while kills < 4:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "fastopt", "train", mode, "--output", "killed"]
-            + (KILLED_RUN if mode == "--checkpoint" else []),
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        while line and not line.startswith("epoch"):
-            line = process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.15))
-        process.kill()
-        process.communicate()
-        if process.returncode == 0:
-            break  # it was done already
-        mode, kills = "--resume", kills + 1
+    options = [*KILLED_RUN, "--checkpoint"]
+    for times in (3, 1, 4):
+        killed = fastopt_until("epoch  ", signal.SIGKILL, "train", *options, "--output", "killed",
+                               cwd=tmp_path, times=times)  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        options = ["--resume"]
     result = fastopt("train", "--resume", "--output", "killed", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "resumed    after epoch" in result.stdout
-    assert kills > 1
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
     expected = arrays_of(tmp_path / "whole")
     for name, array in arrays_of(tmp_path / "killed").items():

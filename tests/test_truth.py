@@ -45,7 +45,7 @@ def one_step(case: Case, before: int) -> tuple[dict[str, Any], dict[str, Any], A
 
 @pytest.mark.parametrize("before", [0, 1, 50])
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in ("Adam", "AdamW")], ids=str)
-def test_adam(case: Case, before: int, isa: str) -> None:
+def test_adam(case: Case, before: int) -> None:
     got, true, old, grad = one_step(case, before)
     options = case.reference([np.zeros(1)]).param_groups[0]
     beta1, beta2 = options["betas"]
@@ -75,7 +75,7 @@ def test_adam(case: Case, before: int, isa: str) -> None:
 
 @pytest.mark.parametrize("before", [0, 1, 50])
 @pytest.mark.parametrize("case", [c for c in CASES if c.name == "SGD"], ids=str)
-def test_sgd(case: Case, before: int, isa: str) -> None:
+def test_sgd(case: Case, before: int) -> None:
     got, true, old, grad = one_step(case, before)
     options = case.reference([np.zeros(1)]).param_groups[0]
     pull = abs(grad) + options["weight_decay"] * abs(old["p"])
@@ -93,7 +93,7 @@ def test_sgd(case: Case, before: int, isa: str) -> None:
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name == "RMSprop" and not c.options.get("centered")], ids=str
 )
-def test_rmsprop(case: Case, before: int, isa: str) -> None:
+def test_rmsprop(case: Case, before: int) -> None:
     # Centered RMSprop has no such bound: square_avg - grad_avg^2 may cancel altogether.
     got, true, old, grad = one_step(case, before)
     options = case.reference([np.zeros(1)]).param_groups[0]
