@@ -33,7 +33,7 @@ constexpr Pointwise pointwise[] = {
 }  // namespace
 
 extern const Table table;
-constinit const Table table = {
+constexpr Table table = {
     .optimizers = optimizers,
     .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
     .cross_entropy_rows = {cross_entropy_rows<float>, cross_entropy_rows<double>},
