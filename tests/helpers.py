@@ -203,6 +203,24 @@ def check(script: str, **environment: str) -> str:
     return result.stdout
 
 
+# The beginning of a script that says how much memory a call takes at most, from whatever allocator,
+# as the system counts it: to some tens of kB if large blocks go back to it at once.
+PEAK = """
+import re
+def high_water():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+def peak(call):
+    for _ in range(2):  # imports, threads, what a library keeps
+        call()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = high_water()
+    call()
+    return high_water() - before
+"""
+PEAK_NEEDS = {"MALLOC_MMAP_THRESHOLD_": "65536", "OPENBLAS_NUM_THREADS": "1"}
+SEES_PEAKS = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux")
+
+
 # -- the command ---------------------------------------------------------------------------------
 
 

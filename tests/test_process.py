@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import fastopt as fo
 from cases import CASES, CHUNK, DTYPES, FUNCTIONS, Case
 from fastopt import _core
 from fastopt._types import FloatArray
-from helpers import check, run, same_bits
+from helpers import PEAK, PEAK_NEEDS, SEES_PEAKS, check, run, same_bits
 
 BIG_STEP = """
 import os, sys, numpy as np, fastopt as fo
@@ -602,21 +601,39 @@ def test_more_than_2_to_the_31_elements() -> None:
     assert grad[1, classes - 1] == pytest.approx(-1 / 3, rel=1e-6)
 
 
+@SEES_PEAKS
 def test_the_call_itself_makes_no_copies() -> None:
-    """A step allocates its states once and nothing of their size afterwards."""
-    import tracemalloc
-
-    param, grad = np.ones(1_000_000, np.float32), np.ones(1_000_000, np.float32)
-    opt = fo.AdamW([param])
-    logits, targets = np.zeros((1000, 1000), np.float32), np.zeros(1000, np.int64)
-    work: list[Callable[[], object]] = [
-        lambda: opt.step([grad]),
-        lambda: fo.CrossEntropyLoss().value_and_grad(logits, targets, out=logits),
-    ]
-    for call in work:
-        call()
-        tracemalloc.start()
-        call()
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 100_000
+    """An update in place takes no memory of the arrays' size, nor does a strided gradient."""
+    check(
+        PEAK
+        + """
+import numpy as np, fastopt as fo
+f = fo.functional
+def ones(*shape):
+    return np.ones(shape, np.float32)
+param, grad = ones(1000, 2000), ones(1000, 2000)  # 8 MB
+average, sums = fo.WeightEMA([param]), fo.GradAccumulator([param])
+opt = fo.AdamW([param])
+logits, x, y = (ones(1000, 2000) for _ in range(3))
+targets = np.zeros(1000, np.int64)
+calls = {
+    "a step": lambda: opt.step([grad]),
+    "clipped": lambda: opt.step([grad], max_norm=1.0, skip_nonfinite=True, zero_grads=True),
+    "strided": lambda: opt.step([np.broadcast_to(np.float32(0.5), param.shape)], max_norm=1.0),
+    "transposed": lambda: opt.step([grad.reshape(2000, 1000).T]),
+    "norm": lambda: fo.clip_grad_norm_([grad], 1.0),
+    "averages": lambda: average.update(),
+    "sums": lambda: sums.add([grad]),
+    "cross-entropy": lambda: fo.CrossEntropyLoss().value_and_grad(logits, targets, out=logits),
+    "its value": lambda: fo.CrossEntropyLoss()(logits, targets),
+    "NLL": lambda: fo.NLLLoss().value_and_grad(logits, targets, out=logits),
+    "pointwise": lambda: fo.MSELoss().value_and_grad(x, y, out=x),
+    "softmax": lambda: f.softmax(x, out=x),
+    "relu": lambda: f.relu(x, out=x),
+}
+assert peak(lambda: ones(2_000_000)) > 7_500_000  # it sees an array of 8 MB
+for name, call in calls.items():
+    assert peak(call) < 1_000_000, name
+""",
+        **PEAK_NEEDS,
+    )
