@@ -115,8 +115,8 @@ void require_writeable(const py::array& array, const std::string& what) {
 std::vector<py::ssize_t> memory_order(const py::array& array) {
     std::vector<py::ssize_t> axes(static_cast<std::size_t>(array.ndim()));
     std::iota(axes.begin(), axes.end(), 0);
-    std::stable_sort(axes.begin(), axes.end(), [&](py::ssize_t a, py::ssize_t b) {
-        return array.strides(a) > array.strides(b);
+    std::sort(axes.begin(), axes.end(), [&](py::ssize_t a, py::ssize_t b) {
+        return array.strides(a) != array.strides(b) ? array.strides(a) > array.strides(b) : a < b;
     });
     return axes;
 }

@@ -1,4 +1,6 @@
 // Pointwise losses and functions: checks, buffers and the call.
+#include <utility>
+
 #include <pybind11/stl.h>
 
 #include "../runtime/isa.hpp"
@@ -120,12 +122,12 @@ py::tuple pointwise_loss(const std::string& kernel, const py::object& input_give
         py::array array = out.is_none() ? empty_like(input) : checked_out(out, operands, 1);
         batch.out = array.mutable_data();
         batch.out_apart = batch.out != input.data();
-        grad = array;
+        grad = std::move(array);
     }
     if (reduction == "none") {
         py::array array = empty_like(input);
         batch.losses = array.mutable_data();
-        losses = array;
+        losses = std::move(array);
     }
     const PointwiseResult result = run(batch);
     if (result.outside) throw_outside(input, *result.outside);

@@ -263,7 +263,7 @@ private:
                 workers_.emplace_back(thread.native_handle()).avoid(current_core());
                 thread.detach();
             }
-        } catch (const std::exception&) {  // fewer threads, the same result
+        } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): fewer threads will do
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
         return workers();
