@@ -12,14 +12,20 @@ import sweep
 from fastopt import _core
 
 
-def test_sweep(capsys: Any) -> None:
+def test_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: dict[str, tuple[Any, Any]] = {}
+    monkeypatch.setattr(sweep, "K", 64)  # small arrays
+    monkeypatch.setattr(sweep, "show", lambda title, *table: tables.update({title: table}))
     names = ("chunk_size", "serial_size", "wake_size", "turn_size", "spin_ns")
     before = [getattr(_core.tuning, name) for name in names]
     sweep.main(rounds=1)
     assert [getattr(_core.tuning, name) for name in names] == before
-    out = capsys.readouterr().out
-    for title in ("chunk size", "serial or not", "direction", "spin time"):
-        assert title in out
+    assert len(tables) == 4
+    for head, rows in tables.values():
+        assert rows
+        for label, values in rows:
+            assert len(values) == len(head) - 1, label
+            assert all(0 < value < float("inf") for value in values), label
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")

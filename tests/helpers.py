@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,18 @@ from fastopt._types import FloatArray, IntArray
 # Every instruction set in one run, or the one that FASTOPT_ISA asks for.
 ISAS = [fo.active_isa()] if os.environ.get("FASTOPT_ISA") else fo.available_isas()
 TEAMS = [1, 2, 3]
+
+
+def some(count: int, *choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return so many of all combinations, the same each time, for options that are independent.
+
+    Raises ValueError if a pair of two choices is in none of them.
+    """
+    picked = random.Random(0).sample(list(itertools.product(*choices)), count)
+    for i, j in itertools.combinations(range(len(choices)), 2):
+        if len({(row[i], row[j]) for row in picked}) < len(choices[i]) * len(choices[j]):
+            raise ValueError(f"{count} combinations leave out pairs of choices {i} and {j}")
+    return picked
 
 
 class Setting(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 import fastopt as fo
 from cases import CASES, Case
+from helpers import some
 
 torch = pytest.importorskip("torch")
 
@@ -48,24 +48,18 @@ def test_thirty_steps_stay_beside_torch(case: Case, dtype: str) -> None:
             )
 
 
-def grid() -> list[Any]:
-    return [
-        pytest.param(
-            weight, smoothing, reduction, ignore, id=f"{weight}-{smoothing}-{reduction}-{ignore}"
-        )
-        for weight, smoothing, reduction, ignore in itertools.product(
-            (False, True), (0.0, 0.2, 1.0), ("mean", "sum", "none"), (-100, 2)
-        )
-    ]
+DTYPES = ["float32", "float64"]
+# weight, smoothing, reduction, ignore_index
+OPTIONS: list[list[Any]] = [[False, True], [0.0, 0.2, 1.0], ["mean", "sum", "none"], [-100, 2]]
 
 
 SHAPES = [(1, 1), (5, 3), (33, 10), (16, 130), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
-@pytest.mark.parametrize(("weight", "smoothing", "reduction", "ignore"), grid())
+@pytest.mark.parametrize(
+    ("weight", "smoothing", "reduction", "ignore", "soft", "shape", "dtype"),
+    some(200, *OPTIONS, [False, True], SHAPES, DTYPES),
+)
 def test_cross_entropy_beside_torch(
     weight: bool,
     smoothing: float,
@@ -100,11 +94,10 @@ def test_cross_entropy_beside_torch(
     np.testing.assert_allclose(grad, x.grad.numpy(), **tight)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weight", [False, True])
-@pytest.mark.parametrize("ignore", [-100, 0])
+@pytest.mark.parametrize(
+    ("ignore", "weight", "reduction", "shape", "dtype"),
+    some(100, [-100, 0], [False, True], ["mean", "sum", "none"], SHAPES, DTYPES),
+)
 def test_nll_beside_torch(
     ignore: int, weight: bool, reduction: Any, shape: tuple[int, ...], dtype: str
 ) -> None:
@@ -125,10 +118,10 @@ def test_nll_beside_torch(
     np.testing.assert_allclose(grad, x.grad.numpy(), rtol=rtol)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
-@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
-@pytest.mark.parametrize(("weight", "smoothing", "reduction", "ignore"), grid())
+@pytest.mark.parametrize(
+    ("weight", "smoothing", "reduction", "ignore", "soft", "bias", "dtype"),
+    some(60, *OPTIONS, [False, True], [False, True], DTYPES),
+)
 def test_linear_cross_entropy_beside_torch(
     weight: bool,
     smoothing: float,
