@@ -41,8 +41,8 @@ def optimizer(case: Case) -> Work:
     def work(dtype: Any) -> Iterator[Any]:
         params = arrays(dtype)
         opt = case.fused(params)
-        for step in range(3):
-            options: dict[str, Any] = [{}, {"max_norm": 1.0}, {"skip_nonfinite": True}][step]
+        extras: list[dict[str, Any]] = [{}, {"max_norm": 1.0}, {"skip_nonfinite": True}]
+        for step, options in enumerate(extras):
             yield np.float64(opt.step(gradients(dtype, step), **options).grad_norm or 0)
         yield from params.values()
         for state in opt.state.values():
