@@ -218,13 +218,15 @@ def test_offsets_change_nothing(isa: str) -> None:
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 0, 3, 255, -1, 2**40])
-def test_ignored_rows_give_exactly_zero(ignore_index: int, isa: str) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ignored_rows_give_exactly_zero(weighted: bool, ignore_index: int, isa: str) -> None:
     logits, targets = batch(30, 7)
     targets[targets == ignore_index] = 1
     ignored = np.arange(30) % 3 == 0
     logits[ignored] = np.array([np.nan, np.inf, -np.inf, 0, 1e38, -1e38, 1], np.float32)
     marked = np.where(ignored, ignore_index, targets)
-    ce = fo.CrossEntropyLoss(ignore_index=ignore_index)
+    weight = np.linspace(0.5, 2, 7) if weighted else None
+    ce = fo.CrossEntropyLoss(weight, ignore_index=ignore_index)
     loss, grad = ce.value_and_grad(logits, marked)
     kept_loss, kept_grad = ce.value_and_grad(logits[~ignored], targets[~ignored])
     assert loss == pytest.approx(kept_loss, rel=1e-15)  # the sum has another order
