@@ -99,19 +99,19 @@ def test_kernels_include_each_other_and_two_headers_only() -> None:
             ), (path.name, include)
 
 
-def test_who_may_know_whom() -> None:
+def test_what_each_folder_may_include() -> None:
     allowed = {
         "kernels": {"kernels"},
         "runtime": {"runtime", "kernels/table.hpp"},
         "bindings": {"bindings", "runtime", "kernels/table.hpp"},
     }
-    for room, known in allowed.items():
-        for path in (ROOT / "cpp" / room).iterdir():
+    for folder, known in allowed.items():
+        for path in (ROOT / "cpp" / folder).iterdir():
             for include in re.findall(r'#include "(.*)"', path.read_text()):
                 target = (path.parent / include).resolve()
                 names = {target.parent.name, f"{target.parent.name}/{target.name}"}
                 assert names & known, (path.name, include)
-            assert room == "bindings" or "pybind11" not in path.read_text()
+            assert folder == "bindings" or "pybind11" not in path.read_text()
     for path in (ROOT / "python/fastopt").rglob("*.py"):
         folder = path.relative_to(ROOT / "python/fastopt").parts[0]
         if folder in ("train", "experiments", "cli", "benchmark", "__main__.py"):
