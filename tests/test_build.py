@@ -132,6 +132,10 @@ def test_threads_are_known_to_the_pool_alone() -> None:
             assert not re.search(r"<(thread|mutex|pthread\.h)>", path.read_text()), path
 
 
+def test_builds_at_the_same_time_have_folders_of_their_own() -> None:
+    assert "build-dir" not in (ROOT / "pyproject.toml").read_text()
+
+
 def test_versions_agree() -> None:
     assert fo.__version__ == _core.__version__ == version("fastopt")
     assert f"## {fo.__version__}" in (ROOT / "CHANGELOG.md").read_text()
