@@ -516,7 +516,12 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
         ValueError,
         ["base_momentum", "1 values", "2 parameter groups"],
     ),
-    ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "three_phase": 1}, TypeError, ["three_phase"]),
+    (
+        "OneCycleLR",
+        {"max_lr": 1, "total_steps": 9, "three_phase": "yes"},
+        TypeError,
+        ["three_phase"],
+    ),
     ("ReduceLROnPlateau", {"mode": "least"}, ValueError, ["mode", "'min' or 'max'", "'least'"]),
     ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, ["factor", "[0, 1)", "1.0"]),
     ("ReduceLROnPlateau", {"patience": -1}, ValueError, ["patience", "-1"]),

@@ -1,22 +1,45 @@
-"""The base class of the schedules: the step count, the rates of the groups, state dicts."""
+"""The base class of the schedules: the step count, the rates of the groups, state dicts.
+
+Whatever changes a schedule works on a draft: copies of the schedules and of the groups. What has
+changed in the draft is then written in one call (`_write`), so that an exception at any place
+leaves the old state or the new one.
+"""
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
-from typing import Any, ClassVar, Protocol
+from operator import ior
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from fastopt._checks import NamesError
+from fastopt._core import short_repr
 from fastopt._types import Group
 from fastopt.optim._base import _require_same_names
 from fastopt.schedules._checks import Check, integer, list_of, non_negative, to_float
+
+Schedule = TypeVar("Schedule", bound="LRScheduler")
 
 
 class HasGroups(Protocol):
     """What a schedule needs of an optimizer: groups with an ``"lr"``."""
 
     param_groups: list[Group]
+
+
+class _Draft:
+    """An optimizer with copies of the groups of another; the rest is that of the other."""
+
+    def __init__(self, optimizer: HasGroups) -> None:
+        self._optimizer = optimizer
+        self.param_groups = [dict(group) for group in optimizer.param_groups]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._optimizer, name)
 
 
 class LRScheduler(ABC):
@@ -88,15 +111,16 @@ class LRScheduler(ABC):
         if last_epoch >= 0:
             for number, group in enumerate(groups):
                 if "initial_lr" not in group:
-                    raise KeyError(
+                    raise NamesError(
                         f"parameter group {number} has no 'initial_lr', which last_epoch="
                         f"{last_epoch} needs; load the optimizer's state first, or start with -1"
                     )
         self.optimizer = optimizer
         self.last_epoch = last_epoch + 1
         self.base_lrs = []
-        self._join_groups()
-        self._begin()
+        self._last_lr = []
+        with self._draft() as draft:
+            draft._start()
 
     @abstractmethod
     def get_lr(self) -> list[float]:
@@ -119,10 +143,8 @@ class LRScheduler(ABC):
             If a rate would be negative, infinite or NaN, or the schedule has no further step.
             Rates and counters are as they were then.
         """
-        with self._all_or_nothing():
-            self.last_epoch += 1
-            self._join_groups()
-            self._apply(self.get_lr())
+        with self._draft() as draft:
+            draft._advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the options and counters: numbers, strings, lists and None, fit for JSON.
@@ -150,7 +172,37 @@ class LRScheduler(ABC):
         TypeError, ValueError
             If a value cannot be used. In every case nothing has been loaded.
         """
-        self._take(self._read(state_dict))
+        values = self._read(state_dict)
+        with self._draft() as draft:
+            draft._take(values)
+
+    def __repr__(self) -> str:
+        hidden = {"base_lrs", "last_epoch", *self._unsaved}
+        shown = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in hidden}
+        shown["last_epoch"] = vars(self).get("last_epoch")
+        shown["lr"] = vars(self).get("_last_lr")
+        options = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in shown.items())
+        return f"{type(self).__name__}({self._repr_first()}{options})"
+
+    def _repr_first(self) -> str:
+        """Return what stands before the options in the repr."""
+        return ""
+
+    # What follows changes the schedule and the groups: call it on a draft.
+
+    def _start(self) -> None:
+        """Note the initial rates and set those of the first step."""
+        self._join_groups()
+        self._begin()
+
+    def _advance(self) -> None:
+        """Go to the next step."""
+        self._go_to(self.last_epoch + 1)
+
+    def _go_to(self, epoch: int) -> None:
+        self.last_epoch = integer(0)("last_epoch", epoch)
+        self._join_groups()
+        self._apply(self.get_lr())
 
     def _begin(self) -> None:
         """Set the rates of the first step that this object sees."""
@@ -159,17 +211,17 @@ class LRScheduler(ABC):
 
     def _restart(self) -> None:
         """Start anew from the initial rates: the turn of this schedule in a `SequentialLR`."""
-        with self._all_or_nothing():
-            self._rewind()
-            self._join_groups()
-            self._set_lrs(self.base_lrs)
-            self._begin()
+        self._rewind()
+        self._join_groups()
+        self._set_lrs(self.base_lrs)
+        self._begin()
 
     def _rewind(self) -> None:
         self.last_epoch = 0
 
     def _lrs(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+        groups = enumerate(self.optimizer.param_groups)
+        return [to_float(f"the lr of parameter group {i}", group["lr"]) for i, group in groups]
 
     def _set_lrs(self, lrs: list[float]) -> None:
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
@@ -181,8 +233,14 @@ class LRScheduler(ABC):
         self.base_lrs = [*self.base_lrs, *map(initial_lr, new)]
 
     def _apply(self, lrs: list[float]) -> None:
-        """Check the rates and write them."""
+        """Check the rates and set them."""
         groups = self.optimizer.param_groups
+        if not isinstance(lrs, Iterable):
+            raise TypeError(
+                f"get_lr of {type(self).__name__} must return a list with a rate for each group, "
+                f"not {short_repr(lrs)}"
+            )
+        lrs = list(lrs)
         if len(lrs) != len(groups):
             raise ValueError(
                 f"{type(self).__name__} gave {len(lrs)} rates for {len(groups)} parameter groups"
@@ -233,22 +291,31 @@ class LRScheduler(ABC):
         self._set_lrs(values.pop("lr"))
         vars(self).update(values)
 
-    def _parts(self) -> list[LRScheduler]:
-        """Return the schedules whose counters a step may change."""
-        return [self]
-
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Put counters and groups back if the block raises."""
-        changing = [*self.optimizer.param_groups, *map(vars, self._parts())]
-        before = [entries.copy() for entries in changing]
-        try:
-            yield
-        except BaseException:
-            for entries, old in zip(changing, before, strict=True):
-                entries.clear()
-                entries.update(old)
-            raise
+    def _draft(self: Schedule) -> Iterator[Schedule]:
+        """Give a draft of this schedule; if the block does not raise, write what has changed."""
+        optimizer = _Draft(self.optimizer)
+        copies: list[tuple[LRScheduler, LRScheduler]] = []
+        draft = self._copy(optimizer, copies)
+        old = [*self.optimizer.param_groups, *(vars(schedule) for schedule, _ in copies)]
+        new = [*optimizer.param_groups, *(vars(schedule) for _, schedule in copies)]
+        before = [dict(entries) for entries in new]
+        yield draft
+        changes = [
+            {key: value for key, value in after.items() if key not in was or value is not was[key]}
+            for was, after in zip(before, new, strict=True)
+        ]
+        _write(old, changes)
+
+    def _copy(
+        self: Schedule, optimizer: HasGroups, copies: list[tuple[LRScheduler, LRScheduler]]
+    ) -> Schedule:
+        """Return a copy that works on `optimizer`, noted in `copies` beside the original."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        copy.optimizer = optimizer
+        copies.append((self, copy))
+        return copy
 
 
 class FactorLR(LRScheduler):
@@ -274,7 +341,8 @@ def _as_it_is(name: str, value: Any) -> Any:
 
 def initial_lr(group: Group) -> float:
     """Return the rate from which the schedules of a group started, or start now."""
-    return float(group["initial_lr"] if "initial_lr" in group else group["lr"])
+    name = "initial_lr" if "initial_lr" in group else "lr"
+    return to_float(f"the {name} of a parameter group", group[name])
 
 
 def groups_of(optimizer: HasGroups) -> list[Group]:
@@ -287,3 +355,22 @@ def groups_of(optimizer: HasGroups) -> list[Group]:
             raise ValueError(f"parameter group {number} of the optimizer has no 'lr'")
         to_float(f"the lr of parameter group {number}", group["lr"])
     return groups
+
+
+def _write(targets: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
+    """Update each of the targets with the changes beside it.
+
+    One call of C does it all: no signal comes between, and only a new key needs memory. If there is
+    none, the values that were replaced are put back, by a call that needs none.
+    """
+    before = [
+        {key: target[key] for key in change if key in target}
+        for target, change in zip(targets, changes, strict=True)
+    ]
+    run = deque[Any](maxlen=0).extend
+    forth, back = map(ior, targets, changes), map(ior, targets, before)
+    try:
+        run(forth)
+    except MemoryError:
+        run(back)
+        raise

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import isfinite
-from operator import index
-from typing import Any, SupportsFloat, TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fastopt._core import as_flag, as_integer, as_number, as_text, short_repr
 
 Check: TypeAlias = Callable[[str, Any], Any]
 
 
 def to_float(name: str, value: object) -> float:
-    """Return `value` as a float; TypeError if it is no number."""
-    if isinstance(value, str) or not isinstance(value, SupportsFloat):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
+    """Return `value` as a float; TypeError if it is no number, ValueError if beyond float64."""
+    return value if type(value) is float else as_number(value, name)
 
 
 def number(taken: str, allows: Callable[[float], bool]) -> Check:
@@ -23,7 +24,7 @@ def number(taken: str, allows: Callable[[float], bool]) -> Check:
     def check(name: str, value: object) -> float:
         result = to_float(name, value)
         if not (isfinite(result) and allows(result)):
-            raise ValueError(f"{name} must be {taken}, not {value!r}")
+            raise ValueError(f"{name} must be {taken}, not {short_repr(value)}")
         return result
 
     return check
@@ -37,15 +38,12 @@ below_one = number("in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def integer(least: int) -> Check:
-    """Return a check for an integer that is at least `least`."""
+    """Return a check for an integer of 64 bits that is at least `least`."""
 
-    def check(name: str, value: Any) -> int:
-        try:
-            result = index(value)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    def check(name: str, value: object) -> int:
+        result = as_integer(value, name)
         if result < least:
-            raise ValueError(f"{name} must be >= {least}, not {value!r}")
+            raise ValueError(f"{name} must be >= {least}, not {short_repr(value)}")
         return result
 
     return check
@@ -55,26 +53,27 @@ def choice(*names: str) -> Check:
     """Return a check for one of the `names`."""
 
     def check(name: str, value: object) -> str:
-        if value not in names:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, names))}, not {value!r}")
-        return str(value)
+        result = as_text(value, name)
+        if result not in names:
+            raise ValueError(
+                f"{name} must be {' or '.join(map(repr, names))}, not {short_repr(value)}"
+            )
+        return result
 
     return check
 
 
 def flag(name: str, value: object) -> bool:
     """Check that `value` is True or False."""
-    if value is not True and value is not False:
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return value
+    return as_flag(value, name)
 
 
 def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:
     """Return a check for a sequence of `least` to `most` values that pass `item`."""
 
     def check(name: str, value: Any) -> list[Any]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise TypeError(f"{name} must be a sequence, not {value!r}")
+        if not _is_list(value):
+            raise TypeError(f"{name} must be a sequence, not {short_repr(value)}")
         if len(value) < least or (most is not None and len(value) > most):
             raise ValueError(
                 f"{name} must have {least if least == most else f'{least} to {most}'} values, "
@@ -89,7 +88,7 @@ def one_or_each(item: Check) -> Check:
     """Return a check for one value for all groups, or a list with a value for each group."""
 
     def check(name: str, value: Any) -> Any:
-        return list_of(item)(name, value) if isinstance(value, list | tuple) else item(name, value)
+        return list_of(item)(name, value) if _is_list(value) else item(name, value)
 
     return check
 
@@ -103,3 +102,9 @@ def for_each_group(name: str, value: Any, count: int) -> list[Any]:
             f"{name} has {len(value)} values but the optimizer {count} parameter groups"
         )
     return list(value)
+
+
+def _is_list(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, initial_lr
 from fastopt.schedules._checks import Check, integer, list_of
 from fastopt.schedules.plateau import ReduceLROnPlateau
+
+Composed = TypeVar("Composed", bound="ComposedLR")
 
 
 class ComposedLR(LRScheduler):
@@ -48,8 +50,18 @@ class ComposedLR(LRScheduler):
         """Return the counters and the states of the schedules; see `LRScheduler.state_dict`."""
         return super().state_dict() | {"schedulers": [s.state_dict() for s in self.schedulers]}
 
-    def _parts(self) -> list[LRScheduler]:
-        return [self, *(part for scheduler in self.schedulers for part in scheduler._parts())]
+    def _copy(
+        self: Composed, optimizer: HasGroups, copies: list[tuple[LRScheduler, LRScheduler]]
+    ) -> Composed:
+        copy = super()._copy(optimizer, copies)
+        copy.schedulers = []
+        for scheduler in self.schedulers:
+            made = [new for old, new in copies if old is scheduler]  # if it appears twice
+            copy.schedulers.append(made[0] if made else scheduler._copy(optimizer, copies))
+        return copy
+
+    def _repr_first(self) -> str:
+        return f"[{', '.join(map(repr, self.schedulers))}], "
 
     def _rewind(self) -> None:
         super()._rewind()
@@ -127,13 +139,12 @@ class SequentialLR(ComposedLR):
         self._check_milestones(self.milestones)
         self.last_epoch = integer(-1)("last_epoch", last_epoch) + 1
         self._last_lr = self._lrs()
-        with self._all_or_nothing():
-            self._set_lrs(self.base_lrs)
-            self._begin()
+        with self._draft() as draft:
+            draft._set_lrs(draft.base_lrs)
+            draft._begin()
 
-    def step(self) -> None:
-        """Step the schedule whose turn it is; see `LRScheduler.step`."""
-        epoch = self.last_epoch + 1
+    def _advance(self) -> None:
+        epoch = integer(0)("last_epoch", self.last_epoch + 1)
         turn = bisect_right(self.milestones, epoch)
         scheduler = self.schedulers[turn]
         if turn > 0 and self.milestones[turn - 1] == epoch:
@@ -202,13 +213,11 @@ class ChainedScheduler(ComposedLR):
         self.last_epoch = self.schedulers[0].last_epoch
         self._last_lr = self._lrs()
 
-    def step(self) -> None:
-        """Step every schedule; see `LRScheduler.step`."""
-        with self._all_or_nothing():
-            for scheduler in self.schedulers:
-                scheduler.step()
-            self.last_epoch += 1
-            self._last_lr = self._lrs()
+    def _advance(self) -> None:
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.last_epoch = integer(0)("last_epoch", self.last_epoch + 1)
+        self._last_lr = self._lrs()
 
     def _begin(self) -> None:
         for scheduler in self.schedulers:

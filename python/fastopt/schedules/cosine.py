@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import cos, pi
+from math import cos, floor, pi
 from typing import Any, ClassVar, Literal
 
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
@@ -19,6 +19,7 @@ from fastopt.schedules._checks import (
     non_negative,
     one_or_each,
     positive,
+    to_float,
 )
 
 
@@ -89,7 +90,10 @@ class CosineAnnealingLR(LRScheduler):
                 lr + (base - low) * rise / 2
                 for lr, base in zip(self._lrs(), self.base_lrs, strict=True)
             ]
-        quotient = (1 + cos(pi * epoch / self.T_max)) / (1 + cos(pi * (epoch - 1) / self.T_max))
+        height, before = 1 + cos(pi * epoch / self.T_max), 1 + cos(pi * (epoch - 1) / self.T_max)
+        if before == 0:  # near the bottom of more than 1e8 steps, by rounding
+            return [low + (base - low) * height / 2 for base in self.base_lrs]
+        quotient = height / before
         lrs = [quotient * (lr - low) + low for lr in self._lrs()]
         # Rounding may end just below an initial rate of 0, at its return.
         return [0.0 if -1e-9 * low < lr < 0 else lr for lr in lrs]
@@ -107,8 +111,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         \left(1 + \cos \frac{\pi T_{\mathrm{cur}}}{T_i}\right)
 
     with the steps :math:`T_{\mathrm{cur}}` since the last restart and the length :math:`T_i` of
-    this period: `T_0`, and `T_mult` times as much after every restart. Count in steps: for a
-    restart after n epochs of k batches, `T_0` is ``n * k``.
+    this period: `T_0`, and `T_mult` times as much after every restart. With a `step` after every
+    batch, count in batches: for a restart after n epochs of k batches, `T_0` is ``n * k``. Or count
+    in epochs, and give `step` the epoch with its fraction.
 
     Parameters
     ----------
@@ -120,6 +125,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         At least 1.
     eta_min : float
         At least 0.
+
+    Attributes
+    ----------
+    fraction : float
+        The part of an epoch that has passed since `last_epoch`; see `step`.
 
     Raises
     ------
@@ -146,6 +156,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     T_0: int
     T_mult: int
     eta_min: float
+    fraction: float
     _options: ClassVar[Mapping[str, Check]] = {
         "T_0": integer(1),
         "T_mult": integer(1),
@@ -161,18 +172,68 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         self._accept(T_0=T_0, T_mult=T_mult, eta_min=eta_min)
+        self.fraction = 0.0
         super().__init__(optimizer, last_epoch)
 
+    def step(self, epoch: float | None = None) -> None:
+        """Set the rates of the next step, or of `epoch`.
+
+        Parameters
+        ----------
+        epoch : float, optional
+            At least 0, and may have a fraction: ``epoch + batch / batches`` after each batch lets
+            the rate fall smoothly within an epoch. `last_epoch` is its whole part; steps without
+            `epoch` that follow keep its fraction, as in torch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `epoch` is no number, negative, infinite or NaN, or a rate would be. Rates and
+            counters are as they were then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.SGD([np.zeros(1)], lr=1.0)
+        >>> schedule = fo.CosineAnnealingWarmRestarts(opt, T_0=1)
+        >>> rates = []
+        >>> for epoch in [0, 0.25, 0.5, 0.75, 1]:
+        ...     schedule.step(epoch)
+        ...     rates += schedule.get_last_lr()
+        >>> print(np.round(rates, 4))
+        [1.     0.8536 0.5    0.1464 1.    ]
+        """
+        if epoch is None:
+            super().step()
+            return
+        number = non_negative("epoch", epoch)
+        whole = integer(0)("epoch", floor(number))
+        with self._draft() as draft:
+            draft.fraction = number - whole
+            draft._go_to(whole)
+
     def get_lr(self) -> list[float]:
-        """Return the rates of step `last_epoch`."""
+        """Return the rates of step `last_epoch`, and its fraction."""
         since, period = self.last_epoch, self.T_0
         if self.T_mult == 1:
             since %= period
         while since >= period:
             since -= period
             period *= self.T_mult
-        height = 1 + cos(pi * since / period)
+        height = 1 + cos(pi * (since + self.fraction) / period)
         return [self.eta_min + (base - self.eta_min) * height / 2 for base in self.base_lrs]
+
+    def _rewind(self) -> None:
+        super()._rewind()
+        self.fraction = 0.0
+
+    def _checks(self) -> dict[str, Check]:
+        return super()._checks() | {"fraction": below_one}
+
+    def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(state_dict, Mapping):  # it is newer than the rest
+            state_dict = {"fraction": 0.0, **state_dict}
+        return super()._read(state_dict)
 
 
 class OneCycleLR(LRScheduler):
@@ -307,7 +368,10 @@ class OneCycleLR(LRScheduler):
                     f"group {number} has not; pass cycle_momentum=False"
                 )
         super().__init__(optimizer, last_epoch)
-        for group, base in zip(optimizer.param_groups, self.base_lrs, strict=True):
+
+    def _start(self) -> None:
+        super()._start()
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["initial_lr"] = base
 
     def get_lr(self) -> list[float]:
@@ -371,7 +435,13 @@ class OneCycleLR(LRScheduler):
         held = []
         if self.cycle_momentum:
             groups = self.optimizer.param_groups
-            held = [float(g["betas"][0] if "betas" in g else g["momentum"]) for g in groups]
+            held = [
+                to_float(
+                    f"the momentum of parameter group {i}",
+                    g["betas"][0] if "betas" in g else g["momentum"],
+                )
+                for i, g in enumerate(groups)
+            ]
         return super().state_dict() | {"momentum": held}
 
     def _checks(self) -> dict[str, Check]:

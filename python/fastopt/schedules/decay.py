@@ -6,9 +6,12 @@ schedules work on one optimizer; the two differ in the last bits.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import ClassVar
 
+from fastopt._core import short_repr
 from fastopt.schedules._base import FactorLR, HasGroups, LRScheduler
 from fastopt.schedules._checks import (
     Check,
@@ -116,13 +119,20 @@ class MultiStepLR(FactorLR):
         last_epoch: int = -1,
     ) -> None:
         if not isinstance(milestones, Iterable):
-            raise TypeError(f"milestones must be integers in a sequence, not {milestones!r}")
-        self._accept(milestones=list(milestones), gamma=gamma)
+            raise TypeError(
+                f"milestones must be integers in a sequence, not {short_repr(milestones)}"
+            )
+        if not isinstance(milestones, str | bytes):
+            milestones = list(milestones)
+        self._accept(milestones=milestones, gamma=gamma)
         super().__init__(optimizer, last_epoch)
 
     def factor_at(self, epoch: int) -> float:
         """Return `gamma` to the power of how often `epoch` is among the milestones."""
-        return self.gamma ** self.milestones.count(epoch)
+        try:
+            return self.gamma ** self.milestones.count(epoch)
+        except OverflowError:
+            return inf  # refused as a rate
 
 
 class ConstantLR(FactorLR):
@@ -136,8 +146,8 @@ class ConstantLR(FactorLR):
     optimizer, last_epoch
         As in `LRScheduler`.
     factor : float
-        In [0, 1]. With 0, which cannot be divided out again, the rates after are the initial ones
-        (torch raises ZeroDivisionError then).
+        In [0, 1]. 0 and numbers below 6e-309 cannot be divided out again: the rates that follow are
+        then the initial ones (torch raises ZeroDivisionError).
     total_iters : int
         At least 1.
 
@@ -181,7 +191,7 @@ class ConstantLR(FactorLR):
 
     def get_lr(self) -> list[float]:
         """Return the rates of step `last_epoch`."""
-        if self.factor == 0 and self.last_epoch == self.total_iters:
+        if self.factor < 1 / sys.float_info.max and self.last_epoch == self.total_iters:
             return self.base_lrs
         return super().get_lr()
 
@@ -253,7 +263,9 @@ class LinearLR(FactorLR):
         if epoch > self.total_iters:
             return 1.0
         rise = self.end_factor - self.start_factor
-        return max(0.0, 1.0 + rise / (self.total_iters * self.start_factor + (epoch - 1) * rise))
+        before = self.total_iters * self.start_factor + (epoch - 1) * rise
+        # Among more than 1e15 steps, rounding may lose what is left of a falling line.
+        return max(0.0, 1.0 + rise / before) if before > 0 else 0.0
 
 
 class ExponentialLR(FactorLR):
@@ -352,7 +364,8 @@ class PolynomialLR(FactorLR):
         if epoch == 0 or epoch > self.total_iters:
             return 1.0
         left, before = 1.0 - epoch / self.total_iters, 1.0 - (epoch - 1) / self.total_iters
-        return float((left / before) ** self.power)
+        # Among more than 1e15 steps, rounding may lose what is left of them.
+        return float((left / before if before else 0.0) ** self.power)
 
 
 class LambdaLR(LRScheduler):
@@ -396,7 +409,9 @@ class LambdaLR(LRScheduler):
     ) -> None:
         for function in lr_lambda if isinstance(lr_lambda, list | tuple) else [lr_lambda]:
             if not callable(function):
-                raise TypeError(f"lr_lambda must be a function of the step, not {function!r}")
+                raise TypeError(
+                    f"lr_lambda must be a function of the step, not {short_repr(function)}"
+                )
         self.lr_lambda = lr_lambda
         super().__init__(optimizer, last_epoch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, ClassVar, Literal, SupportsFloat
@@ -42,8 +43,15 @@ class ReduceLROnPlateau(LRScheduler):
     threshold : float
         At least 0.
     threshold_mode : {"rel", "abs"}
-        Better than ``best * (1 - threshold)`` ("max": ``1 + threshold``), or than ``best -
-        threshold`` ("max": ``+``).
+        "rel": a metric is better if it is below ``best * (1 - threshold)``, or for mode "max" above
+        ``best * (1 + threshold)``. "abs": below ``best - threshold``, or above ``best +
+        threshold``.
+
+        With "rel", use metrics that are not negative. For a negative best, the bar of "rel" is on
+        the wrong side of it, so that a slightly worse metric counts as better: after a loss of -1,
+        with a threshold of 0.1, each loss below -0.9. torch computes the same, and its values are
+        kept. A UserWarning, once for each schedule, says so when the best becomes negative; use
+        "abs" for log-likelihoods, cosine losses and other metrics that may be negative.
     cooldown : int
         At least 0.
     min_lr : float, or list with one for each group
@@ -62,6 +70,11 @@ class ReduceLROnPlateau(LRScheduler):
     ------
     TypeError, ValueError
         As in `LRScheduler`.
+
+    Warns
+    -----
+    UserWarning
+        At a `step`, if the best metric is negative and `threshold_mode` is "rel".
 
     Examples
     --------
@@ -85,6 +98,7 @@ class ReduceLROnPlateau(LRScheduler):
     min_lr: float | list[float]
     eps: float
     best: float | None
+    _warned = False
     _options: ClassVar[Mapping[str, Check]] = {
         "mode": choice("min", "max"),
         "factor": below_one,
@@ -141,14 +155,26 @@ class ReduceLROnPlateau(LRScheduler):
             counters are as they were then.
         """
         metric = to_float("metrics", metrics)
+        better = self._is_better(metric)
+        best = metric if better else self.best
+        relative = self.threshold_mode == "rel" and self.threshold > 0
+        if relative and best is not None and best < 0 and not self._warned:
+            self._warned = True  # before the warning: where it is an error, the next call goes on
+            warnings.warn(
+                f"the best metric is negative, {best}: with threshold_mode='rel' a metric that is "
+                "worse by less than the threshold counts as better, as in torch; pass "
+                "threshold_mode='abs' for metrics that may be negative",
+                stacklevel=2,
+            )
+        with self._draft() as draft:
+            draft._take_note(best, better)
+
+    def _take_note(self, best: float | None, better: bool) -> None:
         rates = self._lrs()
         floors = for_each_group("min_lr", self.min_lr, len(rates))
-        self.last_epoch += 1
-        if self._is_better(metric):
-            self.best = metric
-            self.num_bad_epochs = 0
-        else:
-            self.num_bad_epochs += 1
+        self.last_epoch = integer(0)("last_epoch", self.last_epoch + 1)
+        self.best = best
+        self.num_bad_epochs = 0 if better else self.num_bad_epochs + 1
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
