@@ -146,6 +146,7 @@ PLATEAUS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("plateau", PLATEAUS, ids=str)
+@pytest.mark.filterwarnings("ignore:the best metric is negative:UserWarning")
 def test_plateau_equals_torch(plateau: dict[str, Any], mode: str) -> None:
     rng = np.random.default_rng(5)
     metrics = np.exp(-np.arange(200) / 40) + 0.1 * rng.standard_normal(200)

@@ -1,0 +1,185 @@
+"""Schedules under exceptions: each operation leaves the old state or the new one, and goes on.
+
+An exception is raised at every place, one after another, where the interpreter looks for signals
+within the package: after calls, at the start of functions and at the end of loops.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+import fastopt as fo
+from schedule_cases import Schedule, groups, one
+
+PACKAGE = str(Path(fo.__file__).parent)
+
+
+@functools.cache
+def places(code: CodeType) -> set[int]:
+    """Return the offsets at which the interpreter would notice a signal."""
+    found, last = set(), ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "CACHE":
+            continue
+        if last.startswith("CALL") or last in ("RESUME", "JUMP_BACKWARD"):
+            found.add(instruction.offset)
+        last = instruction.opname
+    return found
+
+
+def interrupt_at(number: int, operation: Callable[[], object]) -> bool:
+    """Run the operation with an interrupt at place `number`; return whether there is one."""
+    passed = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal passed
+        name = frame.f_code.co_filename
+        if event == "call":
+            if not name.startswith(PACKAGE) and "contextlib" not in name:
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode" and frame.f_lasti in places(frame.f_code):
+            passed += 1
+            if passed == number + 1:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        operation()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return passed > number
+
+
+def interrupt_everywhere(
+    make: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
+) -> int:
+    """Check that an operation interrupted anywhere has done all or nothing, and can be repeated.
+
+    `make` gives a fresh operation, and a function that looks at all that it changes. Returns the
+    number of places.
+    """
+    operation, look = make()
+    old = look()
+    operation()
+    new = look()
+    assert old != new
+    operation, look = make()
+    number = 0
+    while interrupt_at(number, operation):
+        if look() == new:
+            operation, look = make()
+        assert look() == old, number
+        number += 1
+    assert look() == new
+    return number
+
+
+def held(optimizer: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+SINGLE = [
+    one("StepLR", step_size=1, gamma=0.5),
+    one("CosineAnnealingWarmRestarts", T_0=3, T_mult=2),
+    one("LambdaLR", lr_lambda=lambda epoch: 0.95**epoch),
+    one("OneCycleLR", max_lr=0.3, total_steps=60),
+]
+COMPOUND = [
+    Schedule(
+        "sequence of a chain",
+        lambda m, o: m.SequentialLR(
+            o,
+            [
+                m.ChainedScheduler([m.ConstantLR(o, 0.5, 3), m.StepLR(o, 1)]),
+                m.ExponentialLR(o, 0.5),
+            ],
+            milestones=[2],
+        ),
+    ),
+    Schedule(
+        "chain of a sequence",
+        lambda m, o: m.ChainedScheduler(
+            [
+                m.SequentialLR(o, [m.StepLR(o, 1), m.OneCycleLR(o, 1.0, 60)], milestones=[2]),
+                m.ExponentialLR(o, 0.5),
+            ]
+        ),
+    ),
+    Schedule("plateau", lambda m, o: m.ReduceLROnPlateau(o, patience=0, factor=0.5, cooldown=2)),
+]
+
+
+def go(schedule: Any) -> None:
+    if isinstance(schedule, fo.ReduceLROnPlateau):
+        schedule.step(2.0)
+    else:
+        schedule.step()
+
+
+@pytest.mark.parametrize("steps", [0, 1])  # the second one is that of a milestone
+@pytest.mark.parametrize("row", SINGLE + COMPOUND, ids=str)
+def test_a_step_is_taken_or_not(row: Schedule, steps: int) -> None:
+    def make() -> tuple[Callable[[], object], Callable[[], object]]:
+        optimizer = groups("SGD")
+        schedule = row.make(fo, optimizer)
+        for _ in range(steps):
+            go(schedule)
+        return lambda: go(schedule), lambda: (held(optimizer), schedule.state_dict())
+
+    assert interrupt_everywhere(make) > 10
+
+
+@pytest.mark.parametrize("row", [SINGLE[-1], *COMPOUND[1:]], ids=str)
+def test_a_state_is_loaded_or_not(row: Schedule) -> None:
+    saved = row.make(fo, groups("SGD"))
+    for _ in range(4):
+        go(saved)
+    state = saved.state_dict()
+
+    def make() -> tuple[Callable[[], object], Callable[[], object]]:
+        optimizer = groups("SGD")
+        schedule = row.make(fo, optimizer)
+        return (
+            lambda: schedule.load_state_dict(state),
+            lambda: (held(optimizer), schedule.state_dict()),
+        )
+
+    assert interrupt_everywhere(make) > 10
+
+
+@pytest.mark.parametrize("row", SINGLE, ids=str)
+def test_the_groups_are_those_of_a_schedule_that_is_made_or_not(row: Schedule) -> None:
+    def make() -> tuple[Callable[[], object], Callable[[], object]]:
+        optimizer = groups("AdamW")
+        for group in optimizer.param_groups:
+            group["lr"] = 1.0
+        return lambda: row.make(fo, optimizer), lambda: held(optimizer)
+
+    assert interrupt_everywhere(make) > 10
+
+
+def test_a_sequence_is_made_or_not() -> None:
+    def make() -> tuple[Callable[[], object], Callable[[], object]]:
+        optimizer = groups("AdamW")
+        parts = [fo.LinearLR(optimizer, 0.1), fo.OneCycleLR(optimizer, 1.0, total_steps=9)]
+        for part in parts:
+            part.step()
+        return (
+            lambda: fo.SequentialLR(optimizer, parts, [3]),
+            lambda: (held(optimizer), [part.state_dict() for part in parts]),
+        )
+
+    assert interrupt_everywhere(make) > 10
