@@ -43,7 +43,7 @@ def interrupt_at(number: int, operation: Callable[[], object]) -> bool:
         nonlocal passed
         name = frame.f_code.co_filename
         if event == "call":
-            if not name.startswith(PACKAGE) and "contextlib" not in name:
+            if not name.startswith(PACKAGE):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode" and frame.f_lasti in places(frame.f_code):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import reprlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from operator import ior
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -119,8 +118,7 @@ class LRScheduler(ABC):
         self.last_epoch = last_epoch + 1
         self.base_lrs = []
         self._last_lr = []
-        with self._draft() as draft:
-            draft._start()
+        self._change(lambda draft: draft._start())
 
     @abstractmethod
     def get_lr(self) -> list[float]:
@@ -143,8 +141,7 @@ class LRScheduler(ABC):
             If a rate would be negative, infinite or NaN, or the schedule has no further step.
             Rates and counters are as they were then.
         """
-        with self._draft() as draft:
-            draft._advance()
+        self._change(lambda draft: draft._advance())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the options and counters: numbers, strings, lists and None, fit for JSON.
@@ -173,8 +170,7 @@ class LRScheduler(ABC):
             If a value cannot be used. In every case nothing has been loaded.
         """
         values = self._read(state_dict)
-        with self._draft() as draft:
-            draft._take(values)
+        self._change(lambda draft: draft._take(values))
 
     def __repr__(self) -> str:
         hidden = {"base_lrs", "last_epoch", *self._unsaved}
@@ -291,16 +287,15 @@ class LRScheduler(ABC):
         self._set_lrs(values.pop("lr"))
         vars(self).update(values)
 
-    @contextmanager
-    def _draft(self: Schedule) -> Iterator[Schedule]:
-        """Give a draft of this schedule; if the block does not raise, write what has changed."""
+    def _change(self: Schedule, work: Callable[[Schedule], None]) -> None:
+        """Do some work on a draft of this schedule, then write what has changed."""
         optimizer = _Draft(self.optimizer)
         copies: list[tuple[LRScheduler, LRScheduler]] = []
         draft = self._copy(optimizer, copies)
         old = [*self.optimizer.param_groups, *(vars(schedule) for schedule, _ in copies)]
         new = [*optimizer.param_groups, *(vars(schedule) for _, schedule in copies)]
         before = [dict(entries) for entries in new]
-        yield draft
+        work(draft)
         changes = [
             {key: value for key, value in after.items() if key not in was or value is not was[key]}
             for was, after in zip(before, new, strict=True)

@@ -139,9 +139,11 @@ class SequentialLR(ComposedLR):
         self._check_milestones(self.milestones)
         self.last_epoch = integer(-1)("last_epoch", last_epoch) + 1
         self._last_lr = self._lrs()
-        with self._draft() as draft:
-            draft._set_lrs(draft.base_lrs)
-            draft._begin()
+        self._change(lambda draft: draft._start())
+
+    def _start(self) -> None:
+        self._set_lrs(self.base_lrs)
+        self._begin()
 
     def _advance(self) -> None:
         epoch = integer(0)("last_epoch", self.last_epoch + 1)

@@ -208,9 +208,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             return
         number = non_negative("epoch", epoch)
         whole = integer(0)("epoch", floor(number))
-        with self._draft() as draft:
-            draft.fraction = number - whole
-            draft._go_to(whole)
+        self._change(lambda draft: draft._go_to(whole, number - whole))
 
     def get_lr(self) -> list[float]:
         """Return the rates of step `last_epoch`, and its fraction."""
@@ -222,6 +220,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             period *= self.T_mult
         height = 1 + cos(pi * (since + self.fraction) / period)
         return [self.eta_min + (base - self.eta_min) * height / 2 for base in self.base_lrs]
+
+    def _go_to(self, epoch: int, fraction: float | None = None) -> None:
+        if fraction is not None:
+            self.fraction = fraction
+        super()._go_to(epoch)
 
     def _rewind(self) -> None:
         super()._rewind()

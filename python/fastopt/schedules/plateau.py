@@ -166,8 +166,7 @@ class ReduceLROnPlateau(LRScheduler):
                 "threshold_mode='abs' for metrics that may be negative",
                 stacklevel=2,
             )
-        with self._draft() as draft:
-            draft._take_note(best, better)
+        self._change(lambda draft: draft._take_note(best, better))
 
     def _take_note(self, best: float | None, better: bool) -> None:
         rates = self._lrs()
