@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,68 @@ def test_warm_restarts_continue_in_the_right_period() -> None:
         optimizer.param_groups[0]["initial_lr"] = 1.0
         again = fo.CosineAnnealingWarmRestarts(optimizer, T_0=3, T_mult=2, last_epoch=t)
         assert again.get_last_lr() == [values[t + 1]]
+
+
+def test_warm_restarts_at_fractions_of_epochs() -> None:
+    made = fo.CosineAnnealingWarmRestarts(sgd(), T_0=2, T_mult=3, eta_min=0.5)
+    for epoch, since in [
+        (0.5, 0.25),
+        (1.99, 0.995),
+        (2, 0),
+        (5.5, 3.5 / 6),
+        (7.75, 5.75 / 6),
+        (1, 0.5),
+    ]:
+        made.step(epoch)
+        assert made.get_last_lr()[0] == pytest.approx(0.75 + math.cos(math.pi * since) / 4)
+        assert (made.last_epoch, made.fraction) == (math.floor(epoch), epoch % 1)
+    made.step(np.float32(1.5))
+    other = fo.CosineAnnealingWarmRestarts(sgd(), T_0=9)
+    other.load_state_dict(json.loads(json.dumps(made.state_dict())))
+    for schedule in (made, other):
+        schedule.step()  # 2.5
+        assert schedule.get_last_lr()[0] == pytest.approx(0.75 + math.cos(math.pi / 12) / 4)
+
+
+def test_a_state_without_a_fraction_is_at_a_whole_epoch() -> None:
+    made = fo.CosineAnnealingWarmRestarts(sgd(), T_0=4)
+    made.step(2.25)
+    state = fo.CosineAnnealingWarmRestarts(sgd(), T_0=4).state_dict()
+    del state["fraction"]
+    made.load_state_dict(state)
+    assert (made.last_epoch, made.fraction) == (0, 0.0)
+
+
+def test_a_sequence_restarts_a_fraction_too() -> None:
+    optimizer = sgd()
+    part = fo.CosineAnnealingWarmRestarts(optimizer, T_0=4)
+    part.step(1.5)
+    made = fo.SequentialLR(optimizer, [fo.ConstantLR(optimizer, 0.5), part], [1])
+    made.step()
+    assert made.get_last_lr() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "error"),
+    [
+        (-0.5, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        (1e300, ValueError),
+        (10**400, ValueError),
+        ("1", TypeError),
+        ([1.0], TypeError),
+        (1j, TypeError),
+        (np.array([1.0]), TypeError),
+    ],
+    ids=repr,
+)
+def test_bad_epochs(epoch: Any, error: type[Exception]) -> None:
+    optimizer = sgd()
+    made = fo.CosineAnnealingWarmRestarts(optimizer, T_0=4)
+    made.step(2.25)
+    with refused(error, "epoch", optimizer=optimizer, schedule=made):
+        made.step(epoch)
 
 
 @pytest.mark.parametrize("shape", ["cos", "linear"])
@@ -204,6 +268,56 @@ def test_plateau_leaves_a_rate_that_would_fall_by_eps() -> None:
         made.step(1.0)
         made.step(1.0)
         assert made.get_last_lr() == [lr]
+
+
+NEGATIVE = [-1.0, -0.95, -0.9, -0.85]
+
+
+def test_plateau_warns_once_of_a_negative_best_and_keeps_torchs_values() -> None:
+    made = fo.ReduceLROnPlateau(sgd(), patience=0, factor=0.5, threshold=0.1)
+    with pytest.warns(UserWarning, match="threshold_mode='abs'") as caught:
+        made.step(NEGATIVE[0])
+    assert caught[0].filename == __file__
+    for metric in NEGATIVE[1:]:
+        made.step(metric)  # no second one, which would be an error
+    assert (made.best, made.get_last_lr()) == (-0.85, [1.0])
+    with pytest.warns(UserWarning, match="negative, -2.0"):
+        fo.ReduceLROnPlateau(sgd(), "max").step(-2.0)
+
+
+def test_plateau_whose_warning_is_an_error_goes_on() -> None:
+    optimizer = sgd()
+    made = fo.ReduceLROnPlateau(optimizer, patience=0)
+    with refused(UserWarning, "negative, -1.0", optimizer=optimizer, schedule=made):
+        made.step(-1.0)  # the tests turn warnings into errors
+    made.step(-1.0)
+    assert made.best == -1.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold_mode": "abs", "threshold": 0.01},
+        {"threshold": 0.0},
+    ],
+    ids=str,
+)
+def test_plateau_takes_negative_metrics(options: dict[str, Any]) -> None:
+    made = fo.ReduceLROnPlateau(sgd(), patience=0, factor=0.5, **options)
+    for metric in NEGATIVE:
+        made.step(metric)
+    assert (made.best, made.get_last_lr()) == (-1.0, [0.125])
+
+
+@pytest.mark.parametrize("metrics", [[1.0, 0.5, 0.0], [math.nan, math.inf, 2.0], [3, -math.inf]])
+def test_plateau_does_not_warn_of_other_metrics(metrics: list[float]) -> None:
+    made = fo.ReduceLROnPlateau(sgd())
+    for metric in metrics:
+        made.step(metric)
+    assert made.best == metrics[-1]
+    reverse = fo.ReduceLROnPlateau(sgd(), "max")
+    for metric in (0.5, -0.3):  # the best is not negative
+        reverse.step(metric)
 
 
 def test_a_rate_from_elsewhere_is_what_the_next_step_multiplies() -> None:
@@ -443,6 +557,31 @@ def test_a_schedule_of_your_own_is_saved_too() -> None:
     assert rates(other, 2) == [0.5, 2.0, 1.0]
 
 
+# -- texts -------------------------------------------------------------------------------------
+
+
+def test_a_schedule_shows_its_options_and_where_it_is() -> None:
+    optimizer = sgd()
+    step = fo.StepLR(optimizer, 3, 0.5)
+    assert repr(step) == "StepLR(step_size=3, gamma=0.5, last_epoch=0, lr=[1.0])"
+    function = fo.LambdaLR(sgd(), lambda t: 1.0)
+    assert repr(function) == "LambdaLR(last_epoch=0, lr=[1.0])"
+    made = fo.SequentialLR(optimizer, [step, fo.ExponentialLR(optimizer, 0.5)], [4])
+    made.step()
+    assert repr(made) == (
+        "SequentialLR([StepLR(step_size=3, gamma=0.5, last_epoch=1, lr=[1.0]), "
+        "ExponentialLR(gamma=0.5, last_epoch=0, lr=[1.0])], milestones=[4], last_epoch=1, lr=[1.0])"
+    )
+    plateau = repr(fo.ReduceLROnPlateau(sgd()))
+    assert "patience=10" in plateau
+    assert plateau.endswith(
+        "best=None, num_bad_epochs=0, cooldown_counter=0, last_epoch=0, lr=[1.0])"
+    )
+    assert len(repr(fo.MultiStepLR(sgd(), range(1, 10**5)))) < 120
+    unmade = object.__new__(fo.StepLR)
+    assert repr(unmade) == "StepLR(last_epoch=None, lr=None)"
+
+
 # -- bad input ---------------------------------------------------------------------------------
 
 
@@ -531,6 +670,66 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
 ]
 
 
+# Each argument is given each of these; what is taken is kept as a plain number of Python.
+ODD: list[Any] = [
+    "x", b"ab", None, [], [None], {}, 1j, np.complex64(1), math.nan, -math.inf, 10**400, -1, 2**63,
+    2**63 - 1, 5e-324, 1e308, True, np.True_, np.float32(0.5), np.int64(3), np.longdouble("1e4000"),
+    np.array(3), np.array([0.5]), np.zeros((2, 2)), np.timedelta64(5, "s"), np.array(None),
+    Fraction(1, 2), range(2), object(), lambda t: 0.5,
+]  # fmt: skip
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "StepLR": {"step_size": 3, "gamma": 0.5},
+    "MultiStepLR": {"milestones": [1, 2], "gamma": 0.5},
+    "ConstantLR": {"factor": 0.5, "total_iters": 3},
+    "LinearLR": {"start_factor": 0.5, "end_factor": 0.9, "total_iters": 3},
+    "ExponentialLR": {"gamma": 0.5},
+    "PolynomialLR": {"total_iters": 3, "power": 2.0},
+    "LambdaLR": {"lr_lambda": lambda t: 0.5},
+    "CosineAnnealingLR": {"T_max": 5, "eta_min": 0.01},
+    "CosineAnnealingWarmRestarts": {"T_0": 3, "T_mult": 2, "eta_min": 0.01},
+    "OneCycleLR": {
+        "max_lr": 0.3, "total_steps": 9, "pct_start": 0.3, "anneal_strategy": "cos",
+        "cycle_momentum": True, "base_momentum": 0.8, "max_momentum": 0.9, "div_factor": 25,
+        "final_div_factor": 100, "three_phase": False,
+    },
+    "ReduceLROnPlateau": {
+        "mode": "max", "factor": 0.5, "patience": 1, "threshold": 0.1, "threshold_mode": "rel",
+        "cooldown": 1, "min_lr": 0.0, "eps": 1e-8,
+    },
+}  # fmt: skip
+
+
+def is_plain(value: Any) -> bool:
+    if type(value) is list:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (int, float, str, bool)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [(name, key) for name, row in ARGUMENTS.items() for key in row]
+)
+def test_odd_values_of_an_argument_are_refused_by_name_or_kept_as_plain_numbers(
+    name: str, argument: str
+) -> None:
+    for value in ODD:
+        optimizer = groups("SGD")
+        before = held(optimizer)
+        message = ""
+        try:
+            with np.errstate(all="raise"):
+                made = getattr(fo, name)(optimizer, **{**ARGUMENTS[name], argument: value})
+        except (TypeError, ValueError) as error:
+            message = str(error)
+        if message:
+            assert held(optimizer) == before
+            # A rate is the product of several arguments.
+            assert argument in message or "the rate of group 0 at step 0" in message
+            assert len(message) < 200
+        else:
+            assert all(map(is_plain, made.state_dict().values())), value
+            assert all(type(group["lr"]) is float for group in optimizer.param_groups)
+
+
 # The names of the rows hold no addresses: each process that runs tests must find the same ones.
 @pytest.mark.parametrize(
     ("name", "options", "error", "words"),
@@ -615,7 +814,7 @@ def test_one_cycle_has_an_end() -> None:
     made = fo.OneCycleLR(optimizer, 1.0, total_steps=5)
     for _ in range(5):
         made.step()
-    with refused(ValueError, "5 steps", "total_steps", optimizer=optimizer, schedule=made):
+    with refused(ValueError, "end", "total_steps=5", optimizer=optimizer, schedule=made):
         made.step()
 
 
@@ -639,7 +838,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
         )
         for _ in range(3):
             made.step()
-        with refused(ValueError, "3 steps", optimizer=optimizer, schedule=made):
+        with refused(ValueError, "total_steps=3", optimizer=optimizer, schedule=made):
             made.step()
 
 
@@ -747,6 +946,152 @@ def test_bad_states_of_other_schedules() -> None:
             made.load_state_dict(made.state_dict() | spoil)
         with refused(TypeError, "mapping", "list", optimizer=optimizer, schedule=made):
             made.load_state_dict([])
+
+
+JSON: list[Any] = [
+    None, True, -1, 0, 3, 2**63, 10**400, 0.5, 1e308, math.nan, -math.inf, "", "min", [], [0.5],
+    [0.1, 0.2], [[]], [None], {}, {"a": 1}, [{}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        SOME[1],
+        one("OneCycleLR", max_lr=[0.3, 0.2], total_steps=20),
+        Schedule("plateau", lambda m, o: m.ReduceLROnPlateau(o, min_lr=[0.0, 0.1])),
+        Schedule("nested", nested),
+    ],
+    ids=str,
+)
+def test_a_state_with_any_entry_of_another_kind_loads_or_is_refused(row: Schedule) -> None:
+    optimizer = groups("SGD")
+    made = row.make(fo, optimizer)
+    good = made.state_dict()
+
+    def spoiled(part: Any) -> Iterator[Any]:
+        yield from JSON
+        kind = type(part)
+        for key in part if kind is dict else range(len(part)) if kind is list else ():
+            for new in spoiled(part[key]):
+                other = copy.copy(part)
+                other[key] = new
+                yield other
+
+    loaded = 0
+    for state in spoiled(good):
+        before = held(optimizer), made.state_dict()
+        try:
+            made.load_state_dict(state)
+        except (TypeError, ValueError, KeyError):
+            assert (held(optimizer), made.state_dict()) == before
+        else:
+            loaded += 1
+            json.dumps(made.state_dict())
+            made.load_state_dict(good)
+    assert loaded > 10
+
+
+HUGE = [10**9, 10**18, 2**53 + 1, 2**63 - 2, 2**63 - 1]
+
+
+@pytest.mark.parametrize("last", HUGE)
+@pytest.mark.parametrize("row", SOME, ids=str)
+def test_huge_counts_take_no_time_and_end_with_a_named_error(row: Schedule, last: int) -> None:
+    optimizer = groups("SGD")
+    made = row.make(fo, optimizer)
+    good = made.state_dict()
+    for number in (3, last - 1, last):
+        lengths = dict.fromkeys(
+            ["total_iters", "T_max", "T_0", "T_mult", "step_size", "total_steps"], number
+        )
+        state = copy.deepcopy(good)
+        for part in (state, *state.get("schedulers", [])):
+            part["last_epoch"] = last
+            part.update({key: value for key, value in lengths.items() if key in part})
+        made.load_state_dict(state)
+        for _ in range(3):
+            with contextlib.suppress(ValueError):
+                made.step()
+    if last == 2**63 - 1 and "one cycle" not in row.name.lower() and row.name[:3] != "One":
+        with refused(ValueError, "last_epoch", "64 bits", optimizer=optimizer, schedule=made):
+            made.step()
+
+
+def test_rates_near_the_end_of_very_many_steps() -> None:
+    """Where rounding leaves nothing to divide by, the rate is still that of the formula."""
+    rows: list[tuple[Callable[[Any, int], Any], int, int]] = [
+        (lambda o, n: fo.CosineAnnealingLR(o, n), 10**9, 10**9 - 1),
+        (lambda o, n: fo.PolynomialLR(o, n), 2**60, 2**60 - 1),
+        (lambda o, n: fo.LinearLR(o, 1 / 3, 0.0, n), 2**60, 2**60 - 1),
+    ]
+    for make, total, last in rows:
+        optimizer = sgd()
+        made = make(optimizer, total)
+        made.load_state_dict(made.state_dict() | {"last_epoch": last, "lr": [1e-18]})
+        made.step()
+        assert 0 <= made.get_last_lr()[0] <= 1e-17
+    power = fo.MultiStepLR(sgd(), [1, 1], gamma=1e200)
+    with refused(ValueError, "inf", optimizer=power.optimizer, schedule=power):
+        power.step()
+    tiny = fo.ConstantLR(sgd(), factor=5e-324, total_iters=1)
+    tiny.step()
+    assert tiny.get_last_lr() == [1.0]
+
+
+def test_a_state_brings_its_cycle_of_momentum() -> None:
+    optimizer = groups("AdamW")
+    fixed = fo.OneCycleLR(groups("AdamW"), 0.1, total_steps=9, cycle_momentum=False)
+    made = fo.OneCycleLR(optimizer, 0.1, total_steps=9)
+    cycling = made.state_dict()
+    made.load_state_dict(fixed.state_dict())
+    assert not made.cycle_momentum
+    made.load_state_dict(cycling)
+    assert made.cycle_momentum
+    optimizer.param_groups[1]["betas"] = None
+    with refused(TypeError, "betas of parameter group 1", optimizer=optimizer):
+        made.step()
+    del optimizer.param_groups[1]["betas"]
+    with refused(ValueError, "group 1", "cycle_momentum=False", optimizer=optimizer):
+        made.load_state_dict(cycling)
+
+
+@pytest.mark.parametrize("lr", [None, "0.5", [0.5], 1j], ids=repr)
+def test_a_rate_in_a_group_that_is_no_number_is_named(lr: Any) -> None:
+    optimizer = groups("SGD")
+    made = fo.StepLR(optimizer, 1)
+    optimizer.param_groups[1]["lr"] = lr
+    with refused(TypeError, "the lr of parameter group 1", optimizer=optimizer):
+        made.step()
+
+
+def test_an_option_may_be_an_array_of_numbers() -> None:
+    made = fo.OneCycleLR(groups("SGD"), np.array([0.5, 0.2], np.float32), total_steps=9)
+    assert made.max_lr == [0.5, float(np.float32(0.2))]
+    assert fo.MultiStepLR(sgd(), np.array([2, 5])).milestones == [2, 5]
+
+
+def test_a_function_that_writes_into_a_group_is_heard() -> None:
+    optimizer = sgd()
+
+    def function(epoch: int) -> float:
+        optimizer.param_groups[0]["weight_decay"] = 0.1 * epoch
+        return 0.5**epoch
+
+    made = fo.LambdaLR(optimizer, function)
+    made.step()
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (
+        0.5,
+        0.1,
+    )
+
+
+def test_a_schedule_that_appears_twice_is_one() -> None:
+    optimizer = sgd()
+    part = fo.ExponentialLR(optimizer, 0.5)
+    made = fo.ChainedScheduler([part, part])
+    made.step()
+    assert (part.last_epoch, made.get_last_lr()) == (2, [0.25])
 
 
 def test_every_class_is_in_the_table() -> None:

@@ -58,6 +58,29 @@ def test_other_optimizers(schedule: Schedule, kind: str) -> None:
     run_beside(schedule, kind, schedule.last + 1)
 
 
+@pytest.mark.parametrize("mult", [1, 2, 3])
+@pytest.mark.parametrize("first", [1, 3, 10])
+def test_warm_restarts_at_fractions_of_epochs_equal_torch(first: int, mult: int) -> None:
+    row = one("CosineAnnealingWarmRestarts", T_0=first, T_mult=mult, eta_min=0.01)
+    ours, other = groups("SGD"), witness("SGD")
+    mine, its = row.make(fo, ours), row.make(theirs, other)
+    other.step()
+    for epoch in range(130):
+        for part in (0, 0.1, 1 / 3, 0.5, 1 - 1e-9):
+            mine.step(epoch + part)
+            its.step(epoch + part)
+            assert mine.last_epoch == its.last_epoch == epoch
+            if (first, mult, epoch, part) == (1, 3, 121, 0):
+                # The logarithm of 243 to base 3 is 4.999... in torch, and the restart is missed.
+                assert (mine.get_last_lr()[0], its.get_last_lr()[0]) == (LRS[0], 0.01)
+            else:
+                assert mine.get_last_lr() == its.get_last_lr(), epoch + part
+    for _ in range(50):
+        mine.step()
+        its.step()
+        assert mine.get_last_lr() == pytest.approx(its.get_last_lr(), rel=1e-12)
+
+
 def test_negative_rates_of_torch_are_zero() -> None:
     negative = 0
     for start in (1 / 3, 0.1, 0.7, 1.0, 1e-3):

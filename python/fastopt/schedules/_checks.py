@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastopt._core import as_flag, as_integer, as_number, as_text, short_repr
+from fastopt._core import as_flag, as_integer, as_number, short_repr
 
 Check: TypeAlias = Callable[[str, Any], Any]
 
@@ -53,12 +53,10 @@ def choice(*names: str) -> Check:
     """Return a check for one of the `names`."""
 
     def check(name: str, value: object) -> str:
-        result = as_text(value, name)
-        if result not in names:
-            raise ValueError(
-                f"{name} must be {' or '.join(map(repr, names))}, not {short_repr(value)}"
-            )
-        return result
+        if not isinstance(value, str) or value not in names:
+            error = ValueError if isinstance(value, str) else TypeError
+            raise error(f"{name} must be {' or '.join(map(repr, names))}, not {short_repr(value)}")
+        return str(value)
 
     return check
 

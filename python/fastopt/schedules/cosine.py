@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import cos, floor, pi
 from typing import Any, ClassVar, Literal
 
+from fastopt._types import Group
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
 from fastopt.schedules._checks import (
     Check,
@@ -182,8 +183,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         ----------
         epoch : float, optional
             At least 0, and may have a fraction: ``epoch + batch / batches`` after each batch lets
-            the rate fall smoothly within an epoch. `last_epoch` is its whole part; steps without
-            `epoch` that follow keep its fraction, as in torch.
+            the rate fall smoothly within an epoch. `last_epoch` is its whole part. Later steps
+            without `epoch` keep its fraction, as in torch, up to the last bit.
 
         Raises
         ------
@@ -364,12 +365,7 @@ class OneCycleLR(LRScheduler):
             final_div_factor=final_div_factor,
             three_phase=three_phase,
         )
-        for number, group in enumerate(groups_of(optimizer)):
-            if cycle_momentum and "momentum" not in group and "betas" not in group:
-                raise ValueError(
-                    f"cycle_momentum needs an optimizer with momentum or betas, which parameter "
-                    f"group {number} has not; pass cycle_momentum=False"
-                )
+        self._held_momenta(optimizer)
         super().__init__(optimizer, last_epoch)
 
     def _start(self) -> None:
@@ -389,7 +385,7 @@ class OneCycleLR(LRScheduler):
         """Return the value at step `last_epoch` of what goes from `first` to `peak` to `last`."""
         if self.last_epoch > self.total_steps:
             raise ValueError(
-                f"OneCycleLR has {self.total_steps} steps, which are over; total_steps is the "
+                f"OneCycleLR is at its end, total_steps={self.total_steps}; make it with the "
                 "number of batches of the whole run"
             )
         rise = float(self.pct_start * self.total_steps) - 1
@@ -418,9 +414,11 @@ class OneCycleLR(LRScheduler):
         return [self._anneal(high, low, high) for high, low in zip(highs, lows, strict=True)]
 
     def _set_momenta(self, momenta: list[float]) -> None:
-        for group, momentum in zip(self.optimizer.param_groups, momenta, strict=True):
+        for i, (group, momentum) in enumerate(
+            zip(self.optimizer.param_groups, momenta, strict=True)
+        ):
             if "betas" in group:
-                group["betas"] = (momentum, *group["betas"][1:])
+                group["betas"] = (momentum, *_betas(i, group)[1:])
             else:
                 group["momentum"] = momentum
 
@@ -435,26 +433,23 @@ class OneCycleLR(LRScheduler):
 
         ``"momentum"`` is what the groups hold now.
         """
-        held = []
-        if self.cycle_momentum:
-            groups = self.optimizer.param_groups
-            held = [
-                to_float(
-                    f"the momentum of parameter group {i}",
-                    g["betas"][0] if "betas" in g else g["momentum"],
-                )
-                for i, g in enumerate(groups)
-            ]
-        return super().state_dict() | {"momentum": held}
+        return super().state_dict() | {"momentum": self._held_momenta(self.optimizer)}
+
+    def _held_momenta(self, optimizer: HasGroups) -> list[float]:
+        """Return the momentum of each group, none if it is not cycled."""
+        groups = groups_of(optimizer) if self.cycle_momentum else []
+        return [_betas(i, group)[0] for i, group in enumerate(groups)]
 
     def _checks(self) -> dict[str, Check]:
-        count = len(self.optimizer.param_groups) if self.cycle_momentum else 0
-        return super()._checks() | {"momentum": list_of(below_one, count, count)}
+        return super()._checks() | {"momentum": list_of(below_one)}
 
     def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         values = super()._read(state_dict)
+        groups = self.optimizer.param_groups
         for name in ("max_lr", "base_momentum", "max_momentum"):
-            for_each_group(name, values[name], len(self.optimizer.param_groups))
+            for_each_group(name, values[name], len(groups))
+        cycled = [_betas(i, group) for i, group in enumerate(groups) if values["cycle_momentum"]]
+        list_of(below_one, len(cycled), len(cycled))("momentum", values["momentum"])
         return values
 
     def _take(self, values: dict[str, Any]) -> None:
@@ -463,3 +458,15 @@ class OneCycleLR(LRScheduler):
         super()._take(values)
         if self.cycle_momentum:
             self._set_momenta(momenta)
+
+
+def _betas(number: int, group: Group) -> list[float]:
+    """Return the momentum of a group, and the other betas if it has some."""
+    if "betas" in group:
+        return list_of(to_float, 1)(f"the betas of parameter group {number}", group["betas"])
+    if "momentum" in group:
+        return [to_float(f"the momentum of parameter group {number}", group["momentum"])]
+    raise ValueError(
+        f"cycle_momentum needs an optimizer with momentum or betas, which parameter group {number} "
+        "has not; pass cycle_momentum=False"
+    )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import ClassVar
 
+import numpy as np
+
 from fastopt._core import short_repr
 from fastopt.schedules._base import FactorLR, HasGroups, LRScheduler
 from fastopt.schedules._checks import (
@@ -118,11 +120,7 @@ class MultiStepLR(FactorLR):
         gamma: float = 0.1,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(milestones, Iterable):
-            raise TypeError(
-                f"milestones must be integers in a sequence, not {short_repr(milestones)}"
-            )
-        if not isinstance(milestones, str | bytes):
+        if isinstance(milestones, Iterable) and not isinstance(milestones, Sequence | np.ndarray):
             milestones = list(milestones)
         self._accept(milestones=milestones, gamma=gamma)
         super().__init__(optimizer, last_epoch)

@@ -158,7 +158,7 @@ class ReduceLROnPlateau(LRScheduler):
         better = self._is_better(metric)
         best = metric if better else self.best
         relative = self.threshold_mode == "rel" and self.threshold > 0
-        if relative and best is not None and best < 0 and not self._warned:
+        if relative and best is not None and -inf < best < 0 and not self._warned:
             self._warned = True  # before the warning: where it is an error, the next call goes on
             warnings.warn(
                 f"the best metric is negative, {best}: with threshold_mode='rel' a metric that is "
