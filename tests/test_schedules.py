@@ -275,7 +275,7 @@ NEGATIVE = [-1.0, -0.95, -0.9, -0.85]
 
 def test_plateau_warns_once_of_a_negative_best_and_keeps_torchs_values() -> None:
     made = fo.ReduceLROnPlateau(sgd(), patience=0, factor=0.5, threshold=0.1)
-    with pytest.warns(UserWarning, match="threshold_mode='abs'") as caught:
+    with pytest.warns(UserWarning, match="threshold_mode='rel_abs' or 'abs'") as caught:
         made.step(NEGATIVE[0])
     assert caught[0].filename == __file__
     for metric in NEGATIVE[1:]:
@@ -298,6 +298,7 @@ def test_plateau_whose_warning_is_an_error_goes_on() -> None:
     "options",
     [
         {"threshold_mode": "abs", "threshold": 0.01},
+        {"threshold_mode": "rel_abs", "threshold": 0.1},
         {"threshold": 0.0},
     ],
     ids=str,
@@ -307,6 +308,18 @@ def test_plateau_takes_negative_metrics(options: dict[str, Any]) -> None:
     for metric in NEGATIVE:
         made.step(metric)
     assert (made.best, made.get_last_lr()) == (-1.0, [0.125])
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", -1.0), ("max", 1.0)])
+def test_plateau_relative_to_the_size_of_the_best(mode: Any, sign: float) -> None:
+    for best in (-2.0, 2.0):
+        for change, better in [(0.19, False), (0.21, True), (-0.1, False)]:
+            made = fo.ReduceLROnPlateau(sgd(), mode, threshold=0.1, threshold_mode="rel_abs")
+            made.step(best)
+            made.step(best + sign * change)
+            assert made.num_bad_epochs == (not better)
+    made.step(math.nan)
+    assert made.num_bad_epochs > 0
 
 
 @pytest.mark.parametrize("metrics", [[1.0, 0.5, 0.0], [math.nan, math.inf, 2.0], [3, -math.inf]])

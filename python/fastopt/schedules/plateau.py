@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
@@ -42,16 +42,19 @@ class ReduceLROnPlateau(LRScheduler):
         Bad steps in a row that are borne, at least 0.
     threshold : float
         At least 0.
-    threshold_mode : {"rel", "abs"}
-        "rel": a metric is better if it is below ``best * (1 - threshold)``, or for mode "max" above
-        ``best * (1 + threshold)``. "abs": below ``best - threshold``, or above ``best +
-        threshold``.
+    threshold_mode : {"rel", "abs", "rel_abs"}
+        When a metric is better:
 
-        With "rel", use metrics that are not negative. For a negative best, the bar of "rel" is on
-        the wrong side of it, so that a slightly worse metric counts as better: after a loss of -1,
-        with a threshold of 0.1, each loss below -0.9. torch computes the same, and its values are
-        kept. A UserWarning, once for each schedule, says so when the best becomes negative; use
-        "abs" for log-likelihoods, cosine losses and other metrics that may be negative.
+        - "rel": below ``best * (1 - threshold)``; for mode "max", above ``best * (1 + threshold)``
+        - "abs": below ``best - threshold``; for mode "max", above ``best + threshold``
+        - "rel_abs": like "abs", with ``threshold * abs(best)`` as the threshold. torch has no such
+          mode.
+
+        With "rel", the metric must not be negative. A negative best is multiplied to the wrong
+        side, so that a slightly worse metric counts as better: after a loss of -1, with a threshold
+        of 0.1, every loss below -0.9. torch does the same, and "rel" keeps its values. A
+        UserWarning says so, once for each schedule. Use "rel_abs" or "abs" for log-likelihoods,
+        cosine losses and other metrics that may be negative.
     cooldown : int
         At least 0.
     min_lr : float, or list with one for each group
@@ -104,7 +107,7 @@ class ReduceLROnPlateau(LRScheduler):
         "factor": below_one,
         "patience": integer(0),
         "threshold": non_negative,
-        "threshold_mode": choice("rel", "abs"),
+        "threshold_mode": choice("rel", "abs", "rel_abs"),
         "cooldown": integer(0),
         "min_lr": one_or_each(non_negative),
         "eps": non_negative,
@@ -117,7 +120,7 @@ class ReduceLROnPlateau(LRScheduler):
         factor: float = 0.1,
         patience: int = 10,
         threshold: float = 1e-4,
-        threshold_mode: Literal["rel", "abs"] = "rel",
+        threshold_mode: Literal["rel", "abs", "rel_abs"] = "rel",
         cooldown: int = 0,
         min_lr: float | Sequence[float] = 0.0,
         eps: float = 1e-8,
@@ -163,7 +166,7 @@ class ReduceLROnPlateau(LRScheduler):
             warnings.warn(
                 f"the best metric is negative, {best}: with threshold_mode='rel' a metric that is "
                 "worse by less than the threshold counts as better, as in torch; pass "
-                "threshold_mode='abs' for metrics that may be negative",
+                "threshold_mode='rel_abs' or 'abs' for metrics that may be negative",
                 stacklevel=2,
             )
         self._change(lambda draft: draft._take_note(best, better))
@@ -196,6 +199,8 @@ class ReduceLROnPlateau(LRScheduler):
         best = sign * -inf if self.best is None else self.best
         if self.threshold_mode == "rel":
             bar = best * (1.0 + sign * self.threshold)
+        elif self.threshold_mode == "rel_abs" and isfinite(best):
+            bar = best + sign * self.threshold * abs(best)
         else:
             bar = best + sign * self.threshold
         return metric < bar if self.mode == "min" else metric > bar
