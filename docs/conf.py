@@ -38,6 +38,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more than the annotations
 autosummary_generate = False
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # autodoc makes the entries of attributes
 napoleon_use_rtype = False
 napoleon_use_param = False
 

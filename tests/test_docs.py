@@ -7,11 +7,13 @@ fastopt, which ``.ci/run`` does.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -213,7 +215,35 @@ def test_only_the_last_digit_of_a_fraction_may_differ(printed: str, shown: str, 
     assert pages.same_output(printed, shown) is same
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def public_names() -> set[str]:
+    """Return the public names of `MODULES`, the methods and attributes of their classes included.
+
+    What `fastopt` has too is listed as ``fastopt.X``.
+    """
+    names = set()
+    for module in MODULES:
+        for name in importlib.import_module(module).__all__:
+            thing = getattr(importlib.import_module(module), name)
+            if name == "__version__" or inspect.ismodule(thing):
+                continue
+            shared = module != "fastopt.reference" and hasattr(fo, name)
+            entry = f"{'fastopt' if shared else module}.{name}"
+            names.add(entry)
+            for cls in inspect.getmro(thing) if inspect.isclass(thing) else ():
+                if cls.__module__.startswith("fastopt"):
+                    members = {*vars(cls), *vars(cls).get("__annotations__", {})}
+                    names |= {f"{entry}.{m}" for m in members if not m.startswith("_")}
+    return names
+
+
+def entries(site: Path) -> set[str]:
+    """Return the Python names that have an entry in a site, from its ``objects.inv``."""
+    packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    lines = zlib.decompress(packed).decode().splitlines()
+    return {line.split(" py:")[0] for line in lines if " py:" in line}
+
+
+def test_the_site_builds_without_a_warning_and_has_an_entry_for_each_name(tmp_path: Path) -> None:
     for package in ("sphinx", "myst_parser", "furo", "matplotlib", "sklearn", "safetensors"):
         pytest.importorskip(package)
     source = tmp_path / "checkout"  # the build writes its pictures beside the pages
@@ -227,4 +257,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         timeout=HANG,
     )
     assert ran.returncode == 0, ran.stderr
-    assert (source / "site" / "index.html").exists()
+    found, names = entries(source / "site"), public_names()
+    assert {"fastopt.AdamW.step", "fastopt.train.BUNDLED", "fastopt.LRScheduler.base_lrs"} <= names
+    assert not names - found
