@@ -330,7 +330,7 @@ class FactorLR(LRScheduler):
 
 
 def _as_it_is(name: str, value: Any) -> Any:
-    """Take the value of an attribute that only a subclass outside this package knows."""
+    """Take the value of an attribute that a subclass outside this package has added."""
     return list(value) if isinstance(value, list) else value
 
 

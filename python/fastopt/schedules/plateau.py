@@ -39,7 +39,7 @@ class ReduceLROnPlateau(LRScheduler):
     factor : float
         In [0, 1).
     patience : int
-        Bad steps in a row that are borne, at least 0.
+        Bad steps in a row that do not reduce the rate yet. At least 0.
     threshold : float
         At least 0.
     threshold_mode : {"rel", "abs", "rel_abs"}
