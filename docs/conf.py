@@ -34,6 +34,12 @@ myst_heading_anchors = 3
 
 default_role = "autolink"  # `Adam` in a docstring is a link where there is such a name
 add_module_names = False
+# Every public method and attribute of a class has an entry, but for those of Python's classes.
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "inherited-members": "object, tuple, Exception",
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more than the annotations
 autosummary_generate = False
