@@ -451,6 +451,39 @@ def test_a_group_that_is_added_later_joins(schedule: Schedule, name: str) -> Non
     assert len(made.get_last_lr()) == 2
 
 
+@pytest.mark.parametrize(
+    "row",
+    [*SOME, Schedule("plateau", lambda m, o: m.ReduceLROnPlateau(o, patience=0, factor=0.5))],
+    ids=str,
+)
+def test_a_group_that_is_removed_leaves(row: Schedule) -> None:
+    """The group that stays goes on as if it had been alone, one that comes in between joins."""
+
+    class Plain:
+        def __init__(self, *lrs: float) -> None:
+            self.param_groups = [{"params": (lr,), "lr": lr, "momentum": 0.9} for lr in lrs]
+
+    def go(schedule: Any) -> None:
+        schedule.step(*[1.0] * isinstance(schedule, fo.ReduceLROnPlateau))
+
+    optimizer, lone, late = Plain(0.25, 0.5), Plain(0.5), Plain(1.0)
+    made, alone = row.make(fo, optimizer), row.make(fo, lone)
+    for _ in range(5):
+        go(made)
+        go(alone)
+    del optimizer.param_groups[0]
+    assert made.get_last_lr() == alone.get_last_lr()
+    assert json.loads(json.dumps(made.state_dict())) == alone.state_dict()
+    row.make(fo, lone).load_state_dict(made.state_dict())
+    optimizer.param_groups += late.param_groups
+    for _ in range(30):
+        go(made)
+        go(alone)
+        assert made.get_last_lr()[:1] == alone.get_last_lr()
+    assert len(made.get_last_lr()) == 2
+    assert optimizer.param_groups[1].get("initial_lr", 1.0) in (1.0, 0.3 / 25)
+
+
 def test_a_later_group_is_scaled_like_the_others() -> None:
     optimizer = sgd()
     step, function = fo.StepLR(optimizer, 2, 0.5), fo.LambdaLR(sgd(), lambda t: 1 / (1 + t))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from operator import ior
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -52,7 +52,9 @@ class LRScheduler(ABC):
     are meant; a call before the first ``optimizer.step`` skips the rate of step 0.
 
     A group that is added later joins at the next `step`, with the rate that it has then as its
-    initial rate; options that were given as one number hold for it too.
+    initial rate; options that were given as one number hold for it too. A group that is removed
+    from the optimizer leaves the schedule too; options that were given as a list are yours to
+    shorten.
 
     **A schedule of your own** is a subclass with `get_lr`. Attributes whose names do not begin with
     an underscore are saved by `state_dict`, so that it can be resumed.
@@ -98,6 +100,7 @@ class LRScheduler(ABC):
     last_epoch: int
     base_lrs: list[float]
     _last_lr: list[float]
+    _groups: Sequence[object] = ()  # what stands for each group that the rates belong to
 
     _options: ClassVar[Mapping[str, Check]] = {}  # how to check the attributes that are saved
     _unsaved: ClassVar[tuple[str, ...]] = ("optimizer",)
@@ -130,6 +133,7 @@ class LRScheduler(ABC):
 
     def get_last_lr(self) -> list[float]:
         """Return the rate of each group that this schedule has set last."""
+        self._forget_groups()
         return list(self._last_lr)
 
     def step(self) -> None:
@@ -149,6 +153,7 @@ class LRScheduler(ABC):
         ``"lr"`` is what the groups hold now, so that a state can be loaded before or after that
         of the optimizer, whatever the making of the schedule did to the rates.
         """
+        self._forget_groups()
         return {
             **{
                 key: list(value) if isinstance(value, list) else value
@@ -228,6 +233,19 @@ class LRScheduler(ABC):
         new = self.optimizer.param_groups[len(self.base_lrs) :]
         self.base_lrs = [*self.base_lrs, *map(initial_lr, new)]
 
+    def _forget_groups(self) -> None:
+        """Drop the rates of groups that have been removed from the optimizer."""
+        there = set(map(id, keys_of(self.optimizer)))
+        gone = {i for i, key in enumerate(self._groups) if id(key) not in there}
+        if gone:
+            lists = {"_groups", "base_lrs", "_last_lr"} & vars(self).keys()
+            vars(self).update(
+                {
+                    name: [x for i, x in enumerate(vars(self)[name]) if i not in gone]
+                    for name in lists
+                }
+            )
+
     def _apply(self, lrs: list[float]) -> None:
         """Check the rates and set them."""
         groups = self.optimizer.param_groups
@@ -295,7 +313,11 @@ class LRScheduler(ABC):
         old = [*self.optimizer.param_groups, *(vars(schedule) for schedule, _ in copies)]
         new = [*optimizer.param_groups, *(vars(schedule) for _, schedule in copies)]
         before = [dict(entries) for entries in new]
+        for _, copy in copies:
+            copy._forget_groups()
         work(draft)
+        for _, copy in copies:
+            copy._groups = keys_of(optimizer)
         changes = [
             {key: value for key, value in after.items() if key not in was or value is not was[key]}
             for was, after in zip(before, new, strict=True)
@@ -332,6 +354,11 @@ class FactorLR(LRScheduler):
 def _as_it_is(name: str, value: Any) -> Any:
     """Take the value of an attribute that a subclass outside this package has added."""
     return list(value) if isinstance(value, list) else value
+
+
+def keys_of(optimizer: HasGroups) -> list[object]:
+    """Return an object for each group that is the same in a copy of the group."""
+    return [group.get("params") for group in optimizer.param_groups]
 
 
 def initial_lr(group: Group) -> float:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, initial_lr
+from fastopt.schedules._base import HasGroups, LRScheduler, keys_of, groups_of, initial_lr
 from fastopt.schedules._checks import Check, integer, list_of
 from fastopt.schedules.plateau import ReduceLROnPlateau
 
@@ -41,6 +41,7 @@ class ComposedLR(LRScheduler):
                 raise ValueError(f"schedulers[{number}] belongs to another optimizer")
         self.schedulers = list(schedulers)
         self.base_lrs = [initial_lr(group) for group in groups_of(self.optimizer)]
+        self._groups = keys_of(self.optimizer)
 
     def get_lr(self) -> list[float]:
         """Return the rates that the schedules have set."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any, ClassVar, Literal, SupportsFloat
 
-from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
+from fastopt.schedules._base import HasGroups, LRScheduler, keys_of, groups_of
 from fastopt.schedules._checks import (
     Check,
     below_one,
@@ -142,6 +142,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.num_bad_epochs = 0
         self.cooldown_counter = 0
         self._last_lr = self._lrs()
+        self._groups = keys_of(optimizer)
 
     def step(self, metrics: SupportsFloat) -> None:  # type: ignore[override]  # as in torch
         """Take note of a metric, and reduce the rates if it is time.
