@@ -1112,7 +1112,8 @@ def test_a_rate_in_a_group_that_is_no_number_is_named(lr: Any) -> None:
 
 
 def test_an_option_may_be_an_array_of_numbers() -> None:
-    made = fo.OneCycleLR(groups("SGD"), np.array([0.5, 0.2], np.float32), total_steps=9)
+    peaks: Any = np.array([0.5, 0.2], np.float32)
+    made = fo.OneCycleLR(groups("SGD"), peaks, total_steps=9)
     assert made.max_lr == [0.5, float(np.float32(0.2))]
     assert fo.MultiStepLR(sgd(), np.array([2, 5])).milestones == [2, 5]
 

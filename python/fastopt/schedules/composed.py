@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from fastopt.schedules._base import HasGroups, LRScheduler, keys_of, groups_of, initial_lr
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, initial_lr, keys_of
 from fastopt.schedules._checks import Check, integer, list_of
 from fastopt.schedules.plateau import ReduceLROnPlateau
 

@@ -463,7 +463,9 @@ class OneCycleLR(LRScheduler):
 def _betas(number: int, group: Group) -> list[float]:
     """Return the momentum of a group, and the other betas if it has some."""
     if "betas" in group:
-        return list_of(to_float, 1)(f"the betas of parameter group {number}", group["betas"])
+        name = f"the betas of parameter group {number}"
+        betas: list[float] = list_of(to_float, 1)(name, group["betas"])
+        return betas
     if "momentum" in group:
         return [to_float(f"the momentum of parameter group {number}", group["momentum"])]
     raise ValueError(

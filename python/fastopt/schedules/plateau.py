@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any, ClassVar, Literal, SupportsFloat
 
-from fastopt.schedules._base import HasGroups, LRScheduler, keys_of, groups_of
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, keys_of
 from fastopt.schedules._checks import (
     Check,
     below_one,
