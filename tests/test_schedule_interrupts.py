@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import fastopt as fo
+from fastopt.schedules._base import _write
 from schedule_cases import Schedule, groups, one
 
 PACKAGE = str(Path(fo.__file__).parent)
@@ -187,3 +188,16 @@ def test_a_sequence_is_made_or_not() -> None:
         )
 
     assert interrupt_everywhere(make) > 10
+
+
+def test_a_write_that_runs_out_of_memory_is_taken_back() -> None:
+    class Full(dict[str, int]):
+        def __ior__(self, other: object) -> Full:  # type: ignore[override, misc]
+            if other:
+                raise MemoryError
+            return self
+
+    targets: list[dict[str, Any]] = [{"lr": 1, "other": 2}, Full()]
+    with pytest.raises(MemoryError):
+        _write(targets, [{"lr": 3}, {"initial_lr": 1}])
+    assert targets == [{"lr": 1, "other": 2}, {}]
