@@ -670,7 +670,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, ["T_0", "0"]),
     ("CosineAnnealingWarmRestarts", {"T_0": 1, "T_mult": 1.5}, TypeError, ["T_mult", "1.5"]),
     ("LambdaLR", {"lr_lambda": 0.5}, TypeError, ["lr_lambda", "0.5"]),
-    ("LambdaLR", {"lr_lambda": [abs]}, ValueError, ["lr_lambda", "1 values", "2 parameter groups"]),
+    ("LambdaLR", {"lr_lambda": [abs]}, ValueError, ["lr_lambda", "1 value ", "2 parameter groups"]),
     ("LambdaLR", {"lr_lambda": lambda t: -1.0}, ValueError, ["group 0", "step 0", "-0.1"]),
     ("LambdaLR", {"lr_lambda": [lambda t: 1, lambda t: math.nan]}, ValueError, ["group 1", "nan"]),
     ("LambdaLR", {"lr_lambda": lambda t: None}, TypeError, ["lr_lambda", "None"]),
@@ -679,7 +679,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("OneCycleLR", {"max_lr": 0.1, "epochs": 0, "steps_per_epoch": 3}, ValueError, ["epochs", "0"]),
     ("OneCycleLR", {"max_lr": 0.1, "total_steps": 0}, ValueError, ["total_steps", "0"]),
     ("OneCycleLR", {"max_lr": -0.1, "total_steps": 9}, ValueError, ["max_lr", "-0.1"]),
-    ("OneCycleLR", {"max_lr": [0.1], "total_steps": 9}, ValueError, ["max_lr", "1 values"]),
+    ("OneCycleLR", {"max_lr": [0.1], "total_steps": 9}, ValueError, ["max_lr", "1 value "]),
     ("OneCycleLR", {"max_lr": [0.1, "x"], "total_steps": 9}, TypeError, ["max_lr[1]", "'x'"]),
     ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "pct_start": 2}, ValueError, ["pct_start", "2"]),
     ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "div_factor": 0}, ValueError, ["div_factor"]),
@@ -699,7 +699,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
         "OneCycleLR",
         {"max_lr": 1, "total_steps": 9, "base_momentum": [0.8]},
         ValueError,
-        ["base_momentum", "1 values", "2 parameter groups"],
+        ["base_momentum", "1 value ", "2 parameter groups"],
     ),
     (
         "OneCycleLR",
@@ -711,7 +711,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, ["factor", "[0, 1)", "1.0"]),
     ("ReduceLROnPlateau", {"patience": -1}, ValueError, ["patience", "-1"]),
     ("ReduceLROnPlateau", {"threshold_mode": "x"}, ValueError, ["threshold_mode", "'x'"]),
-    ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, ["min_lr", "1 values"]),
+    ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, ["min_lr", "1 value "]),
     ("ReduceLROnPlateau", {"eps": None}, TypeError, ["eps", "None"]),
 ]
 
@@ -844,6 +844,8 @@ def test_bad_compositions() -> None:
         (lambda: make(o, [good] * 3, [5, 4]), ValueError, ["must not decrease", "[5, 4]"]),
         (lambda: make(o, [good] * 2, [-5]), ValueError, ["milestones[0]", "-5"]),
         (lambda: make(o, [good] * 2, 5), TypeError, ["milestones", "5"]),
+        (lambda: make(None, [good], []), TypeError, ["optimizer", "NoneType"]),
+        (lambda: make(o, "ab", [1]), TypeError, ["schedulers must be a list", "str"]),
         (lambda: make(o, [fo.ReduceLROnPlateau(o)], []), ValueError, ["schedulers[0]", "metric"]),
         (lambda: chain([]), ValueError, ["schedulers is empty"]),
         (lambda: chain(good), TypeError, ["StepLR"]),
@@ -911,7 +913,7 @@ def test_groups_that_come_without_options_of_their_own() -> None:
         optimizer = sgd()
         made = row(optimizer)
         optimizer.add_param_group({"params": {"late": np.ones(3)}})
-        with refused(ValueError, "1 values", "2 param", optimizer=optimizer, schedule=made):
+        with refused(ValueError, "1 value ", "2 param", optimizer=optimizer, schedule=made):
             made.step(*[1.0] * isinstance(made, fo.ReduceLROnPlateau))
 
 
@@ -967,14 +969,14 @@ def test_bad_states_of_other_schedules() -> None:
             lambda o: fo.SequentialLR(o, [fo.StepLR(o, 1)], []),
             {"schedulers": []},
             ValueError,
-            ["schedulers", "1 values", "not 0"],
+            ["schedulers", "1 value,", "not 0"],
         ),
         (lambda o: fo.ChainedScheduler([fo.StepLR(o, 1)]), {"schedulers": 3}, TypeError, ["3"]),
         (
             lambda o: fo.OneCycleLR(o, 0.1, total_steps=9),
             {"max_lr": [0.1]},
             ValueError,
-            ["max_lr", "1 values", "2 parameter groups"],
+            ["max_lr", "1 value ", "2 parameter groups"],
         ),
         (
             lambda o: fo.OneCycleLR(o, 0.1, total_steps=9),
@@ -983,7 +985,7 @@ def test_bad_states_of_other_schedules() -> None:
             ["momentum[1]", "1.0"],
         ),
         (lambda o: fo.ReduceLROnPlateau(o), {"best": "low"}, TypeError, ["best", "'low'"]),
-        (lambda o: fo.ReduceLROnPlateau(o), {"min_lr": [0.1]}, ValueError, ["min_lr", "1 values"]),
+        (lambda o: fo.ReduceLROnPlateau(o), {"min_lr": [0.1]}, ValueError, ["min_lr", "1 value "]),
     ]
     for make, spoil, error, words in rows:
         optimizer = groups("SGD")

@@ -19,7 +19,7 @@ from fastopt._checks import NamesError
 from fastopt._core import short_repr
 from fastopt._types import Group
 from fastopt.optim._base import _require_same_names
-from fastopt.schedules._checks import Check, integer, list_of, non_negative, to_float
+from fastopt.schedules._checks import Check, counted, integer, list_of, non_negative, to_float
 
 Schedule = TypeVar("Schedule", bound="LRScheduler")
 
@@ -257,7 +257,8 @@ class LRScheduler(ABC):
         lrs = list(lrs)
         if len(lrs) != len(groups):
             raise ValueError(
-                f"{type(self).__name__} gave {len(lrs)} rates for {len(groups)} parameter groups"
+                f"get_lr of {type(self).__name__} must return one rate for each group: it gave "
+                f"{counted(len(lrs), 'rate')} for {counted(len(groups), 'group')}"
             )
         lrs = [
             lr if type(lr) is float and 0 <= lr < inf else self._checked(i, lr)

@@ -13,6 +13,11 @@ from fastopt._core import as_flag, as_integer, as_number, short_repr
 Check: TypeAlias = Callable[[str, Any], Any]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if it is not 1."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def to_float(name: str, value: object) -> float:
     """Return `value` as a float; TypeError if it is no number, ValueError if beyond float64."""
     return value if type(value) is float else as_number(value, name)
@@ -73,10 +78,8 @@ def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:
         if not _is_list(value):
             raise TypeError(f"{name} must be a sequence, not {short_repr(value)}")
         if len(value) < least or (most is not None and len(value) > most):
-            raise ValueError(
-                f"{name} must have {least if least == most else f'{least} to {most}'} values, "
-                f"not {len(value)}"
-            )
+            taken = counted(least, "value") if least == most else f"{least} to {most} values"
+            raise ValueError(f"{name} must have {taken}, not {len(value)}")
         return [item(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
 
     return check
@@ -97,7 +100,8 @@ def for_each_group(name: str, value: Any, count: int) -> list[Any]:
         return [value] * count
     if len(value) != count:
         raise ValueError(
-            f"{name} has {len(value)} values but the optimizer {count} parameter groups"
+            f"{name} has {counted(len(value), 'value')} but the optimizer has "
+            f"{counted(count, 'parameter group')}; pass one value for each group, or one for all"
         )
     return list(value)
 

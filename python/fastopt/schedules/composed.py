@@ -6,8 +6,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from fastopt._core import short_repr
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, initial_lr, keys_of
-from fastopt.schedules._checks import Check, integer, list_of
+from fastopt.schedules._checks import Check, counted, integer, list_of
 from fastopt.schedules.plateau import ReduceLROnPlateau
 
 Composed = TypeVar("Composed", bound="ComposedLR")
@@ -21,7 +22,7 @@ class ComposedLR(LRScheduler):
 
     def _adopt(self, schedulers: Sequence[LRScheduler], optimizer: HasGroups | None) -> None:
         """Check and keep the schedules, and the optimizer that they all must have."""
-        if isinstance(schedulers, LRScheduler) or not isinstance(schedulers, Sequence):
+        if isinstance(schedulers, str) or not isinstance(schedulers, Sequence):
             raise TypeError(f"schedulers must be a list, not {type(schedulers).__name__}")
         if not schedulers:
             raise ValueError("schedulers is empty: there is nothing to schedule")
@@ -135,6 +136,7 @@ class SequentialLR(ComposedLR):
         milestones: Sequence[int],
         last_epoch: int = -1,
     ) -> None:
+        groups_of(optimizer)
         self._adopt(schedulers, optimizer)
         self._accept(milestones=milestones)
         self._check_milestones(self.milestones)
@@ -164,11 +166,11 @@ class SequentialLR(ComposedLR):
     def _check_milestones(self, milestones: list[int]) -> None:
         if len(milestones) != len(self.schedulers) - 1:
             raise ValueError(
-                f"milestones has {len(milestones)} values for {len(self.schedulers)} schedules; "
-                "it must have one less than there are schedules"
+                f"milestones has {counted(len(milestones), 'value')} for "
+                f"{counted(len(self.schedulers), 'schedule')}; it must have one less"
             )
         if sorted(milestones) != milestones:
-            raise ValueError(f"milestones must not decrease: {milestones}")
+            raise ValueError(f"milestones must not decrease, as in {short_repr(milestones)}")
 
     def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         values = super()._read(state_dict)
