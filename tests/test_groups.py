@@ -116,7 +116,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"'enbed\*' matches no parameter.*embed\.weight"):
         fo.decay_groups(params, exclude=["head*", "enbed*"])
     with pytest.raises(TypeError, match="list of groups"):
-        fo.decay_groups([{"params": params}])  # type: ignore[list-item]
+        fo.decay_groups([{"params": params}])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty"):
         fo.decay_groups([])
     with pytest.raises(TypeError, match="int"):
@@ -127,3 +127,126 @@ def test_bad_arguments() -> None:
         fo.AdamW(fo.decay_groups(params, -1.0))
     with pytest.raises(TypeError, match="parameter 'w'"):
         fo.AdamW(fo.decay_groups({"w": [1.0]}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_items_are_parameters_by_name(module: Any) -> None:
+    arrays = {"w": np.ones(3), "b": np.ones(2)}
+    for given in (
+        arrays.items(),
+        list(arrays.items()),
+        iter(arrays.items()),  # as torch's named_parameters()
+        [{"params": arrays.items()}],
+        [{"params": iter(arrays.items())}],
+    ):
+        optimizer = module.SGD(given, lr=1.0)
+        assert list(optimizer.state) == ["w", "b"]
+        optimizer.step({"b": np.zeros(2), "w": np.zeros(3)})
+        with pytest.raises(TypeError, match="must be a mapping name -> gradient"):
+            optimizer.step([[np.ones(3), np.ones(2)]] if optimizer._by_group else [np.ones(3)] * 2)
+    assert list(fo.WeightEMA(arrays.items()).averages) == ["w", "b"]
+    assert list(fo.GradAccumulator(iter(arrays.items())).grads) == ["w", "b"]
+    with pytest.raises(ValueError, match="same name"):
+        module.SGD([("w", np.ones(3)), ("w", np.ones(2))])
+    with pytest.raises(TypeError, match="pass the mapping itself"):
+        optimizer.step(arrays.items())
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_removing_a_group(module: Any) -> None:
+    a, b, c = np.zeros(2), np.zeros(3), np.zeros(1)
+    optimizer = module.Adam([{"params": [a]}, {"params": [b], "lr": 0.5}, {"params": {"c": c}}])
+    grads = [[np.ones(2)], [np.ones(3)], {"c": np.ones(1)}]
+    optimizer.step(grads)
+    moved = b.copy()
+    for index, error in ((3, IndexError), (-4, IndexError), ("1", TypeError), (1.0, TypeError)):
+        with pytest.raises(error, match=repr(index)):
+            optimizer.remove_param_group(index)
+    optimizer.remove_param_group(1)
+    assert list(optimizer.state) == ["0", "c"]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
+    optimizer.step([grads[0], grads[2]])
+    assert np.array_equal(b, moved)
+    assert a[0] < moved[0] * 1e-3
+    assert [optimizer.state[name]["step"] for name in ("0", "c")] == [2, 2]
+    assert list(optimizer.state_dict()["state"]) == ["0", "c"]
+    # The parameter may be added again: its state begins anew, and its number is a free one.
+    optimizer.add_param_group({"params": [b]})
+    assert list(optimizer.state) == ["0", "c", "2"]
+    assert optimizer.state["2"] == {"step": 0}
+    optimizer.remove_param_group(-1)
+    optimizer.remove_param_group(0)
+    optimizer.add_param_group({"params": [a, b]})
+    assert list(optimizer.state) == ["c", "1", "2"]
+    optimizer.step({"c": np.ones(1), "1": np.ones(2), "2": None})
+    for _ in range(2):
+        optimizer.remove_param_group(0)
+    assert len(optimizer.state) == 0
+    assert optimizer.step([]) == (None, False)
+
+
+def test_a_group_cannot_leave_by_another_way() -> None:
+    optimizer = fo.SGD([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}])
+    group = optimizer.param_groups.pop()
+    with pytest.raises(ValueError, match="remove one with remove_param_group"):
+        optimizer.step({"0": np.ones(2), "1": np.ones(2)})
+    optimizer.param_groups += [group, group]
+    with pytest.raises(ValueError, match="add one with add_param_group"):
+        optimizer.step({"0": np.ones(2), "1": np.ones(2)})
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_names_of_a_state_in_any_order(module: Any) -> None:
+    arrays = {"w": np.arange(3.0), "b": np.ones(2)}
+    optimizer = module.AdamW(arrays)
+    optimizer.step({name: array + 1 for name, array in arrays.items()})
+    other = module.AdamW({name: arrays[name].copy() for name in ("b", "w")})
+    saved = optimizer.state_dict()
+    assert other.load_state_dict(saved) == ([], [])
+    assert list(other.state) == ["b", "w"]
+    for name, state in other.state.items():
+        assert all(np.array_equal(value, saved["state"][name][key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_states_that_fit_in_part(module: Any) -> None:
+    def make(*groups: dict[str, Any], **options: Any) -> Any:
+        optimizer = module.Adam(
+            [
+                {
+                    "params": {n: np.ones(2) for n in "".join(g["params"])},
+                    **{k: v for k, v in g.items() if k != "params"},
+                }
+                for g in groups
+            ],
+            **options,
+        )
+        optimizer.step({name: np.ones(2) for name in optimizer.state})
+        return optimizer
+
+    saved = make({"params": "ab", "lr": 0.5}, {"params": "cd", "lr": 0.25}).state_dict()
+    saved["param_groups"][1]["initial_lr"] = 7.0
+    for name in "abcd":
+        saved["state"][name]["step"] += 10
+    del saved["param_groups"][0]["eps"]
+    own = make({"params": "x", "lr": 0.75}, {"params": "da"}, {"params": "b"}, eps=1e-3)
+    with pytest.raises(KeyError, match="missing: 'x'; not known: 'c'"):
+        own.load_state_dict(saved)
+    found = own.load_state_dict(saved, strict=False)
+    missing = [f"param_groups[0].{key}" for key in own.defaults]
+    assert found.missing_keys == ["x", *missing, "param_groups[2].eps"]
+    assert found.unexpected_keys == ["c"]
+    assert {name: state["step"] for name, state in own.state.items()} == {
+        "x": 1,
+        "d": 11,
+        "a": 11,
+        "b": 11,
+    }
+    assert [group["lr"] for group in own.param_groups] == [0.75, 0.25, 0.5]
+    assert [group["eps"] for group in own.param_groups] == [1e-3, 1e-8, 1e-3]
+    assert own.param_groups[1]["initial_lr"] == 7.0
+    saved["state"]["a"]["exp_avg"] = np.ones(3)
+    with pytest.raises(ValueError, match="exp_avg of 'a' has shape"):
+        fo.Adam({"a": np.ones(2)}).load_state_dict(saved, strict=False)
+    with pytest.raises(TypeError, match="strict must be True or False"):
+        own.load_state_dict(saved, strict="no")

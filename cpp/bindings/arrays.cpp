@@ -137,6 +137,23 @@ void require_dense(const py::array& array, const std::string& what) {
     }
 }
 
+py::array parameter_array(py::handle object, const std::string& what) {
+    py::array array = float_array(object, what);
+    require_writeable(array, what);
+    require_dense(array, what);
+    return array;
+}
+
+void require_twin(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what) {
+    require_like(array, what, model, model_what);
+    require_writeable(array, what);
+    require_dense(array, what);
+    if (!reader(array, memory_order(model)).contiguous())
+        throw py::value_error(what + " is laid out otherwise in memory than " + model_what +
+                              "; give both the same order");
+}
+
 void require_type(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what) {
     if (type_of(array) != type_of(model))
@@ -226,15 +243,30 @@ py::array empty_like(const py::array& model) {
 
 py::array zeros_like(const py::array& model) {
     const auto order = memory_order(model);
-    py::tuple shape(order.size());
-    py::list back(order.size());
-    for (std::size_t i = 0; i < order.size(); ++i) {
-        shape[i] = model.shape(order[i]);
-        back[static_cast<std::size_t>(order[i])] = i;
+    std::vector<py::ssize_t> strides(order.size());
+    py::ssize_t stride = model.itemsize();
+    for (std::size_t i = order.size(); i-- > 0;) {
+        strides[static_cast<std::size_t>(order[i])] = stride;
+        stride *= std::max<py::ssize_t>(1, model.shape(order[i]));
     }
     // Fresh pages come zeroed from the system: nothing is touched before the step itself.
-    const py::object zeros = py::module_::import("numpy").attr("zeros")(shape, model.dtype());
-    return zeros.attr("transpose")(py::tuple(back));
+    py::array zeros = py::module_::import("numpy").attr("zeros")(model.size(), model.dtype());
+    return py::array(model.dtype(),
+                     std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
+                     std::move(strides), zeros.mutable_data(), zeros);
+}
+
+py::array copy_like(const py::array& array, const py::array& model) {
+    const py::array copy = zeros_like(model);
+    auto* to = static_cast<std::byte*>(const_cast<void*>(copy.data()));
+    const auto size = static_cast<std::size_t>(array.itemsize());
+    reader(array, memory_order(model))
+        .each_run(0, static_cast<std::size_t>(array.size()),
+                  [&](const std::byte* run, std::size_t count) {
+                      std::memcpy(to, run, count * size);
+                      to += count * size;
+                  });
+    return copy;
 }
 
 std::pair<const std::byte*, const std::byte*> extent(const py::array& array) {

@@ -36,6 +36,9 @@ std::string describe_place(std::size_t number, const py::handle& shape);
 void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
+// `object` as an array of float32 or float64 that is dense and may be written.
+py::array parameter_array(py::handle object, const std::string& what);
+
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
@@ -45,6 +48,11 @@ void require_like(const py::array& array, const std::string& what, const py::arr
 // Throws ValueError if an element is finite but too large for the element type of `model`.
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what);
+
+// Throws unless `array`, too, can be written, with the type, the shape and the order of the
+// elements in memory that `model` has; both are dense.
+void require_twin(const py::array& array, const std::string& what, const py::array& model,
+                  const std::string& model_what);
 
 // The axes of a dense array from the slowest to the fastest in memory.
 std::vector<py::ssize_t> memory_order(const py::array& dense);
@@ -68,6 +76,9 @@ py::array empty_like(const py::array& model);
 
 // A dense array of zeros with the shape, element type and memory order of `model`.
 py::array zeros_like(const py::array& model);
+
+// A dense copy of `array`, which must have the type and shape of `model`, in the order of `model`.
+py::array copy_like(const py::array& array, const py::array& model);
 
 // A set of arrays among which no written one may share memory with another.
 class OverlapCheck {

@@ -5,6 +5,9 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <cstring>
+#include <iterator>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 
@@ -12,7 +15,9 @@
 #include "../runtime/step.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "collected.hpp"
 #include "gil.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
@@ -39,7 +44,23 @@ std::string grad_label(int optimizer, const std::string& name) {
 }
 
 [[noreturn]] void throw_option(const std::string& what, py::handle value, const char* taken) {
-    throw py::value_error(what + " must be " + taken + ", not " + std::string(py::repr(value)));
+    throw py::value_error(what + " must be " + taken + ", not " + short_repr(value));
+}
+
+// KeyError, whose text prints without quotes.
+[[noreturn]] void throw_names(const std::string& message) {
+    const py::object error = py::module_::import("fastopt._checks").attr("NamesError");
+    PyErr_SetString(error.ptr(), message.c_str());
+    throw py::error_already_set();
+}
+
+// Throws if there is a scalar that the element type of `array` cannot hold.
+void require_fit(const Unfit& scalar, const py::array& array, const std::string& what) {
+    if (scalar.name == nullptr) return;
+    const std::string type = py::str(py::object(array.dtype()));
+    throw py::value_error(scalar.name + (" is " + std::string(py::repr(py::float_(scalar.value)))) +
+                          ", out of the range of " + type + ", the dtype of " + what +
+                          "; choose another value, or arrays of float64");
 }
 
 double read_option(const Option& option, py::handle value) {
@@ -48,8 +69,7 @@ double read_option(const Option& option, py::handle value) {
     if (option.item >= 0) {
         if (!py::isinstance<py::sequence>(value) || py::isinstance<py::str>(value) ||
             py::len(value) != 2)
-            throw py::type_error(what + " must be a pair of numbers, not " +
-                                 std::string(py::repr(value)));
+            throw py::type_error(what + " must be a pair of numbers, not " + short_repr(value));
         item = value[py::int_(option.item)];
         what += "[" + std::to_string(option.item) + "]";
     }
@@ -57,13 +77,10 @@ double read_option(const Option& option, py::handle value) {
         for (int i = 0; i < 2; ++i)
             if (item.equal(py::str(option.choices[i]))) return i;
         throw py::value_error(what + " must be " + quoted(option.choices[0]) + " or " +
-                              quoted(option.choices[1]) + ", not " + std::string(py::repr(item)));
+                              quoted(option.choices[1]) + ", not " + short_repr(item));
     }
-    const double number = PyFloat_AsDouble(item.ptr());
-    if (number == -1.0 && PyErr_Occurred()) {
-        PyErr_Clear();
-        throw py::type_error(what + " must be a number, not " + std::string(py::repr(item)));
-    }
+    if (option.domain == Domain::flag) return as_flag(item, what) ? 1.0 : 0.0;
+    const double number = as_number(item, what);
     switch (option.domain) {
         case Domain::finite:
             if (!std::isfinite(number)) throw_option(what, item, "finite");
@@ -79,8 +96,6 @@ double read_option(const Option& option, py::handle value) {
             if (!(number >= 0 && number < 1)) throw_option(what, item, "in [0, 1)");
             break;
         case Domain::flag:
-            if (number != 0 && number != 1) throw_option(what, item, "True or False");
-            break;
         case Domain::choice: break;
     }
     return number;
@@ -90,9 +105,11 @@ double read_option(const Option& option, py::handle value) {
 class GroupOptions {
 public:
     GroupOptions(const Optimizer& optimizer, const py::dict& group) {
-        for (int i = 0; i < optimizer.option_count; ++i)
+        for (int i = 0; i < optimizer.option_count; ++i) {
             keys_.push_back(py::reinterpret_steal<py::object>(
                 PyUnicode_InternFromString(optimizer.options[i].name)));
+            if (!keys_.back()) throw py::error_already_set();
+        }
         seen_.resize(keys_.size());
         read(optimizer, group);
     }
@@ -108,7 +125,7 @@ public:
             const Option& option = optimizer.options[i];
             if (!value) {
                 if (PyErr_Occurred()) throw py::error_already_set();
-                throw py::key_error("the parameter group has no option " + quoted(option.name));
+                throw_names("the parameter group has no option " + quoted(option.name));
             }
             if (value.is(seen_[i])) continue;
             fresh[i] = read_option(option, value);
@@ -128,6 +145,11 @@ public:
         for (int i = 0; i < optimizer.state_count; ++i)
             if (optimizer.uses_state(values.data(), i)) used |= 1u << i;
         return std::exchange(used_, used) != used;
+    }
+
+    int traverse(visitproc visit, void* arg) const {
+        for (const py::object& value : seen_) Py_VISIT(value.ptr());
+        return 0;
     }
 
     std::array<double, max_options> values{};
@@ -225,7 +247,7 @@ public:
     void add(const double* options, const std::string& name, const py::array& param,
              py::handle grad, States& states, bool fresh, bool zero_grads) {
         const std::string param_what = param_label(optimizer_, name);
-        check_parameter(param, param_what);
+        parameter_array(param, param_what);
         Entry entry;
         entry.order = memory_order(param);
         entry.param = {param, dtype_of(param)};
@@ -244,7 +266,8 @@ public:
                 state = zeros_like(param);
                 fresh = true;
             } else {
-                check_state(*state, what, param, param_what, entry.order);
+                float_array(*state, what);
+                require_twin(*state, what, param, param_what);
             }
             overlap_.add(*state, what, true);
             update.state[i] = static_cast<std::byte*>(const_cast<void*>(state->data()));
@@ -301,15 +324,11 @@ public:
 
     TensorUpdate& tensor(std::size_t number) { return stepper_.tensors[number]; }
 
+    std::optional<Misfit> prepare() { return stepper_.prepare(optimizer_); }
+
     StepResult run(const GradOptions& options) {
         const GilRelease release;
         return stepper_.run(optimizer_, options);
-    }
-
-    static void check_parameter(const py::array& param, const std::string& what) {
-        float_array(param, what);
-        require_writeable(param, what);
-        require_dense(param, what);
     }
 
 private:
@@ -335,17 +354,6 @@ private:
         return array;
     }
 
-    static void check_state(const py::array& state, const std::string& what, const py::array& param,
-                            const std::string& param_what, const std::vector<py::ssize_t>& order) {
-        float_array(state, what);
-        require_like(state, what, param, param_what);
-        require_writeable(state, what);
-        require_dense(state, what);
-        if (!reader(state, order).contiguous())
-            throw py::value_error(what + " is laid out otherwise in memory than " + param_what +
-                                  "; give both the same order");
-    }
-
     // Whether a gradient's extent meets that of an array which the step writes.
     bool touches(std::pair<const std::byte*, const std::byte*> range) const {
         const auto [begin, end] = range;
@@ -362,58 +370,151 @@ private:
     std::vector<std::pair<const std::byte*, const std::byte*>> written_;  // sorted, disjoint
 };
 
-GradOptions grad_options(const py::object& max_norm, double grad_scale, bool skip_nonfinite,
-                         bool zero_grads) {
+GradOptions grad_options(const py::object& max_norm, const py::object& grad_scale,
+                         const py::object& skip_nonfinite, const py::object& zero_grads) {
     GradOptions options;
-    if (!(std::isfinite(grad_scale) && grad_scale > 0))
-        throw py::value_error("grad_scale must be finite and > 0, not " +
-                              std::string(py::repr(py::float_(grad_scale))));
-    options.scale = grad_scale;
-    options.skip_nonfinite = skip_nonfinite;
-    options.zero = zero_grads;
-    if (!max_norm.is_none()) {
-        options.clip = true;
-        options.max_norm = max_norm.cast<double>();
-        if (!(options.max_norm >= 0))
-            throw py::value_error("max_norm must be >= 0, not " + std::string(py::repr(max_norm)));
-    }
+    options.scale = as_number(grad_scale, "grad_scale");
+    if (!(std::isfinite(options.scale) && options.scale > 0))
+        throw_option("grad_scale", grad_scale, "finite and > 0");
+    options.skip_nonfinite = as_flag(skip_nonfinite, "skip_nonfinite");
+    options.zero = as_flag(zero_grads, "zero_grads");
+    options.clip = !max_norm.is_none();
+    if (options.clip) options.max_norm = as_number(max_norm, "max_norm");
+    if (!(options.max_norm >= 0)) throw_option("max_norm", max_norm, ">= 0");
     return options;
 }
 
+// What a step returns. It is made before the step, and the numbers are written into it afterwards:
+// nothing can fail then.
+class StepInfo {
+public:
+    explicit StepInfo(const py::object& type) : norm_(0.0), info_(type(norm_, false)) {
+        if (!PyTuple_Check(info_.ptr()) || PyTuple_GET_ITEM(info_.ptr(), 0) != norm_.ptr())
+            throw py::type_error("a StepInfo must be a tuple of norm and flag");
+    }
+    py::object with(const StepResult& result) && {
+        reinterpret_cast<PyFloatObject*>(norm_.ptr())->ob_fval = result.grad_norm;
+        PyObject* skipped = result.skipped ? Py_True : Py_False;
+        PyObject* before = PyTuple_GET_ITEM(info_.ptr(), 1);
+        PyTuple_SET_ITEM(info_.ptr(), 1, py::handle(skipped).inc_ref().ptr());
+        Py_DECREF(before);
+        return std::move(info_);
+    }
+
+private:
+    py::float_ norm_;
+    py::object info_;
+};
+
+// Makes dicts hold what others hold, without a failure half-way: start() does what may need memory,
+// and is undone unless finish() is reached.
+class DictChanges {
+public:
+    explicit DictChanges(const std::vector<std::pair<py::dict, py::dict>>& changes)
+        : changes_(changes) {}
+
+    // Gives each first dict the keys of the second.
+    void start() {
+        for (const auto& [target, source] : changes_) {
+            for (const auto& [key, value] : source)
+                if (!target.contains(key)) {
+                    added_.emplace_back(target, py::reinterpret_borrow<py::object>(key));
+                    target[key] = value;
+                }
+            for (const auto& [key, value] : target)
+                if (!source.contains(key))
+                    surplus_.emplace_back(target, py::reinterpret_borrow<py::object>(key));
+                else
+                    before_.push_back(py::reinterpret_borrow<py::object>(value));
+        }
+    }
+    // Replaces values of keys that are there, and deletes keys: neither needs memory.
+    void finish() {
+        for (const auto& [target, source] : changes_)
+            for (const auto& [key, value] : source)
+                PyDict_SetItem(target.ptr(), key.ptr(), value.ptr());
+        for (const auto& [target, key] : surplus_) PyDict_DelItem(target.ptr(), key.ptr());
+        added_.clear();
+    }
+    ~DictChanges() {
+        for (const auto& [target, key] : added_)
+            if (PyDict_DelItem(target.ptr(), key.ptr()) != 0) PyErr_Clear();
+    }
+    DictChanges(const DictChanges&) = delete;
+    DictChanges& operator=(const DictChanges&) = delete;
+
+private:
+    using Place = std::pair<py::dict, py::object>;
+
+    const std::vector<std::pair<py::dict, py::dict>>& changes_;
+    std::vector<Place> added_, surplus_;
+    std::vector<py::object> before_;  // so that nothing dies, and runs code, within finish()
+};
+
 class OptimizerCore {
 public:
-    explicit OptimizerCore(const std::string& kernel)
-        : optimizer_(find_optimizer(kernel)), plan_(optimizer_) {}
+    OptimizerCore(const py::object& kernel, py::object step_info)
+        : optimizer_(find_optimizer(as_text(kernel, "kernel"))),
+          step_info_(std::move(step_info)),
+          plan_(optimizer_) {}
 
     void check_options(const py::dict& group) const { GroupOptions(row(optimizer_), group); }
 
+    std::size_t group_count() const { return options_.size(); }
+
     // Adds the parameters of a group. All of them are checked, against those there too, first.
-    void add_group(const std::vector<std::string>& names, const std::vector<py::object>& arrays,
-                   const py::dict& group) {
+    void add_group(const py::list& names, const py::list& arrays, const py::dict& group) {
         const Use use(*this);
         GroupOptions options(row(optimizer_), group);
+        py::object params = group["params"];
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
             overlap.add(parameter.param, param_label(optimizer_, parameter.name), true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
-            const std::string what = param_label(optimizer_, names[i]);
-            const py::array param = float_array(arrays[i], what);
-            Plan::check_parameter(param, what);
+            const auto name = as_text(py::object(names[i]), "the name of a parameter");
+            const std::string what = param_label(optimizer_, name);
+            const py::array param = parameter_array(py::object(arrays[i]), what);
+            require_fit(unfit(options, 1, param), param, what);
             overlap.add(param, what, true);
-            added.push_back({names[i], param, options_.size(), {}, 0});
+            added.push_back({name, param, options_.size(), {}, 0});
         }
         overlap.run();
+        forget_plan();  // it points at the options
+        options_.reserve(options_.size() + 1);
+        group_params_.reserve(group_params_.size() + 1);
+        parameters_.reserve(parameters_.size() + added.size());
         options_.push_back(std::move(options));
-        group_params_.push_back(py::object(group["params"]));
-        parameters_.insert(parameters_.end(), added.begin(), added.end());
+        group_params_.push_back(std::move(params));
+        std::move(added.begin(), added.end(), std::back_inserter(parameters_));
+    }
+
+    // Removes group number `index` with its parameters and their states.
+    void remove_group(std::size_t index) {
+        const Use use(*this);
+        if (index >= options_.size()) throw py::index_error("there is no such group");
         forget_plan();
+        const auto place = static_cast<std::ptrdiff_t>(index);
+        std::rotate(options_.begin() + place, options_.begin() + place + 1, options_.end());
+        std::rotate(group_params_.begin() + place, group_params_.begin() + place + 1,
+                    group_params_.end());
+        const auto kept =
+            std::stable_partition(parameters_.begin(), parameters_.end(),
+                                  [&](const Parameter& p) { return p.group != index; });
+        const auto count = static_cast<std::size_t>(kept - parameters_.begin());
+        for (Parameter& parameter : parameters_)
+            if (parameter.group > index) --parameter.group;
+        // One by one: what dies may run code that looks at the others.
+        while (parameters_.size() > count) parameters_.pop_back();
+        options_.pop_back();
+        group_params_.pop_back();
     }
 
     // One step of all parameters whose gradient is not None. Returns None, or with max_norm or
-    // skip_nonfinite the norm of the gradients and whether the step was skipped.
-    py::object step(const py::list& groups, const py::object& grads, const py::object& max_norm,
-                    double grad_scale, bool skip_nonfinite, bool zero_grads) {
+    // skip_nonfinite a StepInfo.
+    py::object step(const py::object& groups, const py::object& grads, const py::object& max_norm,
+                    const py::object& grad_scale, const py::object& skip_nonfinite,
+                    const py::object& zero_grads) {
         const Use use(*this);
         const GradOptions options = grad_options(max_norm, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
@@ -430,24 +531,40 @@ public:
         for (std::size_t i = 0; i < count; ++i)
             held.push_back(py::reinterpret_borrow<py::object>(
                 PySequence_Fast_GET_ITEM(sequence.ptr(), static_cast<py::ssize_t>(i))));
-        if (plan_zeroes_ != zero_grads || !refresh_plan(held, zero_grads))
-            make_plan(held, zero_grads);
+        std::optional<StepInfo> info;
+        if (options.clip || options.skip_nonfinite) info.emplace(step_info_);
+        if (plan_zeroes_ != options.zero || !refresh_plan(held, options.zero))
+            make_plan(held, options.zero);
 
-        for (std::size_t k = 0; k < planned_.size(); ++k)
-            plan_.tensor(k).step = parameters_[planned_[k]].step + 1;
-        const StepResult result = plan_.run(options);
+        StepResult result;
+        try {
+            for (std::size_t k = 0; k < planned_.size(); ++k) {
+                const Parameter& parameter = parameters_[planned_[k]];
+                if (parameter.step == last_step)
+                    throw py::value_error("the step counter of " +
+                                          param_label(optimizer_, parameter.name) +
+                                          " is at its end (2**63 - 1)");
+                plan_.tensor(k).step = parameter.step + 1;
+            }
+            if (const auto misfit = plan_.prepare()) {
+                const Parameter& parameter = parameters_[planned_[misfit->tensor]];
+                require_fit(misfit->scalar, parameter.param,
+                            param_label(optimizer_, parameter.name));
+            }
+            result = plan_.run(options);
+        } catch (...) {
+            forget_created();
+            throw;
+        }
         if (result.skipped) {
-            // States that were made for this step have never been: the next one is the first.
-            for (const auto& [parameter, state] : created_) parameter->states[state].reset();
-            if (!created_.empty()) forget_plan();
+            forget_created();
         } else {
             for (const std::size_t index : planned_) ++parameters_[index].step;
             for (const auto& [parameter, state] : created_)
                 plan_.tensor(parameter->planned_as).fresh = false;
         }
         created_.clear();
-        if (!options.clip && !options.skip_nonfinite) return py::none();
-        return py::make_tuple(result.grad_norm, result.skipped);
+        return info ? std::move(*info).with(result) : py::none();
     }
 
     // The step counter and the arrays of parameter number `index`, by name; not copies.
@@ -462,20 +579,78 @@ public:
         return result;
     }
 
-    // Replaces all states by copies of what `loaded` holds, in the order of the parameters, to be
-    // used with the options of `groups`. Everything is checked first.
-    void load(const std::vector<py::dict>& loaded, const std::vector<py::dict>& groups) {
+    // Replaces all states by copies of what `loaded` holds, in the order of the parameters (None
+    // keeps one as it is), and what is in the dicts of `groups` by what is in those of
+    // `loaded_groups`. `values` may hold arrays, or None, to be copied into the parameters.
+    // Everything is checked first, and nothing can fail once something changes.
+    void load(const py::list& loaded, const py::list& groups, const py::list& loaded_groups,
+              const py::list& values) {
         const Use use(*this);
-        if (loaded.size() != parameters_.size() || groups.size() != options_.size())
+        if (loaded.size() != parameters_.size() || groups.size() != options_.size() ||
+            loaded_groups.size() != options_.size() ||
+            (values.size() != 0 && values.size() != parameters_.size()))
             throw py::value_error("the number of parameters or groups does not match");
-        for (const py::dict& group : groups) check_options(group);
+        std::vector<std::pair<py::dict, py::dict>> changes;
+        std::vector<GroupOptions> options;
+        for (std::size_t g = 0; g < options_.size(); ++g) {
+            changes.emplace_back(py::dict(groups[g]), py::dict(loaded_groups[g]));
+            options.emplace_back(row(optimizer_), changes.back().second);
+        }
         std::vector<std::pair<States, std::int64_t>> fresh;
         fresh.reserve(loaded.size());
-        for (std::size_t i = 0; i < loaded.size(); ++i)
-            fresh.push_back(read_state(parameters_[i], loaded[i]));
-        for (std::size_t i = 0; i < fresh.size(); ++i)
-            std::tie(parameters_[i].states, parameters_[i].step) = std::move(fresh[i]);
+        for (std::size_t i = 0; i < loaded.size(); ++i) {
+            const Parameter& parameter = parameters_[i];
+            const py::object entry = loaded[i];
+            fresh.push_back(entry.is_none() ? std::pair(parameter.states, parameter.step)
+                                            : read_state(parameter, py::dict(entry)));
+            require_fit(unfit(options[parameter.group], fresh.back().second + 1, parameter.param),
+                        parameter.param, param_label(optimizer_, parameter.name));
+        }
+        std::vector<std::pair<py::array, py::array>> copies;  // from, to
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            const py::object value = values[i];
+            if (value.is_none()) continue;
+            const Parameter& parameter = parameters_[i];
+            const std::string what = param_label(optimizer_, parameter.name);
+            parameter_array(parameter.param, what);
+            const py::array array = float_array(value, what);
+            require_like(array, what, parameter.param, grad_label(optimizer_, parameter.name));
+            copies.emplace_back(copy_like(array, parameter.param), parameter.param);
+        }
+        DictChanges exchange(changes);
+        exchange.start();
+        for (std::size_t i = 0; i < fresh.size(); ++i) {
+            std::swap(parameters_[i].states, fresh[i].first);
+            parameters_[i].step = fresh[i].second;
+        }
+        for (const auto& [from, to] : copies)
+            std::memcpy(const_cast<void*>(to.data()), from.data(),
+                        static_cast<std::size_t>(to.nbytes()));
+        exchange.finish();
         forget_plan();
+    }
+
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(step_info_.ptr());
+        for (const Parameter& parameter : parameters_) {
+            Py_VISIT(parameter.param.ptr());
+            for (const auto& state : parameter.states)
+                if (state) Py_VISIT(state->ptr());
+        }
+        for (const py::object& params : group_params_) Py_VISIT(params.ptr());
+        for (const GroupOptions& options : options_)
+            if (const int result = options.traverse(visit, arg)) return result;
+        return 0;
+    }
+
+    void clear() {
+        forget_plan();
+        const auto parameters = std::move(parameters_);
+        const auto options = std::move(options_);
+        const auto params = std::move(group_params_);
+        parameters_.clear();
+        options_.clear();
+        group_params_.clear();
     }
 
 private:
@@ -504,6 +679,23 @@ private:
         OptimizerCore& core_;
     };
 
+    static constexpr std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
+
+    // The first scalar of step number `step` that the element type of `param` cannot hold.
+    Unfit unfit(const GroupOptions& options, std::int64_t step, const py::array& param) const {
+        Coefficients coefficients;
+        row(optimizer_).prepare(options.values.data(), step, true, coefficients);
+        return row(optimizer_).unfit(coefficients, type_of(param));
+    }
+
+    // States that were made for a step which was not taken have never been: the next step is the
+    // first.
+    void forget_created() {
+        for (const auto& [parameter, state] : created_) parameter->states[state].reset();
+        if (!created_.empty()) forget_plan();
+        created_.clear();
+    }
+
     void forget_plan() {
         plan_.clear();
         planned_.clear();
@@ -511,21 +703,31 @@ private:
     }
 
     // Reads the options of all groups. Where other states are used now, the plan falls.
-    void read_groups(const py::list& groups) {
-        if (groups.size() != options_.size())
-            throw py::value_error("param_groups has " + std::to_string(groups.size()) +
+    void read_groups(const py::object& groups) {
+        if (!PyList_Check(groups.ptr()))
+            throw py::type_error("param_groups must be a list, not " + short_repr(groups));
+        // A copy: an option may run code of the caller's, which may change the list.
+        const auto copy = py::reinterpret_steal<py::tuple>(PyList_AsTuple(groups.ptr()));
+        if (!copy) throw py::error_already_set();
+        if (copy.size() != options_.size())
+            throw py::value_error("param_groups has " + std::to_string(copy.size()) +
                                   " groups, the optimizer " + std::to_string(options_.size()) +
-                                  "; add one with add_param_group");
+                                  (copy.size() > options_.size()
+                                       ? "; add one with add_param_group"
+                                       : "; remove one with remove_param_group"));
         for (std::size_t g = 0; g < options_.size(); ++g) {
-            const py::handle group = PyList_GET_ITEM(groups.ptr(), static_cast<py::ssize_t>(g));
+            const py::object group = copy[g];
             if (!PyDict_Check(group.ptr()))
                 throw py::type_error("param_groups[" + std::to_string(g) +
-                                     "] must be a dict, not " + std::string(py::repr(group)));
-            const auto dict = py::reinterpret_borrow<py::dict>(group);
-            if (PyDict_GetItemWithError(group.ptr(), params_key_.ptr()) != group_params_[g].ptr())
+                                     "] must be a dict, not " + short_repr(group));
+            const py::handle params = PyDict_GetItemWithError(group.ptr(), params_key_.ptr());
+            if (PyErr_Occurred()) throw py::error_already_set();
+            if (params.ptr() != group_params_[g].ptr())
                 throw py::value_error(
-                    "the 'params' of a group cannot be replaced; use add_param_group");
-            if (options_[g].read(row(optimizer_), dict)) plan_stands_ = false;
+                    "the 'params' of a group cannot be replaced; use remove_param_group and "
+                    "add_param_group");
+            if (options_[g].read(row(optimizer_), py::reinterpret_borrow<py::dict>(group)))
+                plan_stands_ = false;
         }
     }
 
@@ -562,6 +764,7 @@ private:
             planned_.push_back(i);
         }
         plan_.finish();
+        created_.reserve(planned.size() * max_states);  // nothing fails from here on
         for (auto& [parameter, states] : planned) {
             for (std::size_t i = 0; i < states.size(); ++i)
                 if (states[i] && !parameter->states[i]) created_.emplace_back(parameter, i);
@@ -575,16 +778,13 @@ private:
                                                const py::dict& entry) const {
         const Optimizer& optimizer = row(optimizer_);
         const std::string owner = "state of " + quoted(parameter.name);
-        if (!entry.contains("step")) throw py::key_error("the " + owner + " has no 'step'");
+        if (!entry.contains("step")) throw_names("the " + owner + " has no 'step'");
+        const std::string step_what = "'step' in the " + owner;
         const py::object step_object = entry["step"];
-        if (!PyIndex_Check(step_object.ptr()))
-            throw py::type_error("'step' in the " + owner + " must be an integer, not " +
-                                 std::string(py::repr(step_object)));
-        const auto step = py::int_(step_object).cast<std::int64_t>();
-        if (step < 0)
-            throw py::value_error("'step' in the " + owner + " must be >= 0, not " +
-                                  std::to_string(step));
-        // A state that some option asks for may have been switched on since: it starts afresh.
+        const std::int64_t step = as_integer(step_object, step_what);
+        if (step < 0 || step == last_step)
+            throw_option(step_what, step_object, ">= 0 and below 2**63 - 1");
+        // A state that an option needs may have been switched on since: it starts afresh.
         static constexpr double no_options[max_options] = {};
         States states;
         std::size_t found = 1;
@@ -592,30 +792,30 @@ private:
             const char* name = optimizer.states[i];
             if (!entry.contains(name)) {
                 if (step > 0 && optimizer.uses_state(no_options, i))
-                    throw py::key_error("the " + owner + " has no " + quoted(name));
+                    throw_names("the " + owner + " has no " + quoted(name));
                 continue;
             }
             ++found;
             const std::string what = name + (" of " + quoted(parameter.name));
             const py::array given = float_array(entry[name], what);
             require_like(given, what, parameter.param, param_label(optimizer_, parameter.name));
-            py::array copy = zeros_like(parameter.param);
-            py::module_::import("numpy").attr("copyto")(copy, given);
-            states[static_cast<std::size_t>(i)] = copy;
+            states[static_cast<std::size_t>(i)] = copy_like(given, parameter.param);
         }
         if (found != entry.size())
             for (const auto& item : entry) {
-                const auto key = py::str(item.first).cast<std::string>();
-                bool known = key == "step";
-                for (int i = 0; i < optimizer.state_count; ++i) known |= key == optimizer.states[i];
+                const std::string key = short_repr(item.first);
+                bool known = key == "'step'";
+                for (int i = 0; i < optimizer.state_count; ++i)
+                    known |= key == quoted(optimizer.states[i]);
                 if (!known)
-                    throw py::key_error("the " + owner + " has " + quoted(key) +
-                                        ", which this optimizer does not know");
+                    throw_names("the " + owner + " has " + key +
+                                ", which this optimizer does not know");
             }
         return {std::move(states), step};
     }
 
     int optimizer_;
+    py::object step_info_;  // the type
     std::vector<Parameter> parameters_;
     std::vector<GroupOptions> options_;  // of each group
     std::vector<py::object> group_params_;
@@ -628,25 +828,25 @@ private:
     std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
 };
 
-// One update of one array on state that the caller owns. `states` maps names to arrays.
-void update(const std::string& kernel, const py::object& param, const py::object& grad,
-            const py::dict& given, std::int64_t step, const py::dict& group) {
-    const int optimizer = find_optimizer(kernel);
+// One update of one array on state that the caller owns. `given` maps names to arrays.
+void update(const py::object& kernel, const py::object& param, const py::object& grad,
+            const py::dict& given, const py::object& step_given, const py::dict& group) {
+    const int optimizer = find_optimizer(as_text(kernel, "kernel"));
     const GroupOptions options(row(optimizer), group);
-    if (step < 1)
-        throw py::value_error("step must be >= 1 (the number of this update), not " +
-                              std::to_string(step));
+    const std::int64_t step = as_integer(step_given, "step");
+    if (step < 1) throw_option("step", step_given, ">= 1 (the number of this update)");
     States states;
     for (int i = 0; i < row(optimizer).state_count; ++i) {
         const char* name = row(optimizer).states[i];
         if (!row(optimizer).uses_state(options.values.data(), i)) continue;
         states[static_cast<std::size_t>(i)] = float_array(given[name], name);
     }
+    const py::array param_array = float_array(param, "param");
     Plan plan(optimizer);
-    plan.add(options.values.data(), "param", float_array(param, "param"), grad, states, step == 1,
-             false);
+    plan.add(options.values.data(), "param", param_array, grad, states, step == 1, false);
     plan.finish();
     plan.tensor(0).step = step;
+    if (const auto misfit = plan.prepare()) require_fit(misfit->scalar, param_array, "param");
     plan.run({});
 }
 
@@ -654,15 +854,20 @@ void update(const std::string& kernel, const py::object& param, const py::object
 
 void bind_optim(py::module_& module) {
     py::class_<OptimizerCore>(module, "Optimizer",
-                              "Parameters, states and step counters of one optimizer.")
-        .def(py::init<const std::string&>(), py::arg("kernel"))
+                              "Parameters, states and step counters of one optimizer.",
+                              collected<OptimizerCore>())
+        .def(py::init<const py::object&, py::object>(), py::arg("kernel"),
+             py::arg("step_info") = py::none())
         .def("check_options", &OptimizerCore::check_options, py::arg("group"))
+        .def("group_count", &OptimizerCore::group_count)
         .def("add_group", &OptimizerCore::add_group, py::arg("names"), py::arg("params"),
              py::arg("group"))
+        .def("remove_group", &OptimizerCore::remove_group, py::arg("index"))
         .def("step", &OptimizerCore::step, py::arg("groups"), py::arg("grads"), py::arg("max_norm"),
              py::arg("grad_scale"), py::arg("skip_nonfinite"), py::arg("zero_grads"))
         .def("state", &OptimizerCore::state, py::arg("index"))
-        .def("load", &OptimizerCore::load, py::arg("states"), py::arg("groups"));
+        .def("load", &OptimizerCore::load, py::arg("states"), py::arg("groups"),
+             py::arg("loaded_groups"), py::arg("values") = py::list());
     module.def("update", &update, py::arg("kernel"), py::arg("param"), py::arg("grad"),
                py::arg("states"), py::arg("step"), py::arg("group"));
 }

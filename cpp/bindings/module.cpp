@@ -1,11 +1,24 @@
 // The private extension module fastopt._core: a list of its families.
+#include <exception>
+#include <stdexcept>
+
 #include "bindings.hpp"
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The compiled half of fastopt; private.";
     module.attr("__version__") = FASTOPT_VERSION;
+    // Where the interpreter has no memory for an object, pybind11 throws an exception of its own
+    // and leaves Python's MemoryError standing.
+    pybind11::register_local_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const std::runtime_error&) {
+            if (PyErr_Occurred() == nullptr) throw;
+        }
+    });
     fastopt::bind_runtime(module);
     fastopt::bind_optim(module);
+    fastopt::bind_average(module);
     fastopt::bind_clipping(module);
     fastopt::bind_losses(module);
     fastopt::bind_pointwise(module);

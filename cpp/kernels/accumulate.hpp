@@ -25,6 +25,10 @@ struct accumulate : stateless {
         return {.weight = o[weight], .first = step == 1};
     }
 
+    static constexpr Range<Scalars> ranges[] = {
+        {"weight", &Scalars::weight, Small::must_not_vanish},
+    };
+
     // The first gradient replaces whatever is there: nothing need be set to zero.
     template <class T, bool first>
     struct Rule {

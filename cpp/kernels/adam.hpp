@@ -58,6 +58,13 @@ struct adam {
         };
     }
 
+    static constexpr Range<Scalars> ranges[] = {
+        {"lr / (1 - betas[0]**step)", &Scalars::step_size, Small::may_vanish},
+        {"1 - lr * weight_decay", &Scalars::shrink, Small::may_vanish},
+        {"weight_decay", &Scalars::weight_decay, Small::may_vanish},
+        {"eps", &Scalars::eps, Small::must_not_vanish},
+    };
+
     template <class T, bool with_weight_decay, bool amsgrad>
     struct Rule {
         static constexpr unsigned states = amsgrad ? 7 : 3;

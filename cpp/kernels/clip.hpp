@@ -9,6 +9,14 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 template <class T>
+void rescale(const void* data, std::size_t count, double divisor, double multiplier, void* result) {
+    const T* x = static_cast<const T*>(data);
+    T* out = static_cast<T*>(result);
+    for (std::size_t i = 0; i < count; ++i)
+        out[i] = static_cast<T>(static_cast<double>(x[i]) / divisor * multiplier);
+}
+
+template <class T>
 void scale(void* data, std::size_t count, double factor) {
     T* x = static_cast<T*>(data);
     const T rounded = static_cast<T>(factor);

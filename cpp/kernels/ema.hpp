@@ -1,5 +1,5 @@
-// Exponential moving averages of parameters, and putting them into the parameters: rows of the
-// table of optimizers whose "parameter" is what is written and whose "gradient" is what is read.
+// Exponential moving averages of parameters: a row of the table of optimizers whose "parameter" is
+// the average and whose "gradient" is the parameter.
 #pragma once
 
 #include "update.hpp"
@@ -13,23 +13,6 @@ struct CopyRule {
     static constexpr bool reads_bits = true;
 
     void operator()(T& copy, T value, T&, T&, T&) const { copy = value; }
-};
-
-struct copy : stateless {
-    static constexpr const char* name = "copy";
-    static constexpr Words words = {"copy", "parameter", "average of"};
-    enum : int {
-        option_count
-    };
-    static constexpr const Option* options = nullptr;
-
-    struct Scalars {};
-    static Scalars prepare(const double*, std::int64_t, bool) { return {}; }
-
-    template <class T, class Run>
-    static void with_rule(const Scalars&, Run run) {
-        run(CopyRule<T>{});
-    }
 };
 
 struct weight_ema : stateless {
@@ -55,6 +38,10 @@ struct weight_ema : stateless {
         const bool limited = o[warmup] != 0.0 && limit < o[decay];
         return {.weight = 1.0 - (limited ? limit : o[decay]), .first = step == 1};
     }
+
+    static constexpr Range<Scalars> ranges[] = {
+        {"1 - decay", &Scalars::weight, Small::may_vanish},
+    };
 
     template <class T>
     struct Rule {

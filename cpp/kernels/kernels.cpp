@@ -16,8 +16,8 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 constexpr Optimizer optimizers[] = {
-    make_row<sgd>(),        make_row<rmsprop>(), make_row<adam>(),
-    make_row<weight_ema>(), make_row<copy>(),    make_row<accumulate>(),
+    make_row<sgd>(),        make_row<rmsprop>(),    make_row<adam>(),
+    make_row<weight_ema>(), make_row<accumulate>(),
 };
 
 constexpr Pointwise pointwise[] = {
@@ -40,6 +40,7 @@ constexpr Table table = {
     .cross_entropy_columns = {cross_entropy_columns<float>, cross_entropy_columns<double>},
     .softmax = {softmax_kernels<float>(), softmax_kernels<double>()},
     .copy_targets = copy_targets,
+    .rescale = {rescale<float>, rescale<double>},
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},

@@ -51,6 +51,13 @@ struct rmsprop {
         };
     }
 
+    static constexpr Range<Scalars> ranges[] = {
+        {"lr", &Scalars::lr, Small::may_vanish},
+        {"eps", &Scalars::eps, Small::must_not_vanish},
+        {"weight_decay", &Scalars::weight_decay, Small::may_vanish},
+        {"momentum", &Scalars::momentum, Small::may_vanish},
+    };
+
     template <class T, bool with_weight_decay, bool with_momentum, bool centered>
     struct Rule {
         static constexpr unsigned states = 1 | (with_momentum ? 2 : 0) | (centered ? 4 : 0);

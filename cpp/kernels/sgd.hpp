@@ -54,6 +54,13 @@ struct sgd {
         };
     }
 
+    static constexpr Range<Scalars> ranges[] = {
+        {"lr", &Scalars::lr, Small::may_vanish},
+        {"momentum", &Scalars::momentum, Small::may_vanish},
+        {"1 - dampening", &Scalars::one_minus_dampening, Small::may_vanish},
+        {"weight_decay", &Scalars::weight_decay, Small::may_vanish},
+    };
+
     template <class T, bool with_weight_decay, bool with_momentum, bool nesterov, bool from_grad>
     struct Rule {
         static constexpr unsigned states = with_momentum ? 1 : 0;

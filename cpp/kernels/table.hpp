@@ -53,6 +53,12 @@ struct Coefficients {
     alignas(8) unsigned char bytes[88];  // the optimizer's own struct
 };
 
+// A scalar that an element type cannot hold, as messages describe it.
+struct Unfit {
+    const char* name;
+    double value;
+};
+
 // Pointers to the first element of a run of one parameter, all of the same element type.
 struct Slice {
     void* param;
@@ -83,6 +89,9 @@ struct Optimizer {
     // The scalars of step number `step` (1, 2, ...), in double. `fresh`: the state has just been
     // created, this is the first gradient that it sees.
     void (*prepare)(const double* options, std::int64_t step, bool fresh, Coefficients& out);
+    // The first of these scalars that cannot be rounded to `type`; its name is nullptr if there is
+    // none.
+    Unfit (*unfit)(const Coefficients& scalars, Type type);
     void (*update[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
 };
 
@@ -188,6 +197,9 @@ struct Table {
     CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,
                                    bool none_ignored, std::int64_t* to);
+    // (x / divisor) * multiplier, computed in double, where no factor of x's type says it.
+    void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
+                                void* out);
     // x * factor, and x clamped into [-limit, limit], in place.
     void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);

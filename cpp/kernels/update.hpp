@@ -1,7 +1,8 @@
 // The loop that every optimizer shares, and the row that an optimizer adds to the table.
 //
 // An optimizer is a struct with its options, its states, `prepare` (the scalars of a step, in
-// double) and `with_rule`, which picks a rule and hands it to its callback. A rule is the
+// double), `ranges` (what of them must fit into the element type) and `with_rule`, which picks a
+// rule and hands it to its callback. A rule is the
 // mathematics of one element: it takes param and states by reference, the gradient by value, and
 // says in `states` (one bit each) which states it reads and writes. Loading, converting and storing
 // happen here and only here. What is no optimizer but updates arrays by others has words of its
@@ -93,6 +94,41 @@ void prepare(const double* options, std::int64_t step, bool fresh, Coefficients&
         if (options[Family::maximize] != 0.0) out.grad_factor = -1.0;
 }
 
+// What may become of a scalar when it is rounded to the element type. None may become infinite; a
+// factor that becomes 0 is what its products would be, but a divisor must not.
+enum class Small {
+    may_vanish,
+    must_not_vanish
+};
+
+template <class Scalars>
+struct Range {
+    const char* name;
+    double Scalars::* scalar;
+    Small small;
+};
+
+template <class T>
+bool fits(double value, Small small) {
+    constexpr double largest = sizeof(T) == sizeof(float) ? __FLT_MAX__ : __DBL_MAX__;
+    if (small == Small::must_not_vanish && value != 0.0 && static_cast<T>(value) == T{0})
+        return false;
+    return value >= -largest && value <= largest;
+}
+
+template <class Family>
+Unfit unfit(const Coefficients& coefficients, Type type) {
+    typename Family::Scalars scalars;
+    __builtin_memcpy(&scalars, coefficients.bytes, sizeof(scalars));
+    for (const auto& range : Family::ranges) {
+        const double value = scalars.*range.scalar;
+        const bool fine = type == Type::float32 ? fits<float>(value, range.small)
+                                                : fits<double>(value, range.small);
+        if (!fine) return {range.name, value};
+    }
+    return {nullptr, 0.0};
+}
+
 template <class Family, class T>
 void update(const Slice& slice, std::size_t count, const Coefficients& coefficients) {
     typename Family::Scalars scalars;
@@ -122,11 +158,17 @@ template <class Family>
 constexpr Optimizer make_row() {
     static_assert(Family::option_count <= max_options);
     static_assert(Family::state_count <= max_states);
-    return {Family::name,     words_of<Family>(),
-            Family::options,  Family::option_count,
-            Family::states,   Family::state_count,
-            Family::conflict, Family::uses_state,
-            prepare<Family>,  {update<Family, float>, update<Family, double>}};
+    return {Family::name,
+            words_of<Family>(),
+            Family::options,
+            Family::option_count,
+            Family::states,
+            Family::state_count,
+            Family::conflict,
+            Family::uses_state,
+            prepare<Family>,
+            unfit<Family>,
+            {update<Family, float>, update<Family, double>}};
 }
 
 }  // namespace

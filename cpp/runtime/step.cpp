@@ -1,25 +1,62 @@
 // Walks the chunks of all tensors and calls the update kernel on each.
 #include "step.hpp"
 
+#include <cmath>
+#include <limits>
+
 #include "isa.hpp"
 #include "parallel.hpp"
 
 namespace fastopt {
 namespace {
 
+// How a step scales the gradients: by one factor, or where the element type does not hold it with
+// all its digits, by a division and a product in double.
+struct Scaling {
+    double factor, divisor, multiplier;
+
+    bool fits(Type type) const {
+        const bool is_float = type == Type::float32;
+        const double smallest =
+            is_float ? std::numeric_limits<float>::min() : std::numeric_limits<double>::min();
+        const double largest =
+            is_float ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
+        return std::abs(factor) >= smallest && std::abs(factor) <= largest;
+    }
+};
+
+Scaling scaling_of(const GradOptions& options, const Norm& norm) {
+    const Scaling plain{1.0 / options.scale, options.scale, 1.0};
+    if (!options.clip) return plain;
+    const double clip = options.max_norm / (norm.value / options.scale + 1e-6);
+    if (clip > 1.0) return plain;  // NaN stays
+    const double divisor = norm.value + 1e-6 * options.scale;
+    if (norm.value == 0.0) return {plain.factor * clip, options.scale, 1.0};
+    return {plain.factor * clip, divisor, options.max_norm};
+}
+
 void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Piece& piece,
-                  const Coefficients& coefficients, bool zero) {
-    const auto update = kernel.update[static_cast<int>(tensor.grad.type)];
-    std::size_t offset = piece.start * size_of(tensor.grad.type);
-    tensor.grad.reader.each_run(piece.start, piece.count,
-                                [&](const std::byte* grad, std::size_t count) {
-                                    Slice slice{tensor.param + offset, grad, {}};
-                                    for (int i = 0; i < kernel.state_count; ++i)
-                                        if (tensor.state[i] != nullptr)
-                                            slice.state[i] = tensor.state[i] + offset;
-                                    update(slice, count, coefficients);
-                                    offset += count * size_of(tensor.grad.type);
-                                });
+                  const Coefficients& coefficients, const Scaling* rescaled, bool zero) {
+    const int type = static_cast<int>(tensor.grad.type);
+    const std::size_t size = size_of(tensor.grad.type);
+    std::size_t offset = piece.start * size;
+    const auto update = [&](const std::byte* grad, std::size_t count) {
+        Slice slice{tensor.param + offset, grad, {}};
+        for (int i = 0; i < kernel.state_count; ++i)
+            if (tensor.state[i] != nullptr) slice.state[i] = tensor.state[i] + offset;
+        kernel.update[type](slice, count, coefficients);
+        offset += count * size;
+    };
+    tensor.grad.reader.each_run(
+        piece.start, piece.count, [&](const std::byte* grad, std::size_t count) {
+            if (rescaled == nullptr) return update(grad, count);
+            alignas(64) std::byte block[4096];
+            for (std::size_t part; count > 0; count -= part, grad += part * size) {
+                part = std::min(count, sizeof(block) / size);
+                kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier, block);
+                update(block, part);
+            }
+        });
     if (zero) tensor.grad.reader.fill_zero(piece.start, piece.count);
 }
 
@@ -32,28 +69,46 @@ void Stepper::cut() {
     coefficients_.resize(tensors.size());
 }
 
-void Stepper::prepare(const Optimizer& kernel) {
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const TensorUpdate& tensor = tensors[i];
-        const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
-        if (i > 0 && tensor.options == before.options && tensor.step == before.step &&
-            tensor.fresh == before.fresh)
-            coefficients_[i] = coefficients_[i - 1];
-        else
-            kernel.prepare(tensor.options, tensor.step, tensor.fresh, coefficients_[i]);
-    }
+std::optional<Misfit> Stepper::prepare(int optimizer) {
+    const Optimizer& kernel = kernels().optimizers[optimizer];
+    std::optional<Misfit> misfit;
+    with_default_floating_point([&] {
+        for (std::size_t i = 0; i < tensors.size() && !misfit; ++i) {
+            const TensorUpdate& tensor = tensors[i];
+            const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
+            const bool same = i > 0 && tensor.options == before.options &&
+                              tensor.step == before.step && tensor.fresh == before.fresh;
+            if (same)
+                coefficients_[i] = coefficients_[i - 1];
+            else
+                kernel.prepare(tensor.options, tensor.step, tensor.fresh, coefficients_[i]);
+            if (same && tensor.grad.type == before.grad.type) continue;
+            const Unfit unfit = kernel.unfit(coefficients_[i], tensor.grad.type);
+            if (unfit.name != nullptr) misfit = {i, unfit};
+        }
+    });
+    return misfit;
 }
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
     const Optimizer& kernel = kernels().optimizers[optimizer];
-    const auto multiply = [&](double factor) {
-        if (factor != 1.0)
-            for (Coefficients& coefficients : coefficients_) coefficients.grad_factor *= factor;
+    Scaling scaling{1.0, 1.0, 1.0};
+    bool fits[type_count];
+    const auto scale_by = [&](const Norm& norm) {
+        scaling = scaling_of(options, norm);
+        for (const Type type : {Type::float32, Type::float64})
+            fits[static_cast<int>(type)] = scaling.fits(type);
+        if (scaling.factor == 1.0) return;
+        for (std::size_t i = 0; i < tensors.size(); ++i)
+            if (fits[static_cast<int>(tensors[i].grad.type)])
+                coefficients_[i].grad_factor *= scaling.factor;
     };
     const auto update = [&](std::size_t share) {
         grid_.each(share, [&](const Piece& piece) {
-            update_piece(kernel, tensors[piece.tensor], piece, coefficients_[piece.tensor],
-                         options.zero);
+            const TensorUpdate& tensor = tensors[piece.tensor];
+            const bool fit = fits[static_cast<int>(tensor.grad.type)];
+            update_piece(kernel, tensor, piece, coefficients_[piece.tensor],
+                         fit ? nullptr : &scaling, options.zero);
         });
     };
     // After the norm has been taken forwards, what is still in cache is at the end.
@@ -62,10 +117,7 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
     backwards_ = !backwards;
     StepResult result;
     if (!with_norm) {
-        with_default_floating_point([&] {
-            prepare(kernel);
-            multiply(1.0 / options.scale);
-        });
+        with_default_floating_point([&] { scale_by({}); });
         parallel_for(grid_.shares(), grid_.elements(), update, backwards);
         return result;
     }
@@ -81,13 +133,7 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
         result.grad_norm = norm.value / options.scale;
         result.skipped = options.skip_nonfinite && !norm.finite;
         if (result.skipped) return false;
-        prepare(kernel);
-        double factor = 1.0 / options.scale;
-        if (options.clip) {
-            const double clip = options.max_norm / (result.grad_norm + 1e-6);
-            factor *= clip > 1.0 ? 1.0 : clip;  // NaN stays
-        }
-        multiply(factor);
+        scale_by(norm);
         return true;
     };
     if (grid_.shares() == 0)

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "../kernels/table.hpp"
@@ -34,17 +35,23 @@ struct StepResult {
     bool skipped = false;
 };
 
+// A scalar of a step that the element type of tensor number `tensor` cannot hold.
+struct Misfit {
+    std::size_t tensor;
+    Unfit scalar;
+};
+
 // Updates tensors. Kept from step to step: only `step`, `fresh` and the pointers change then.
 class Stepper {
 public:
     std::vector<TensorUpdate> tensors;
 
     void cut();  // after `tensors` have changed in number or size
+    // Computes the scalars of the next run, and checks that they can be used.
+    std::optional<Misfit> prepare(int optimizer);
     StepResult run(int optimizer, const GradOptions& options);
 
 private:
-    void prepare(const Optimizer& kernel);
-
     Grid grid_;
     SquareSums squares_;
     bool backwards_ = false;  // how the next update runs, if it is small

@@ -12,6 +12,8 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 Group: TypeAlias = dict[str, Any]
 
-Arrays: TypeAlias = Mapping[str, FloatArray] | Iterable[FloatArray]
+Arrays: TypeAlias = (
+    Mapping[str, FloatArray] | Iterable[FloatArray] | Iterable[tuple[str, FloatArray]]
+)
 Params: TypeAlias = Arrays | Iterable[Mapping[str, Any]]
 Grads: TypeAlias = Mapping[str, FloatArray | None] | Sequence[Any]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastopt import _core
-from fastopt._arrays import writer_into
 from fastopt._types import FloatArray, Grads, Group, Params
-from fastopt.optim._base import _flatten_grads, _groups, _new_params
+from fastopt.optim._base import _flatten_grads, _groups, _new_params, _params_of, _settled
 
 __all__ = ["GradAccumulator"]
 
@@ -61,13 +60,12 @@ class GradAccumulator:
     """
 
     def __init__(self, params: Params) -> None:
-        self._core = _core.Optimizer("accumulate")
         self._sums: dict[str, FloatArray] = {}
         # The weights are summed by the same call as the gradients, as one more array: an interrupt
         # cannot come between.
         self._total = np.zeros(1)
-        self._groups: list[Group] = [{"params": (self._total,), "weight": 1.0}]
-        self._core.add_group(["weight"], [self._total], self._groups[0])
+        self._groups: list[Group] = [_make_group({"weight": self._total})]
+        self._core = _make_core(self._groups, [])
         self._named: set[str] = set()
         groups, self._by_group = _groups(params)
         for group in groups:
@@ -86,15 +84,15 @@ class GradAccumulator:
         TypeError, ValueError
             If a parameter cannot be used. Nothing has been added then.
         """
-        names, arrays = _new_params(param_group, self._sums)
-        writer_into(dict(zip(names, arrays, strict=True)))  # checks them
-        sums = [np.empty_like(array, subok=False) for array in arrays]
-        group: Group = {"params": tuple(sums), "param_names": tuple(names), "weight": 1.0}
-        self._core.add_group(names, sums, group)
-        self._groups.append(group)
-        if isinstance(param_group["params"], Mapping):
-            self._named.update(names)
-        self._sums.update(zip(names, sums, strict=True))
+        params = _settled(_params_of(param_group))
+        names, arrays = _new_params({"params": params}, self._sums)
+        sums = dict(zip(names, _core.twins(names, arrays, 0, False), strict=True))
+        groups = [*self._groups, _make_group(sums)]
+        core = _make_core(groups, [self._count(i) for i in range(1 + len(self._sums))])
+        named = self._named | set(names) if isinstance(params, Mapping) else self._named
+        sums = self._sums | sums
+        # One statement without a call: no interrupt is seen within it.
+        self._core, self._groups, self._sums, self._named = core, groups, sums, named
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
         """Add ``weight * grads`` to the sums; the first of a round replaces them.
@@ -107,7 +105,8 @@ class GradAccumulator:
         weight : float
             At least 0: the number of samples if `grads` are of a mean over them; or that of the
             targets that are not ignored, or the sum of their class weights, where that is what the
-            mean was divided by. 1 gives equal parts to all calls.
+            mean was divided by. 1 gives equal parts to all calls. A positive number that the
+            arrays' dtype rounds to 0 or infinity is refused.
 
         Raises
         ------
@@ -122,9 +121,8 @@ class GradAccumulator:
                 f"there are {len(self._sums)} parameters but {len(flat)} gradients; pass None for "
                 "a parameter without one"
             )
-        for group in self._groups:
-            group["weight"] = weight
-        self._core.step(self._groups, [_ONE, *flat], None, 1.0, False, False)
+        groups = [group | {"weight": weight} for group in self._groups]
+        self._core.step(groups, [_ONE, *flat], None, 1.0, False, False)
 
     @property
     def grads(self) -> dict[str, FloatArray | None]:
@@ -147,7 +145,8 @@ class GradAccumulator:
         RuntimeError
             If another thread is using this object.
         """
-        self._core.load([{"step": 0}] * (1 + len(self._sums)), self._groups)
+        steps: list[dict[str, Any] | None] = [{"step": 0}] * (1 + len(self._sums))
+        self._core.load(steps, self._groups, self._groups)
 
     def __repr__(self) -> str:
         size = sum(array.size for array in self._sums.values())
@@ -156,3 +155,17 @@ class GradAccumulator:
     def _count(self, index: int) -> int:
         count: int = self._core.state(index)["step"]
         return count
+
+
+def _make_group(sums: Mapping[str, FloatArray]) -> Group:
+    return {"params": tuple(sums.values()), "param_names": tuple(sums), "weight": 1.0}
+
+
+def _make_core(groups: list[Group], counts: Sequence[int]) -> _core.Optimizer:
+    """Return what adds to the sums of these groups, the first of which have had so many calls."""
+    core = _core.Optimizer("accumulate")
+    for group in groups:
+        core.add_group(list(group["param_names"]), list(group["params"]), group)
+    new = sum(len(group["params"]) for group in groups) - len(counts)
+    core.load([{"step": count} for count in [*counts, *[0] * new]], groups, groups)
+    return core

@@ -49,7 +49,7 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the state: mappings, sequences, numbers, strings and arrays."""
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
         """Take it over whole, or raise and leave everything as it was."""
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastopt import _core
-from fastopt._arrays import writer_into
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import _groups, _new_params, _require_same_names
+from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
 __all__ = ["WeightEMA"]
 
@@ -78,11 +77,10 @@ class WeightEMA:
     """
 
     def __init__(self, params: Params, decay: float = 0.999, *, warmup: bool = False) -> None:
-        self.decay = decay
-        self.warmup = warmup
+        self._group: Group = {"params": (), "decay": decay, "warmup": warmup}
         self._params: dict[str, FloatArray] = {}
         self._averages: dict[str, FloatArray] = {}
-        self._applied = False
+        self._applied = np.zeros(1, bool)  # within applied()
         for group in _groups(params)[0]:
             self.add_param_group(group)
 
@@ -110,11 +108,36 @@ class WeightEMA:
         self._refuse_within_applied("add_param_group()")
         names, arrays = _new_params(param_group, self._params)
         params = self._params | dict(zip(names, arrays, strict=True))
-        writer_into(params)  # checks them
-        averages = self._averages | {name: np.array(params[name], order="K") for name in names}
-        steps = [self._step(i) for i in range(len(self._params))] + [0] * len(names)
-        self._core, self._group = _make_core(averages, steps, self.decay, self.warmup)
-        self._params, self._averages = params, averages
+        first = len(self._params)
+        copies = _core.twins(list(params), list(params.values()), first, True)
+        averages = self._averages | dict(zip(names, copies, strict=True))
+        steps = [self._step(i) for i in range(first)] + [0] * len(names)
+        group = self._group | {"params": tuple(averages.values())}
+        core = _core.Optimizer("weight_ema")
+        core.add_group(list(averages), list(averages.values()), group)
+        core.load([{"step": step} for step in steps], [group], [group])
+        # One statement without a call: no interrupt is seen within it.
+        self._core, self._group, self._params, self._averages = core, group, params, averages
+
+    @property
+    def decay(self) -> float:
+        """The share of itself that an average keeps at an update; it may be changed."""
+        decay: float = self._group["decay"]
+        return decay
+
+    @decay.setter
+    def decay(self, decay: float) -> None:
+        self._group["decay"] = decay
+
+    @property
+    def warmup(self) -> bool:
+        """Whether the first averages forget faster; it may be changed."""
+        warmup: bool = self._group["warmup"]
+        return warmup
+
+    @warmup.setter
+    def warmup(self, warmup: bool) -> None:
+        self._group["warmup"] = warmup
 
     @property
     def averages(self) -> Mapping[str, FloatArray]:
@@ -141,15 +164,14 @@ class WeightEMA:
             Within `applied`, or if another thread is using this object.
         """
         self._refuse_within_applied("update()")
-        self._group["decay"], self._group["warmup"] = self.decay, self.warmup
         self._core.step([self._group], tuple(self._params.values()), None, 1.0, False, False)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Put the averages into the parameters for the length of a ``with`` block.
 
         Afterwards the parameters are what they were before it, to the bit, whether the block ends
-        or raises; what it has written into them is lost. They are kept in a copy meanwhile.
+        or raises, and wherever an interrupt comes. What the block has written into them is lost.
+        They are kept in a copy meanwhile.
 
         Raises
         ------
@@ -158,16 +180,8 @@ class WeightEMA:
         RuntimeError
             Within another such block.
         """
-        self._refuse_within_applied("applied()")
-        write = writer_into(self._params)
-        before = [np.array(param, order="K") for param in self._params.values()]
-        self._applied = True
-        try:
-            write(tuple(self._averages.values()))
-            yield
-        finally:
-            write(before)
-            self._applied = False
+        names, params, averages = self._params, self._params.values(), self._averages.values()
+        return _core.Applied(list(names), list(params), list(averages), self._applied)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the options, and of each parameter the average and the number of its updates.
@@ -180,36 +194,63 @@ class WeightEMA:
         }
         return {"decay": self.decay, "warmup": self.warmup, "state": state}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
         """Take over what `state_dict` returned; the arrays are copied.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            With ``"decay"``, ``"warmup"`` and ``"state"``.
+        strict : bool
+            False loads the averages whose names both sides have, and returns the other names.
+
+        Returns
+        -------
+        IncompatibleKeys
+            The names that are missing and those that are not known, both empty if `strict`.
 
         Raises
         ------
         KeyError
-            If names are missing or unknown.
+            If names are missing or unknown, and `strict`.
         TypeError, ValueError
             If an option, an array's dtype or its shape does not match. In every case nothing has
             been loaded.
+        RuntimeError
+            Within `applied`.
         """
+        self._refuse_within_applied("load_state_dict()")
+        strict = _core.as_flag(strict, "strict")
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
+            raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
         _require_same_names(("decay", "warmup", "state"), state_dict, "state dict")
         state, decay, warmup = (state_dict[key] for key in ("state", "decay", "warmup"))
-        _require_same_names(self._params, state, "state dict")
-        values, steps = [], []
+        if not isinstance(state, Mapping):
+            raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
+        if strict:
+            _require_same_names(self._params, state, "state dict")
+        entries: list[dict[str, Any] | None] = []
+        values: list[Any] = []
         for name in self._params:
+            if name not in state:
+                entries.append(None)
+                values.append(None)
+                continue
             entry = state[name]
             if not isinstance(entry, Mapping):
-                raise TypeError(f"the state of {name!r} must be a mapping, not {entry!r}")
+                raise TypeError(
+                    f"the state of {name!r} must be a mapping, not {_core.short_repr(entry)}"
+                )
             _require_same_names(("step", "average"), entry, f"state of {name!r}")
-            value = entry["average"]
-            # A copy, since it may be the very array that is written.
-            values.append(value.copy() if isinstance(value, np.ndarray) else value)
-            steps.append(entry["step"])
-        core, group = _make_core(self._averages, steps, decay, warmup)
-        writer_into(self._averages)(values)
-        self._core, self._group = core, group
-        self.decay, self.warmup = decay, warmup
+            entries.append({"step": entry["step"]})
+            values.append(entry["average"])
+        missing = [name for name in self._params if name not in state]
+        result = IncompatibleKeys(missing, [name for name in state if name not in self._params])
+        group = self._group | {"decay": decay, "warmup": warmup}
+        self._core.load(entries, [self._group], [group], values)
+        return result
 
     def __repr__(self) -> str:
         size = sum(param.size for param in self._params.values())
@@ -223,18 +264,7 @@ class WeightEMA:
         return step
 
     def _refuse_within_applied(self, what: str) -> None:
-        if self._applied:
+        if self._applied[0]:
             raise RuntimeError(
                 f"{what} within applied(): the parameters hold the averages until its block ends"
             )
-
-
-def _make_core(
-    averages: Mapping[str, FloatArray], steps: Sequence[int], decay: float, warmup: bool
-) -> tuple[_core.Optimizer, Group]:
-    """Return what updates these averages, after so many updates of each, and its options."""
-    group: Group = {"params": tuple(averages.values()), "decay": decay, "warmup": warmup}
-    core = _core.Optimizer("weight_ema")
-    core.add_group(list(averages), group["params"], group)
-    core.load([{"step": step} for step in steps], [group])
-    return core, group

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    Collection,
+    ItemsView,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, SupportsIndex
 
 import numpy as np
 
+from fastopt import _core
+from fastopt._checks import NamesError
 from fastopt._types import FloatArray, Grads, Group, Params
 
 
 class StepInfo(NamedTuple):
-    """What a step tells.
+    """The result of a step.
 
     Attributes
     ----------
@@ -26,6 +37,26 @@ class StepInfo(NamedTuple):
 
     grad_norm: float | None
     skipped: bool
+
+
+class IncompatibleKeys(NamedTuple):
+    """What ``load_state_dict(..., strict=False)`` did not find a partner for.
+
+    Attributes
+    ----------
+    missing_keys : list of str
+        Parameters of the object, and options of its groups as ``"param_groups[0].lr"``, that the
+        state dict does not have. They keep their values.
+    unexpected_keys : list of str
+        Parameters and options of the state dict that the object does not have. They are not loaded.
+    """
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.missing_keys or self.unexpected_keys)
 
 
 class StateView(Mapping[str, Mapping[str, Any]]):
@@ -64,8 +95,13 @@ class OptimizerBase(ABC):
         for group in groups:
             self.add_param_group(group)
 
+    # Each of these changes everything or raises.
     @abstractmethod
-    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None: ...
+    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
+    @abstractmethod
+    def _remove_group(self, index: int) -> None: ...
+    @abstractmethod
+    def _group_count(self) -> int: ...
     @abstractmethod
     def _step(
         self,
@@ -78,7 +114,7 @@ class OptimizerBase(ABC):
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod
-    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None: ...
+    def _load(self, states: list[dict[str, Any] | None], groups: list[Group]) -> None: ...
 
     @property
     def state(self) -> StateView:
@@ -99,7 +135,8 @@ class OptimizerBase(ABC):
         TypeError, ValueError
             If a parameter or an option cannot be used. Nothing has been added then.
         """
-        names, arrays = _new_params(param_group, self._index)
+        params = _settled(_params_of(param_group))
+        names, arrays = _new_params({"params": params}, self._index)
         unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
         if unknown:
             raise ValueError(
@@ -108,12 +145,51 @@ class OptimizerBase(ABC):
             )
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
-        self._add_group(names, arrays, group)
-        if isinstance(param_group["params"], Mapping):
-            self._named.update(names)
-        for name in names:
-            self._index[name] = len(self._index)
-        self.param_groups.append(group)
+        index = self._index | {name: i for i, name in enumerate(names, len(self._index))}
+        named = self._named | set(names) if isinstance(params, Mapping) else self._named
+        count, before = len(self.param_groups), (self._index, self._named)
+        try:
+            self.param_groups += [group]
+            self._index, self._named = index, named
+            self._add_group(names, arrays, group)
+        except BaseException:
+            del self.param_groups[count:]
+            self._index, self._named = before
+            if self._group_count() > count:  # an interrupt came just behind it
+                self._remove_group(count)
+            raise
+
+    def remove_param_group(self, index: int) -> None:
+        """Remove a group: its parameters are not updated any more, and their states are gone.
+
+        Parameters
+        ----------
+        index : int
+            The number of the group in `param_groups`; negative ones count from the end.
+
+        Raises
+        ------
+        TypeError, IndexError
+            If there is no such group.
+        """
+        if not isinstance(index, SupportsIndex):
+            raise TypeError(f"index must be an integer, not {index!r}")
+        number, count = operator.index(index), len(self.param_groups)
+        if not -count <= number < count:
+            raise IndexError(f"there is no group {number}: the optimizer has {count} groups")
+        number %= count
+        gone = self.param_groups[number]["param_names"]
+        index_of = {name: i for i, name in enumerate(n for n in self._index if n not in gone)}
+        named = self._named.difference(gone)
+        try:
+            self._remove_group(number)
+            del self.param_groups[number]
+            self._index, self._named = index_of, named
+        except BaseException:
+            if self._group_count() < len(self.param_groups):  # an interrupt came just behind it
+                del self.param_groups[number]
+                self._index, self._named = index_of, named
+            raise
 
     def step(
         self,
@@ -175,59 +251,83 @@ class OptimizerBase(ABC):
         state = {name: self._state(i) for name, i in self._index.items()}
         return {"state": state, "param_groups": groups}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
         """Take over what `state_dict` returned; the arrays are copied.
+
+        Parameters are matched by name within each group, whatever their order.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            With ``"state"`` and ``"param_groups"``.
+        strict : bool
+            False loads what has a partner, and returns the rest. A group then takes the options of
+            the saved group that holds the first of its parameters.
+
+        Returns
+        -------
+        IncompatibleKeys
+            The names that are missing and those that are not known, both empty if `strict`.
 
         Raises
         ------
         KeyError
-            If names of parameters, states or options are missing or unknown.
+            If names of parameters, states or options are missing or unknown, and `strict`.
         TypeError, ValueError
             If the groups, or an array's dtype or shape, do not match. In every case nothing has
             been loaded.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
-        for key in ("state", "param_groups"):
-            if key not in state_dict:
-                raise KeyError(f"the state dict has no {key!r}")
-        _require_same_names(self._index, state_dict["state"], "state dict")
-        saved = state_dict["param_groups"]
-        if len(saved) != len(self.param_groups):
-            raise ValueError(
-                f"the state dict has {len(saved)} groups, the optimizer {len(self.param_groups)}"
-            )
-        groups = []
-        for number, (old, new) in enumerate(zip(self.param_groups, saved, strict=True)):
-            names = list(old["param_names"])
-            if list(new.get("params", ())) != names:
+        strict = _core.as_flag(strict, "strict")
+        state, saved = _read_state_dict(state_dict)
+        if strict:
+            _require_same_names(self._index, state, "state dict")
+            if len(saved) != len(self.param_groups):
                 raise ValueError(
-                    f"group {number} holds {names}, in the state dict {new.get('params')}"
+                    f"the state dict has {len(saved)} groups, the optimizer "
+                    f"{len(self.param_groups)}"
                 )
-            _require_same_names(
-                self.defaults,
-                new,
-                f"group {number} of the state dict",
-                extra=True,
-                hint=f" (options of {type(self).__name__}: was another optimizer saved?)",
-            )
-            own = {"params": old["params"], "param_names": old["param_names"]}
-            options = {key: value for key, value in new.items() if key not in own}
-            for key, default in self.defaults.items():
-                if isinstance(default, tuple) and isinstance(options[key], list):
-                    options[key] = tuple(options[key])  # from a file that has no tuples
-            groups.append(own | options)
-        states = []
-        for name in self._index:
-            entry = state_dict["state"][name]
-            if not isinstance(entry, Mapping):
-                raise TypeError(f"the state of {name!r} must be a mapping, not {entry!r}")
-            states.append(dict(entry))
-        self._load(states, groups)
-        for group, loaded in zip(self.param_groups, groups, strict=True):
-            group.update(loaded)
-            for key in group.keys() - loaded.keys():
-                del group[key]
+        missing = [name for name in self._index if name not in state]
+        unexpected = [name for name in state if name not in self._index]
+        group_of = {name: group for group in saved for name in group["params"]}
+        groups: list[Group] = []
+        for number, old in enumerate(self.param_groups):
+            names = old["param_names"]
+            if strict:
+                new: Mapping[str, Any] | None = saved[number]
+                if set(saved[number]["params"]) != set(names):
+                    raise ValueError(
+                        f"group {number} holds {_few(names)}, in the state dict "
+                        f"{_few(saved[number]['params'])}"
+                    )
+                _require_same_names(
+                    self.defaults,
+                    saved[number],
+                    f"group {number} of the state dict",
+                    extra=True,
+                    hint=f" (options of {type(self).__name__}: was another optimizer saved?)",
+                )
+            else:
+                new = next((group_of[name] for name in names if name in group_of), None)
+                where = f"param_groups[{number}]"
+                missing += [f"{where}.{key}" for key in self.defaults if key not in (new or {})]
+            groups.append(self._loaded_group(number, old, new))
+        result = IncompatibleKeys(missing, unexpected)
+        self._load([state.get(name) for name in self._index], groups)
+        return result
+
+    def _loaded_group(self, number: int, old: Group, new: Mapping[str, Any] | None) -> Group:
+        """Return group `number` with the options of a saved one, or as it is."""
+        if new is None:
+            return dict(old)
+        own = {"params": old["params"], "param_names": old["param_names"]}
+        options = {key: value for key, value in new.items() if key not in own}
+        for key, default in self.defaults.items():
+            value = options.setdefault(key, old[key])
+            if isinstance(default, tuple) and isinstance(value, list):
+                options[key] = tuple(value)  # from a file that has no tuples
+        return own | options
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -239,6 +339,41 @@ class OptimizerBase(ABC):
             lines.append(f"    params: {shown} ({len(names)} arrays, {size:,} elements)")
             lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
         return "\n".join([*lines, ")"])
+
+
+def _read_state_dict(
+    state_dict: Mapping[str, Any],
+) -> tuple[dict[str, dict[str, Any]], list[Mapping[str, Any]]]:
+    """Return the states and the groups of a state dict, after a check of its structure."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise NamesError(f"the state dict has no {key!r}")
+    state, groups = state_dict["state"], state_dict["param_groups"]
+    if not isinstance(state, Mapping):
+        raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
+    states = {}
+    for name, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise TypeError(
+                f"the state of {name!r} must be a mapping, not {_core.short_repr(entry)}"
+            )
+        states[name] = dict(entry)
+    if not isinstance(groups, Sequence) or isinstance(groups, str):
+        raise TypeError(f"'param_groups' must be a list, not {_core.short_repr(groups)}")
+    for number, group in enumerate(groups):
+        if not isinstance(group, Mapping):
+            raise TypeError(
+                f"group {number} of the state dict must be a mapping, not {_core.short_repr(group)}"
+            )
+        names = group.get("params")
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise TypeError(
+                f"the 'params' of group {number} of the state dict must be a list of names, not "
+                + _core.short_repr(names)
+            )
+    return states, list(groups)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -259,7 +394,7 @@ def _flatten_grads(
     """
     if isinstance(grads, Mapping):
         if grads and not named and not by_group and set(grads).isdisjoint(names):
-            raise KeyError(
+            raise NamesError(
                 "gradients of parameters that were given as a sequence must be a sequence in the "
                 f"same order, or have their numbers as names; not {_few(list(map(repr, grads)))}"
             )
@@ -268,6 +403,7 @@ def _flatten_grads(
         raise TypeError(
             f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
+            + "; pass the mapping itself" * isinstance(grads, ItemsView)
         )
     if not by_group:
         if named:
@@ -321,24 +457,56 @@ def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
     return [{"params": items}], False
 
 
-def _new_params(
-    group: Mapping[str, Any], taken: Collection[str]
-) -> tuple[list[str], list[FloatArray]]:
-    """Return the names and arrays of a group that joins parameters with the names `taken`."""
+def _params_of(group: Mapping[str, Any]) -> Any:
+    if not isinstance(group, Mapping):
+        raise TypeError(
+            f"a parameter group must be a mapping with 'params', not {type(group).__name__}"
+        )
     if "params" not in group:
         raise ValueError(
             f"a parameter group needs 'params', this one has {_few(list(map(repr, group)))}; the "
             "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
         )
-    names, arrays = _named(group["params"], first=len(taken))
+    return group["params"]
+
+
+def _new_params(
+    group: Mapping[str, Any], taken: Collection[str]
+) -> tuple[list[str], list[FloatArray]]:
+    """Return the names and arrays of a group that joins parameters with the names `taken`."""
+    # Numbers go on behind the largest one there is: a group before may have been removed.
+    numbers = [int(name) + 1 for name in taken if name.isdecimal() and len(name) < 19]
+    names, arrays = _named(_params_of(group), first=max([len(taken), *numbers]))
     for name in names:
         if name in taken:
             raise ValueError(f"there is a parameter named {name!r} already")
     return names, arrays
 
 
+def _settled(params: Any) -> Any:
+    """Return the params of a group as a mapping, if they have names, or as a list."""
+    if isinstance(params, Mapping):
+        return params
+    if isinstance(params, np.ndarray):
+        return [params]
+    if not isinstance(params, Iterable) or isinstance(params, str):
+        raise TypeError(
+            "the params of a group must be a mapping or a sequence of arrays, not "
+            f"{type(params).__name__}"
+        )
+    items = list(params)
+    pairs = (isinstance(item, tuple) and len(item) == 2 for item in items)
+    if not items or not all(pairs) or not all(isinstance(name, str) for name, _ in items):
+        return items
+    by_name = dict(items)  # the items of a mapping, or torch's named_parameters()
+    if len(by_name) != len(items):
+        raise ValueError("two parameters have the same name; each needs a name of its own")
+    return by_name
+
+
 def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
     """Return the names and arrays of one group; a sequence is numbered from `first`."""
+    params = _settled(params)
     if isinstance(params, Mapping):
         for name, array in params.items():
             if not isinstance(name, str):
@@ -349,14 +517,9 @@ def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
                     "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
                 )
         names, arrays = list(params), list(params.values())
-    elif isinstance(params, Iterable):
-        arrays = [params] if isinstance(params, np.ndarray) else list(params)
-        names = [str(first + i) for i in range(len(arrays))]
     else:
-        raise TypeError(
-            "the params of a group must be a mapping or a sequence of arrays, not "
-            f"{type(params).__name__}"
-        )
+        arrays = params
+        names = [str(first + i) for i in range(len(arrays))]
     if not arrays:
         raise ValueError("a parameter group is empty: there is nothing to optimize")
     return names, arrays
@@ -396,4 +559,4 @@ def _require_same_names(
     if got - wanted and not extra:
         faults.append(f"not known: {', '.join(sorted(map(repr, got - wanted)))}")
     if faults:
-        raise KeyError(f"the names in the {what} do not match; {'; '.join(faults)}")
+        raise NamesError(f"the names in the {what} do not match; {'; '.join(faults)}")

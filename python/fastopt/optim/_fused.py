@@ -21,7 +21,7 @@ class Optimizer(OptimizerBase):
     _kernel: ClassVar[str]  # the row of the kernel table
 
     def __init__(self, params: Params, defaults: Group) -> None:
-        self._core = _core.Optimizer(self._kernel)
+        self._core = _core.Optimizer(self._kernel, StepInfo)
         self._core.check_options(defaults)
         super().__init__(params, defaults)
 
@@ -31,8 +31,14 @@ class Optimizer(OptimizerBase):
             "that into a new one over the copied parameters"
         )
 
-    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
+    def _group_count(self) -> int:
+        return self._core.group_count()
+
+    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
         self._core.add_group(names, arrays, group)
+
+    def _remove_group(self, index: int) -> None:
+        self._core.remove_group(index)
 
     def _step(
         self,
@@ -42,13 +48,13 @@ class Optimizer(OptimizerBase):
         skip_nonfinite: bool,
         zero_grads: bool,
     ) -> StepInfo:
-        told = self._core.step(
+        info: StepInfo | None = self._core.step(
             self.param_groups, grads, max_norm, grad_scale, skip_nonfinite, zero_grads
         )
-        return _NOTHING_ASKED if told is None else StepInfo(*told)
+        return _NOTHING_ASKED if info is None else info
 
     def _state(self, index: int) -> dict[str, Any]:
         return self._core.state(index)
 
-    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None:
-        self._core.load(states, groups)
+    def _load(self, states: list[dict[str, Any] | None], groups: list[Group]) -> None:
+        self._core.load(states, self.param_groups, groups)

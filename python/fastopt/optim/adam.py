@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fastopt._types import Params
+from fastopt._types import Group, Params
 from fastopt.optim._fused import Optimizer
 
 
@@ -153,18 +153,10 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; see `Optimizer.load_state_dict`.
-
-        Raises
-        ------
-        ValueError
-            Also if it is that of an `Adam` whose weight decay is not decoupled.
-        """
-        for number, group in enumerate(state_dict.get("param_groups", ())):
-            if not group.get("decoupled_weight_decay", True):
-                raise ValueError(
-                    f"group {number} of the state dict is that of an Adam with L2 weight decay; "
-                    "load it into Adam"
-                )
-        super().load_state_dict(state_dict)
+    def _loaded_group(self, number: int, old: Group, new: Mapping[str, Any] | None) -> Group:
+        if new is not None and not new.get("decoupled_weight_decay", True):
+            raise ValueError(
+                f"group {number} of the state dict is that of an Adam with L2 weight decay; "
+                "load it into Adam"
+            )
+        return super()._loaded_group(number, old, new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,15 @@ class ReferenceOptimizer(OptimizerBase):
         self._slots: list[tuple[FloatArray, int, dict[str, Any]]] = []
         super().__init__(params, defaults)
 
-    def _add_group(self, names: list[str], arrays: Sequence[FloatArray], group: Group) -> None:
-        for array in arrays:
-            self._slots.append((array, len(self.param_groups), {"step": 0}))
+    def _group_count(self) -> int:
+        return len({group for _, group, _ in self._slots})
+
+    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
+        number = self._group_count()
+        self._slots += [(array, number, {"step": 0}) for array in arrays]
+
+    def _remove_group(self, index: int) -> None:
+        self._slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
 
     def _step(
         self,
@@ -46,22 +52,27 @@ class ReferenceOptimizer(OptimizerBase):
         used = [
             (*slot, grad) for slot, grad in zip(self._slots, grads, strict=True) if grad is not None
         ]
+        grad_scale = float(grad_scale)
         norm, factor = None, 1 / grad_scale
+        divisor, multiplier = grad_scale, 1.0  # the same for what one factor cannot express
         if max_norm is not None or skip_nonfinite:
             finite = all(np.isfinite(grad).all() for *_, grad in used)
-            norm = grad_norm([_in_order_of(param, grad) for param, *_, grad in used]) / grad_scale
+            plain = grad_norm([_in_order_of(param, grad) for param, *_, grad in used])
+            norm = plain / grad_scale
             if skip_nonfinite and not finite:
                 return StepInfo(norm, True)
-            if max_norm is not None:
-                clip = max_norm / (norm + 1e-6)
-                factor *= 1.0 if clip > 1 else clip  # NaN stays
+            clip = 2.0 if max_norm is None else float(max_norm) / (norm + 1e-6)
+            if max_norm is not None and not clip > 1:  # NaN stays
+                factor *= clip
+                if plain != 0:
+                    divisor, multiplier = plain + 1e-6 * grad_scale, float(max_norm)
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
         for param, group, state, grad in used:
             state["step"] += 1
             # As one dimension at least: NumPy 1 would take a scalar's dtype for that of its result.
             shaped = {k: np.atleast_1d(v) if k != "step" else v for k, v in state.items()}
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
-                scaled = np.atleast_1d(grad) * factor
+                scaled = _scaled(np.atleast_1d(grad), factor, divisor, multiplier)
                 self.update(np.atleast_1d(param), scaled, shaped, groups[group])
             for key, value in shaped.items():
                 state[key] = value if key == "step" else value.reshape(param.shape)
@@ -72,11 +83,21 @@ class ReferenceOptimizer(OptimizerBase):
     def _state(self, index: int) -> dict[str, Any]:
         return dict(self._slots[index][2])
 
-    def _load(self, states: list[dict[str, Any]], groups: list[Group]) -> None:
-        for (_, _, state), loaded in zip(self._slots, states, strict=True):
-            state.clear()
-            for key, value in loaded.items():
-                state[key] = value.copy() if isinstance(value, np.ndarray) else value
+    def _load(self, states: list[dict[str, Any] | None], groups: list[Group]) -> None:
+        slots = []
+        for (param, group, state), loaded in zip(self._slots, states, strict=True):
+            copies = {} if loaded is None else loaded
+            copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in copies.items()}
+            slots.append((param, group, state if loaded is None else copies))
+        self._slots, self.param_groups[:] = slots, groups
+
+
+def _scaled(grad: FloatArray, factor: float, divisor: float, multiplier: float) -> FloatArray:
+    """Return ``grad * factor``; in two steps in float64 where its dtype cannot hold the factor."""
+    info = np.finfo(grad.dtype)
+    if float(info.smallest_normal) <= abs(factor) <= float(info.max):
+        return np.asarray(grad * factor)
+    return np.asarray((grad.astype(np.float64) / divisor * multiplier).astype(grad.dtype))
 
 
 def _in_order_of(param: FloatArray, grad: FloatArray) -> FloatArray:
@@ -93,6 +114,5 @@ def _plain(value: Any) -> Any:
 
 def one_minus_power(beta: float, step: int) -> float:
     """``1 - beta**step``, computed to 60 digits and rounded once."""
-    with localcontext() as context:
-        context.prec = 60
+    with localcontext(Context(prec=60)):
         return float(1 - Decimal(beta) ** step)

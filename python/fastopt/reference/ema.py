@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt._types import FloatArray, Params
-from fastopt.optim._base import _groups, _new_params
+from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
 
 class WeightEMA:
@@ -69,9 +69,18 @@ class WeightEMA:
         }
         return {"decay": self.decay, "warmup": self.warmup, "state": state}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
         """Take over what `state_dict` returned."""
+        state = state_dict["state"]
+        if strict:
+            _require_same_names(self._params, state, "state dict")
+        for name in self._params.keys() & state.keys():
+            self.averages[name][...] = state[name]["average"]
+            self._steps[name] = state[name]["step"]
         self.decay, self.warmup = state_dict["decay"], state_dict["warmup"]
-        for name, entry in state_dict["state"].items():
-            self.averages[name][...] = entry["average"]
-            self._steps[name] = entry["step"]
+        return IncompatibleKeys(
+            [name for name in self._params if name not in state],
+            [name for name in state if name not in self._params],
+        )

@@ -1,0 +1,151 @@
+// Averages of parameters: their arrays, and averages in the place of the parameters.
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "arrays.hpp"
+#include "bindings.hpp"
+#include "collected.hpp"
+#include "options.hpp"
+
+namespace fastopt {
+namespace {
+
+std::vector<std::string> labels(const py::list& names, const char* kind) {
+    std::vector<std::string> result;
+    for (const py::handle name : names)
+        result.push_back(kind + (" '" + as_text(name, "the name of a parameter") + "'"));
+    return result;
+}
+
+// A context manager without a line of Python: an interrupt cannot come between its copies and what
+// it remembers of them. If the with statement never reaches __exit__ (no memory for the call), the
+// parameters are put back when the object dies. `active` is one bool, shared by all blocks that
+// write into these parameters.
+class Applied {
+public:
+    Applied(const py::list& names, const py::list& params, const py::list& averages,
+            py::array active)
+        : active_(std::move(active)) {
+        const std::vector<std::string> param_what = labels(names, "parameter");
+        const std::vector<std::string> average_what = labels(names, "average of");
+        for (std::size_t i = 0; i < param_what.size(); ++i)
+            pairs_.push_back(
+                {param_what[i], average_what[i], py::object(params[i]), py::object(averages[i])});
+    }
+    ~Applied() { restore(); }
+    Applied(const Applied&) = delete;
+    Applied& operator=(const Applied&) = delete;
+
+    void enter() {
+        if (flag())
+            throw std::runtime_error(
+                "applied() within applied(): the parameters hold the averages until its block "
+                "ends");
+        std::vector<Piece> pieces;
+        std::size_t total = 0;
+        for (const Pair& pair : pairs_) {
+            const py::array average = parameter_array(pair.average, pair.average_what);
+            const py::array param = float_array(pair.param, pair.param_what);
+            require_twin(param, pair.param_what, average, pair.average_what);
+            const auto bytes = static_cast<std::size_t>(param.nbytes());
+            pieces.push_back({const_cast<void*>(param.data()), average.data(), bytes});
+            total += bytes;
+        }
+        auto before = std::make_unique_for_overwrite<std::byte[]>(total);
+        std::byte* place = before.get();
+        for (const Piece& piece : pieces) {
+            std::memcpy(place, piece.param, piece.bytes);
+            place += piece.bytes;
+        }
+        pieces_ = std::move(pieces);
+        before_ = std::move(before);
+        flag() = true;
+        for (const Piece& piece : pieces_) std::memcpy(piece.param, piece.average, piece.bytes);
+    }
+
+    void exit(const py::args&) { restore(); }
+
+    int traverse(visitproc visit, void* arg) const {
+        for (const Pair& pair : pairs_) {
+            Py_VISIT(pair.param.ptr());
+            Py_VISIT(pair.average.ptr());
+        }
+        return 0;
+    }
+
+    void clear() {
+        restore();
+        const auto pairs = std::move(pairs_);
+        pairs_.clear();
+    }
+
+private:
+    struct Pair {
+        std::string param_what, average_what;
+        py::object param, average;
+    };
+    struct Piece {
+        void* param;
+        const void* average;
+        std::size_t bytes;
+    };
+
+    bool& flag() const { return *static_cast<bool*>(const_cast<void*>(active_.data())); }
+
+    void restore() {
+        if (!before_) return;
+        const std::byte* place = before_.get();
+        for (std::size_t i = 0; i < pieces_.size(); ++i) {
+            const Piece& piece = pieces_[i];
+            // It is an array still, but resize() may have moved its memory.
+            const auto param = py::reinterpret_borrow<py::array>(pairs_[i].param);
+            if (param.data() == piece.param &&
+                static_cast<std::size_t>(param.nbytes()) == piece.bytes)
+                std::memcpy(piece.param, place, piece.bytes);
+            place += piece.bytes;
+        }
+        before_.reset();
+        flag() = false;
+    }
+
+    std::vector<Pair> pairs_;
+    py::array active_;
+    std::vector<Piece> pieces_;
+    std::unique_ptr<std::byte[]> before_;  // the parameters, while the averages are in their place
+};
+
+// Checks that an optimizer can update these arrays. Returns, for those from number `first` on, new
+// dense arrays in the same order in memory: copies, or zeros.
+py::list twins(const py::list& names, const py::list& params, std::size_t first, bool copy) {
+    OverlapCheck overlap;
+    const std::vector<std::string> what = labels(names, "parameter");
+    std::vector<py::array> arrays;
+    for (std::size_t i = 0; i < what.size(); ++i) {
+        arrays.push_back(parameter_array(py::object(params[i]), what[i]));
+        overlap.add(arrays[i], what[i], true);
+    }
+    overlap.run();
+    py::list result;
+    for (std::size_t i = first; i < arrays.size(); ++i)
+        result.append(copy ? copy_like(arrays[i], arrays[i]) : zeros_like(arrays[i]));
+    return result;
+}
+
+}  // namespace
+
+void bind_average(py::module_& module) {
+    py::class_<Applied>(module, "Applied", "Averages in the place of parameters.",
+                        collected<Applied>())
+        .def(py::init<const py::list&, const py::list&, const py::list&, py::array>(),
+             py::arg("names"), py::arg("params"), py::arg("averages"), py::arg("active"))
+        .def("__enter__", &Applied::enter)
+        .def("__exit__", &Applied::exit);
+    module.def("twins", &twins, py::arg("names"), py::arg("params"), py::arg("first"),
+               py::arg("copy"));
+}
+
+}  // namespace fastopt
