@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import itertools
 import os
 import random
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -302,3 +305,71 @@ def fastopt_until(
         check=False,
         start_new_session=True,
     )
+
+
+PACKAGE = str(Path(fo.__file__).parent)
+
+
+@functools.cache
+def places(code: CodeType) -> set[int]:
+    """Return the offsets at which the interpreter would notice a signal."""
+    found, last = set(), ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "CACHE":
+            continue
+        if last.startswith("CALL") or last in ("RESUME", "JUMP_BACKWARD"):
+            found.add(instruction.offset)
+        last = instruction.opname
+    return found
+
+
+def interrupt_at(number: int, operation: Callable[[], object]) -> bool:
+    """Run the operation with an interrupt at place `number`; return whether there is one."""
+    passed = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal passed
+        name = frame.f_code.co_filename
+        if event == "call":
+            if not name.startswith(PACKAGE):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode" and frame.f_lasti in places(frame.f_code):
+            passed += 1
+            if passed == number + 1:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        operation()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return passed > number
+
+
+def interrupt_everywhere(
+    make: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
+) -> int:
+    """Check that an operation interrupted anywhere has done all or nothing, and can be repeated.
+
+    `make` gives a fresh operation, and a function that looks at all that it changes. Returns the
+    number of places.
+    """
+    operation, look = make()
+    old = look()
+    operation()
+    new = look()
+    assert old != new
+    operation, look = make()
+    number = 0
+    while interrupt_at(number, operation):
+        if look() == new:
+            operation, look = make()
+        assert look() == old, number
+        number += 1
+    assert look() == new
+    return number

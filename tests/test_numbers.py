@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from cases import CASES, Case, make_grads, make_params, same_bits
+from cases import CASES, Case, make_grads, make_params
 from fastopt._types import FloatArray
+from helpers import same_bits
 
 TINY = 5e-324  # float64's smallest
 
