@@ -4,7 +4,7 @@
 
 #include "bindings.hpp"
 
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE(core, module) {
     module.doc() = "The compiled half of fastopt; private.";
     module.attr("__version__") = FASTOPT_VERSION;
     // Where the interpreter has no memory for an object, pybind11 throws an exception of its own
@@ -23,4 +23,12 @@ PYBIND11_MODULE(_core, module) {
     fastopt::bind_losses(module);
     fastopt::bind_pointwise(module);
     fastopt::bind_softmax(module);
+}
+
+// pybind11 would wait for the first interpreter's lock, on Python 3.11 for ever.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit_core();
+    PyErr_SetString(PyExc_ImportError,
+                    "fastopt cannot be imported in a sub-interpreter; import it in the main one");
+    return nullptr;
 }
