@@ -7,15 +7,19 @@
 namespace fastopt {
 namespace {
 
-// A training step may have results of a few sizes; the one that died first goes first.
+// A training step may have results of a few sizes; the one that died first goes first. The system
+// may take the pages back, but not the addresses, which a limit of the process may make scarce.
 constexpr std::size_t most_kept = 4;
+constexpr std::size_t most_kept_bytes = 256 << 20;
 Memory kept[most_kept];
 std::size_t kept_count = 0;
+std::size_t kept_bytes = 0;
 
 Memory remove_kept(std::size_t index) {
     const Memory removed = kept[index];
     std::copy(kept + index + 1, kept + kept_count, kept + index);
     --kept_count;
+    kept_bytes -= removed.size;
     return removed;
 }
 
@@ -42,9 +46,11 @@ Memory take_memory(std::size_t size) {
 void give_back(Memory memory) {
     if (memory.data == nullptr) return;
 #ifdef MADV_FREE
-    if (madvise(memory.data, memory.size, MADV_FREE) == 0) {
-        if (kept_count == most_kept) unmap(remove_kept(0));
+    if (memory.size <= most_kept_bytes && madvise(memory.data, memory.size, MADV_FREE) == 0) {
+        while (kept_count == most_kept || kept_bytes > most_kept_bytes - memory.size)
+            unmap(remove_kept(0));
         kept[kept_count++] = memory;
+        kept_bytes += memory.size;
         return;
     }
 #endif

@@ -1,6 +1,6 @@
 // Memory of large results. The system hands out new memory page by page and zeroes it, which takes
 // as long as the loss that is written there; so that of a result that has died is kept for the next
-// one of its size. Meanwhile the system may take its pages back.
+// one of its size, up to 256 MiB in all. Meanwhile the system may take its pages back.
 #pragma once
 
 #include <cstddef>
