@@ -8,7 +8,10 @@
 #include <memory>
 #include <numeric>
 
+#include "../runtime/grid.hpp"
 #include "../runtime/memory.hpp"
+#include "../runtime/parallel.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
@@ -18,7 +21,9 @@ constexpr int float64_number = 12;
 
 constexpr double rounds_to_infinity = 0x1.ffffffp127;  // in float32, and all that is larger
 
-std::string dtype_name(const py::array& array) { return py::str(py::object(array.dtype())); }
+std::string dtype_name(const py::array& array) {
+    return short_text(py::str(py::object(array.dtype())));
+}
 
 bool share_memory(const py::array& a, const py::array& b) {
     return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
@@ -40,6 +45,15 @@ std::string convert(const std::string& what, const std::string& call,
            (model.empty() ? "" : "(" + model + ".shape, " + model + ".dtype)");
 }
 
+template <class From, class To>
+void round_into(const py::array& array, To* out) {
+    const auto size = static_cast<std::size_t>(array.size());
+    c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
+        const auto* from = reinterpret_cast<const From*>(run);
+        out = std::transform(from, from + count, out, [](From x) { return static_cast<To>(x); });
+    });
+}
+
 [[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
     throw py::value_error(
         a + " and " + b + " share memory; an array that is written must have memory of its own (" +
@@ -48,17 +62,55 @@ std::string convert(const std::string& what, const std::string& call,
 
 }  // namespace
 
+py::array plain_array(py::handle array) {
+    const auto& numpy = py::detail::npy_api::get();
+    if (Py_TYPE(array.ptr()) == numpy.PyArray_Type_)
+        return py::reinterpret_borrow<py::array>(array);
+    auto view = py::reinterpret_steal<py::array>(numpy.PyArray_FromAny_(
+        array.ptr(), nullptr, 0, 0, py::detail::npy_api::NPY_ARRAY_ENSUREARRAY_, nullptr));
+    if (!view) throw py::error_already_set();
+    return view;
+}
+
+void throw_no_array(py::handle object, const std::string& what, const std::string& taken,
+                    const char* dtype) {
+    const py::type type = py::type::of(object);
+    const auto offers = [&](const char* name) { return py::hasattr(type, name); };
+    std::string way_out;
+    if (is_out(what))
+        way_out = "; allocate it with np.empty";
+    else if (is_numpy_scalar(object))
+        way_out = "; use np.array(...)";
+    else if (offers("toarray"))
+        way_out = "; convert it with .toarray()";
+    else if (offers("to_numpy"))
+        way_out = "; convert it with .to_numpy()";
+    else if (offers("numpy"))
+        way_out = "; convert it with .numpy()";
+    else if (py::isinstance<py::str>(object) || py::isinstance<py::dict>(object))
+        way_out = "; pass the array itself";
+    else if (offers("__next__"))
+        way_out = std::string("; collect it with np.array(list(...)") + dtype + ")";
+    else if (offers("__array__") || offers("__len__") || PyNumber_Check(object.ptr()) == 1)
+        way_out = std::string("; convert it with np.asarray(...") + dtype + ")";
+    throw py::type_error(what + " must be " + taken + ", not " + type_name(object) + way_out);
+}
+
 py::array float_array(py::handle object, const std::string& what) {
     if (!py::isinstance<py::array>(object))
-        throw py::type_error(what + " must be a NumPy array of float32 or float64, not " +
-                             type_name(object));
+        throw_no_array(object, what, "a NumPy array of float32 or float64");
     require_no_mask(object, what);
-    auto array = py::reinterpret_borrow<py::array>(object);
-    const int number = array.dtype().num();
-    if (number != float32_number && number != float64_number)
+    const py::array array = plain_array(object);
+    const py::dtype dtype = array.dtype();
+    const int number = dtype.num();
+    if (number != float32_number && number != float64_number) {
+        std::string way_out = convert(what, ".astype(np.float32)");
+        if (!is_out(what) && dtype.has_fields()) way_out = "; take one of its fields";
+        if (!is_out(what) && dtype.kind() == 'c') way_out = "; take its .real or .imag";
         throw py::type_error(what + " must have dtype float32 or float64, not " +
-                             dtype_name(array) + convert(what, ".astype(np.float32)"));
-    const char order = array.dtype().byteorder();
+                             dtype_name(array) + way_out);
+    }
+    const char order = dtype.byteorder();
     if (order != '=' && order != '|')
         throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) + ")" +
                               convert(what, ".astype(dtype.newbyteorder('='))"));
@@ -67,10 +119,13 @@ py::array float_array(py::handle object, const std::string& what) {
     return array;
 }
 
+bool is_numpy_scalar(py::handle object) {
+    return py::isinstance(object, py::module_::import("numpy").attr("generic"));
+}
+
 std::string type_name(py::handle object) {
-    const std::string name = py::str(py::type::of(object).attr("__name__"));
-    const bool scalar = py::isinstance(object, py::module_::import("numpy").attr("generic"));
-    return scalar ? "a NumPy scalar (" + name + ")" : name;
+    const std::string name = short_text(py::type::of(object).attr("__name__"));
+    return is_numpy_scalar(object) ? "a NumPy scalar (" + name + ")" : name;
 }
 
 std::string describe_place(std::size_t number, const py::handle& shape) {
@@ -83,7 +138,7 @@ std::string describe_place(std::size_t number, const py::handle& shape) {
 
 void require_no_mask(py::handle object, const std::string& what) {
     const bool subclass = !py::type::of(object).is(py::module_::import("numpy").attr("ndarray"));
-    if (subclass && py::hasattr(object, "mask"))
+    if (subclass && py::hasattr(py::type::of(object), "mask"))
         throw py::type_error(what +
                              " is a masked array, whose mask would be ignored; pass its .data "
                              "or a filled copy");
@@ -226,8 +281,11 @@ std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) 
     return fits ? std::optional(result) : std::nullopt;
 }
 
-py::array empty_like(const py::array& model) {
-    const auto size = static_cast<std::size_t>(model.nbytes());
+py::array empty_like(const py::array& model) { return empty_like(model, type_of(model)); }
+
+py::array empty_like(const py::array& model, Type type) {
+    const auto size = static_cast<std::size_t>(model.size()) * size_of(type);
+    const auto dtype = type == Type::float32 ? py::dtype::of<float>() : py::dtype::of<double>();
     if (size >= large_result) {
         std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, let_go);
         *memory = take_memory(size);
@@ -235,10 +293,27 @@ py::array empty_like(const py::array& model) {
             std::vector<py::ssize_t> shape(model.shape(), model.shape() + model.ndim());
             const py::capsule owner(memory.get(), let_go);
             void* const data = memory.release()->data;
-            return py::array(model.dtype(), std::move(shape), data, owner);
+            return py::array(dtype, std::move(shape), data, owner);
         }
     }
-    return py::module_::import("numpy").attr("empty")(model.attr("shape"), model.dtype());
+    return py::module_::import("numpy").attr("empty")(model.attr("shape"), dtype);
+}
+
+py::array as_type(const py::array& array, Type type) {
+    if (type_of(array) == type) return array;
+    const bool narrow = type == Type::float32;
+    const py::array result = empty_like(array, type);
+    auto* const out = const_cast<void*>(result.data());
+    with_default_floating_point([&] {
+        narrow ? round_into<double>(array, static_cast<float*>(out))
+               : round_into<float>(array, static_cast<double*>(out));
+    });
+    return result;
+}
+
+void copy_rounded(const py::array& from, const py::array& to) {
+    auto* const out = static_cast<float*>(const_cast<void*>(to.data()));
+    with_default_floating_point([&] { round_into<double>(from, out); });
 }
 
 py::array zeros_like(const py::array& model) {

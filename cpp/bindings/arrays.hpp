@@ -17,8 +17,17 @@ namespace fastopt {
 namespace py = pybind11;
 
 // `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
-// `what` names it in messages. Throws TypeError or ValueError.
+// `what` names it in messages. Throws TypeError or ValueError. Of a subclass it is a view as a
+// plain array: what the subclass overrides plays no part.
 py::array float_array(py::handle object, const std::string& what);
+
+// An array as one of NumPy's own class: itself, or a view of it.
+py::array plain_array(py::handle array);
+
+// Throws TypeError: `what` is no array at all. `taken`: what it should be, as "a NumPy array of
+// ...".
+[[noreturn]] void throw_no_array(py::handle object, const std::string& what,
+                                 const std::string& taken, const char* dtype = ", np.float32");
 
 // Throws TypeError if it is a masked array.
 void require_no_mask(py::handle object, const std::string& what);
@@ -29,6 +38,7 @@ bool same_elements(const py::array& a, const py::array& b);
 Type type_of(const py::array& array);  // of one that float_array returned
 std::string describe_shape(const py::array& array);
 std::string type_name(py::handle object);  // for messages
+bool is_numpy_scalar(py::handle object);
 // Where the element with this number in C order stands: "[1, 2]", and "[()]" without axes.
 std::string describe_place(std::size_t number, const py::handle& shape);
 
@@ -73,6 +83,13 @@ std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis);
 
 // A C-contiguous array with the shape and element type of `model`, for a result; not zeroed.
 py::array empty_like(const py::array& model);
+py::array empty_like(const py::array& model, Type type);  // of another element type
+
+// Itself, or a C-contiguous copy that is rounded to another element type.
+py::array as_type(const py::array& array, Type type);
+
+// Rounds an array of float64 into a C-contiguous one of float32 and of the same shape.
+void copy_rounded(const py::array& from, const py::array& to);
 
 // A dense array of zeros with the shape, element type and memory order of `model`.
 py::array zeros_like(const py::array& model);

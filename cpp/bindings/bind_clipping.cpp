@@ -1,26 +1,28 @@
 // Norms and clipping of gradients outside a step.
-#include <pybind11/stl.h>
-
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "../runtime/norm.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
+#include "late.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
 
-// The arrays, each in the order of its memory, checked; to be written, too, if `written`.
-std::vector<GradView> views(const std::vector<std::pair<std::string, py::object>>& grads,
-                            bool written) {
+// The arrays of pairs (name, array or None), each in the order of its memory, checked; to be
+// written, too, if `written`.
+std::vector<GradView> views(const py::list& grads, bool written) {
     std::vector<GradView> result;
     OverlapCheck overlap;
-    for (const auto& [name, object] : grads) {
-        if (object.is_none()) continue;
-        const std::string what = "gradient '" + name + "'";
-        const py::array grad = float_array(object, what);
+    for (const py::handle item : grads) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(item);
+        if (pair[1].is_none()) continue;
+        const std::string what = "gradient '" + short_text(py::str(pair[0])) + "'";
+        const py::array grad = float_array(pair[1], what);
         if (written) {
             require_writeable(grad, what);
             require_distinct_elements(grad, what);
@@ -33,48 +35,60 @@ std::vector<GradView> views(const std::vector<std::pair<std::string, py::object>
     return result;
 }
 
-double grad_norm(const std::vector<std::pair<std::string, py::object>>& grads) {
+NormType norm_type_of(const py::object& given) {
+    const double number = as_number(given, "norm_type");
+    if (number == 2.0) return NormType::two;
+    if (number == std::numeric_limits<double>::infinity()) return NormType::inf;
+    throw py::value_error("norm_type must be 2 or inf, not " + short_repr(given));
+}
+
+double limit_of(const py::object& given, const char* name) {
+    const double number = as_number(given, name);
+    if (!(number >= 0))
+        throw py::value_error(std::string(name) + " must be >= 0, not " + short_repr(given));
+    return number;
+}
+
+double grad_norm(const py::list& grads, const py::object& norm_type) {
+    const NormType type = norm_type_of(norm_type);
     const auto arrays = views(grads, false);
     const GilRelease release;
-    return total_norm(arrays).value;
+    return total_norm(arrays, type).value;
 }
 
-double clip_grad_norm(const std::vector<std::pair<std::string, py::object>>& grads, double max_norm,
-                      bool error_if_nonfinite) {
-    if (!(max_norm >= 0))
-        throw py::value_error("max_norm must be >= 0, not " +
-                              std::string(py::repr(py::float_(max_norm))));
+py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_given,
+                          const py::object& norm_type, const py::object& error_if_nonfinite) {
+    const double max_norm = limit_of(max_norm_given, "max_norm");
+    const NormType type = norm_type_of(norm_type);
+    const bool must_be_finite = as_flag(error_if_nonfinite, "error_if_nonfinite");
     const auto arrays = views(grads, true);
-    Norm norm;
+    LateFloat norm;
+    double value = 0.0;
     {
         const GilRelease release;
-        norm = total_norm(arrays);
-        if (std::isfinite(norm.value) || !error_if_nonfinite) {
-            const double clip = max_norm / (norm.value + 1e-6);
-            scale_all(arrays, clip > 1.0 ? 1.0 : clip);  // NaN stays
-            return norm.value;
-        }
+        value = total_norm(arrays, type).value;
+        if (std::isfinite(value) || !must_be_finite) scale_all(arrays, clip_scale(max_norm, value));
     }
-    throw std::runtime_error("the norm of the gradients is " + std::to_string(norm.value) +
-                             "; nothing was clipped (error_if_nonfinite)");
+    if (!std::isfinite(value) && must_be_finite)
+        throw std::runtime_error("the norm of the gradients is " + std::to_string(value) +
+                                 "; nothing was clipped (error_if_nonfinite)");
+    norm.set(value);
+    return norm.object();
 }
 
-void clip_grad_value(const std::vector<std::pair<std::string, py::object>>& grads,
-                     double clip_value) {
-    if (!(clip_value >= 0))
-        throw py::value_error("clip_value must be >= 0, not " +
-                              std::string(py::repr(py::float_(clip_value))));
+void clip_grad_value(const py::list& grads, const py::object& clip_value) {
+    const double limit = limit_of(clip_value, "clip_value");
     const auto arrays = views(grads, true);
     const GilRelease release;
-    clamp_all(arrays, clip_value);
+    clamp_all(arrays, limit);
 }
 
 }  // namespace
 
 void bind_clipping(py::module_& module) {
-    module.def("grad_norm", &grad_norm, py::arg("grads"));
+    module.def("grad_norm", &grad_norm, py::arg("grads"), py::arg("norm_type"));
     module.def("clip_grad_norm", &clip_grad_norm, py::arg("grads"), py::arg("max_norm"),
-               py::arg("error_if_nonfinite"));
+               py::arg("norm_type"), py::arg("error_if_nonfinite"));
     module.def("clip_grad_value", &clip_grad_value, py::arg("grads"), py::arg("clip_value"));
 }
 

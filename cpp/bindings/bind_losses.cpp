@@ -1,9 +1,8 @@
 // The losses: checks, buffers and the call.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
-
-#include <pybind11/stl.h>
 
 #include "../runtime/cross_entropy.hpp"
 #include "../runtime/isa.hpp"
@@ -11,15 +10,18 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
+#include "late.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
 
-Reduction parse_reduction(const std::string& name) {
+Reduction parse_reduction(const py::object& given) {
+    const std::string name = as_text(given, "reduction");
     if (name == "mean") return Reduction::mean;
     if (name == "sum") return Reduction::sum;
     if (name == "none") return Reduction::none;
-    throw py::value_error("reduction must be 'mean', 'sum' or 'none', not '" + name + "'");
+    throw py::value_error("reduction must be 'mean', 'sum' or 'none', not " + short_repr(given));
 }
 
 using Shape = std::vector<py::ssize_t>;
@@ -37,7 +39,11 @@ constexpr TargetWords log_probs_words{"row of log_probs", " (whose classes are a
 constexpr TargetWords hidden_words{
     "row of hidden", "", "probabilities of hidden's dtype with a last axis of all classes"};
 
-py::tuple as_tuple(const Shape& shape) { return py::tuple(py::cast(shape)); }
+py::tuple as_tuple(const Shape& shape) {
+    py::tuple result(shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i) result[i] = shape[i];
+    return result;
+}
 
 // Classes at positions: the class axis is axis 1, or the only one.
 struct ClassShape {
@@ -87,19 +93,11 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
     return is_floating(targets) && !has_shape(py::reinterpret_borrow<py::array>(targets), shape);
 }
 
-bool is_list(const py::object& given) {
-    return py::isinstance<py::list>(given) || py::isinstance<py::tuple>(given);
-}
-
 // The array of scores; keras and scikit-learn have the targets first.
 py::array score_array(const py::object& given, const char* what, const py::object& targets) {
-    if (is_list(given))
-        throw py::type_error(
-            std::string(what) + " must be a NumPy array of float32 or float64, not " +
-            type_name(given) + "; convert it with np.asarray(" + what + ", np.float32)");
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw py::type_error(std::string(what) + " must have dtype float32 or float64, not " +
-                             std::string(py::str(given.attr("dtype"))) + "; were " + what +
+                             short_text(py::str(given.attr("dtype"))) + "; were " + what +
                              " and targets swapped?");
     return float_array(given, what);
 }
@@ -114,16 +112,17 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     };
     const bool scalar = shape.empty() && PyIndex_Check(given.ptr());
     if (!scalar && !py::isinstance<py::array>(given))
-        throw py::type_error(std::string("targets must be a NumPy array of integers") +
-                             (words.probabilities ? " or of probabilities" : "") + ", not " +
-                             type_name(given) +
-                             (is_list(given) ? "; convert it with np.asarray(targets)" : ""));
-    const py::array array = scalar ? numpy.attr("asarray")(given) : given;
-    require_no_mask(array, "targets");
+        throw_no_array(given, "targets",
+                       std::string("a NumPy array of integers") +
+                           (words.probabilities ? " or of probabilities" : ""),
+                       "");
+    if (!scalar) require_no_mask(given, "targets");
+    const py::array array = plain_array(scalar ? numpy.attr("asarray")(given) : given);
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
         throw py::type_error("targets must have an integer dtype" + or_probabilities() +
-                             "; they have " + std::string(py::str(py::object(array.dtype()))));
+                             "; they have " + short_text(py::str(py::object(array.dtype()))) +
+                             " (convert class indices with .astype(np.int64))");
     if (!has_shape(array, shape))
         throw py::value_error("targets must have shape " + std::string(py::str(as_tuple(shape))) +
                               ", one class index for each " + words.row +
@@ -151,21 +150,56 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     return indices;
 }
 
-std::vector<double> class_weights(const py::object& given, py::ssize_t classes,
-                                  const py::array& model, const char* model_name) {
+// An element of a vector of either type.
+double element(const py::array& array, py::ssize_t index) {
+    return type_of(array) == Type::float64
+               ? *static_cast<const double*>(array.data(index))
+               : static_cast<double>(*static_cast<const float*>(array.data(index)));
+}
+
+// The weights of the classes, in a unit that makes them numbers of the model's type.
+ClassWeights class_weights(const py::object& given, py::ssize_t classes, const py::array& model,
+                           const char* model_name) {
     if (given.is_none()) return {};
-    const py::array weight = given;
+    const py::array weight = float_array(given, "weight");
     if (weight.shape(0) != classes)
         throw py::value_error("weight must have shape (" + std::to_string(classes) +
                               ",), one for each class, not " + describe_shape(weight));
     require_range(weight, "weight", model, model_name);
-    std::vector<double> values(static_cast<std::size_t>(classes));
-    for (py::ssize_t c = 0; c < classes; ++c)
-        values[static_cast<std::size_t>(c)] =
-            type_of(weight) == Type::float64
-                ? *static_cast<const double*>(weight.data(c))
-                : static_cast<double>(*static_cast<const float*>(weight.data(c)));
-    return values;
+    ClassWeights weights{std::vector<double>(static_cast<std::size_t>(classes))};
+    double least = std::numeric_limits<double>::infinity(), largest = 0.0;
+    py::ssize_t least_at = 0;
+    for (py::ssize_t c = 0; c < classes; ++c) {
+        const double value = element(weight, c), size = std::abs(value);
+        weights.values[static_cast<std::size_t>(c)] = value;
+        if (size > 0 && size < least) {
+            least = size;
+            least_at = c;
+        }
+        if (size > largest && std::isfinite(size)) largest = size;
+    }
+    // Far from where products, sums and quotients over- or underflow.
+    const bool narrow = type_of(model) == Type::float32;
+    const int lowest = narrow ? -100 : -900, highest = -lowest;
+    int shift = 0;
+    if (least < std::ldexp(1.0, lowest)) shift = lowest - std::ilogb(least);
+    if (!narrow && largest > std::ldexp(1.0, highest)) shift = highest - std::ilogb(largest);
+    if (shift == 0) return weights;
+    const bool spread = std::ldexp(largest, shift) > std::ldexp(1.0, highest + 1) ||
+                        std::ldexp(least, shift) < std::ldexp(1.0, lowest);
+    if (spread) {
+        const bool held = least >= std::numeric_limits<float>::min() ||
+                          static_cast<double>(static_cast<float>(least)) == least;
+        if (narrow && !held)
+            throw py::value_error("weight[" + std::to_string(least_at) + "] is " +
+                                  short_repr(py::float_(least)) + ", too small for float32, the " +
+                                  "dtype of " + model_name + ", beside a weight of " +
+                                  short_repr(py::float_(largest)));
+        return weights;
+    }
+    for (double& value : weights.values) value = std::ldexp(value, shift);
+    weights.unit = std::ldexp(1.0, -shift);
+    return weights;
 }
 
 // Where the gradient goes, checked against everything that is read.
@@ -198,36 +232,86 @@ void check_weight(const py::object& weight) {
                               describe_shape(array));
 }
 
-// Checks the options and returns the reduction.
-Reduction check_options(const py::object& weight, const std::string& reduction,
-                        double label_smoothing, double z_loss, double logit_softcap) {
+struct CrossEntropyOptions {
+    Reduction reduction;
+    double label_smoothing, z_loss, logit_softcap;
+};
+
+CrossEntropyOptions checked_options(const py::object& weight, const py::object& reduction,
+                                    const py::object& label_smoothing, const py::object& z_loss,
+                                    const py::object& logit_softcap) {
     check_weight(weight);
-    if (!(label_smoothing >= 0.0 && label_smoothing <= 1.0))
+    const CrossEntropyOptions options{
+        parse_reduction(reduction), as_number(label_smoothing, "label_smoothing"),
+        as_number(z_loss, "z_loss"), as_number(logit_softcap, "logit_softcap")};
+    if (!(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0))
         throw py::value_error("label_smoothing must be in [0, 1], not " +
-                              std::string(py::repr(py::float_(label_smoothing))));
-    if (!(z_loss >= 0.0 && z_loss <= std::numeric_limits<double>::max()))
-        throw py::value_error("z_loss must be finite and not negative, not " +
-                              std::string(py::repr(py::float_(z_loss))));
+                              short_repr(label_smoothing));
+    if (!(options.z_loss >= 0.0 && std::isfinite(options.z_loss)))
+        throw py::value_error("z_loss must be finite and not negative, not " + short_repr(z_loss));
     // Within what float32 holds with all its digits, and logits divided by it.
-    if (!(logit_softcap == 0.0 || (logit_softcap >= 1e-30 && logit_softcap <= 1e30)))
+    const double cap = options.logit_softcap;
+    if (!(cap == 0.0 || (cap >= 1e-30 && cap <= 1e30)))
         throw py::value_error("logit_softcap must be 0 (none) or in [1e-30, 1e30], not " +
-                              std::string(py::repr(py::float_(logit_softcap))));
-    return parse_reduction(reduction);
+                              short_repr(logit_softcap));
+    return options;
 }
 
 void* data_of(const py::object& array) {
     return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
 }
 
+// What a loss returns, made before the kernels run: the loss or the losses, then the gradient and
+// the statistics if they are wanted.
+class LossResult {
+public:
+    // `losses` and `grad` are None if unwanted; `stats` is a type made of an array and two numbers.
+    LossResult(const py::object& losses, const py::object& grad, const py::object& stats,
+               const py::object& log_sum_exp)
+        : items_(1 + (grad.is_none() ? 0u : 1u) + (stats.is_none() ? 0u : 1u)) {
+        items_[0] = losses.is_none() ? py::object(loss_.object()) : losses;
+        if (!grad.is_none()) items_[1] = grad;
+        if (!stats.is_none()) stats_ = stats(log_sum_exp, py::none(), py::none());
+    }
+
+    void set_loss(double loss) { loss_.set(loss); }
+
+    void set_stats(std::int64_t correct, std::int64_t counted) {
+        // Nobody else has seen the tuple: its items may still be set.
+        PyTuple_SetItem(stats_.ptr(), 1, correct_.make(correct).release().ptr());
+        PyTuple_SetItem(stats_.ptr(), 2, counted_.make(counted).release().ptr());
+        items_[items_.size() - 1] = stats_;
+    }
+
+    py::object get() const {
+        if (items_.size() == 1) return items_[0];
+        return items_;
+    }
+
+private:
+    LateFloat loss_;
+    LateInteger correct_, counted_;
+    py::tuple items_;
+    py::object stats_;
+};
+
 // Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
-// `want_stats` the log-sum-exp, the number of correct predictions and of positions that count.
-py::tuple cross_entropy(const py::object& logits_given, const py::object& targets,
-                        const py::object& weight, std::int64_t ignore_index,
-                        const std::string& reduction, double label_smoothing, double z_loss,
-                        double logit_softcap, bool want_grad, const py::object& out,
-                        bool want_stats, std::optional<double> denominator) {
+// `stats` is a type, one of the log-sum-exp, the number of correct predictions and of positions
+// that count.
+py::object cross_entropy(const py::object& logits_given, const py::object& targets,
+                         const py::object& weight, const py::object& ignore_index_given,
+                         const py::object& reduction, const py::object& label_smoothing,
+                         const py::object& z_loss, const py::object& logit_softcap, bool want_grad,
+                         const py::object& out, const py::object& stats,
+                         const py::object& denominator, const py::object& most_threads) {
     CrossEntropyBatch batch{};
-    batch.reduction = check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
+    const CrossEntropyOptions options =
+        checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
+    batch.ignore_index = as_integer(ignore_index_given, "ignore_index");
+    if (!denominator.is_none()) batch.denominator = as_number(denominator, "denominator");
+    batch.most_threads = std::numeric_limits<std::size_t>::max();
+    if (!most_threads.is_none())
+        batch.most_threads = static_cast<std::size_t>(as_integer(most_threads, "most_threads"));
     const py::array given = score_array(logits_given, "logits", targets);
     const ClassShape shape(given, "logits");
     const py::ssize_t class_axis = given.ndim() > 1;
@@ -241,68 +325,74 @@ py::tuple cross_entropy(const py::object& logits_given, const py::object& target
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
         batch.probabilities = *class_array(probabilities, class_axis);
     } else {
-        batch.targets =
-            class_indices(targets, shape.positions, shape.classes, ignore_index, logits_words);
+        batch.targets = class_indices(targets, shape.positions, shape.classes, batch.ignore_index,
+                                      logits_words);
     }
     batch.weight = class_weights(weight, shape.classes, given, "logits");
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
-    if (want_grad && out.is_none())
-        grad = empty_like(given);
-    else if (want_grad)
-        grad = checked_out(out, given, "logits", targets, weight);
-    if (batch.reduction == Reduction::none)
+    if (want_grad) {
+        const py::array array =
+            out.is_none() ? empty_like(given) : checked_out(out, given, "logits", targets, weight);
+        batch.grad = *class_array(array, class_axis);
+        grad = out.is_none() ? array : out;
+    }
+    if (options.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
-    if (want_stats) log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+    if (!stats.is_none())
+        log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     py::array logits = given;
     if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
     batch.type = type_of(given);
     batch.logits = *class_array(logits, class_axis);
-    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad), class_axis);
     batch.losses = data_of(losses);
     batch.log_sum_exp = data_of(log_sum_exp);
-    batch.counts_correct = want_stats;
+    batch.counts_correct = !stats.is_none();
     batch.positions = size_of_shape(shape.positions);
     batch.inner = shape.inner();
     batch.classes = static_cast<std::size_t>(shape.classes);
-    batch.ignore_index = ignore_index;
-    batch.label_smoothing = label_smoothing;
-    batch.z_loss = z_loss;
-    batch.softcap = logit_softcap;
-    batch.denominator = denominator;
-    CrossEntropyResult result{};
+    batch.reduction = options.reduction;
+    batch.label_smoothing = options.label_smoothing;
+    batch.z_loss = options.z_loss;
+    batch.softcap = options.logit_softcap;
+    LossResult result(losses, grad, stats, log_sum_exp);
+    CrossEntropyResult told{};
     {
         const GilRelease release;
-        result = run_cross_entropy(batch);
+        told = run_cross_entropy(batch);
     }
-    py::object stats = py::none();
-    if (want_stats) stats = py::make_tuple(log_sum_exp, result.correct, result.counted);
-    return py::make_tuple(losses.is_none() ? py::object(py::float_(result.loss)) : losses, grad,
-                          stats);
+    result.set_loss(told.loss);
+    if (!stats.is_none()) result.set_stats(told.correct, told.counted);
+    return result.get();
 }
 
 // Loss, and the gradient if `want_grad`: into `out` if it is given, else into a fresh array.
-py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
-                   const py::object& weight, std::int64_t ignore_index,
-                   const std::string& reduction, bool want_grad, const py::object& out) {
+py::object nll_loss(const py::object& log_probs_given, const py::object& targets,
+                    const py::object& weight, const py::object& ignore_index,
+                    const py::object& reduction, bool want_grad, const py::object& out) {
     NllBatch batch{};
     check_weight(weight);
     batch.reduction = parse_reduction(reduction);
+    batch.ignore_index = as_integer(ignore_index, "ignore_index");
     const py::array given = score_array(log_probs_given, "log_probs", targets);
     const ClassShape shape(given, "log_probs");
     const py::ssize_t class_axis = given.ndim() > 1;
     batch.targets =
-        class_indices(targets, shape.positions, shape.classes, ignore_index, log_probs_words);
+        class_indices(targets, shape.positions, shape.classes, batch.ignore_index, log_probs_words);
     batch.weight = class_weights(weight, shape.classes, given, "log_probs");
 
     const auto numpy = py::module_::import("numpy");
     py::object grad = py::none(), losses = py::none();
     batch.grad_fresh = want_grad && out.is_none();
-    if (batch.grad_fresh)  // the system hands out zeroed pages: most are never touched
-        grad = numpy.attr("zeros")(given.attr("shape"), given.dtype());
-    else if (want_grad)
-        grad = checked_out(out, given, "log_probs", targets, weight);
+    if (want_grad) {
+        // The system hands out zeroed pages: most are never touched.
+        const py::array array =
+            batch.grad_fresh ? py::array(numpy.attr("zeros")(given.attr("shape"), given.dtype()))
+                             : checked_out(out, given, "log_probs", targets, weight);
+        batch.grad = *class_array(array, class_axis);
+        grad = batch.grad_fresh ? array : out;
+    }
     if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     py::array log_probs = given;
@@ -310,18 +400,18 @@ py::tuple nll_loss(const py::object& log_probs_given, const py::object& targets,
 
     batch.type = type_of(given);
     batch.log_probs = *class_array(log_probs, class_axis);
-    if (want_grad) batch.grad = *class_array(py::reinterpret_borrow<py::array>(grad), class_axis);
     batch.losses = data_of(losses);
     batch.positions = size_of_shape(shape.positions);
     batch.inner = shape.inner();
     batch.classes = static_cast<std::size_t>(shape.classes);
-    batch.ignore_index = ignore_index;
+    LossResult result(losses, grad, py::none(), py::none());
     double loss = 0.0;
     {
         const GilRelease release;
         loss = run_nll(batch);
     }
-    return py::make_tuple(losses.is_none() ? py::object(py::float_(loss)) : losses, grad);
+    result.set_loss(loss);
+    return result.get();
 }
 
 void require_shape(const py::array& array, const std::string& what, const Shape& shape,
@@ -337,8 +427,9 @@ void require_shape(const py::array& array, const std::string& what, const Shape&
 py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                                      const py::object& linear_weight_given,
                                      const py::object& targets, const py::object& linear_bias,
-                                     const py::object& weight, std::int64_t ignore_index,
+                                     const py::object& weight, const py::object& ignore_index_given,
                                      const py::object& out) {
+    const std::int64_t ignore_index = as_integer(ignore_index_given, "ignore_index");
     const py::array hidden = float_array(hidden_given, "hidden");
     const py::array linear_weight = float_array(linear_weight_given, "linear_weight");
     require_type(linear_weight, "linear_weight", hidden, "hidden");
@@ -360,7 +451,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     }
     check_weight(weight);
     if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
-    const std::vector<double> weights = class_weights(weight, classes, hidden, "hidden");
+    const ClassWeights weights = class_weights(weight, classes, hidden, "hidden");
 
     Shape shape(hidden.shape(), hidden.shape() + hidden.ndim() - 1);
     py::object indices = py::none();
@@ -381,14 +472,15 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
 
     if (!out.is_none()) {
         const std::size_t count = linear_bias.is_none() ? 2 : 3;
-        if (!is_list(out) || py::len(out) != count)
+        if (!PyTuple_CheckExact(out.ptr()) || py::len(out) != count)
             throw py::type_error(
                 std::string("out must be a tuple of ") +
                 (count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
                             : "three arrays, for the gradients of hidden, linear_weight and "
                               "linear_bias") +
                 ", not " + type_name(out) +
-                (is_list(out) ? " of " + std::to_string(py::len(out)) : std::string()));
+                (PyTuple_CheckExact(out.ptr()) ? " of " + std::to_string(py::len(out))
+                                               : std::string()));
         const py::object models[] = {hidden, linear_weight, linear_bias};
         const char* const names[] = {"hidden", "linear_weight", "linear_bias"};
         for (std::size_t i = 0; i < count; ++i) {
@@ -411,19 +503,20 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
 void bind_losses(py::module_& module) {
     module.def(
         "check_cross_entropy",
-        [](const py::object& weight, const std::string& reduction, double label_smoothing,
-           double z_loss, double logit_softcap) {
-            check_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
+        [](const py::object& weight, const py::object& reduction, const py::object& label_smoothing,
+           const py::object& z_loss, const py::object& logit_softcap) {
+            checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
         },
         py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"), py::arg("z_loss"),
         py::arg("logit_softcap"));
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
                py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
-               py::arg("want_grad"), py::arg("out"), py::arg("want_stats"), py::arg("denominator"));
+               py::arg("want_grad"), py::arg("out"), py::arg("stats"), py::arg("denominator"),
+               py::arg("most_threads"));
     module.def(
         "check_nll_loss",
-        [](const py::object& weight, const std::string& reduction) {
+        [](const py::object& weight, const py::object& reduction) {
             check_weight(weight);
             parse_reduction(reduction);
         },

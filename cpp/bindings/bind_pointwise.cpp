@@ -1,18 +1,24 @@
 // Pointwise losses and functions: checks, buffers and the call.
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <utility>
-
-#include <pybind11/stl.h>
 
 #include "../runtime/isa.hpp"
 #include "../runtime/pointwise.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
+#include "late.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
 
-const Pointwise& find_kernel(const std::string& name, const std::vector<double>& options) {
+// A kernel and its options, into a batch.
+void set_kernel(PointwiseBatch& batch, const py::object& name_given, const py::tuple& options) {
+    const std::string name = as_text(name_given, "kernel");
     const Table& table = kernels();
     for (int i = 0; i < table.pointwise_count; ++i) {
         const Pointwise& kernel = table.pointwise[i];
@@ -20,16 +26,18 @@ const Pointwise& find_kernel(const std::string& name, const std::vector<double>&
         if (options.size() != static_cast<std::size_t>(kernel.option_count))
             throw py::value_error("'" + name + "' takes " + std::to_string(kernel.option_count) +
                                   " options, not " + std::to_string(options.size()));
-        return kernel;
+        batch.kernel = &kernel;
+        for (std::size_t k = 0; k < options.size(); ++k)
+            batch.options[k] = as_number(options[k], "options[" + std::to_string(k) + "]");
+        return;
     }
     throw py::value_error("there is no pointwise kernel '" + name + "'");
 }
 
 bool c_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
 
-// A weight of the loss's elements, in the dtype and shape of `input`.
-py::array broadcast_weight(const py::array& weight, const std::string& what,
-                           const py::array& input) {
+// Throws ValueError unless it can weigh the elements of `input`.
+void check_weight(const py::array& weight, const std::string& what, const py::array& input) {
     bool fits = weight.ndim() <= input.ndim();
     for (py::ssize_t axis = 1; fits && axis <= weight.ndim(); ++axis) {
         const py::ssize_t size = weight.shape(weight.ndim() - axis);
@@ -40,9 +48,21 @@ py::array broadcast_weight(const py::array& weight, const std::string& what,
                               ", which cannot be broadcast to the input's shape " +
                               describe_shape(input));
     require_range(weight, what, input, "input");
-    const auto numpy = py::module_::import("numpy");
-    return numpy.attr("broadcast_to")(weight.attr("astype")(input.dtype(), py::arg("copy") = false),
-                                      input.attr("shape"));
+}
+
+// Whether a number of the array is not 0, but so small that float32 holds few of its digits.
+bool is_too_small(const py::array& array) {
+    if (type_of(array) == Type::float32) return false;
+    bool found = false;
+    const auto size = static_cast<std::size_t>(array.size());
+    c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
+        const auto* values = reinterpret_cast<const double*>(run);
+        for (std::size_t i = 0; i < count; ++i) {
+            const double value = std::abs(values[i]);
+            found |= value > 0 && value < static_cast<double>(std::numeric_limits<float>::min());
+        }
+    });
+    return found;
 }
 
 double divisor_of(const std::string& reduction, const py::array& input) {
@@ -79,7 +99,7 @@ py::array checked_out(const py::object& given,
 
 [[noreturn]] void throw_outside(const py::array& input, std::size_t index) {
     throw py::value_error("input" + describe_place(index, input.attr("shape")) + " is " +
-                          std::string(py::str(input.attr("flat")[py::int_(index)])) +
+                          short_text(py::str(input.attr("flat")[py::int_(index)])) +
                           ", outside [0, 1]: BCELoss needs probabilities (BCEWithLogitsLoss takes "
                           "logits)");
 }
@@ -90,64 +110,84 @@ PointwiseResult run(const PointwiseBatch& batch) {
 }
 
 // Loss and, if `want_grad`, the gradient: into `out` if it is given, else into a fresh array.
-py::tuple pointwise_loss(const std::string& kernel, const py::object& input_given,
-                         const py::object& target_given, const py::object& weight,
-                         const py::object& pos_weight, const std::vector<double>& options,
-                         const std::string& reduction, bool want_grad, const py::object& out) {
+py::object pointwise_loss(const py::object& kernel, const py::object& input_given,
+                          const py::object& target_given, const py::object& weight_given,
+                          const py::object& pos_weight_given, const py::tuple& options,
+                          const py::object& reduction_given, bool want_grad,
+                          const py::object& out) {
     PointwiseBatch batch{};
-    batch.kernel = &find_kernel(kernel, options);
-    if (!batch.kernel->is_loss) throw py::value_error("'" + kernel + "' is not a loss");
-    std::copy(options.begin(), options.end(), batch.options.begin());
+    set_kernel(batch, kernel, options);
+    if (!batch.kernel->is_loss)
+        throw py::value_error("'" + as_text(kernel, "") + "' is not a loss");
+    const std::string reduction = as_text(reduction_given, "reduction");
     const py::array input = float_array(input_given, "input");
     const py::array target = float_array(target_given, "target");
     require_like(target, "target", input, "input");
     std::vector<std::pair<std::string, py::array>> operands{{"input", input}, {"target", target}};
-    batch.operands[0] = c_order_reader(input);
-    batch.operands[1] = c_order_reader(target);
-    std::vector<py::array> alive;
+    std::array<std::optional<py::array>, max_operands> arrays{input, target};
+    // In float64 throughout, where the input's dtype does not hold a weight.
+    batch.type = type_of(input);
     const auto add_weight = [&](const py::object& given, const char* what, std::size_t number) {
         if (given.is_none()) return;
-        operands.emplace_back(what, float_array(given, what));
-        alive.push_back(broadcast_weight(operands.back().second, what, input));
-        batch.operands[number] = c_order_reader(alive.back());
+        const py::array weight = float_array(given, what);
+        check_weight(weight, what, input);
+        if (is_too_small(weight)) batch.type = Type::float64;
+        operands.emplace_back(what, weight);
+        arrays[number] = weight;
     };
-    add_weight(weight, "weight", 2);
-    add_weight(pos_weight, "pos_weight", 3);
-    batch.type = type_of(input);
+    add_weight(weight_given, "weight", 2);
+    add_weight(pos_weight_given, "pos_weight", 3);
+    const bool wide = batch.type != type_of(input);
     batch.count = static_cast<std::size_t>(input.size());
     batch.divisor = divisor_of(reduction, input);
+    const py::object broadcast_to = py::module_::import("numpy").attr("broadcast_to");
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        if (!arrays[i]) continue;
+        arrays[i] = as_type(*arrays[i], batch.type);
+        if (i >= 2) arrays[i] = py::array(broadcast_to(*arrays[i], input.attr("shape")));
+        batch.operands[i] = c_order_reader(*arrays[i]);
+    }
 
-    py::object grad = py::none(), losses = py::none();
+    // What is returned, and where it is computed.
+    std::optional<py::array> grad, losses, grad_computed, losses_computed;
     if (want_grad) {
-        py::array array = out.is_none() ? empty_like(input) : checked_out(out, operands, 1);
-        batch.out = array.mutable_data();
+        grad = out.is_none() ? empty_like(input) : checked_out(out, operands, 1);
+        grad_computed = wide ? empty_like(input, batch.type) : *grad;
+        batch.out = grad_computed->mutable_data();
         batch.out_apart = batch.out != input.data();
-        grad = std::move(array);
     }
     if (reduction == "none") {
-        py::array array = empty_like(input);
-        batch.losses = array.mutable_data();
-        losses = std::move(array);
+        losses = empty_like(input);
+        losses_computed = wide ? empty_like(input, batch.type) : *losses;
+        batch.losses = losses_computed->mutable_data();
     }
+    LateFloat loss;
+    const py::object value = losses ? py::object(*losses) : py::object(loss.object());
+    py::object returned = value;
+    if (want_grad) returned = py::make_tuple(value, out.is_none() ? py::object(*grad) : out);
     const PointwiseResult result = run(batch);
     if (result.outside) throw_outside(input, *result.outside);
-    return py::make_tuple(losses.is_none() ? py::object(py::float_(result.loss)) : losses, grad);
+    if (wide && grad) copy_rounded(*grad_computed, *grad);
+    if (wide && losses) copy_rounded(*losses_computed, *losses);
+    loss.set(result.loss);
+    return returned;
 }
 
-// A function of operands of one shape, into `out` if it is given, which may be one of them.
-py::array pointwise_function(const std::string& kernel,
-                             const std::vector<std::pair<std::string, py::object>>& given,
-                             const std::vector<double>& options, const py::object& out) {
+// A function of operands of one shape, pairs of a name and an array, into `out` if it is given,
+// which may be one of them.
+py::object pointwise_function(const py::object& kernel, const py::list& given,
+                              const py::tuple& options, const py::object& out) {
     PointwiseBatch batch{};
-    batch.kernel = &find_kernel(kernel, options);
+    set_kernel(batch, kernel, options);
     if (batch.kernel->is_loss ||
         given.size() != static_cast<std::size_t>(batch.kernel->operand_count))
-        throw py::value_error("'" + kernel + "' is not a function of " +
+        throw py::value_error("'" + as_text(kernel, "") + "' is not a function of " +
                               std::to_string(given.size()) + " arrays");
-    std::copy(options.begin(), options.end(), batch.options.begin());
     std::vector<std::pair<std::string, py::array>> operands;
-    for (const auto& [what, object] : given) {
-        operands.emplace_back(what, float_array(object, what));
+    for (const py::handle item : given) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(item);
+        const std::string what = as_text(pair[0], "the name");
+        operands.emplace_back(what, float_array(pair[1], what));
         const py::array& array = operands.back().second;
         require_like(array, what, operands[0].second, operands[0].first);
         batch.operands[operands.size() - 1] = c_order_reader(array);
@@ -161,7 +201,7 @@ py::array pointwise_function(const std::string& kernel,
     batch.out_apart = true;
     for (const auto& [what, array] : operands) batch.out_apart &= array.data() != batch.out;
     run(batch);
-    return result;
+    return out.is_none() ? py::object(result) : out;
 }
 
 }  // namespace

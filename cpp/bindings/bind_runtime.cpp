@@ -8,6 +8,7 @@
 #include "../runtime/parallel.hpp"
 #include "../runtime/threads.hpp"
 #include "../runtime/tuning.hpp"
+#include "arrays.hpp"
 #include "bindings.hpp"
 #include "options.hpp"
 
@@ -50,6 +51,10 @@ void bind_runtime(py::module_& module) {
     module.def("as_flag", &as_flag, py::arg("value"), py::arg("name"));
     module.def("as_integer", &as_integer, py::arg("value"), py::arg("name"));
     module.def("as_text", &as_text, py::arg("value"), py::arg("name"));
+    module.def(
+        "check_array",
+        [](const py::object& array, const std::string& name) { float_array(array, name); },
+        py::arg("array"), py::arg("name"));
     module.def("short_repr", &short_repr, py::arg("value"));
 }
 

@@ -3,6 +3,7 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
+#include "options.hpp"
 
 namespace fastopt {
 namespace {
@@ -29,8 +30,9 @@ py::array checked_out(const py::object& given, const std::vector<py::array>& ope
 }
 
 // softmax or log_softmax of x along `axis`; with `grad`, the backward form, whose x is the result.
-py::array softmax(const py::object& x, const py::object& grad, py::ssize_t axis, bool log,
-                  const py::object& out) {
+py::object softmax(const py::object& x, const py::object& grad, const py::object& axis_given,
+                   bool log, const py::object& out) {
+    py::ssize_t axis = as_integer(axis_given, "axis");
     const bool backward = !grad.is_none();
     std::vector<py::array> operands;
     std::vector<std::string> names;
@@ -50,7 +52,8 @@ py::array softmax(const py::object& x, const py::object& grad, py::ssize_t axis,
     const auto numpy = py::module_::import("numpy");
     const py::array result =
         out.is_none() ? empty_like(model) : checked_out(out, operands, names, axis);
-    if (model.size() == 0) return result;
+    const py::object returned = out.is_none() ? py::object(result) : out;
+    if (model.size() == 0) return returned;
     for (py::array& operand : operands)
         if (!class_array(operand, axis)) operand = numpy.attr("ascontiguousarray")(operand);
 
@@ -69,7 +72,7 @@ py::array softmax(const py::object& x, const py::object& grad, py::ssize_t axis,
         const GilRelease release;
         run_softmax(batch);
     }
-    return result;
+    return returned;
 }
 
 }  // namespace

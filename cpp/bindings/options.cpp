@@ -40,12 +40,10 @@ void require_converted(py::handle value, const std::string& name, const char* ta
 void require_scalar(py::handle value, const std::string& name, const char* taken) {
     if (PyComplex_Check(value.ptr()) || PyUnicode_Check(value.ptr()))
         throw_kind(value, name, taken);
-    const py::object axes = py::getattr(value, "ndim", py::none());
-    if (axes.is_none()) return;
+    const py::object axes = attribute(value, "ndim");
+    if (!axes) return;
     if (PyLong_Check(axes.ptr()) && !axes.equal(py::int_(0))) throw_kind(value, name, taken);
-    const bool of_numpy = py::isinstance<py::array>(value) ||
-                          py::isinstance(value, py::module_::import("numpy").attr("generic"));
-    if (!of_numpy) return;
+    if (!py::isinstance<py::array>(value) && !is_numpy_scalar(value)) return;
     require_no_mask(value, name);
     const auto dtype = py::reinterpret_borrow<py::dtype>(value.attr("dtype"));
     if (std::string_view("biuf").find(dtype.kind()) == std::string_view::npos)
@@ -90,28 +88,39 @@ std::string as_text(py::handle value, const std::string& name) {
     return utf8(value);
 }
 
+std::string short_text(py::handle text) {
+    const py::object line = py::str(" ").attr("join")(text.attr("split")());
+    const auto start =
+        py::reinterpret_steal<py::object>(PyUnicode_Substring(line.ptr(), 0, longest_repr));
+    if (!start) throw py::error_already_set();
+    return utf8(start) + (py::len(line) > static_cast<std::size_t>(longest_repr) ? "..." : "");
+}
+
 std::string short_repr(py::handle value) {
     if (py::isinstance<py::array>(value)) {
-        const auto array = py::reinterpret_borrow<py::array>(value);
+        const py::array array = plain_array(value);
         if (array.ndim() > 0)
             return "an array of shape " + describe_shape(array) + " and dtype " +
-                   utf8(py::str(py::object(array.dtype())));
+                   short_text(py::str(py::object(array.dtype())));
     }
     try {
         const py::object maker = py::module_::import("reprlib").attr("Repr")();
         for (const char* limit : {"maxstring", "maxother", "maxlong"})
             maker.attr(limit) = longest_repr;
         maker.attr("maxlevel") = 2;
-        const py::object text =
-            py::str(" ").attr("join")(maker.attr("repr")(value).attr("split")());
-        const auto start =
-            py::reinterpret_steal<py::object>(PyUnicode_Substring(text.ptr(), 0, longest_repr));
-        if (!start) throw py::error_already_set();
-        return utf8(start) + (py::len(text) > static_cast<std::size_t>(longest_repr) ? "..." : "");
+        return short_text(maker.attr("repr")(value));
     } catch (py::error_already_set& error) {  // an int of more digits than Python prints
         if (!error.matches(PyExc_ValueError)) throw;
         return "a value of type " + type_name(value) + " that is too long to print";
     }
+}
+
+py::object attribute(py::handle object, const char* name) {
+    auto value = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object.ptr(), name));
+    if (value) return value;
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    return value;
 }
 
 }  // namespace fastopt

@@ -29,4 +29,10 @@ std::string as_text(py::handle value, const std::string& name);
 // The repr for messages: of some 80 characters, and never all of an array or a long list.
 std::string short_repr(py::handle value);
 
+// A str as one line of UTF-8, cut after 80 characters; lone surrogates are escaped.
+std::string short_text(py::handle text);
+
+// An attribute, or a null object if there is none; what else user code raises is thrown.
+py::object attribute(py::handle object, const char* name);
+
 }  // namespace fastopt

@@ -68,7 +68,7 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         result.factor = share_of * grad_scale;
         result.pivot_grad = (0.0 - at.others * share_of) * grad_scale;
     } else {
-        const double pull_of_z = z_loss == 0.0 ? 0.0 : 2.0 * z_loss * result.log_sum_exp;
+        const double pull_of_z = z_loss == 0.0 ? 0.0 : z_loss * (2.0 * result.log_sum_exp);
         // What does not count is not multiplied: its other factor may be infinite.
         const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
         const double square =

@@ -44,6 +44,7 @@ constexpr Table table = {
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},
     .add_squares = {add_squares<float>, add_squares<double>},
+    .largest_magnitude = {largest_magnitude<float>, largest_magnitude<double>},
     .pointwise = pointwise,
     .pointwise_count = sizeof(pointwise) / sizeof(pointwise[0]),
     .leaves_unit_interval = {leaves_unit_interval<float>, leaves_unit_interval<double>},

@@ -1,8 +1,9 @@
-// Sums of squares in double, for norms.
+// Sums of squares in double, and the largest magnitude, for norms.
 #pragma once
 
 #include <cstddef>
 
+#include "classes.hpp"
 #include "table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
@@ -24,6 +25,20 @@ void add_squares(const void* data, std::size_t count, double scale, double* lane
         for (std::size_t lane = 0; lane < norm_lanes; ++lane) add(lane, x[start + lane]);
     for (std::size_t lane = 0; start + lane < count; ++lane) add(lane, x[start + lane]);
     for (std::size_t lane = 0; lane < norm_lanes; ++lane) lanes[lane] = sum[lane];
+}
+
+// The largest |x[i]|; NaN if there is one. As integers magnitudes have the order of their numbers,
+// with NaN above all.
+template <class T>
+double largest_magnitude(const void* data, std::size_t count) {
+    const T* x = static_cast<const T*>(data);
+    constexpr auto magnitude_bits = static_cast<Index<T>>(~(1ull << (8 * sizeof(T) - 1)));
+    Index<T> best = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const Index<T> bits = __builtin_bit_cast(Index<T>, x[i]) & magnitude_bits;
+        best = bits > best ? bits : best;
+    }
+    return static_cast<double>(__builtin_bit_cast(T, best));
 }
 
 }  // namespace

@@ -200,11 +200,13 @@ struct Table {
     // (x / divisor) * multiplier, computed in double, where no factor of x's type says it.
     void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
                                 void* out);
-    // x * factor, and x clamped into [-limit, limit], in place.
-    void (*scale[type_count])(void* x, std::size_t count, double factor);
+    // x * factor * power_of_two, and x clamped into [-limit, limit], in place.
+    void (*scale[type_count])(void* x, std::size_t count, double factor, double power_of_two);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);
     // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
     void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
+    // The largest |x[i]|; NaN if there is one.
+    double (*largest_magnitude[type_count])(const void* x, std::size_t count);
     const Pointwise* pointwise;
     int pointwise_count;
     // Whether an element is not in [0, 1], or NaN.

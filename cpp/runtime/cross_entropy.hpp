@@ -23,13 +23,20 @@ struct ClassIndices {
     std::int64_t kept = 0;  // those that are not ignored
 };
 
+// Of each class, or none for all 1: values[c] * unit, with values that are rounded to the element
+// type and a unit that is a power of two, 1 unless the type could not hold them.
+struct ClassWeights {
+    std::vector<double> values;
+    double unit = 1.0;
+};
+
 struct CrossEntropyBatch {
     Type type;  // of all arrays
     ClassArray logits;
     ClassArray grad;           // may be `logits`; values only if there is none
     ClassArray probabilities;  // instead of targets
     ClassIndices targets;
-    std::vector<double> weight;  // [classes], or empty for all 1; rounded to `type`
+    ClassWeights weight;
     std::size_t positions;
     std::size_t inner;  // positions of a run, see ClassArray
     std::size_t classes;
@@ -42,6 +49,7 @@ struct CrossEntropyBatch {
     void* losses;                       // of `type` [positions], filled with Reduction::none
     void* log_sum_exp;                  // of `type` [positions], or nullptr
     bool counts_correct;
+    std::size_t most_threads;  // each may take scratch for a position
 };
 
 struct CrossEntropyResult {
@@ -54,9 +62,9 @@ struct CrossEntropyResult {
 double sum_in_order(const double* values, std::size_t count);
 
 // What the mean of these targets divides by: their number, or the sum of their weights, rounded to
-// `type`, without those that are ignored.
+// `type` and without their unit; without those that are ignored.
 double cross_entropy_denominator(Type type, const ClassIndices& targets, std::int64_t ignore_index,
-                                 const std::vector<double>& weight);
+                                 const ClassWeights& weight);
 
 // Everything is computed with the default floating-point environment.
 CrossEntropyResult run_cross_entropy(const CrossEntropyBatch& batch);

@@ -45,15 +45,17 @@ void clear(const NllBatch& batch, std::size_t first, std::size_t end) {
 
 template <class T>
 double run(const NllBatch& batch) {
-    const bool weighted = !batch.weight.empty();
+    const bool weighted = !batch.weight.values.empty();
+    const double unit = batch.reduction == Reduction::mean ? 1.0 : batch.weight.unit;
     BlockVector<double> losses(batch.positions);
     double denominator = 1.0;
     if (batch.reduction == Reduction::mean)
         denominator =
             cross_entropy_denominator(batch.type, batch.targets, batch.ignore_index, batch.weight);
     const auto weight_of = [&](std::int64_t target) {
-        const double weight = weighted ? batch.weight[static_cast<std::size_t>(target)] : 1.0;
-        return static_cast<double>(static_cast<T>(weight));
+        const double weight =
+            weighted ? batch.weight.values[static_cast<std::size_t>(target)] : 1.0;
+        return static_cast<double>(static_cast<T>(weight)) * unit;
     };
     const std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / batch.classes);
     const std::size_t blocks = (batch.positions + at_once - 1) / at_once;

@@ -10,7 +10,7 @@ struct NllBatch {
     ClassArray log_probs;
     ClassArray grad;  // may be `log_probs`; values only if there is none
     ClassIndices targets;
-    std::vector<double> weight;  // [classes], or empty for all 1; rounded to `type`
+    ClassWeights weight;
     std::size_t positions;
     std::size_t inner;  // positions of a run, see ClassArray
     std::size_t classes;

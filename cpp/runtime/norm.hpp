@@ -1,6 +1,7 @@
-// The 2-norm of many arrays of gradients, with the same bits for any number of threads.
+// The norms of many arrays of gradients, with the same bits for any number of threads.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
@@ -18,26 +19,35 @@ struct GradView {
 
 double square_root(double x);
 
-// Sums of squares, a partial sum for each chunk of a grid, added up in their order.
-class SquareSums {
+enum class NormType {
+    two,  // the root of the sum of squares
+    inf   // the largest magnitude
+};
+
+// What a norm is made of: for each chunk of a grid the sum of its squares, added up in the chunks'
+// order, or the largest magnitude in it.
+class NormParts {
 public:
-    // Forgets the partial sums and makes room for those of a grid.
-    void start(const Grid& grid) {
-        partial_.assign(grid.chunks(), 0.0);
+    // Forgets the parts and makes room for those of a grid.
+    void start(const Grid& grid, NormType type = NormType::two) {
+        parts_.assign(grid.chunks(), 0.0);
         chunk_size_ = grid.chunk_size();
+        type_ = type;
     }
 
-    // Fills the partial sums of one piece; different pieces may be added by different threads.
+    // Fills the parts of one piece; different pieces may be added by different threads.
     void add(const GradView& grad, const Piece& piece, double scale = 1.0);
 
     double total() const;
+    NormType type() const { return type_; }
 
     // Whether no square that matters to `sum` has over- or underflowed.
     static bool in_range(double sum) { return sum > 0x1p-900 && sum < 0x1p1000; }
 
 private:
-    std::vector<double> partial_;
+    std::vector<double> parts_;
     std::size_t chunk_size_ = 0;
+    NormType type_ = NormType::two;
 };
 
 struct Norm {
@@ -45,29 +55,38 @@ struct Norm {
     bool finite = true;  // every element is, whatever their norm
 };
 
-// The square root of `sums`, which hold the squares of all pieces of `grid`. Where squares of
-// float64 have over- or underflowed they are added up anew, scaled. `grad_of(tensor)` is the
-// gradient of a tensor.
+// The norm whose parts hold all pieces of `grid`. Where squares of float64 have over- or
+// underflowed they are added up anew, scaled. `grad_of(tensor)` is the gradient of a tensor.
 template <class GradOf>
-Norm norm_of(SquareSums& sums, const Grid& grid, const GradOf& grad_of) {
-    const double plain = sums.total();
-    if (SquareSums::in_range(plain)) return {square_root(plain), true};
+Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
+    const double plain = parts.total();
+    if (parts.type() == NormType::inf) return {plain, std::isfinite(plain)};
+    if (NormParts::in_range(plain)) return {square_root(plain), true};
     for (const double scale : {0x1p700, 0x1p-600}) {
-        sums.start(grid);
+        parts.start(grid);
         for (std::size_t share = 0; share < grid.shares(); ++share)
             grid.each(share,
-                      [&](const Piece& piece) { sums.add(grad_of(piece.tensor), piece, scale); });
-        const double sum = sums.total();
-        if (SquareSums::in_range(sum)) return {square_root(sum) / scale, true};
+                      [&](const Piece& piece) { parts.add(grad_of(piece.tensor), piece, scale); });
+        const double sum = parts.total();
+        if (NormParts::in_range(sum)) return {square_root(sum) / scale, true};
     }
     return {square_root(plain), plain == 0.0};
 }
 
 // The norm of all elements of all arrays.
-Norm total_norm(const std::vector<GradView>& grads);
+Norm total_norm(const std::vector<GradView>& grads, NormType type);
 
-// Multiplies all elements of all arrays by `factor`, or clamps them into [-limit, limit].
-void scale_all(const std::vector<GradView>& grads, double factor);
+// factor * 2^exponent: a product that float64 need not hold.
+struct Scale {
+    double factor;
+    int exponent;
+};
+
+// What clipping multiplies gradients of this norm by: min(1, max_norm / (norm + 1e-6)), or NaN.
+Scale clip_scale(double max_norm, double norm);
+
+// Multiplies all elements of all arrays, or clamps them into [-limit, limit].
+void scale_all(const std::vector<GradView>& grads, Scale scale);
 void clamp_all(const std::vector<GradView>& grads, double limit);
 
 }  // namespace fastopt

@@ -53,7 +53,7 @@ public:
 
 private:
     Grid grid_;
-    SquareSums squares_;
+    NormParts squares_;
     bool backwards_ = false;  // how the next update runs, if it is small
     std::vector<Coefficients> coefficients_;
 };

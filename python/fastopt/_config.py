@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from operator import index
 
 import numpy as np
 
@@ -26,7 +25,7 @@ def set_num_threads(count: int) -> None:
     TypeError, ValueError
         If `count` is no integer, or below 1.
     """
-    _core.set_num_threads(min(index(count), 2**31 - 1))
+    _core.set_num_threads(count)
 
 
 def get_num_threads() -> int:

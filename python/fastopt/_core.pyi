@@ -73,9 +73,12 @@ def update(
     step: int,
     group: dict[str, Any],
 ) -> None: ...
-def grad_norm(grads: Sequence[tuple[str, FloatArray | None]]) -> float: ...
+def grad_norm(grads: Sequence[tuple[str, FloatArray | None]], norm_type: float) -> float: ...
 def clip_grad_norm(
-    grads: Sequence[tuple[str, FloatArray | None]], max_norm: float, error_if_nonfinite: bool
+    grads: Sequence[tuple[str, FloatArray | None]],
+    max_norm: float,
+    norm_type: float,
+    error_if_nonfinite: bool,
 ) -> float: ...
 def clip_grad_value(grads: Sequence[tuple[str, FloatArray | None]], clip_value: float) -> None: ...
 def check_cross_entropy(
@@ -96,9 +99,10 @@ def cross_entropy(
     logit_softcap: float,
     want_grad: bool,
     out: FloatArray | None,
-    want_stats: bool,
+    stats: type[tuple[FloatArray, int, int]] | None,
     denominator: float | None,
-) -> tuple[Any, FloatArray | None, tuple[FloatArray, int, int] | None]: ...
+    most_threads: int | None,
+) -> Any: ...
 def check_nll_loss(weight: FloatArray | None, reduction: str) -> None: ...
 def nll_loss(
     log_probs: FloatArray,
@@ -108,22 +112,22 @@ def nll_loss(
     reduction: str,
     want_grad: bool,
     out: FloatArray | None,
-) -> tuple[Any, FloatArray | None]: ...
+) -> Any: ...
 def pointwise_loss(
     kernel: str,
     input: FloatArray,  # noqa: A002
     target: FloatArray,
     weight: FloatArray | None,
     pos_weight: FloatArray | None,
-    options: Sequence[float],
+    options: tuple[float, ...],
     reduction: str,
     want_grad: bool,
     out: FloatArray | None,
-) -> tuple[Any, FloatArray | None]: ...
+) -> Any: ...
 def pointwise_function(
     kernel: str,
-    operands: Sequence[tuple[str, FloatArray]],
-    options: Sequence[float],
+    operands: list[tuple[str, FloatArray]],
+    options: tuple[float, ...],
     out: FloatArray | None,
 ) -> FloatArray: ...
 def softmax(
@@ -136,10 +140,11 @@ def check_linear_cross_entropy(
     linear_bias: FloatArray | None,
     weight: FloatArray | None,
     ignore_index: int,
-    out: Sequence[FloatArray] | None,
+    out: tuple[FloatArray, ...] | None,
 ) -> tuple[npt.NDArray[np.int64] | None, float]: ...
 def as_number(value: object, name: str) -> float: ...
 def as_flag(value: object, name: str) -> bool: ...
 def as_integer(value: object, name: str) -> int: ...
 def as_text(value: object, name: str) -> str: ...
+def check_array(array: object, name: str) -> None: ...
 def short_repr(value: object) -> str: ...

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from operator import index
-from typing import Literal, SupportsFloat, SupportsIndex, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
+from fastopt import _core
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 def check_reduction(reduction: object) -> None:
     """Raise unless `reduction` is a string; which one, others check."""
-    if not isinstance(reduction, str):
-        raise TypeError(f"reduction must be a string, not {reduction!r}")
+    _core.as_text(reduction, "reduction")
 
 
 def as_number(name: str, value: object) -> float:
     """Return `value` if it is one number."""
-    if not isinstance(value, SupportsFloat) or np.ndim(value) > 0:  # type: ignore[arg-type]
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
+    return _core.as_number(value, name)
+
+
+def as_index(name: str, value: object) -> int:
+    """Return `value` if it is an integer, of any size."""
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {_core.short_repr(value)}") from None
 
 
 def as_ignore_index(ignore_index: object) -> int:
     """Return `ignore_index` if it is an integer of 64 bits."""
-    if not isinstance(ignore_index, SupportsIndex):
-        raise TypeError(f"ignore_index must be an integer, not {ignore_index!r}")
-    if not -(2**63) <= index(ignore_index) < 2**63:
-        raise ValueError(f"ignore_index must fit into 64 bits, not {ignore_index}")
-    return index(ignore_index)
+    return _core.as_integer(ignore_index, "ignore_index")

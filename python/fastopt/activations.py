@@ -8,11 +8,9 @@ an operand itself, which the result then replaces.
 from __future__ import annotations
 
 from math import isfinite
-from operator import index
-from typing import SupportsIndex
 
 from fastopt import _core
-from fastopt._options import as_number
+from fastopt._options import as_index, as_number
 from fastopt._types import FloatArray
 
 __all__ = [
@@ -183,8 +181,8 @@ def logistic(
     for name, value in (("L", L), ("k", k), ("x0", x0)):
         options.append(as_number(name, value))
         if not isfinite(options[-1]):
-            raise ValueError(f"{name} must be finite, not {value!r}")
-    return _core.pointwise_function("logistic", [("x", x)], options, out)
+            raise ValueError(f"{name} must be finite, not {_core.short_repr(value)}")
+    return _core.pointwise_function("logistic", [("x", x)], tuple(options), out)
 
 
 def dropout(
@@ -231,11 +229,9 @@ def dropout(
     # The usual types first: this is called for small arrays.
     number = p if type(p) is float else as_number("p", p)
     if not 0 <= number < 1:
-        raise ValueError(f"p must be in [0, 1), not {p!r}")
-    if type(seed) is not int and not isinstance(seed, SupportsIndex):
-        raise TypeError(f"seed must be an integer, not {seed!r}")
-    if not 0 <= (key := index(seed)) < 2**64:
-        raise ValueError(f"seed must be in [0, 2^64), not {seed}")
+        raise ValueError(f"p must be in [0, 1), not {_core.short_repr(p)}")
+    if not 0 <= (key := as_index("seed", seed)) < 2**64:
+        raise ValueError(f"seed must be in [0, 2^64), not {_core.short_repr(seed)}")
     # SplitMix64 (Steele, Lea and Flood 2014): seeds that are neighbours have nothing in common.
     key = (key + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -248,14 +244,24 @@ def dropout(
     )
 
 
-def _axis(axis: int) -> int:
-    try:
-        return index(axis)
-    except TypeError:
-        raise TypeError(f"axis must be an integer, not {type(axis).__name__}") from None
+class _Default(int):
+    """A default that is known from the same number of the caller's."""
 
 
-def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
+_LAST: int = _Default(-1)
+
+
+def _axis(axis: int, dim: int | None) -> int:
+    if dim is None:
+        return axis
+    if axis is not _LAST:
+        raise TypeError("axis and dim are two names of one argument; pass one of them")
+    return _core.as_integer(dim, "dim")
+
+
+def softmax(
+    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
+) -> FloatArray:
     """Return exp(x) divided by its sum along `axis`; large x do no harm.
 
     Parameters
@@ -267,6 +273,8 @@ def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> Flo
         The axis along which the results add up to 1.
     out : array of the shape and dtype of `x`, optional
         Where the result goes; may be `x` itself.
+    dim : int, optional
+        Another name of `axis`, torch's.
 
     Returns
     -------
@@ -284,15 +292,17 @@ def softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> Flo
     >>> print(fo.functional.softmax(np.array([1000.0, 1000.0, 0.0])))
     [0.5 0.5 0. ]
     """
-    return _core.softmax(x, None, _axis(axis), False, out)
+    return _core.softmax(x, None, _axis(axis, dim), False, out)
 
 
-def log_softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) -> FloatArray:
+def log_softmax(
+    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
+) -> FloatArray:
     """Return the logarithm of `softmax`, exact also where that is close to 1.
 
     Parameters
     ----------
-    x, axis, out
+    x, axis, out, dim
         As for `softmax`.
 
     Returns
@@ -311,11 +321,16 @@ def log_softmax(x: FloatArray, axis: int = -1, out: FloatArray | None = None) ->
     >>> print(fo.functional.log_softmax(np.array([30.0, 0.0])))
     [-9.35762297e-14 -3.00000000e+01]
     """
-    return _core.softmax(x, None, _axis(axis), True, out)
+    return _core.softmax(x, None, _axis(axis, dim), True, out)
 
 
 def softmax_backward(
-    grad: FloatArray, y: FloatArray, axis: int = -1, out: FloatArray | None = None
+    grad: FloatArray,
+    y: FloatArray,
+    axis: int = _LAST,
+    out: FloatArray | None = None,
+    *,
+    dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `softmax`: ``y * (grad - sum(grad * y))``.
 
@@ -329,6 +344,8 @@ def softmax_backward(
         The axis that `softmax` was given.
     out : array of the shape and dtype of `grad`, optional
         Where the result goes; may be `grad` or `y` itself.
+    dim : int, optional
+        Another name of `axis`, torch's.
 
     Returns
     -------
@@ -340,17 +357,22 @@ def softmax_backward(
     TypeError, ValueError
         If an array or `axis` cannot be used. Nothing has been written then.
     """
-    return _core.softmax(y, grad, _axis(axis), False, out)
+    return _core.softmax(y, grad, _axis(axis, dim), False, out)
 
 
 def log_softmax_backward(
-    grad: FloatArray, y: FloatArray, axis: int = -1, out: FloatArray | None = None
+    grad: FloatArray,
+    y: FloatArray,
+    axis: int = _LAST,
+    out: FloatArray | None = None,
+    *,
+    dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `log_softmax`: ``grad - exp(y) * sum(grad)``.
 
     Parameters
     ----------
-    grad, axis, out
+    grad, axis, out, dim
         As for `softmax_backward`.
     y : array of the shape and dtype of `grad`
         The result of `log_softmax`.
@@ -365,4 +387,4 @@ def log_softmax_backward(
     TypeError, ValueError
         If an array or `axis` cannot be used. Nothing has been written then.
     """
-    return _core.softmax(y, grad, _axis(axis), True, out)
+    return _core.softmax(y, grad, _axis(axis, dim), True, out)

@@ -20,41 +20,54 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
 
 def _named(grads: Gradients) -> list[tuple[str, FloatArray | None]]:
     if isinstance(grads, Mapping):
-        return list(grads.items())
+        return [(str(name), grad) for name, grad in grads.items()]
     if isinstance(grads, np.ndarray):
         grads = [grads]
+    if not isinstance(grads, Iterable) or isinstance(grads, str):
+        raise TypeError(
+            "grads must be a mapping, a sequence or an array of gradients, not "
+            f"{_core.short_repr(grads)}"
+        )
     return [(str(i), grad) for i, grad in enumerate(grads)]
 
 
-def grad_norm(grads: Gradients) -> float:
-    """Return the 2-norm over all elements of all arrays.
+def grad_norm(grads: Gradients, norm_type: float = 2.0) -> float:
+    """Return the norm over all elements of all arrays.
 
-    It is summed in float64 over a fixed grid: the same bits for any number of threads. It is
-    infinite only where the true norm is, or an element.
+    The 2-norm is summed in float64 over a fixed grid: the same bits for any number of threads. It
+    is infinite only where the true norm is, or an element.
 
     Parameters
     ----------
     grads : mapping, sequence or array
         float32 or float64, any shapes and strides; None is left out.
+    norm_type : float
+        2, or inf for the largest magnitude.
 
     Raises
     ------
     TypeError, ValueError
-        If an array cannot be used.
+        If an array or `norm_type` cannot be used.
 
     Examples
     --------
     >>> import numpy as np, fastopt as fo
     >>> fo.grad_norm([np.array([3.0]), np.array([4.0])])
     5.0
+    >>> fo.grad_norm([np.array([3.0]), np.array([-4.0])], norm_type=np.inf)
+    4.0
     """
-    return _core.grad_norm(_named(grads))
+    return _core.grad_norm(_named(grads), norm_type)
 
 
 def clip_grad_norm_(
-    grads: Gradients, max_norm: float, *, error_if_nonfinite: bool = False
+    grads: Gradients,
+    max_norm: float,
+    norm_type: float = 2.0,
+    *,
+    error_if_nonfinite: bool = False,
 ) -> float:
-    """Scale the gradients in place so that their 2-norm over all of them is at most `max_norm`.
+    """Scale the gradients in place so that the norm over all of them is at most `max_norm`.
 
     They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch does.
 
@@ -64,6 +77,8 @@ def clip_grad_norm_(
         float32 or float64, any shapes and strides, writeable, sharing no memory; None is left out.
     max_norm : float
         At least 0.
+    norm_type : float
+        2, or inf for the largest magnitude.
     error_if_nonfinite : bool
         Raise instead if the norm is NaN or infinite.
 
@@ -75,7 +90,7 @@ def clip_grad_norm_(
     Raises
     ------
     TypeError, ValueError
-        If an array or `max_norm` cannot be used. Nothing has been written then.
+        If an array or an option cannot be used. Nothing has been written then.
     RuntimeError
         With `error_if_nonfinite`. Nothing has been written then.
 
@@ -93,7 +108,7 @@ def clip_grad_norm_(
     >>> print(g.round(3))
     [0.6 0.8]
     """
-    return _core.clip_grad_norm(_named(grads), max_norm, error_if_nonfinite)
+    return _core.clip_grad_norm(_named(grads), max_norm, norm_type, error_if_nonfinite)
 
 
 def clip_grad_value_(grads: Gradients, clip_value: float) -> None:

@@ -10,7 +10,6 @@ as zeros. `step` is the number of this update, counted from 1.
 
 from __future__ import annotations
 
-from operator import index
 from typing import Literal
 
 from fastopt import _core
@@ -99,7 +98,7 @@ def sgd_(
         param,
         grad,
         {"momentum_buffer": momentum_buffer},
-        1 if step is None else index(step),
+        1 if step is None else _core.as_integer(step, "step"),
         {
             "lr": lr,
             "momentum": momentum,
@@ -184,7 +183,7 @@ def adam_(
         param,
         grad,
         {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
-        index(step),
+        _core.as_integer(step, "step"),
         {
             "lr": lr,
             "betas": betas,

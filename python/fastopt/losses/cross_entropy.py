@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 from fastopt import _core
-from fastopt._options import Reduction, as_ignore_index, as_number, check_reduction
+from fastopt._options import Reduction, as_ignore_index, as_number
 from fastopt._types import FloatArray, IntArray
 
 
@@ -41,7 +41,6 @@ class CrossEntropyOptions:
         z_loss: float = 0.0,
         logit_softcap: float = 0.0,
     ) -> None:
-        check_reduction(reduction)
         self.weight = weight
         self.ignore_index = as_ignore_index(ignore_index)
         self.reduction = reduction
@@ -61,8 +60,13 @@ class CrossEntropyOptions:
         out: FloatArray | None,
         stats: bool,
         denominator: float | None = None,
-    ) -> tuple[float | FloatArray, FloatArray | None, CrossEntropyStats | None]:
-        loss, grad, told = _core.cross_entropy(
+        most_threads: int | None = None,
+    ) -> Any:
+        """Return the loss, or a tuple of it and what else is wanted.
+
+        The compiled half makes all of it before it writes anything.
+        """
+        return _core.cross_entropy(
             logits,
             targets,
             self.weight,
@@ -73,10 +77,10 @@ class CrossEntropyOptions:
             self.logit_softcap,
             want_grad,
             out,
-            stats,
+            CrossEntropyStats if _core.as_flag(stats, "stats") else None,
             denominator,
+            most_threads,
         )
-        return loss, grad, None if told is None else CrossEntropyStats(*told)
 
     def __repr__(self) -> str:
         weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
@@ -115,7 +119,7 @@ class CrossEntropyLoss(CrossEntropyOptions):
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64; rounded to the dtype of the logits.
+        A weight for each class, float32 or float64; rounded to the digits of the logits' dtype.
     ignore_index : int
         Rows with this target give loss 0 and gradient 0, whatever their logits hold.
     reduction : {"mean", "sum", "none"}
@@ -141,6 +145,26 @@ class CrossEntropyLoss(CrossEntropyOptions):
     >>> print(f"{loss:.4e} {grad[0, 0]:.4e}")
     9.3576e-14 -9.3576e-14
     """
+
+    # Its own, so that Python names this class where a keyword is misspelt.
+    def __init__(
+        self,
+        weight: FloatArray | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_softcap: float = 0.0,
+    ) -> None:
+        super().__init__(
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            z_loss=z_loss,
+            logit_softcap=logit_softcap,
+        )
 
     @overload
     def __call__(
@@ -185,8 +209,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
-        loss, _, told = self._run(logits, targets, want_grad=False, out=None, stats=stats)
-        return loss if told is None else (loss, told)
+        result: float | FloatArray | tuple[float | FloatArray, CrossEntropyStats]
+        result = self._run(logits, targets, want_grad=False, out=None, stats=stats)
+        return result
 
     @overload
     def value_and_grad(
@@ -241,6 +266,6 @@ class CrossEntropyLoss(CrossEntropyOptions):
         TypeError, ValueError, IndexError
             As in `__call__`. Nothing has been written then.
         """
-        loss, grad, told = self._run(logits, targets, want_grad=True, out=out, stats=stats)
-        assert grad is not None
-        return (loss, grad) if told is None else (loss, grad, told)
+        result: tuple[float | FloatArray, FloatArray]
+        result = self._run(logits, targets, want_grad=True, out=out, stats=stats)
+        return result

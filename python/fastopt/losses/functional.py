@@ -13,7 +13,7 @@ from typing import Literal
 
 from fastopt._options import Reduction
 from fastopt._types import FloatArray, IntArray
-from fastopt.losses.cross_entropy import CrossEntropyLoss
+from fastopt.losses.cross_entropy import CrossEntropyLoss, CrossEntropyStats
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.losses.nll import NLLLoss
 from fastopt.losses.pointwise import (
@@ -38,8 +38,13 @@ def cross_entropy(
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
     out: FloatArray | None = None,
-) -> tuple[float | FloatArray, FloatArray]:
+    stats: bool = False,
+) -> (
+    tuple[float | FloatArray, FloatArray] | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
+):
     """Return the softmax cross-entropy and its gradient; see `fastopt.CrossEntropyLoss`.
+
+    With `stats`, a `fastopt.CrossEntropyStats` is third.
 
     Examples
     --------
@@ -56,7 +61,9 @@ def cross_entropy(
         z_loss=z_loss,
         logit_softcap=logit_softcap,
     )
-    return loss_of.value_and_grad(logits, targets, out)
+    result: tuple[float | FloatArray, FloatArray]
+    result = loss_of.value_and_grad(logits, targets, out, stats=stats)  # type: ignore[call-overload]
+    return result
 
 
 def linear_cross_entropy(
@@ -73,11 +80,16 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
     memory_limit: int | None = None,
-) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
+    stats: bool = False,
+) -> (
+    tuple[float | FloatArray, tuple[FloatArray, ...]]
+    | tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]
+):
     """Return the cross-entropy of ``hidden @ linear_weight.T + linear_bias`` and its gradients.
 
     ``(loss, (dhidden, dlinear_weight))``, with ``dlinear_bias`` third if there is a bias: what
-    `fastopt.LinearCrossEntropyLoss` with these options returns from ``value_and_grad``.
+    `fastopt.LinearCrossEntropyLoss` with these options returns from ``value_and_grad``. With
+    `stats`, a `fastopt.CrossEntropyStats` follows.
 
     Raises
     ------
@@ -93,7 +105,11 @@ def linear_cross_entropy(
         logit_softcap=logit_softcap,
         memory_limit=memory_limit,
     )
-    return loss_of.value_and_grad(hidden, linear_weight, targets, linear_bias, out)
+    result: tuple[float | FloatArray, tuple[FloatArray, ...]]
+    result = loss_of.value_and_grad(  # type: ignore[call-overload]
+        hidden, linear_weight, targets, linear_bias, out, stats=stats
+    )
+    return result
 
 
 def nll_loss(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import index
-from typing import Literal, NamedTuple, SupportsIndex, TypeAlias, overload
+from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
 from fastopt import _core
-from fastopt._options import Reduction
+from fastopt._options import Reduction, as_index
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
@@ -26,6 +25,7 @@ ROW_STEP = 16
 # stay in cache, large enough for the BLAS.
 ADDED_BYTES = 2 << 20
 ROW_BYTES = 64  # the targets and losses of a row
+MOST_THREADS = 64  # that have a row of scratch each for `logit_softcap`
 BUFFER_SIZE = 8192  # elements that NumPy buffers where a row is added to many
 
 
@@ -34,6 +34,7 @@ class _Plan(NamedTuple):
 
     rows: int
     classes: int  # of linear_weight's gradient; 0 if nothing is added to it
+    threads: int  # at most
 
 
 class LinearCrossEntropyLoss(CrossEntropyOptions):
@@ -107,11 +108,13 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             z_loss=z_loss,
             logit_softcap=logit_softcap,
         )
-        if memory_limit is not None and not isinstance(memory_limit, SupportsIndex):
-            raise TypeError(f"memory_limit must be a number of bytes or None, not {memory_limit!r}")
-        if memory_limit is not None and index(memory_limit) <= 0:
-            raise ValueError(f"memory_limit must be positive, not {memory_limit}")
-        self.memory_limit = None if memory_limit is None else index(memory_limit)
+        self.memory_limit = None
+        if memory_limit is not None:
+            self.memory_limit = as_index("memory_limit", memory_limit)
+            if self.memory_limit <= 0:
+                raise ValueError(
+                    f"memory_limit must be positive, not {_core.short_repr(memory_limit)}"
+                )
 
     @overload
     def __call__(
@@ -219,7 +222,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         out : tuple of arrays, optional
             Where the gradients go, in the order of the result, each of the shape and dtype of what
             it belongs to: C-contiguous; the second in Fortran order too. None may share memory with
-            another or with an argument. An interrupt (Ctrl-C) leaves them half written.
+            another or with an argument. An interrupt (Ctrl-C) or a MemoryError leaves them half
+            written.
 
         Returns
         -------
@@ -250,9 +254,16 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         out: Sequence[FloatArray] | None,
         stats: bool,
     ) -> tuple[float | FloatArray, Grads, CrossEntropyStats | None]:
+        if isinstance(out, (list, tuple)):
+            out = tuple(out)  # what is checked is what is used
+        wants_stats = _core.as_flag(stats, "stats")
         indices, denominator = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )
+        # Of subclasses the plain arrays: np.matrix has another product.
+        hidden, linear_weight = np.asarray(hidden), np.asarray(linear_weight)
+        if linear_bias is not None:
+            linear_bias = np.asarray(linear_bias)
         shape, dtype = hidden.shape[:-1], hidden.dtype
         classes, width = linear_weight.shape
         x = hidden.reshape(math.prod(shape), width)
@@ -270,19 +281,19 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
         grads: Grads = ()
         if want_grad and out is None:
-            grads = (np.empty(hidden.shape, dtype), np.empty_like(linear_weight, subok=False))
+            grads = (np.empty(hidden.shape, dtype), np.empty_like(linear_weight))
             grads += () if linear_bias is None else (np.empty(classes, dtype),)
         elif want_grad and out is not None:
-            grads = tuple(out)
+            grads = out
         w = linear_weight if _is_for_blas(linear_weight) else np.ascontiguousarray(linear_weight)
         if want_grad:
-            dx, dw = grads[0].reshape(x.shape), grads[1]
+            dx, dw = np.asarray(grads[0]).reshape(x.shape), np.asarray(grads[1])
         db = np.zeros(classes if want_grad and linear_bias is not None else 0)
         ones = np.ones(plan.rows if db.size else 0, dtype)
         logits = np.empty((plan.rows, classes), dtype)
-        part = np.empty_like(grads[1][: plan.classes], subok=False) if want_grad else None
+        part = np.empty_like(dw[: plan.classes]) if want_grad else None
         losses = np.zeros(len(x) if self.reduction == "none" else 0, dtype)
-        logsumexp = np.zeros(len(x) if stats else 0, dtype)
+        logsumexp = np.zeros(len(x) if wants_stats else 0, dtype)
         loss, correct = 0.0, 0
 
         with np.errstate(all="ignore"):  # infinities and NaN are the caller's
@@ -295,21 +306,23 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 np.matmul(h, w.T, out=g)
                 if linear_bias is not None:
                     g += linear_bias
-                value, _, told = self._run(
+                told = self._run(
                     g,
                     y[rows],
                     want_grad=want_grad,
                     out=g if want_grad else None,
-                    stats=stats,
+                    stats=wants_stats,
                     denominator=denominator,
+                    most_threads=plan.threads,
                 )
+                value = told[0] if want_grad or wants_stats else told
                 if self.reduction == "none":
                     losses[rows] = value
                 else:
                     loss += float(value)
-                if told is not None:
-                    logsumexp[rows] = told.logsumexp
-                    correct += told.correct
+                if wants_stats:
+                    logsumexp[rows] = told[-1].logsumexp
+                    correct += told[-1].correct
                 if not want_grad:
                     continue
                 if kept is None:
@@ -334,13 +347,15 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             dw[...] = 0
         if want_grad and linear_bias is not None:
             with np.errstate(all="ignore"):
-                grads[2][...] = db
+                np.asarray(grads[2])[...] = db
         result: float | FloatArray = loss
         if self.reduction == "none":
             result = losses.reshape(shape)
         elif self.reduction == "mean" and count == 0:
             result = math.nan
-        summary = CrossEntropyStats(logsumexp.reshape(shape), correct, count) if stats else None
+        summary = None
+        if wants_stats:
+            summary = CrossEntropyStats(logsumexp.reshape(shape), correct, count)
         return result, grads, summary
 
     def _plan(
@@ -358,14 +373,17 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
         fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
         fixed += bias * BUFFER_SIZE * size
-        if self.logit_softcap != 0:  # a row for each thread, and one to spare
-            fixed += (_core.get_num_threads() + 1) * classes * size
         limit = self.memory_limit
+        threads = MOST_THREADS
+        if self.logit_softcap != 0:  # a row for each thread, and one to spare
+            if limit is not None:
+                threads = max(1, min(MOST_THREADS, limit // 8 // (classes * size) - 1))
+            fixed += (threads + 1) * classes * size
         if limit is None:
             limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))
             limit = max(limit, LEAST_LIMIT) + fixed
         if count == 0 or row * count + fixed <= limit:
-            return _Plan(max(count, 1), 0)
+            return _Plan(max(count, 1), 0, threads)
         added = max(1, width * size)  # for each class whose gradient is added
         left = limit - fixed - row
         if left < added and self.memory_limit is not None:
@@ -376,7 +394,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         at_once = max(1, min(classes, ADDED_BYTES // added, limit // 12 // added, left // added))
         rows = max(1, (limit - fixed - at_once * added) // row)
         even = -(-count // -(-count // rows))  # all chunks alike
-        return _Plan(min(-(-even // ROW_STEP) * ROW_STEP, rows), at_once)
+        return _Plan(min(-(-even // ROW_STEP) * ROW_STEP, rows), at_once, threads)
 
     def __repr__(self) -> str:
         limit = "" if self.memory_limit is None else f", memory_limit={self.memory_limit}"

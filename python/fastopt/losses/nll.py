@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastopt import _core
-from fastopt._options import Reduction, as_ignore_index, check_reduction
+from fastopt._options import Reduction, as_ignore_index
 from fastopt._types import FloatArray, IntArray
 
 
@@ -47,7 +49,6 @@ class NLLLoss:
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:
-        check_reduction(reduction)
         self.weight = weight
         self.ignore_index = as_ignore_index(ignore_index)
         self.reduction = reduction
@@ -75,7 +76,8 @@ class NLLLoss:
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
-        return self._run(log_probs, targets, want_grad=False, out=None)[0]
+        loss: float | FloatArray = self._run(log_probs, targets, want_grad=False, out=None)
+        return loss
 
     def value_and_grad(
         self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
@@ -104,9 +106,9 @@ class NLLLoss:
         TypeError, ValueError, IndexError
             As in `__call__`. Nothing has been written then.
         """
-        loss, grad = self._run(log_probs, targets, want_grad=True, out=out)
-        assert grad is not None
-        return loss, grad
+        result: tuple[float | FloatArray, FloatArray]
+        result = self._run(log_probs, targets, want_grad=True, out=out)
+        return result
 
     def _run(
         self,
@@ -115,7 +117,7 @@ class NLLLoss:
         *,
         want_grad: bool,
         out: FloatArray | None,
-    ) -> tuple[float | FloatArray, FloatArray | None]:
+    ) -> Any:
         return _core.nll_loss(
             log_probs, targets, self.weight, self.ignore_index, self.reduction, want_grad, out
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import Any, ClassVar, Literal
 
 from fastopt import _core
 from fastopt._options import Reduction, as_number, check_reduction
@@ -19,7 +17,6 @@ class PointwiseLoss:
     _reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
 
     def __init__(self, reduction: str) -> None:
-        check_reduction(reduction)
         self.reduction = reduction
         self._check()
 
@@ -41,7 +38,8 @@ class PointwiseLoss:
         TypeError, ValueError
             If an array cannot be used.
         """
-        return self._run(input, target, want_grad=False, out=None)[0]
+        loss: float | FloatArray = self._run(input, target, want_grad=False, out=None)
+        return loss
 
     def value_and_grad(
         self,
@@ -71,16 +69,18 @@ class PointwiseLoss:
         TypeError, ValueError
             As in `__call__`. Nothing has been written then.
         """
-        loss, grad = self._run(input, target, want_grad=True, out=out)
-        assert grad is not None
-        return loss, grad
+        result: tuple[float | FloatArray, FloatArray]
+        result = self._run(input, target, want_grad=True, out=out)
+        return result
 
     def _check(self) -> tuple[float, ...]:
         """Check the options and return the numbers among them."""
+        check_reduction(self.reduction)
         if self.reduction not in self._reductions:
             names = ", ".join(map(repr, self._reductions[:-1]))
             raise ValueError(
-                f"reduction must be {names} or {self._reductions[-1]!r}, not {self.reduction!r}"
+                f"reduction must be {names} or {self._reductions[-1]!r}, not "
+                f"{_core.short_repr(self.reduction)}"
             )
         return ()
 
@@ -91,7 +91,7 @@ class PointwiseLoss:
         *,
         want_grad: bool,
         out: FloatArray | None,
-    ) -> tuple[float | FloatArray, FloatArray | None]:
+    ) -> Any:
         return _core.pointwise_loss(
             self._kernel,
             input,
@@ -214,9 +214,10 @@ class SmoothL1Loss(PointwiseLoss):
 
     def _check(self) -> tuple[float, ...]:
         super()._check()
-        if not (isfinite(self.beta) and self.beta >= 0):
-            raise ValueError(f"beta must be finite and >= 0, not {self.beta!r}")
-        return () if self._kernel == "l1" else (self.beta,)
+        beta = as_number("beta", self.beta)
+        if not (isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be finite and >= 0, not {_core.short_repr(self.beta)}")
+        return () if self._kernel == "l1" else (beta,)
 
     @property
     def _kernel(self) -> str:  # type: ignore[override]
@@ -271,9 +272,10 @@ class HuberLoss(PointwiseLoss):
 
     def _check(self) -> tuple[float, ...]:
         super()._check()
-        if not (isfinite(self.delta) and self.delta > 0):
-            raise ValueError(f"delta must be finite and > 0, not {self.delta!r}")
-        return (self.delta,)
+        delta = as_number("delta", self.delta)
+        if not (isfinite(delta) and delta > 0):
+            raise ValueError(f"delta must be finite and > 0, not {_core.short_repr(self.delta)}")
+        return (delta,)
 
 
 class BCELoss(PointwiseLoss):
@@ -409,9 +411,7 @@ class KLDivLoss(PointwiseLoss):
         reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
         log_target: bool = False,
     ) -> None:
-        if log_target not in (True, False):
-            raise ValueError(f"log_target must be True or False, not {log_target!r}")
-        self.log_target = bool(log_target)
+        self.log_target = _core.as_flag(log_target, "log_target")
         super().__init__(reduction)
 
     @property
@@ -421,10 +421,6 @@ class KLDivLoss(PointwiseLoss):
 
 def _checked(weight: FloatArray | None, name: str) -> FloatArray | None:
     """Return `weight` if it can be one; its shape is checked when that of the input is known."""
-    if weight is not None and not isinstance(weight, np.ndarray):
-        raise TypeError(
-            f"{name} must be a NumPy array of float32 or float64, not {type(weight).__name__}"
-        )
-    if weight is not None and weight.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} must have dtype float32 or float64, not {weight.dtype}")
+    if weight is not None:
+        _core.check_array(weight, name)
     return weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -13,13 +13,16 @@ CHUNK = 16384  # elements of one partial sum
 LANES = 32  # in which its squares are added up
 
 
-def grad_norm(grads: Sequence[FloatArray]) -> float:
-    """Return the 2-norm over all elements of all arrays, in float64.
+def grad_norm(grads: Sequence[FloatArray], norm_type: float = 2.0) -> float:
+    """Return the 2-norm over all elements of all arrays, in float64, or the largest magnitude.
 
-    The order of the additions is that of the kernels, so the bits are equal: each array in the
-    order of its memory, cut into chunks; in each chunk lane after lane; chunk after chunk.
+    `norm_type` is 2 or inf. The order of the additions is that of the kernels, so the bits are
+    equal: each array in the order of its memory, cut into chunks; in each chunk lane after lane;
+    chunk after chunk.
     """
     with np.errstate(all="ignore"):
+        if norm_type == inf:
+            return float(np.max([np.max(abs(grad)) for grad in grads if grad.size], initial=0.0))
         plain = _sum_of_squares(grads, 1.0)
         if 2.0**-900 < plain < 2.0**1000:
             return sqrt(plain)
