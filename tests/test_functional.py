@@ -95,7 +95,7 @@ def test_each_option_of_a_class_counts() -> None:
         taken = inspect.signature(plain.call).parameters
         options = inspect.signature(type(plain.make())).parameters
         assert list(taken)[2:] != []
-        assert set(taken) - set(list(taken)[:2]) - {"out"} == set(options)
+        assert set(taken) - set(list(taken)[:2]) - {"out", "stats"} == set(options)
         for name, option in options.items():
             assert taken[name].default == option.default, (plain.function, name)
         assert {name for row in ROWS if row.loss == plain.loss for name in row.options} == set(

@@ -76,11 +76,12 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
                     const char* dtype) {
     const py::type type = py::type::of(object);
     const auto offers = [&](const char* name) { return py::hasattr(type, name); };
+    const std::string it = what.find(' ') == std::string::npos ? what : "...";
     std::string way_out;
     if (is_out(what))
         way_out = "; allocate it with np.empty";
     else if (is_numpy_scalar(object))
-        way_out = "; use np.array(...)";
+        way_out = "; use np.array(" + it + ")";
     else if (offers("toarray"))
         way_out = "; convert it with .toarray()";
     else if (offers("to_numpy"))
@@ -90,9 +91,9 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
     else if (py::isinstance<py::str>(object) || py::isinstance<py::dict>(object))
         way_out = "; pass the array itself";
     else if (offers("__next__"))
-        way_out = std::string("; collect it with np.array(list(...)") + dtype + ")";
+        way_out = "; collect it with np.array(list(" + it + ")" + dtype + ")";
     else if (offers("__array__") || offers("__len__") || PyNumber_Check(object.ptr()) == 1)
-        way_out = std::string("; convert it with np.asarray(...") + dtype + ")";
+        way_out = "; convert it with np.asarray(" + it + dtype + ")";
     throw py::type_error(what + " must be " + taken + ", not " + type_name(object) + way_out);
 }
 

@@ -423,12 +423,12 @@ void require_shape(const py::array& array, const std::string& what, const Shape&
 
 // Everything that can be wrong with a linear layer under cross-entropy, before its first chunk.
 // Returns the class indices, copied (what was checked is what will be used) and flat, or None for
-// probabilities; and what the mean of the whole batch divides by.
+// probabilities; what the mean of the whole batch divides by; and `out` as a tuple.
 py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                                      const py::object& linear_weight_given,
                                      const py::object& targets, const py::object& linear_bias,
                                      const py::object& weight, const py::object& ignore_index_given,
-                                     const py::object& out) {
+                                     const py::object& out_given) {
     const std::int64_t ignore_index = as_integer(ignore_index_given, "ignore_index");
     const py::array hidden = float_array(hidden_given, "hidden");
     const py::array linear_weight = float_array(linear_weight_given, "linear_weight");
@@ -470,22 +470,25 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     if (py::isinstance<py::array>(targets))
         overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
 
-    if (!out.is_none()) {
+    py::tuple out;  // what is checked is what is used, whatever becomes of a list
+    if (!out_given.is_none()) {
+        const bool listed =
+            py::isinstance<py::list>(out_given) || py::isinstance<py::tuple>(out_given);
+        if (listed) out = py::tuple(out_given);
         const std::size_t count = linear_bias.is_none() ? 2 : 3;
-        if (!PyTuple_CheckExact(out.ptr()) || py::len(out) != count)
+        if (!listed || out.size() != count)
             throw py::type_error(
                 std::string("out must be a tuple of ") +
                 (count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
                             : "three arrays, for the gradients of hidden, linear_weight and "
                               "linear_bias") +
-                ", not " + type_name(out) +
-                (PyTuple_CheckExact(out.ptr()) ? " of " + std::to_string(py::len(out))
-                                               : std::string()));
+                ", not " + type_name(out_given) +
+                (listed ? " of " + std::to_string(out.size()) : std::string()));
         const py::object models[] = {hidden, linear_weight, linear_bias};
         const char* const names[] = {"hidden", "linear_weight", "linear_bias"};
         for (std::size_t i = 0; i < count; ++i) {
             const std::string what = "out[" + std::to_string(i) + "]";
-            const py::array grad = float_array(out[py::int_(i)], what);
+            const py::array grad = float_array(out[i], what);
             require_like(grad, what, py::reinterpret_borrow<py::array>(models[i]), names[i]);
             require_writeable(grad, what);
             require_dense(grad, what);
@@ -495,7 +498,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
         }
     }
     overlap.run();
-    return py::make_tuple(indices, denominator);
+    return py::make_tuple(indices, denominator, out);
 }
 
 }  // namespace

@@ -17,7 +17,9 @@ namespace fastopt {
 namespace {
 
 // A kernel and its options, into a batch.
-void set_kernel(PointwiseBatch& batch, const py::object& name_given, const py::tuple& options) {
+void set_kernel(PointwiseBatch& batch, const py::object& name_given,
+                const py::object& options_given) {
+    const py::tuple options(options_given);
     const std::string name = as_text(name_given, "kernel");
     const Table& table = kernels();
     for (int i = 0; i < table.pointwise_count; ++i) {
@@ -112,7 +114,7 @@ PointwiseResult run(const PointwiseBatch& batch) {
 // Loss and, if `want_grad`, the gradient: into `out` if it is given, else into a fresh array.
 py::object pointwise_loss(const py::object& kernel, const py::object& input_given,
                           const py::object& target_given, const py::object& weight_given,
-                          const py::object& pos_weight_given, const py::tuple& options,
+                          const py::object& pos_weight_given, const py::object& options,
                           const py::object& reduction_given, bool want_grad,
                           const py::object& out) {
     PointwiseBatch batch{};
@@ -176,7 +178,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
 // A function of operands of one shape, pairs of a name and an array, into `out` if it is given,
 // which may be one of them.
 py::object pointwise_function(const py::object& kernel, const py::list& given,
-                              const py::tuple& options, const py::object& out) {
+                              const py::object& options, const py::object& out) {
     PointwiseBatch batch{};
     set_kernel(batch, kernel, options);
     if (batch.kernel->is_loss ||

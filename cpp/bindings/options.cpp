@@ -99,7 +99,7 @@ std::string short_text(py::handle text) {
 std::string short_repr(py::handle value) {
     if (py::isinstance<py::array>(value)) {
         const py::array array = plain_array(value);
-        if (array.ndim() > 0)
+        if (array.size() > 8)
             return "an array of shape " + describe_shape(array) + " and dtype " +
                    short_text(py::str(py::object(array.dtype())));
     }

@@ -254,10 +254,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         out: Sequence[FloatArray] | None,
         stats: bool,
     ) -> tuple[float | FloatArray, Grads, CrossEntropyStats | None]:
-        if isinstance(out, (list, tuple)):
-            out = tuple(out)  # what is checked is what is used
         wants_stats = _core.as_flag(stats, "stats")
-        indices, denominator = _core.check_linear_cross_entropy(
+        indices, denominator, given = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )
         # Of subclasses the plain arrays: np.matrix has another product.
@@ -283,8 +281,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         if want_grad and out is None:
             grads = (np.empty(hidden.shape, dtype), np.empty_like(linear_weight))
             grads += () if linear_bias is None else (np.empty(classes, dtype),)
-        elif want_grad and out is not None:
-            grads = out
+        elif want_grad:
+            grads = given
         w = linear_weight if _is_for_blas(linear_weight) else np.ascontiguousarray(linear_weight)
         if want_grad:
             dx, dw = np.asarray(grads[0]).reshape(x.shape), np.asarray(grads[1])
@@ -373,22 +371,24 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
         fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
         fixed += bias * BUFFER_SIZE * size
+        capped = self.logit_softcap != 0
+        fixed += 2 * capped * classes * size  # a row for a thread, and one to spare
+        added = max(1, width * size)  # for each class whose gradient is added
+        least = fixed + row + added
         limit = self.memory_limit
         threads = MOST_THREADS
-        if self.logit_softcap != 0:  # a row for each thread, and one to spare
-            if limit is not None:
-                threads = max(1, min(MOST_THREADS, limit // 8 // (classes * size) - 1))
-            fixed += (threads + 1) * classes * size
+        if limit is not None:  # up to an eighth of what is left for the rows of more threads
+            threads = 1 + min(MOST_THREADS - 1, max(0, limit - least) // 8 // (classes * size))
+        fixed += (threads - 1) * capped * classes * size
         if limit is None:
             limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))
             limit = max(limit, LEAST_LIMIT) + fixed
         if count == 0 or row * count + fixed <= limit:
             return _Plan(max(count, 1), 0, threads)
-        added = max(1, width * size)  # for each class whose gradient is added
         left = limit - fixed - row
-        if left < added and self.memory_limit is not None:
+        if self.memory_limit is not None and limit < least:
             raise ValueError(
-                f"memory_limit must be at least {fixed + row + added} bytes for {classes} classes, "
+                f"memory_limit must be at least {least} bytes for {classes} classes, "
                 f"so that one row fits, not {limit}"
             )
         at_once = max(1, min(classes, ADDED_BYTES // added, limit // 12 // added, left // added))
