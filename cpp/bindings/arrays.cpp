@@ -254,6 +254,16 @@ StridedReader c_order_reader(const py::array& array) {
     return reader(array, order);
 }
 
+StridedReader broadcast_reader(const py::array& array, const py::array& model) {
+    std::vector<Dimension> dimensions;
+    const py::ssize_t missing = model.ndim() - array.ndim();
+    for (py::ssize_t axis = 0; axis < model.ndim(); ++axis) {
+        const bool stays = axis >= missing && array.shape(axis - missing) != 1;
+        dimensions.push_back({model.shape(axis), stays ? array.strides(axis - missing) : 0});
+    }
+    return {array.data(), dimensions, static_cast<std::size_t>(array.itemsize())};
+}
+
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order) {
     std::vector<Dimension> dimensions;
     dimensions.reserve(order.size());

@@ -76,6 +76,8 @@ std::pair<const std::byte*, const std::byte*> extent(const py::array& array);
 // Reads `array` in the given order of its axes.
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
 StridedReader c_order_reader(const py::array& array);
+// As if it were broadcast to the shape of `model`.
+StridedReader broadcast_reader(const py::array& array, const py::array& model);
 
 // The array as runs of positions with classes along `axis`, if its strides allow it: the axes
 // before must be as one, and so must those after.

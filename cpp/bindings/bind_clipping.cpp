@@ -49,11 +49,15 @@ double limit_of(const py::object& given, const char* name) {
     return number;
 }
 
-double grad_norm(const py::list& grads, const py::object& norm_type) {
+py::object grad_norm(const py::list& grads, const py::object& norm_type) {
     const NormType type = norm_type_of(norm_type);
     const auto arrays = views(grads, false);
-    const GilRelease release;
-    return total_norm(arrays, type).value;
+    double norm = 0.0;
+    {
+        const GilRelease release;
+        norm = total_norm(arrays, type).value;
+    }
+    return new_float(norm);
 }
 
 py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_given,

@@ -142,12 +142,10 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     const bool wide = batch.type != type_of(input);
     batch.count = static_cast<std::size_t>(input.size());
     batch.divisor = divisor_of(reduction, input);
-    const py::object broadcast_to = py::module_::import("numpy").attr("broadcast_to");
     for (std::size_t i = 0; i < arrays.size(); ++i) {
         if (!arrays[i]) continue;
         arrays[i] = as_type(*arrays[i], batch.type);
-        if (i >= 2) arrays[i] = py::array(broadcast_to(*arrays[i], input.attr("shape")));
-        batch.operands[i] = c_order_reader(*arrays[i]);
+        batch.operands[i] = broadcast_reader(*arrays[i], input);
     }
 
     // What is returned, and where it is computed.

@@ -2,7 +2,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <exception>
 #include <limits>
+#include <stdexcept>
+#include <string_view>
 
 #include "../runtime/isa.hpp"
 #include "../runtime/parallel.hpp"
@@ -10,6 +13,7 @@
 #include "../runtime/tuning.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "late.hpp"
 #include "options.hpp"
 
 namespace py = pybind11;
@@ -17,6 +21,17 @@ namespace py = pybind11;
 namespace fastopt {
 
 void bind_runtime(py::module_& module) {
+    // pybind11 reports a lack of memory as a RuntimeError.
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const py::builtin_exception&) {
+            throw;
+        } catch (const std::runtime_error& error) {
+            if (!std::string_view(error.what()).starts_with("Could not allocate ")) throw;
+            PyErr_NoMemory();
+        }
+    });
     kernels();  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
     num_threads();
     forget_pool_after_fork();
@@ -47,9 +62,19 @@ void bind_runtime(py::module_& module) {
         "cgroup_cpus", [](const py::object& root) { return cgroup_cpus(as_text(root, "root")); },
         py::arg("root") = "");
     // The options of what is computed in Python.
-    module.def("as_number", &as_number, py::arg("value"), py::arg("name"));
+    module.def(
+        "as_number",
+        [](const py::object& value, const std::string& name) {
+            return new_float(as_number(value, name));
+        },
+        py::arg("value"), py::arg("name"));
     module.def("as_flag", &as_flag, py::arg("value"), py::arg("name"));
-    module.def("as_integer", &as_integer, py::arg("value"), py::arg("name"));
+    module.def(
+        "as_integer",
+        [](const py::object& value, const std::string& name) {
+            return new_integer(as_integer(value, name));
+        },
+        py::arg("value"), py::arg("name"));
     module.def("as_text", &as_text, py::arg("value"), py::arg("name"));
     module.def(
         "check_array",

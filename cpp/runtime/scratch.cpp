@@ -1,6 +1,8 @@
 // One growing buffer for each thread, and a few blocks.
 #include "scratch.hpp"
 
+#include <pthread.h>
+
 #include <memory>
 #include <new>
 #include <utility>
@@ -11,57 +13,85 @@ namespace {
 // A float32 class axis of 128256 takes 15.7 MiB, if it is not the last.
 constexpr std::size_t kept_bytes = 16 << 20;
 
-thread_local std::unique_ptr<std::byte[]> memory;
-constinit thread_local std::size_t size = 0;
-
 // Blocks that were given back. The sizes are coarse, so that one serves batches nearly alike.
 constexpr std::size_t granule = 64 << 10;
 struct Block {
     std::unique_ptr<std::byte[]> data;
     std::size_t size = 0;
 };
-thread_local Block blocks[4];  // as many as cross-entropy takes at a time
+
+struct Kept {
+    std::unique_ptr<std::byte[]> scratch;
+    std::size_t scratch_size = 0;
+    Block blocks[4];  // as many as cross-entropy takes at a time
+};
+
+void forget(void* kept) { delete static_cast<Kept*>(kept); }
+
+// What this thread keeps, until it ends; nullptr if there is no memory for it. A thread_local
+// object would end the process then.
+Kept* kept_here() {
+    struct Key {
+        pthread_key_t value{};
+        bool made = pthread_key_create(&value, forget) == 0;
+    };
+    static Key key;
+    if (!key.made) return nullptr;
+    if (void* kept = pthread_getspecific(key.value)) return static_cast<Kept*>(kept);
+    std::unique_ptr<Kept> fresh(new (std::nothrow) Kept);
+    if (fresh == nullptr || pthread_setspecific(key.value, fresh.get()) != 0) return nullptr;
+    return fresh.release();
+}
 
 // What a block of so many bytes has: less than a granule is left to malloc as it is.
 std::size_t block_size(std::size_t bytes) {
     return bytes < granule ? bytes : (bytes + granule - 1) / granule * granule;
 }
 
+bool is_kept(std::size_t bytes) { return bytes >= granule && bytes <= kept_bytes; }
+
 }  // namespace
 
 std::byte* thread_scratch(std::size_t bytes) {
-    if (bytes > size) {
-        memory.reset();
-        memory.reset(new (std::nothrow) std::byte[bytes]);
-        size = memory ? bytes : 0;
+    Kept* const kept = kept_here();
+    if (kept == nullptr) return nullptr;
+    if (bytes > kept->scratch_size) {
+        kept->scratch.reset();
+        kept->scratch.reset(new (std::nothrow) std::byte[bytes]);
+        kept->scratch_size = kept->scratch ? bytes : 0;
     }
-    return memory.get();
+    return kept->scratch.get();
 }
 
 void trim_thread_scratch() {
-    if (size <= kept_bytes) return;
-    memory.reset();
-    size = 0;
+    Kept* const kept = kept_here();
+    if (kept == nullptr || kept->scratch_size <= kept_bytes) return;
+    kept->scratch.reset();
+    kept->scratch_size = 0;
 }
 
 std::byte* take_block(std::size_t bytes) {
     bytes = block_size(bytes);
-    for (Block& block : blocks)
-        if (block.size == bytes && block.data != nullptr) {
-            block.size = 0;
-            return block.data.release();
-        }
+    Kept* const kept = is_kept(bytes) ? kept_here() : nullptr;
+    if (kept != nullptr)
+        for (Block& block : kept->blocks)
+            if (block.size == bytes && block.data != nullptr) {
+                block.size = 0;
+                return block.data.release();
+            }
     if (auto* fresh = new (std::nothrow) std::byte[bytes]) return fresh;
-    for (Block& block : blocks) block = {};
+    if (Kept* const here = kept_here())
+        for (Block& block : here->blocks) block = {};
     return new std::byte[bytes];
 }
 
 void give_back_block(std::byte* block, std::size_t bytes) noexcept {
     bytes = block_size(bytes);
     std::unique_ptr<std::byte[]> owned(block);
-    if (bytes < granule || bytes > kept_bytes) return;
+    Kept* const here = is_kept(bytes) ? kept_here() : nullptr;
+    if (here == nullptr) return;
     // The others move on; without room for all, the one that was given back first goes.
-    for (Block& kept : blocks) {
+    for (Block& kept : here->blocks) {
         std::swap(kept.data, owned);
         std::swap(kept.size, bytes);
         if (owned == nullptr) return;
