@@ -45,12 +45,17 @@ std::string convert(const std::string& what, const std::string& call,
            (model.empty() ? "" : "(" + model + ".shape, " + model + ".dtype)");
 }
 
+// The elements in C order, rounded.
 template <class From, class To>
 void round_into(const py::array& array, To* out) {
+    const StridedReader elements = c_order_reader(array);
     const auto size = static_cast<std::size_t>(array.size());
-    c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
-        const auto* from = reinterpret_cast<const From*>(run);
-        out = std::transform(from, from + count, out, [](From x) { return static_cast<To>(x); });
+    with_default_floating_point([&] {
+        elements.each_run(0, size, [&](const std::byte* run, std::size_t count) {
+            const auto* from = reinterpret_cast<const From*>(run);
+            out =
+                std::transform(from, from + count, out, [](From x) { return static_cast<To>(x); });
+        });
     });
 }
 
@@ -315,16 +320,13 @@ py::array as_type(const py::array& array, Type type) {
     const bool narrow = type == Type::float32;
     const py::array result = empty_like(array, type);
     auto* const out = const_cast<void*>(result.data());
-    with_default_floating_point([&] {
-        narrow ? round_into<double>(array, static_cast<float*>(out))
-               : round_into<float>(array, static_cast<double*>(out));
-    });
+    narrow ? round_into<double>(array, static_cast<float*>(out))
+           : round_into<float>(array, static_cast<double*>(out));
     return result;
 }
 
 void copy_rounded(const py::array& from, const py::array& to) {
-    auto* const out = static_cast<float*>(const_cast<void*>(to.data()));
-    with_default_floating_point([&] { round_into<double>(from, out); });
+    round_into<double>(from, static_cast<float*>(const_cast<void*>(to.data())));
 }
 
 py::array zeros_like(const py::array& model) {

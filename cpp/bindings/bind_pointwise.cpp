@@ -167,8 +167,8 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     if (want_grad) returned = py::make_tuple(value, out.is_none() ? py::object(*grad) : out);
     const PointwiseResult result = run(batch);
     if (result.outside) throw_outside(input, *result.outside);
-    if (wide && grad) copy_rounded(*grad_computed, *grad);
     if (wide && losses) copy_rounded(*losses_computed, *losses);
+    if (wide && grad) copy_rounded(*grad_computed, *grad);  // the last that can fail
     loss.set(result.loss);
     return returned;
 }

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <cstdlib>
 #include <memory>
 #include <new>
 #include <utility>
@@ -15,18 +16,29 @@ constexpr std::size_t kept_bytes = 16 << 20;
 
 // Blocks that were given back. The sizes are coarse, so that one serves batches nearly alike.
 constexpr std::size_t granule = 64 << 10;
+// From malloc: on a thread's first exception, even one that new (std::nothrow) catches, libstdc++
+// takes memory itself, and ends the process if there is none.
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+using Bytes = std::unique_ptr<std::byte[], Free>;
+Bytes allocate(std::size_t size) { return Bytes(static_cast<std::byte*>(std::malloc(size))); }
+
 struct Block {
-    std::unique_ptr<std::byte[]> data;
+    Bytes data;
     std::size_t size = 0;
 };
 
 struct Kept {
-    std::unique_ptr<std::byte[]> scratch;
+    Bytes scratch;
     std::size_t scratch_size = 0;
     Block blocks[4];  // as many as cross-entropy takes at a time
 };
 
-void forget(void* kept) { delete static_cast<Kept*>(kept); }
+void forget(void* kept) {
+    static_cast<Kept*>(kept)->~Kept();
+    std::free(kept);
+}
 
 // What this thread keeps, until it ends; nullptr if there is no memory for it. A thread_local
 // object would end the process then.
@@ -38,9 +50,9 @@ Kept* kept_here() {
     static Key key;
     if (!key.made) return nullptr;
     if (void* kept = pthread_getspecific(key.value)) return static_cast<Kept*>(kept);
-    std::unique_ptr<Kept> fresh(new (std::nothrow) Kept);
-    if (fresh == nullptr || pthread_setspecific(key.value, fresh.get()) != 0) return nullptr;
-    return fresh.release();
+    Bytes memory = allocate(sizeof(Kept));
+    if (memory == nullptr || pthread_setspecific(key.value, memory.get()) != 0) return nullptr;
+    return new (memory.release()) Kept;
 }
 
 // What a block of so many bytes has: less than a granule is left to malloc as it is.
@@ -57,7 +69,7 @@ std::byte* thread_scratch(std::size_t bytes) {
     if (kept == nullptr) return nullptr;
     if (bytes > kept->scratch_size) {
         kept->scratch.reset();
-        kept->scratch.reset(new (std::nothrow) std::byte[bytes]);
+        kept->scratch = allocate(bytes);
         kept->scratch_size = kept->scratch ? bytes : 0;
     }
     return kept->scratch.get();
@@ -79,15 +91,19 @@ std::byte* take_block(std::size_t bytes) {
                 block.size = 0;
                 return block.data.release();
             }
-    if (auto* fresh = new (std::nothrow) std::byte[bytes]) return fresh;
-    if (Kept* const here = kept_here())
-        for (Block& block : here->blocks) block = {};
-    return new std::byte[bytes];
+    Bytes fresh = allocate(bytes);
+    if (fresh == nullptr) {
+        if (Kept* const here = kept_here())
+            for (Block& block : here->blocks) block = {};
+        fresh = allocate(bytes);
+    }
+    if (fresh == nullptr && bytes > 0) throw std::bad_alloc();
+    return fresh.release();
 }
 
 void give_back_block(std::byte* block, std::size_t bytes) noexcept {
     bytes = block_size(bytes);
-    std::unique_ptr<std::byte[]> owned(block);
+    Bytes owned(block);
     Kept* const here = is_kept(bytes) ? kept_here() : nullptr;
     if (here == nullptr) return;
     // The others move on; without room for all, the one that was given back first goes.
