@@ -32,8 +32,14 @@ void bind_runtime(py::module_& module) {
             PyErr_NoMemory();
         }
     });
-    kernels();  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
-    num_threads();
+    try {  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
+        kernels();
+        num_threads();
+    } catch (const std::invalid_argument& error) {  // whose text may hold any bytes
+        const std::string_view text = error.what();
+        throw py::import_error(std::string(py::str(new_object(PyUnicode_DecodeUTF8(
+            text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace")))));
+    }
     forget_pool_after_fork();
     module.attr("compiler") = FASTOPT_COMPILER;
     py::class_<Tuning>(module, "Tuning")

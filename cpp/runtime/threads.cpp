@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
@@ -23,7 +24,9 @@ namespace {
 std::optional<int> positive_integer(std::string_view text) {
     int value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size() || value < 1) return std::nullopt;
+    if (end != text.data() + text.size() || text.starts_with('-')) return std::nullopt;
+    if (error == std::errc::result_out_of_range) return std::numeric_limits<int>::max();
+    if (error != std::errc{} || value < 1) return std::nullopt;
     return value;
 }
 
