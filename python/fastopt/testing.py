@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastopt import _core
+from fastopt._options import as_index, as_number
 from fastopt._types import FloatArray
 
 __all__ = ["GradcheckError", "gradcheck"]
@@ -115,34 +117,14 @@ def gradcheck(
       also [0, 1]: 0.5, not 1; [0, 2]: -1, not -2; [1, 0]: 0.1, not 0.2; [1, 1]: 0.2, not 0.4; ...
       all of these are 0.5 times the numerical derivative
     """
-    check = _Check(fn, inputs)
-    defaults = DEFAULTS[check.coarsest]
-    check.eps = _positive("eps", eps, defaults["eps"])
-    check.rtol = _positive("rtol", rtol, defaults["rtol"], zero=True)
-    check.atol = _positive("atol", atol, defaults["atol"], zero=True)
-    if max_elements is not None and max_elements < 1:
+    allow_kinks = _core.as_flag(allow_kinks, "allow_kinks")
+    raise_exception = _core.as_flag(raise_exception, "raise_exception")
+    if max_elements is not None and as_index("max_elements", max_elements) < 1:
         raise ValueError(f"max_elements must be at least 1, not {max_elements}")
-    check.same_again()
-    rng = np.random.default_rng(seed)
-    reports: list[str] = []
-    for key in check.inputs:
-        size = check.inputs[key].size
-        chosen = range(size)
-        if max_elements is not None and max_elements < size:
-            chosen = np.sort(rng.choice(size, max_elements, replace=False)).tolist()
-        found = [difference for i in chosen if (difference := check.element(key, i))]
-        wrong = [d for d in found if d.bend is None]
-        bends = [d for d in found if d.bend is not None]
-        bends = [d for d in bends if not (allow_kinks and d.bend == "kink" and d.is_between)]
-        reports += check.report(key, wrong, bends, len(chosen))
-    # In float64 so small a slope is a zero; in float32 it may be that of a mean of many.
-    looked = any(x.size for x in check.inputs.values())
-    if check.coarsest == np.float32 and looked and not check.visible and not reports:
-        raise ValueError(
-            "all slopes of fn that were looked at are too small to be checked in float32: zeros "
-            "instead of the gradient would pass as well; check in float64, or the sum instead of "
-            "the mean, or with a larger eps and a smaller atol"
-        )
+    # What overflows in here is no concern of the host's np.seterr; fn runs with its own settings.
+    host = np.geterr()
+    with np.errstate(all="ignore"):
+        reports = _Check(fn, inputs, host).run(eps, rtol, atol, allow_kinks, max_elements, seed)
     if reports and raise_exception:
         raise GradcheckError("\n".join(reports))
     return not reports
@@ -191,8 +173,9 @@ class _Check:
     atol: float
     visible = False  # whether an element so far has a slope of more than what is allowed anyway
 
-    def __init__(self, fn: Callable[..., Any], inputs: Inputs) -> None:
+    def __init__(self, fn: Callable[..., Any], inputs: Inputs, host: Mapping[str, Any]) -> None:
         self.fn = fn
+        self.host = host  # np.geterr() where fn belongs
         self.kind = _kind("inputs", inputs)
         self.inputs = dict(_items(inputs))
         if not self.inputs:
@@ -201,6 +184,7 @@ class _Check:
             name = self.name(key)
             if not isinstance(x, np.ndarray):
                 raise TypeError(f"{name} must be a NumPy array, not {type(x).__name__}")
+            x = self.inputs[key] = _plain(x, name)
             if x.dtype not in DEFAULTS:
                 raise TypeError(f"{name} must be float64 or float32, not {x.dtype}")
             if not np.all(np.isfinite(x)):
@@ -216,13 +200,51 @@ class _Check:
             dtypes.append(answer[0].dtype)
         self.coarsest = min(dtypes, key=lambda dtype: dtype.itemsize)
 
+    def run(
+        self,
+        eps: float | None,
+        rtol: float | None,
+        atol: float | None,
+        allow_kinks: bool,
+        max_elements: int | None,
+        seed: int,
+    ) -> list[str]:
+        """Return the lines of a report; none if all is well."""
+        defaults = DEFAULTS[self.coarsest]
+        self.eps = _positive("eps", eps, defaults["eps"])
+        self.rtol = _positive("rtol", rtol, defaults["rtol"], zero=True)
+        self.atol = _positive("atol", atol, defaults["atol"], zero=True)
+        self.same_again()
+        rng = np.random.default_rng(seed)
+        reports: list[str] = []
+        for key in self.inputs:
+            size = self.inputs[key].size
+            chosen = range(size)
+            if max_elements is not None and max_elements < size:
+                chosen = np.sort(rng.choice(size, max_elements, replace=False)).tolist()
+            found = [difference for i in chosen if (difference := self.element(key, i))]
+            wrong = [d for d in found if d.bend is None]
+            bends = [d for d in found if d.bend is not None]
+            bends = [d for d in bends if not (allow_kinks and d.bend == "kink" and d.is_between)]
+            reports += self.report(key, wrong, bends, len(chosen))
+        # In float64 so small a slope is a zero; in float32 it may be that of a mean of many.
+        looked = any(x.size for x in self.inputs.values())
+        if self.coarsest == np.float32 and looked and not self.visible and not reports:
+            raise ValueError(
+                "all slopes of fn that were looked at are too small to be checked in float32: "
+                "zeros instead of the gradient would pass as well; check in float64, or the sum "
+                "instead of the mean, or with a larger eps and a smaller atol"
+            )
+        return reports
+
     def name(self, key: int | str) -> str:
         return "the input" if self.kind == "array" else f"inputs[{key!r}]"
 
     def call(self, inputs: Mapping[Any, FloatArray]) -> Any:
         """Return fn's answer to copies of `inputs`: it may write into them."""
         copies = {key: x.copy(order="K") for key, x in inputs.items()}
-        answer = self.fn(copies) if self.kind == "mapping" else self.fn(*copies.values())
+        with np.errstate(**self.host):
+            answer = self.fn(copies) if self.kind == "mapping" else self.fn(*copies.values())
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             what = type(answer).__name__
             what += f" of {len(answer)}" if isinstance(answer, (tuple, list)) else ""
@@ -230,9 +252,12 @@ class _Check:
         return answer
 
     def value_of(self, answer: Any) -> FloatArray:
-        value = np.asarray(answer[0])
+        value = _plain(answer[0], "fn's value")
         if value.dtype.kind not in "fiu":
-            raise TypeError(f"fn's value must be a number or an array of numbers, not {answer[0]}")
+            raise TypeError(
+                "fn's value must be a number or an array of numbers, not "
+                f"{_core.short_repr(answer[0])}"
+            )
         return value.astype(np.float64)  # a copy: fn may return one buffer again and again
 
     def grads_of(self, answer: Any) -> dict[Any, FloatArray]:
@@ -249,7 +274,7 @@ class _Check:
         result: dict[Any, FloatArray] = {}
         for key, grad in items.items():
             name, shape = self.name(key), self.inputs[key].shape
-            array = np.asarray(grad)
+            array = _plain(grad, f"the gradient of {name}")
             if array.dtype.kind not in "fiu":
                 raise TypeError(f"the gradient of {name} must hold real numbers, not {grad!r:.50}")
             if array.shape != shape:
@@ -372,6 +397,13 @@ class _Check:
             yield f"  all of these are {middle:.6g} times the numerical derivative"
 
 
+def _plain(value: Any, name: str) -> FloatArray:
+    """Return an array of NumPy's own class: of a subclass, its elements."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; pass its .data or a filled copy")
+    return np.asarray(value)
+
+
 def _kind(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return "mapping"
@@ -406,7 +438,7 @@ def _first(value: FloatArray, other: FloatArray | None = None) -> str:
 
 
 def _positive(name: str, value: float | None, default: float, *, zero: bool = False) -> float:
-    value = default if value is None else float(value)
+    value = default if value is None else as_number(name, value)
     if not 0 <= value < math.inf or (value == 0 and not zero):
         raise ValueError(f"{name} must be finite and {'not negative' if zero else 'positive'}, "
                          f"not {value}")  # fmt: skip
