@@ -53,7 +53,7 @@ def test_class_weights(scale: float, reduction: str) -> None:
         cancels = reduction == "mean" and target is Y
         unit = 1.0 if cancels else scale
         close(loss, unit * expected[0], 0 if np.ndim(loss) == 0 else 1e-45)
-        close(grad, unit * expected[1], 1e-7 if cancels else 1e-45)
+        close(grad, unit * expected[1], 1e-7 if cancels else 3e-45)
 
 
 def test_class_weights_with_z_loss_and_a_linear_layer() -> None:
@@ -108,7 +108,7 @@ def test_weights_of_elements(scale: float, reduction: str) -> None:
         expected = truth(loss_of, weight / scale, x, target)
         assert grad is out
         close(loss, scale * expected[0], 5e-324 if np.ndim(loss) == 0 else 1e-45)
-        close(grad, scale * expected[1], 1e-45)
+        close(grad, scale * expected[1], 3e-45)
         # In place, too.
         inside = x.copy()
         loss_of(weight).value_and_grad(inside, target, out=inside)
@@ -139,21 +139,17 @@ def test_options_of_losses_and_functions(number: float) -> None:
     if number < 1:
         calls.append(("z_loss", lambda x, t: F.cross_entropy(x, Y, z_loss=number)))
     for name, call in calls:
-        try:
-            got = call(X, P)
-        except ValueError as error:
-            assert name in str(error)
+        if name == "logit_softcap" or (name in ("p", "label_smoothing") and number > 1):
+            with refused(ValueError, name):
+                call(X, P)
             continue
-        expected = call(wide, target)
-        with np.errstate(over="ignore"):
-            for a, b in (
-                zip(np.atleast_1d(*got), np.atleast_1d(*expected), strict=True)
-                if isinstance(got, tuple)
-                else [(got, expected)]
-            ):
+        got, expected = call(X, P), call(wide, target)
+        pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
+        for a, b in pairs:
+            with np.errstate(over="ignore"):
                 rounded = np.asarray(b).astype(np.asarray(a).dtype)
-                assert not np.isnan(a).any(), name
-                np.testing.assert_allclose(a, rounded, rtol=1e-5, atol=1e-7 * np.abs(X).max())
+            assert not np.isnan(a).any(), name
+            np.testing.assert_allclose(a, rounded, rtol=1e-5, atol=1e-6)
     with refused(ValueError, "logit_softcap must be 0 (none) or in [1e-30, 1e30]"):
         fo.CrossEntropyLoss(logit_softcap=1e-40)
     zero_lse = np.log(np.full((2, 4), 0.25))
