@@ -126,7 +126,7 @@ class Hostile(np.ndarray):
 
     __array_ufunc__ = __array_function__ = astype = reshape = broken
     __getitem__ = __matmul__ = __mul__ = __len__ = sum = argmax = broken
-    shape = dtype = flat = T = property(broken)  # type: ignore[assignment]
+    shape = dtype = flat = T = property(broken)
 
 
 CLEAN = rng.standard_normal((6, 5)).astype(np.float32)

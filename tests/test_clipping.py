@@ -302,3 +302,57 @@ def test_standalone_clipping_refuses_before_it_writes() -> None:
     fo.clip_grad_norm_(good, 1.0)
     assert np.isnan(good[0])  # inf * 0, as torch
     assert list(good[1:]) == [0, 0]
+
+
+def test_largest_magnitude_equals_the_reference(isa: str, threads: int) -> None:
+    grads = mixed()
+    arrays = [g for g in grads.values() if g is not None]
+    norm = fo.grad_norm(grads, np.inf)
+    assert norm == fo.reference.grad_norm(arrays, np.inf)
+    assert norm == max(float(np.max(np.abs(g))) for g in arrays if g.size)
+    assert fo.grad_norm([], norm_type=float("inf")) == 0
+    for dtype in DTYPES:
+        for place in (0, 4999, 99_999):  # the largest one, and NaN, at any place
+            x = np.full(100_000, -1.0, dtype)
+            x[place] = -3
+            assert fo.grad_norm(x, np.inf) == 3
+            x[place] = -np.inf
+            assert fo.grad_norm(x, np.inf) == np.inf
+            x[place] = np.nan
+            assert np.isnan(fo.grad_norm(x, np.inf))
+            assert np.isnan(fo.grad_norm(x[::-1], np.inf))
+            assert np.isnan(fo.reference.grad_norm([x], np.inf))
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e9])
+def test_clipping_to_the_largest_magnitude(max_norm: float) -> None:
+    grads, copies = mixed(), mixed()
+    norm = fo.clip_grad_norm_(grads, max_norm, np.inf)
+    assert norm == fo.grad_norm(copies, np.inf)
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    for name, grad in grads.items():
+        if grad is not None:
+            assert same_bits(grad, np.asarray(copies[name] * grad.dtype.type(factor)))
+
+
+def test_other_types_of_norms_are_refused() -> None:
+    for norm_type in (1, 0, -np.inf, np.nan, 3.0):
+        grads = np.full(3, 7.0)
+        with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
+            fo.clip_grad_norm_(grads, 1.0, norm_type)
+        with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
+            fo.grad_norm(grads, norm_type)
+        assert (grads == 7).all()
+
+
+@pytest.mark.parametrize("norm_type", [2.0, float("inf")])
+def test_clipping_as_torch(norm_type: float) -> None:
+    torch = pytest.importorskip("torch")
+    grads = {n: np.ascontiguousarray(g) for n, g in mixed().items() if g is not None and g.size}
+    parameters = [torch.nn.Parameter(torch.from_numpy(g.copy())) for g in grads.values()]
+    for parameter in parameters:
+        parameter.grad = parameter.detach().clone()
+    expected = torch.nn.utils.clip_grad_norm_(parameters, 0.5, norm_type)
+    assert fo.clip_grad_norm_(grads, 0.5, norm_type) == pytest.approx(float(expected), rel=1e-5)
+    for grad, parameter in zip(grads.values(), parameters, strict=True):
+        np.testing.assert_allclose(grad, parameter.grad.numpy(), rtol=1e-5)

@@ -119,7 +119,7 @@ def pointwise_loss(
     target: FloatArray,
     weight: FloatArray | None,
     pos_weight: FloatArray | None,
-    options: tuple[float, ...],
+    options: Sequence[float],
     reduction: str,
     want_grad: bool,
     out: FloatArray | None,
@@ -127,7 +127,7 @@ def pointwise_loss(
 def pointwise_function(
     kernel: str,
     operands: list[tuple[str, FloatArray]],
-    options: tuple[float, ...],
+    options: Sequence[float],
     out: FloatArray | None,
 ) -> FloatArray: ...
 def softmax(

@@ -9,7 +9,7 @@ torch has after its deprecated ``size_average`` and ``reduce`` are passed by nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 from fastopt._options import Reduction
 from fastopt._types import FloatArray, IntArray
@@ -27,6 +27,50 @@ from fastopt.losses.pointwise import (
 )
 
 
+@overload
+def cross_entropy(
+    logits: FloatArray,
+    targets: IntArray | FloatArray | int,
+    weight: FloatArray | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    out: FloatArray | None = None,
+    stats: Literal[False] = False,
+) -> tuple[float | FloatArray, FloatArray]: ...
+@overload
+def cross_entropy(
+    logits: FloatArray,
+    targets: IntArray | FloatArray | int,
+    weight: FloatArray | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    out: FloatArray | None = None,
+    stats: Literal[True],
+) -> tuple[float | FloatArray, FloatArray, CrossEntropyStats]: ...
+@overload
+def cross_entropy(
+    logits: FloatArray,
+    targets: IntArray | FloatArray | int,
+    weight: FloatArray | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    out: FloatArray | None = None,
+    stats: bool,
+) -> (
+    tuple[float | FloatArray, FloatArray] | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
+): ...
 def cross_entropy(
     logits: FloatArray,
     targets: IntArray | FloatArray | int,
@@ -66,6 +110,60 @@ def cross_entropy(
     return result
 
 
+@overload
+def linear_cross_entropy(
+    hidden: FloatArray,
+    linear_weight: FloatArray,
+    targets: IntArray | FloatArray | int,
+    linear_bias: FloatArray | None = None,
+    out: Sequence[FloatArray] | None = None,
+    *,
+    weight: FloatArray | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    memory_limit: int | None = None,
+    stats: Literal[False] = False,
+) -> tuple[float | FloatArray, tuple[FloatArray, ...]]: ...
+@overload
+def linear_cross_entropy(
+    hidden: FloatArray,
+    linear_weight: FloatArray,
+    targets: IntArray | FloatArray | int,
+    linear_bias: FloatArray | None = None,
+    out: Sequence[FloatArray] | None = None,
+    *,
+    weight: FloatArray | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    memory_limit: int | None = None,
+    stats: Literal[True],
+) -> tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]: ...
+@overload
+def linear_cross_entropy(
+    hidden: FloatArray,
+    linear_weight: FloatArray,
+    targets: IntArray | FloatArray | int,
+    linear_bias: FloatArray | None = None,
+    out: Sequence[FloatArray] | None = None,
+    *,
+    weight: FloatArray | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    memory_limit: int | None = None,
+    stats: bool,
+) -> (
+    tuple[float | FloatArray, tuple[FloatArray, ...]]
+    | tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]
+): ...
 def linear_cross_entropy(
     hidden: FloatArray,
     linear_weight: FloatArray,
