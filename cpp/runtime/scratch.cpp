@@ -1,12 +1,12 @@
 // One growing buffer for each thread, and a few blocks.
 #include "scratch.hpp"
 
-#include <pthread.h>
-
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <utility>
+
+#include "threads.hpp"
 
 namespace fastopt {
 namespace {
@@ -40,18 +40,12 @@ void forget(void* kept) {
     std::free(kept);
 }
 
-// What this thread keeps, until it ends; nullptr if there is no memory for it. A thread_local
-// object would end the process then.
+// What this thread keeps, until it ends; nullptr if there is no memory for it.
 Kept* kept_here() {
-    struct Key {
-        pthread_key_t value{};
-        bool made = pthread_key_create(&value, forget) == 0;
-    };
-    static Key key;
-    if (!key.made) return nullptr;
-    if (void* kept = pthread_getspecific(key.value)) return static_cast<Kept*>(kept);
+    static const ThreadSlot slot(forget);
+    if (void* kept = slot.get()) return static_cast<Kept*>(kept);
     Bytes memory = allocate(sizeof(Kept));
-    if (memory == nullptr || pthread_setspecific(key.value, memory.get()) != 0) return nullptr;
+    if (memory == nullptr || !slot.set(memory.get())) return nullptr;
     return new (memory.release()) Kept;
 }
 

@@ -1,6 +1,8 @@
 // The thread count in force, read from the environment, the scheduler and the cgroup files.
 #include "threads.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <charconv>
@@ -139,6 +141,20 @@ void set_num_threads(int count, bool beyond) {
         throw std::invalid_argument("the number of threads must be at least 1, not " +
                                     std::to_string(count));
     current().store(beyond ? count : std::min(count, usable_cpus()));
+}
+
+ThreadSlot::ThreadSlot(void (*forget)(void*)) {
+    pthread_key_t key{};
+    made_ = pthread_key_create(&key, forget) == 0;
+    key_ = key;
+}
+
+void* ThreadSlot::get() const {
+    return made_ ? pthread_getspecific(static_cast<pthread_key_t>(key_)) : nullptr;
+}
+
+bool ThreadSlot::set(void* pointer) const {
+    return made_ && pthread_setspecific(static_cast<pthread_key_t>(key_), pointer) == 0;
 }
 
 }  // namespace fastopt

@@ -1,6 +1,7 @@
 // How many threads a step may use: the user's wish, CPU affinity and the cgroup's quota.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace fastopt {
@@ -21,5 +22,19 @@ int num_threads();
 
 // From now on min(count, usable_cpus()); `beyond` lifts that limit, for tests. count >= 1.
 void set_num_threads(int count, bool beyond);
+
+// One pointer for each thread. Unlike a thread_local object with a destructor it does not end the
+// process where there is no memory for it.
+class ThreadSlot {
+public:
+    explicit ThreadSlot(void (*forget)(void*));  // called with the pointer when its thread ends
+
+    void* get() const;  // nullptr if there is none yet
+    bool set(void* pointer) const;
+
+private:
+    std::uintptr_t key_ = 0;
+    bool made_ = false;
+};
 
 }  // namespace fastopt
