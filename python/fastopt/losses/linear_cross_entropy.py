@@ -34,7 +34,7 @@ class _Plan(NamedTuple):
 
     rows: int
     classes: int  # of linear_weight's gradient; 0 if nothing is added to it
-    threads: int  # at most
+    threads: int | None  # at most
 
 
 class LinearCrossEntropyLoss(CrossEntropyOptions):
@@ -65,7 +65,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     memory_limit : int, optional
         Bytes that a call may take besides its results: for the logits of a chunk, and all
         temporaries. By default 9.8 % of what all logits would take, but at least 16 MiB and no
-        more than 512 rows need. The fewer rows at once, the slower the BLAS.
+        more than 512 rows need. The fewer rows at once, the slower the BLAS; with
+        `logit_softcap` also the fewer threads, at most 64, as each takes a row of its own.
 
     Raises
     ------
@@ -371,15 +372,16 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
         fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
         fixed += bias * BUFFER_SIZE * size
-        capped = self.logit_softcap != 0
-        fixed += 2 * capped * classes * size  # a row for a thread, and one to spare
-        added = max(1, width * size)  # for each class whose gradient is added
-        least = fixed + row + added
         limit = self.memory_limit
-        threads = MOST_THREADS
-        if limit is not None:  # up to an eighth of what is left for the rows of more threads
-            threads = 1 + min(MOST_THREADS - 1, max(0, limit - least) // 8 // (classes * size))
-        fixed += (threads - 1) * capped * classes * size
+        added = max(1, width * size)  # for each class whose gradient is added
+        threads = None
+        if self.logit_softcap != 0:  # a row for each thread, and one to spare
+            threads = MOST_THREADS
+            if limit is not None:  # beyond the first, an eighth of what is left
+                left = limit - (fixed + 2 * classes * size + row + added)
+                threads = 1 + min(MOST_THREADS - 1, max(0, left) // 8 // (classes * size))
+            fixed += (threads + 1) * classes * size
+        least = fixed + row + added
         if limit is None:
             limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))
             limit = max(limit, LEAST_LIMIT) + fixed

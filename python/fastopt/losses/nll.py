@@ -23,7 +23,8 @@ class NLLLoss:
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64; rounded to the dtype of the log-probabilities.
+        A weight for each class, float32 or float64; rounded to the digits of the
+        log-probabilities' dtype.
     ignore_index : int
         Rows with this target give loss 0 and gradient 0, whatever they hold.
     reduction : {"mean", "sum", "none"}

@@ -295,7 +295,8 @@ class BCELoss(PointwiseLoss):
     ----------
     weight : array, optional
         A weight for each element, float32 or float64, broadcast to the input's shape; rounded to
-        the input's dtype. "mean" divides by the number of elements all the same.
+        the input's dtype, unless it is too small for that. "mean" divides by the number of elements
+        all the same.
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array of the input's shape.
 
@@ -337,7 +338,8 @@ class BCEWithLogitsLoss(PointwiseLoss):
     ----------
     weight : array, optional
         A weight for each element, float32 or float64, broadcast to the input's shape; rounded to
-        the input's dtype. "mean" divides by the number of elements all the same.
+        the input's dtype, unless it is too small for that. "mean" divides by the number of elements
+        all the same.
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array of the input's shape.
     pos_weight : array, optional
