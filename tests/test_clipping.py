@@ -19,21 +19,31 @@ def gradients(dtype: Any) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize(
-    ("max_norm", "dtype"),
-    [(0.5, np.float32), (0.5, np.float64), (1e9, np.float64), (None, np.float32)],
+    ("max_norm", "norm_type", "dtype"),
+    [
+        (0.5, 2.0, np.float32),
+        (0.5, 2.0, np.float64),
+        (0.5, np.inf, np.float32),
+        (1e9, 2, np.float64),
+        (None, np.inf, np.float32),
+    ],
 )
 @pytest.mark.parametrize("case", CASES[::3], ids=str)
 def test_steps_with_clipping_equal_the_reference(
-    case: Case, dtype: Any, max_norm: float | None, setting: Setting
+    case: Case, dtype: Any, max_norm: float | None, norm_type: float, setting: Setting
 ) -> None:
     params, copies = make_params(dtype)[:-3], make_params(dtype)[:-3]  # without the NaNs
     a, b = case.fused(params), case.reference(copies)
     for number, grads in enumerate(gradients(dtype)):
         before = [None if g is None else g.copy() for g in grads]
-        options: dict[str, Any] = {"max_norm": max_norm, "grad_scale": (1.0, 3.0, 1024.0)[number]}
+        options: dict[str, Any] = {"max_norm": max_norm, "norm_type": norm_type}
+        options["grad_scale"] = (1.0, 3.0, 1024.0)[number]
         info, expected = a.step(grads, **options), b.step(grads, **options)
         assert info == expected
         assert (info.grad_norm is None) == (max_norm is None)
+        if max_norm is not None and norm_type == np.inf:
+            largest = max(np.nanmax(abs(g), initial=0) for g in grads if g is not None)
+            assert info.grad_norm == largest / options["grad_scale"]
         for x, y in zip(params, copies, strict=True):
             assert same_bits(x, y)
         for g, h in zip(grads, before, strict=True):
@@ -342,6 +352,8 @@ def test_other_types_of_norms_are_refused() -> None:
             fo.clip_grad_norm_(grads, 1.0, norm_type)
         with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
             fo.grad_norm(grads, norm_type)
+        with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
+            fo.SGD([g.copy() for g in grads]).step(grads, max_norm=1.0, norm_type=norm_type)
         assert (grads == 7).all()
 
 

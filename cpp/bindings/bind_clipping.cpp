@@ -1,6 +1,5 @@
 // Norms and clipping of gradients outside a step.
 #include <cmath>
-#include <limits>
 #include <stdexcept>
 
 #include "../runtime/norm.hpp"
@@ -35,13 +34,6 @@ std::vector<GradView> views(const py::list& grads, bool written) {
     return result;
 }
 
-NormType norm_type_of(const py::object& given) {
-    const double number = as_number(given, "norm_type");
-    if (number == 2.0) return NormType::two;
-    if (number == std::numeric_limits<double>::infinity()) return NormType::inf;
-    throw py::value_error("norm_type must be 2 or inf, not " + short_repr(given));
-}
-
 double limit_of(const py::object& given, const char* name) {
     const double number = as_number(given, name);
     if (!(number >= 0))
@@ -50,7 +42,7 @@ double limit_of(const py::object& given, const char* name) {
 }
 
 py::object grad_norm(const py::list& grads, const py::object& norm_type) {
-    const NormType type = norm_type_of(norm_type);
+    const NormType type = as_norm_type(norm_type, "norm_type");
     const auto arrays = views(grads, false);
     double norm = 0.0;
     {
@@ -63,7 +55,7 @@ py::object grad_norm(const py::list& grads, const py::object& norm_type) {
 py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_given,
                           const py::object& norm_type, const py::object& error_if_nonfinite) {
     const double max_norm = limit_of(max_norm_given, "max_norm");
-    const NormType type = norm_type_of(norm_type);
+    const NormType type = as_norm_type(norm_type, "norm_type");
     const bool must_be_finite = as_flag(error_if_nonfinite, "error_if_nonfinite");
     const auto arrays = views(grads, true);
     LateFloat norm;
@@ -71,7 +63,8 @@ py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_give
     {
         const GilRelease release;
         value = total_norm(arrays, type).value;
-        if (std::isfinite(value) || !must_be_finite) scale_all(arrays, clip_scale(max_norm, value));
+        if (std::isfinite(value) || !must_be_finite)
+            scale_all(arrays, clipping(max_norm, value, 1.0));
     }
     if (!std::isfinite(value) && must_be_finite)
         throw std::runtime_error("the norm of the gradients is " + std::to_string(value) +

@@ -17,6 +17,7 @@
 #include "bindings.hpp"
 #include "collected.hpp"
 #include "gil.hpp"
+#include "late.hpp"
 #include "options.hpp"
 
 namespace fastopt {
@@ -370,8 +371,9 @@ private:
     std::vector<std::pair<const std::byte*, const std::byte*>> written_;  // sorted, disjoint
 };
 
-GradOptions grad_options(const py::object& max_norm, const py::object& grad_scale,
-                         const py::object& skip_nonfinite, const py::object& zero_grads) {
+GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
+                         const py::object& grad_scale, const py::object& skip_nonfinite,
+                         const py::object& zero_grads) {
     GradOptions options;
     options.scale = as_number(grad_scale, "grad_scale");
     if (!(std::isfinite(options.scale) && options.scale > 0))
@@ -380,6 +382,7 @@ GradOptions grad_options(const py::object& max_norm, const py::object& grad_scal
     options.zero = as_flag(zero_grads, "zero_grads");
     options.clip = !max_norm.is_none();
     if (options.clip) options.max_norm = as_number(max_norm, "max_norm");
+    options.norm_type = as_norm_type(norm_type, "norm_type");
     if (!(options.max_norm >= 0)) throw_option("max_norm", max_norm, ">= 0");
     return options;
 }
@@ -388,12 +391,12 @@ GradOptions grad_options(const py::object& max_norm, const py::object& grad_scal
 // nothing can fail then.
 class StepInfo {
 public:
-    explicit StepInfo(const py::object& type) : norm_(0.0), info_(type(norm_, false)) {
-        if (!PyTuple_Check(info_.ptr()) || PyTuple_GET_ITEM(info_.ptr(), 0) != norm_.ptr())
+    explicit StepInfo(const py::object& type) : info_(type(norm_.object(), false)) {
+        if (!PyTuple_Check(info_.ptr()) || PyTuple_GET_ITEM(info_.ptr(), 0) != norm_.object().ptr())
             throw py::type_error("a StepInfo must be a tuple of norm and flag");
     }
     py::object with(const StepResult& result) && {
-        reinterpret_cast<PyFloatObject*>(norm_.ptr())->ob_fval = result.grad_norm;
+        norm_.set(result.grad_norm);
         PyObject* skipped = result.skipped ? Py_True : Py_False;
         PyObject* before = PyTuple_GET_ITEM(info_.ptr(), 1);
         PyTuple_SET_ITEM(info_.ptr(), 1, py::handle(skipped).inc_ref().ptr());
@@ -402,7 +405,7 @@ public:
     }
 
 private:
-    py::float_ norm_;
+    LateFloat norm_;
     py::object info_;
 };
 
@@ -513,10 +516,11 @@ public:
     // One step of all parameters whose gradient is not None. Returns None, or with max_norm or
     // skip_nonfinite a StepInfo.
     py::object step(const py::object& groups, const py::object& grads, const py::object& max_norm,
-                    const py::object& grad_scale, const py::object& skip_nonfinite,
-                    const py::object& zero_grads) {
+                    const py::object& norm_type, const py::object& grad_scale,
+                    const py::object& skip_nonfinite, const py::object& zero_grads) {
         const Use use(*this);
-        const GradOptions options = grad_options(max_norm, grad_scale, skip_nonfinite, zero_grads);
+        const GradOptions options =
+            grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
         const auto sequence = py::reinterpret_steal<py::object>(
             PySequence_Fast(grads.ptr(), "grads must be a sequence"));
@@ -864,7 +868,8 @@ void bind_optim(py::module_& module) {
              py::arg("group"))
         .def("remove_group", &OptimizerCore::remove_group, py::arg("index"))
         .def("step", &OptimizerCore::step, py::arg("groups"), py::arg("grads"), py::arg("max_norm"),
-             py::arg("grad_scale"), py::arg("skip_nonfinite"), py::arg("zero_grads"))
+             py::arg("norm_type"), py::arg("grad_scale"), py::arg("skip_nonfinite"),
+             py::arg("zero_grads"))
         .def("state", &OptimizerCore::state, py::arg("index"))
         .def("load", &OptimizerCore::load, py::arg("states"), py::arg("groups"),
              py::arg("loaded_groups"), py::arg("values") = py::list());

@@ -2,7 +2,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <exception>
 #include <limits>
 #include <stdexcept>
 #include <string_view>
@@ -21,17 +20,6 @@ namespace py = pybind11;
 namespace fastopt {
 
 void bind_runtime(py::module_& module) {
-    // pybind11 reports a lack of memory as a RuntimeError.
-    py::register_local_exception_translator([](std::exception_ptr thrown) {
-        try {
-            std::rethrow_exception(thrown);
-        } catch (const py::builtin_exception&) {
-            throw;
-        } catch (const std::runtime_error& error) {
-            if (!std::string_view(error.what()).starts_with("Could not allocate ")) throw;
-            PyErr_NoMemory();
-        }
-    });
     try {  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
         kernels();
         num_threads();

@@ -11,7 +11,9 @@ PYBIND11_MODULE(core, module) {
     // and leaves Python's MemoryError standing.
     pybind11::register_local_exception_translator([](std::exception_ptr error) {
         try {
-            if (error) std::rethrow_exception(error);
+            std::rethrow_exception(error);
+        } catch (const pybind11::builtin_exception&) {
+            throw;
         } catch (const std::runtime_error&) {
             if (PyErr_Occurred() == nullptr) throw;
         }

@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <limits>
 #include <string_view>
 
 #include "arrays.hpp"
@@ -94,6 +95,13 @@ std::string short_text(py::handle text) {
         py::reinterpret_steal<py::object>(PyUnicode_Substring(line.ptr(), 0, longest_repr));
     if (!start) throw py::error_already_set();
     return utf8(start) + (py::len(line) > static_cast<std::size_t>(longest_repr) ? "..." : "");
+}
+
+NormType as_norm_type(py::handle value, const std::string& name) {
+    const double number = as_number(value, name);
+    if (number == 2.0) return NormType::two;
+    if (number == std::numeric_limits<double>::infinity()) return NormType::inf;
+    throw py::value_error(name + " must be 2 or inf, not " + short_repr(value));
 }
 
 std::string short_repr(py::handle value) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "../runtime/norm.hpp"
+
 namespace fastopt {
 
 namespace py = pybind11;
@@ -25,6 +27,9 @@ std::int64_t as_integer(py::handle value, const std::string& name);
 
 // In UTF-8; lone surrogates are escaped.
 std::string as_text(py::handle value, const std::string& name);
+
+// 2 or infinity.
+NormType as_norm_type(py::handle value, const std::string& name);
 
 // The repr for messages: of some 80 characters, and never all of an array or a long list.
 std::string short_repr(py::handle value);

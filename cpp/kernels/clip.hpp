@@ -16,12 +16,11 @@ void rescale(const void* data, std::size_t count, double divisor, double multipl
         out[i] = static_cast<T>(static_cast<double>(x[i]) / divisor * multiplier);
 }
 
-// Two factors, for one alone may be too small for T.
 template <class T>
-void scale(void* data, std::size_t count, double factor, double power_of_two) {
+void scale(void* data, std::size_t count, double factor) {
     T* x = static_cast<T*>(data);
-    const T rounded = static_cast<T>(factor), power = static_cast<T>(power_of_two);
-    for (std::size_t i = 0; i < count; ++i) x[i] = x[i] * rounded * power;
+    const T rounded = static_cast<T>(factor);
+    for (std::size_t i = 0; i < count; ++i) x[i] = x[i] * rounded;
 }
 
 // Into [-limit, limit]; NaN stays.

@@ -197,11 +197,11 @@ struct Table {
     CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,
                                    bool none_ignored, std::int64_t* to);
-    // (x / divisor) * multiplier, computed in double, where no factor of x's type says it.
+    // (x / divisor) * multiplier, computed in double; `out` may be `x`.
     void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
                                 void* out);
-    // x * factor * power_of_two, and x clamped into [-limit, limit], in place.
-    void (*scale[type_count])(void* x, std::size_t count, double factor, double power_of_two);
+    // x * factor, and x clamped into [-limit, limit], in place.
+    void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);
     // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
     void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);

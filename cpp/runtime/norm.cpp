@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "isa.hpp"
 #include "parallel.hpp"
@@ -88,22 +89,30 @@ void change_all(const std::vector<GradView>& grads, const Change& change) {
 
 }  // namespace
 
-Scale clip_scale(double max_norm, double norm) {
-    const double limit = norm + 1e-6;
-    const double clip = max_norm / limit;
-    if (!(clip < 0x1p-100) || max_norm == 0.0 || !std::isfinite(limit))
-        return {clip > 1.0 ? 1.0 : clip, 0};  // NaN stays
-    int above = 0, below = 0;
-    const double quotient = std::frexp(max_norm, &above) / std::frexp(limit, &below);
-    return {quotient / 2, above - below + 1};  // less than 1: no product with it overflows
+bool Scaling::fits(Type type) const {
+    const bool is_float = type == Type::float32;
+    const double smallest =
+        is_float ? std::numeric_limits<float>::min() : std::numeric_limits<double>::min();
+    const double largest =
+        is_float ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
+    return std::abs(factor) >= smallest && std::abs(factor) <= largest;
 }
 
-void scale_all(const std::vector<GradView>& grads, Scale scale) {
+Scaling clipping(double max_norm, double norm, double scale) {
+    const double clip = max_norm / (norm / scale + 1e-6);
+    const Scaling plain{1.0 / scale, scale, 1.0};
+    if (clip > 1.0) return plain;  // NaN stays
+    if (norm == 0.0) return {plain.factor * clip, scale, 1.0};
+    return {plain.factor * clip, norm + 1e-6 * scale, max_norm};
+}
+
+void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {
     change_all(grads, [&](Type type, void* x, std::size_t count) {
-        // The least power of two of the type; what it leaves goes to the factor.
-        const int power = std::max(scale.exponent, type == Type::float32 ? -149 : -1074);
-        const double factor = std::ldexp(scale.factor, scale.exponent - power);
-        kernels().scale[static_cast<int>(type)](x, count, factor, std::ldexp(1.0, power));
+        const int index = static_cast<int>(type);
+        if (scaling.fits(type))
+            kernels().scale[index](x, count, scaling.factor);
+        else
+            kernels().rescale[index](x, count, scaling.divisor, scaling.multiplier, x);
     });
 }
 

@@ -76,17 +76,20 @@ Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
 // The norm of all elements of all arrays.
 Norm total_norm(const std::vector<GradView>& grads, NormType type);
 
-// factor * 2^exponent: a product that float64 need not hold.
-struct Scale {
-    double factor;
-    int exponent;
+// How gradients are scaled: by one factor, or where their type does not hold it with all its
+// digits, by a division and a product in double.
+struct Scaling {
+    double factor = 1.0, divisor = 1.0, multiplier = 1.0;
+
+    bool fits(Type type) const;
 };
 
-// What clipping multiplies gradients of this norm by: min(1, max_norm / (norm + 1e-6)), or NaN.
-Scale clip_scale(double max_norm, double norm);
+// Divides gradients of this norm by `scale`, and clips them to `max_norm` then: by
+// min(1, max_norm / (norm / scale + 1e-6)), or NaN.
+Scaling clipping(double max_norm, double norm, double scale);
 
 // Multiplies all elements of all arrays, or clamps them into [-limit, limit].
-void scale_all(const std::vector<GradView>& grads, Scale scale);
+void scale_all(const std::vector<GradView>& grads, const Scaling& scaling);
 void clamp_all(const std::vector<GradView>& grads, double limit);
 
 }  // namespace fastopt

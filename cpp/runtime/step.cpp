@@ -1,39 +1,11 @@
 // Walks the chunks of all tensors and calls the update kernel on each.
 #include "step.hpp"
 
-#include <cmath>
-#include <limits>
-
 #include "isa.hpp"
 #include "parallel.hpp"
 
 namespace fastopt {
 namespace {
-
-// How a step scales the gradients: by one factor, or where the element type does not hold it with
-// all its digits, by a division and a product in double.
-struct Scaling {
-    double factor, divisor, multiplier;
-
-    bool fits(Type type) const {
-        const bool is_float = type == Type::float32;
-        const double smallest =
-            is_float ? std::numeric_limits<float>::min() : std::numeric_limits<double>::min();
-        const double largest =
-            is_float ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
-        return std::abs(factor) >= smallest && std::abs(factor) <= largest;
-    }
-};
-
-Scaling scaling_of(const GradOptions& options, const Norm& norm) {
-    const Scaling plain{1.0 / options.scale, options.scale, 1.0};
-    if (!options.clip) return plain;
-    const double clip = options.max_norm / (norm.value / options.scale + 1e-6);
-    if (clip > 1.0) return plain;  // NaN stays
-    const double divisor = norm.value + 1e-6 * options.scale;
-    if (norm.value == 0.0) return {plain.factor * clip, options.scale, 1.0};
-    return {plain.factor * clip, divisor, options.max_norm};
-}
 
 void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Piece& piece,
                   const Coefficients& coefficients, const Scaling* rescaled, bool zero) {
@@ -92,10 +64,11 @@ std::optional<Misfit> Stepper::prepare(int optimizer) {
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
     const Optimizer& kernel = kernels().optimizers[optimizer];
-    Scaling scaling{1.0, 1.0, 1.0};
+    Scaling scaling;
     bool fits[type_count];
     const auto scale_by = [&](const Norm& norm) {
-        scaling = scaling_of(options, norm);
+        scaling = options.clip ? clipping(options.max_norm, norm.value, options.scale)
+                               : Scaling{1.0 / options.scale, options.scale, 1.0};
         for (const Type type : {Type::float32, Type::float64})
             fits[static_cast<int>(type)] = scaling.fits(type);
         if (scaling.factor == 1.0) return;
@@ -121,15 +94,15 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
         parallel_for(grid_.shares(), grid_.elements(), update, backwards);
         return result;
     }
-    squares_.start(grid_);
+    parts_.start(grid_, options.norm_type);
     const auto grad_of = [&](std::size_t tensor) -> const GradView& {
         return tensors[tensor].grad;
     };
-    const auto add_squares = [&](std::size_t share) {
-        grid_.each(share, [&](const Piece& piece) { squares_.add(grad_of(piece.tensor), piece); });
+    const auto add_to_norm = [&](std::size_t share) {
+        grid_.each(share, [&](const Piece& piece) { parts_.add(grad_of(piece.tensor), piece); });
     };
     const auto decide = [&] {
-        const Norm norm = norm_of(squares_, grid_, grad_of);
+        const Norm norm = norm_of(parts_, grid_, grad_of);
         result.grad_norm = norm.value / options.scale;
         result.skipped = options.skip_nonfinite && !norm.finite;
         if (result.skipped) return false;
@@ -139,7 +112,7 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
     if (grid_.shares() == 0)
         with_default_floating_point([&] { decide(); });
     else
-        parallel_for_twice(grid_.shares(), add_squares, decide, grid_.shares(), update,
+        parallel_for_twice(grid_.shares(), add_to_norm, decide, grid_.shares(), update,
                            grid_.elements(), backwards);
     return result;
 }

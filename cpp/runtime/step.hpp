@@ -23,9 +23,10 @@ struct TensorUpdate {
 
 // What a step does with the gradients beside updating.
 struct GradOptions {
-    double scale = 1.0;           // the gradients are divided by it
-    bool clip = false;            // to max_norm
-    double max_norm = 0.0;        // with clip
+    double scale = 1.0;     // the gradients are divided by it
+    bool clip = false;      // to max_norm
+    double max_norm = 0.0;  // with clip
+    NormType norm_type = NormType::two;
     bool skip_nonfinite = false;  // do nothing if a gradient holds NaN or infinity
     bool zero = false;            // the gradients, after they have been used
 };
@@ -53,7 +54,7 @@ public:
 
 private:
     Grid grid_;
-    NormParts squares_;
+    NormParts parts_;
     bool backwards_ = false;  // how the next update runs, if it is small
     std::vector<Coefficients> coefficients_;
 };

@@ -38,6 +38,7 @@ class Optimizer:
         groups: list[Group],
         grads: Sequence[FloatArray | None],
         max_norm: float | None,
+        norm_type: float,
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,

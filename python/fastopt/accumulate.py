@@ -122,7 +122,7 @@ class GradAccumulator:
                 "a parameter without one"
             )
         groups = [group | {"weight": weight} for group in self._groups]
-        self._core.step(groups, [_ONE, *flat], None, 1.0, False, False)
+        self._core.step(groups, [_ONE, *flat], None, 2.0, 1.0, False, False)
 
     @property
     def grads(self) -> dict[str, FloatArray | None]:

@@ -164,7 +164,7 @@ class WeightEMA:
             Within `applied`, or if another thread is using this object.
         """
         self._refuse_within_applied("update()")
-        self._core.step([self._group], tuple(self._params.values()), None, 1.0, False, False)
+        self._core.step([self._group], tuple(self._params.values()), None, 2.0, 1.0, False, False)
 
     def applied(self) -> AbstractContextManager[None]:
         """Put the averages into the parameters for the length of a ``with`` block.

@@ -29,7 +29,7 @@ class StepInfo(NamedTuple):
     Attributes
     ----------
     grad_norm : float or None
-        2-norm of all gradients, after `grad_scale` and before clipping; None if no option of the
+        Norm of all gradients, after `grad_scale` and before clipping; None if no option of the
         step needs it.
     skipped : bool
         Whether nothing was done because of a NaN or infinity in the gradients.
@@ -107,6 +107,7 @@ class OptimizerBase(ABC):
         self,
         grads: Sequence[FloatArray | None],
         max_norm: float | None,
+        norm_type: float,
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
@@ -196,6 +197,7 @@ class OptimizerBase(ABC):
         grads: Grads,
         *,
         max_norm: float | None = None,
+        norm_type: float = 2.0,
         grad_scale: float = 1.0,
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
@@ -210,8 +212,10 @@ class OptimizerBase(ABC):
             list with one of these for each group. Each has the shape and dtype of its parameter and
             any strides, and is only read. None skips the parameter, its state and its step counter.
         max_norm : float, optional
-            Clip the gradients, as they are after `grad_scale`, to this 2-norm over all of them:
+            Clip the gradients, as they are after `grad_scale`, to this norm over all of them:
             they are multiplied by ``min(1, max_norm / (norm + 1e-6))`` as they are used.
+        norm_type : float
+            2 for the 2-norm, inf for the largest magnitude.
         grad_scale : float
             Divide the gradients by this (loss scaling), as they are used.
         skip_nonfinite : bool
@@ -237,7 +241,7 @@ class OptimizerBase(ABC):
             grads = _flatten_grads(
                 grads, self._index, self.param_groups, self._by_group, self._named
             )
-        return self._step(grads, max_norm, grad_scale, skip_nonfinite, zero_grads)
+        return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters and the options of all groups.

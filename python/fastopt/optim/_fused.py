@@ -44,12 +44,19 @@ class Optimizer(OptimizerBase):
         self,
         grads: Sequence[FloatArray | None],
         max_norm: float | None,
+        norm_type: float,
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
     ) -> StepInfo:
         info: StepInfo | None = self._core.step(
-            self.param_groups, grads, max_norm, grad_scale, skip_nonfinite, zero_grads
+            self.param_groups,
+            grads,
+            max_norm,
+            norm_type,
+            grad_scale,
+            skip_nonfinite,
+            zero_grads,
         )
         return _NOTHING_ASKED if info is None else info
 

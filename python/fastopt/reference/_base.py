@@ -45,6 +45,7 @@ class ReferenceOptimizer(OptimizerBase):
         self,
         grads: Sequence[FloatArray | None],
         max_norm: float | None,
+        norm_type: float,
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
@@ -57,7 +58,7 @@ class ReferenceOptimizer(OptimizerBase):
         divisor, multiplier = grad_scale, 1.0  # the same for what one factor cannot express
         if max_norm is not None or skip_nonfinite:
             finite = all(np.isfinite(grad).all() for *_, grad in used)
-            plain = grad_norm([_in_order_of(param, grad) for param, *_, grad in used])
+            plain = grad_norm([_in_order_of(param, grad) for param, *_, grad in used], norm_type)
             norm = plain / grad_scale
             if skip_nonfinite and not finite:
                 return StepInfo(norm, True)
