@@ -1,0 +1,100 @@
+"""Files that are whole or not there, and JSON in which everything has one meaning."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, BinaryIO, NoReturn
+
+__all__ = ["parse_json", "remove_leftovers", "write_whole"]
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Make `path` the file that `write` fills; until it is complete, `path` stays what it was.
+
+    `write` gets an empty file beside `path`, with a random name that is no longer for a long name
+    of the caller's. It is removed whatever is raised. Then it is brought to the disk and renamed.
+    A symbolic link at `path` is replaced itself. The mode is what the umask leaves.
+
+    The rename is the last thing that can fail. After it the names of the folder are brought to the
+    disk too, as far as the system allows it: an error of that is ignored, since `path` is whole.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written. It names `path`, not the file beside it.
+    """
+    path = Path(path)
+    part = path.parent / f"{_prefix(path)}{token_hex(8)}"
+    name = os.fsencode(part)
+    try:  # what is wrong with the caller's path comes before any work
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    except FileNotFoundError:
+        pass
+    try:
+        with part.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, part, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        try:  # noqa: SIM105  # this needs no memory
+            os.unlink(name)  # noqa: PTH108
+        except OSError:
+            pass  # it has been renamed, or was never made
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed have left of `path`; none may be writing it now."""
+    path = Path(path)
+    for part in path.parent.glob(_prefix(path) + "*"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of the temporary files of `path` begin."""
+    return f".fastopt-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+
+
+def parse_json(text: str) -> Any:
+    """Return what `text` says; NaN, infinities and a name that comes twice are refused.
+
+    Raises
+    ------
+    ValueError
+        Also if it is nested too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice in an object")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
