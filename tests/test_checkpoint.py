@@ -323,8 +323,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
     safetensors_numpy.save_file({"w": np.ones(1)}, path)
     with pytest.raises(fo.CheckpointError, match="no checkpoint of fastopt"):
         fo.load(path)
-    safetensors_numpy.save_file({"w": np.ones(1)}, path, {"fastopt": "2 what comes later"})
-    with pytest.raises(fo.CheckpointError, match="format '2'"):
+    safetensors_numpy.save_file({"w": np.ones(1)}, path, {"fastopt": "3 what comes later"})
+    with pytest.raises(fo.CheckpointError, match="format '3'"):
         fo.load(path)
     path.write_bytes(b"")
     with pytest.raises(fo.CheckpointError, match="damaged or no safetensors file"):
@@ -380,7 +380,7 @@ ITSELF.append(ITSELF)
     ("extra", "error", "message"),
     [
         (ITSELF, ValueError, "contains itself"),
-        (nested(100_000), ValueError, "nested too deep"),
+        (nested(100_000), ValueError, "nested more than 200 deep"),
         ({"x": np.ma.masked_array([1.0], [True])}, TypeError, "extra/x is a masked array"),
         ({"a": [1, b"x"]}, TypeError, "extra/a/1 is bytes"),
         ({1: 2}, TypeError, "extra has the key 1"),
@@ -511,7 +511,7 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "chmod"), (Path, "replace")])
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
 def test_an_error_on_the_way_leaves_the_old_file(
     owner: Any, name: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,7 +623,7 @@ for size in (0, 1, 7, 8, 1000, 100_000, 160_000):
     run_child(code)
     leftovers = set(tmp_path.iterdir()) - {path}
     assert leftovers
-    assert all(leftover.name.startswith(".a.safetensors.tmp-") for leftover in leftovers)
+    assert all(leftover.name.startswith(".fastopt-") for leftover in leftovers)
 
 
 def test_two_savers_at_once_leave_a_whole_file(tmp_path: Path) -> None:
@@ -640,16 +640,3 @@ for _ in range(30):
     assert loaded.params is not None
     assert np.all(loaded.params["w"] == int(loaded.extra))
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_without_safetensors_the_error_says_what_to_install(tmp_path: Path) -> None:
-    code = f"""
-import sys, fastopt as fo
-sys.modules["safetensors"] = None
-try:
-    fo.save({str(tmp_path / "a")!r})
-except ImportError as error:
-    print(error)
-"""
-    assert "pip install 'fastopt[checkpoint]'" in run_child(code)
-    assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("threadpoolctl")
 
 from fastopt import train as ft
+from fastopt._files import write_whole
 
 
 def test_backward_is_the_derivative_of_forward() -> None:
@@ -405,9 +406,7 @@ def test_within_an_epoch_nothing_is_saved(iris: ft.Data, tmp_path: Path) -> None
 
 def test_the_checkpointer_saves_when_it_should(iris: ft.Data, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
-    left = tmp_path / ".run.safetensors.tmp-1234"
-    left.mkdir()
-    (left / "x").write_text("half")
+    write_whole(path, lambda file: (tmp_path / f"{file.name}-left").write_text("half"))
     seen = []
 
     class Look(ft.Callback):

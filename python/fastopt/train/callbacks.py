@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -13,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
+from fastopt._files import remove_leftovers
 from fastopt.train.history import Epoch
 
 if TYPE_CHECKING:
@@ -194,8 +193,7 @@ class Checkpointer(Callback):
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Remove what was left by a run that was killed while saving; save a new run."""
         self._saved = len(trainer.history.epochs)
-        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(self.path)
         if not trainer.history.epochs and not trainer.within_epoch:
             self._save(trainer)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from math import inf, isfinite, isnan
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,36 @@ class Seconds:
     total: float = 0.0
 
 
+def _is_number(value: object) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1023
+    return isinstance(value, (float, np.floating))
+
+
+# What the entries of a state may be, by the annotations of the fields.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "float": _is_number,
+    "float | None": lambda value: value is None or _is_number(value),
+    "int": lambda value: type(value) is int,
+    "list[Epoch]": lambda value: isinstance(value, list),
+    "Seconds": lambda value: isinstance(value, Mapping),
+    "str": lambda value: isinstance(value, str),
+}
+
+
+def _check(kind: type, state: Any, where: str) -> None:
+    """Raise unless `state` has the fields of a dataclass, each of its kind."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{where} must be a mapping, not {type(state).__name__}")
+    own = fields(kind)
+    if state.keys() != {one.name for one in own}:
+        raise ValueError(f"{where} must have {', '.join(one.name for one in own)}")
+    for one in own:
+        value = state[one.name]
+        if not _KINDS[str(one.type)](value):
+            raise TypeError(f"{one.name} of {where} must be {one.type}, not {type(value).__name__}")
+
+
 @dataclass
 class History:
     """The epochs of a training run so far."""
@@ -61,7 +93,19 @@ class History:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
-        """Return what `state_dict` was made of."""
+        """Return what `state_dict` was made of.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it was not `state_dict` that has made `state`.
+        """
+        _check(cls, state, "the history")
+        for number, epoch in enumerate(state["epochs"], 1):
+            _check(Epoch, epoch, f"epoch {number}")
+            if epoch["epoch"] != number:
+                raise ValueError(f"epoch {number} has the number {epoch['epoch']}")
+        _check(Seconds, state["seconds"], "seconds")
         return cls(
             **dict(state)
             | {

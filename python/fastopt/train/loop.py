@@ -21,7 +21,6 @@ from fastopt.train.history import Epoch, History
 from fastopt.train.objective import Objective
 
 EVALUATION_BATCH = 4096  # samples at a time
-_SAVED = {"settings", "order", "model", "history", "extra"}  # what `save` puts into `extra`
 
 
 @cache
@@ -249,20 +248,14 @@ class Trainer:
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             ema=self.ema,
-            extra={
-                "settings": self._settings(),
-                "order": self._order.bit_generator.state,
-                "model": self.model.rng_state,
-                "history": self.history.state_dict(),
-                "extra": extra,
-            },
+            extra=_Progress(self, path).state_dict() | {"extra": extra},  # within no epoch
         )
 
     def resume(self, path: str | os.PathLike[str]) -> Any:
         """Take over what `save` has written, in place; return its `extra`.
 
-        The trainer must have been built as the one that was saved: the same data, batch size, loss
-        and classes; the rest is restored.
+        The trainer must have been built as the one that was saved: the same data (under any name),
+        batch size, loss and classes; the rest is restored.
 
         Raises
         ------
@@ -273,29 +266,14 @@ class Trainer:
         OSError
             If the file cannot be read.
         """
-        extra = fo.load(path).extra
-        if not isinstance(extra, dict) or extra.keys() != _SAVED:
-            raise fo.CheckpointError(f"{path} is a checkpoint, but not one of a Trainer")
-        differing = [
-            f"{name} is {extra['settings'].get(name)} there, {value} here"
-            for name, value in self._settings().items()
-            if extra["settings"].get(name) != value
-        ]
-        if differing:
-            raise ValueError(f"{path} is of another run: {'; '.join(differing)}")
-        order = np.random.default_rng()
-        order.bit_generator.state = extra["order"]
-        history = History.from_state_dict(extra["history"])
-        fo.load(
+        extra = fo.load(
             path,
             params=self.model.params,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             ema=self.ema,
-        )
-        self._order, self.history = order, history
-        self.model.rng_state = extra["model"]
-        self._within_epoch = False
+            extra=_Progress(self, path),
+        ).extra
         return extra["extra"]
 
     def _settings(self) -> dict[str, Any]:
@@ -408,3 +386,66 @@ class Trainer:
         if self.scheduler is not None and self.schedule_per == "step":
             self.scheduler.step()
         return info.grad_norm if norm is None else norm
+
+
+class _Progress:
+    """What a trainer saves beside its arrays, and takes over again: all of it or nothing."""
+
+    def __init__(self, trainer: Trainer, path: str | os.PathLike[str]) -> None:
+        self._trainer = trainer
+        self._path = path
+
+    def state_dict(self) -> dict[str, Any]:
+        trainer = self._trainer
+        return {
+            "settings": trainer._settings(),
+            "order": trainer._order.bit_generator.state,
+            "model": trainer.model.rng_state,
+            "history": trainer.history.state_dict(),
+            "within_epoch": trainer._within_epoch,
+            "extra": None,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        trainer, own = self._trainer, self.state_dict()
+        # Older files lack "within_epoch": only whole epochs are saved.
+        if (
+            not isinstance(state_dict, Mapping)
+            or state_dict.keys() | {"within_epoch"} != own.keys()
+        ):
+            raise fo.CheckpointError(f"{self._path} is a checkpoint, but not one of a Trainer")
+        settings = state_dict["settings"]
+        if not isinstance(settings, Mapping):
+            raise fo.CheckpointError(f"{self._path} does not hold the settings of a Trainer")
+        differing = [
+            f"{name} is {settings.get(name)} there, {value} here"
+            for name, value in own["settings"].items()
+            if not _same_setting(name, settings.get(name), value)
+        ]
+        if differing:
+            raise ValueError(f"{self._path} is of another run: {'; '.join(differing)}")
+        order = np.random.default_rng()
+        try:
+            history = History.from_state_dict(state_dict["history"])
+            order.bit_generator.state = state_dict["order"]
+            # This may fail half-way. `fo.load` then calls this method with what was before.
+            trainer.model.rng_state = state_dict["model"]
+        except MemoryError:
+            raise
+        except Exception as error:  # the setters of generators raise of everything
+            raise fo.CheckpointError(
+                f"{self._path} does not hold what a Trainer saves: {error!r}"
+            ) from error
+        trainer._order = order
+        vars(trainer.history).update(vars(history))
+        trainer._within_epoch = state_dict.get("within_epoch") is True
+
+
+def _same_setting(name: str, there: Any, here: Any) -> bool:
+    """Return whether a setting allows to go on; data are the same whatever their name."""
+    if name == "data" and isinstance(there, str):
+        return there.rpartition(" ")[2] == here.rpartition(" ")[2]
+    try:
+        return bool(there == here)
+    except ValueError:  # an array
+        return False

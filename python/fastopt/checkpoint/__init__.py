@@ -1,0 +1,314 @@
+"""Checkpoints: one safetensors file, hashed, written whole or not at all.
+
+The file holds every array as a tensor under a readable name (``params/0.weight``,
+``optimizer/state/0.weight/exp_avg``), so any reader of safetensors can open it. All else (step
+counters, options, what a schedule needs) stands as JSON in its metadata, with a SHA-256 of each
+tensor and one of the JSON itself. SHA-256 because processors compute it and every system has
+``sha256sum``. The same content gives the same bytes, so that two runs can be compared by their
+files. There is no pickle: loading a file runs nothing that stands in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt._checks import NamesError
+from fastopt._types import Params
+from fastopt.checkpoint._file import CheckpointError, read_file, write_file
+from fastopt.checkpoint._torch import from_torch, to_torch
+from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
+
+__all__ = ["Checkpoint", "CheckpointError", "Stateful", "from_torch", "load", "save", "to_torch"]
+
+
+class Stateful(Protocol):
+    """What `save` and `load` need of an optimizer, a schedule or an average."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: mappings, sequences, numbers, strings and arrays."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """Take it over whole, or raise and leave everything as it was."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; None for what was not saved.
+
+    Attributes
+    ----------
+    params : dict of str to array
+    optimizer, scheduler, ema : dict
+        State dicts.
+    extra
+        Anything.
+    incompatible : dict of str to IncompatibleKeys
+        By the name of what was passed to `load` with ``strict=False``: the names that the file
+        lacks (``missing_keys``) and those that only the file has (``unexpected_keys``).
+    """
+
+    params: dict[str, npt.NDArray[Any]] | None
+    optimizer: dict[str, Any] | None
+    scheduler: dict[str, Any] | None
+    ema: dict[str, Any] | None
+    extra: Any
+    incompatible: dict[str, IncompatibleKeys] = field(default_factory=dict)
+
+
+def save(
+    path: str | os.PathLike[str],
+    *,
+    params: Params | None = None,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    ema: Stateful | None = None,
+    extra: Any = None,
+) -> None:
+    """Write a checkpoint.
+
+    It is written beside `path` under a random name, brought to the disk, and then renamed: whatever
+    happens meanwhile, `path` is the old file or the new one, whole. After the rename the folder is
+    brought to the disk too. An error of that is ignored: the new file is in place, but a power
+    failure may bring back the old one. A process that was killed leaves a file ``.fastopt-...``
+    behind, which may be deleted. No save deletes it, since another save may be writing it.
+
+    Arrays that are contiguous in C order are written from where they are; the others are copied.
+    Nothing may write into them meanwhile: a file in which hash and array differ cannot be loaded.
+
+    Parameters
+    ----------
+    path : path
+        By custom ``*.safetensors``. Replaced if it exists; of a symbolic link the link itself is.
+    params : mapping, sequence or groups
+        The parameters, as they were given to the optimizer; a sequence gets the names "0", "1", ...
+        Of groups only the arrays are saved: their options are the optimizer's.
+    optimizer, scheduler, ema
+        An optimizer, a schedule, a `WeightEMA`: whatever has `state_dict` and `load_state_dict`.
+    extra
+        Anything else, say ``{"epoch": 3, "rng": rng.bit_generator.state}``: mappings with string
+        keys, lists, tuples, strings, numbers of any size, None, arrays and NumPy scalars, nested
+        at most 200 deep. They come back with the same bits and types, subclasses as the plain type.
+        Each array takes about 300 bytes beside its own, each NumPy scalar about 50, and all that
+        is not in arrays may take 100 MB.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be saved; the message names its place. Nothing has been written then.
+    OSError
+        If the file cannot be written; an older one of this name is left as it was.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, fastopt as fo
+    >>> params = {"w": np.ones(3, dtype=np.float32)}
+    >>> optimizer = fo.AdamW(params)
+    >>> info = optimizer.step({"w": np.ones(3, dtype=np.float32)})
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = f"{folder.name}/run.safetensors"
+    >>> fo.save(path, params=params, optimizer=optimizer, extra={"epoch": 1})
+    >>> info = optimizer.step({"w": np.ones(3, dtype=np.float32)})
+    >>> fo.load(path, params=params, optimizer=optimizer).extra
+    {'epoch': 1}
+    >>> optimizer.state["w"]["step"]
+    1
+    >>> folder.cleanup()
+    """
+    parts = {
+        "params": None if params is None else _by_name(params),
+        "optimizer": None if optimizer is None else _state_of(optimizer, "optimizer"),
+        "scheduler": None if scheduler is None else _state_of(scheduler, "scheduler"),
+        "ema": None if ema is None else _state_of(ema, "ema"),
+        "extra": extra,
+    }
+    write_file(Path(path), parts)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    params: Params | None = None,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    ema: Stateful | None = None,
+    extra: Stateful | None = None,
+    strict: bool = True,
+) -> Checkpoint:
+    """Read a checkpoint, and restore what is passed.
+
+    Format, structure and all hashes are checked first. Then everything that is passed is restored
+    in place, all of it or nothing, whatever is raised: Ctrl-C and a lack of memory too. For this
+    its present state is copied before.
+
+    Parameters
+    ----------
+    path : path
+        What `save` has written.
+    params : mapping, sequence or groups
+        Arrays with the names, shapes and dtypes of those saved, to write into.
+    optimizer, scheduler, ema
+        Objects built as those that were saved; each takes over its `state_dict`.
+    extra
+        An object whose `load_state_dict` takes what was saved as `extra`. It comes first.
+    strict : bool
+        False restores what has the same name on both sides, in `params` and in each object whose
+        `load_state_dict` has an option `strict`, as those of the optimizers. The names that only
+        one side has are in ``incompatible`` of the result. Shapes and dtypes must fit even so.
+
+    Returns
+    -------
+    Checkpoint
+        All that the file holds; its arrays are copies.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, cut short, or no checkpoint.
+    KeyError, TypeError, ValueError
+        If what is passed does not fit what was saved: names that are missing or extra, shapes,
+        dtypes, options. Nothing has been changed then.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    A new layer beside the saved one:
+
+    >>> import tempfile, numpy as np, fastopt as fo
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = f"{folder.name}/run.safetensors"
+    >>> fo.save(path, params={"first": np.ones(2), "last": np.ones(1)})
+    >>> params = {"first": np.zeros(2), "new": np.zeros(3)}
+    >>> fo.load(path, params=params, strict=False).incompatible["params"]
+    IncompatibleKeys(missing_keys=['new'], unexpected_keys=['last'])
+    >>> params["first"]
+    array([1., 1.])
+    >>> folder.cleanup()
+    """
+    path = Path(path)
+    checkpoint = Checkpoint(**_checked(read_file(path), path))
+    objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
+    if params is not None:
+        objects["params"] = _Arrays(_by_name(params))
+    given = {name: item for name, item in objects.items() if item is not None}
+    options = {
+        name: {} if strict or not _takes_strict(item) else {"strict": False}
+        for name, item in given.items()
+    }
+    before = {name: copy.deepcopy(item.state_dict()) for name, item in given.items()}
+    with ExitStack() as undo:
+        for name, item in given.items():
+            saved = getattr(checkpoint, name)
+            if saved is None and name != "extra":  # which may be None
+                raise NamesError(f"{path} holds no {name}; leave {name}= out")
+            undo.callback(item.load_state_dict, before[name])
+            answer = item.load_state_dict(saved, **options[name])
+            if isinstance(answer, IncompatibleKeys) and not strict:
+                checkpoint.incompatible[name] = answer
+        undo.pop_all()  # what went well stays
+    return checkpoint
+
+
+_PARTS = ("params", "optimizer", "scheduler", "ema", "extra")
+
+
+def _checked(parts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the parts of a file if they are those of a checkpoint."""
+    if parts.keys() != set(_PARTS):
+        raise CheckpointError(f"{path} does not hold what save() writes, but {', '.join(parts)}")
+    for name in _PARTS[:-1]:
+        if not isinstance(parts[name], (dict, type(None))):
+            raise CheckpointError(
+                f"{path} does not hold what save() writes: {name} is no mapping, but "
+                f"{type(parts[name]).__name__}"
+            )
+    for name, array in (parts["params"] or {}).items():
+        if not isinstance(array, np.ndarray):
+            raise CheckpointError(
+                f"{path} does not hold what save() writes: parameter {name!r} is no array, but "
+                f"{type(array).__name__}"
+            )
+    return parts
+
+
+def _state_of(item: Stateful, name: str) -> Mapping[str, Any]:
+    if not callable(getattr(item, "state_dict", None)):
+        raise TypeError(
+            f"{name} must have state_dict and load_state_dict, as an optimizer has; "
+            f"{type(item).__name__} has not"
+        )
+    state = item.state_dict()
+    if not isinstance(state, Mapping):
+        raise TypeError(f"the state_dict of {name} must be a mapping, not {type(state).__name__}")
+    return state
+
+
+def _takes_strict(item: Stateful) -> bool:
+    try:
+        return "strict" in inspect.signature(item.load_state_dict).parameters
+    except ValueError:  # it is compiled, and says nothing
+        return False
+
+
+def _by_name(params: Any) -> dict[str, npt.NDArray[Any]]:
+    """Return the parameters under the names that an optimizer gives them, as plain arrays."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for group in _groups(params)[0]:
+        names, arrays = _new_params(group, found)
+        for name, array in zip(names, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(
+                    f"parameter {name!r} must be a NumPy array, not {type(array).__name__}"
+                )
+            if isinstance(array, np.ma.MaskedArray):
+                raise TypeError(f"parameter {name!r} is a masked array; pass its data")
+            found[name] = np.asarray(array)
+    return found
+
+
+class _Arrays:
+    """Parameters as an object with a state."""
+
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        self._arrays = arrays
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._arrays
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, npt.NDArray[Any]], strict: bool = True
+    ) -> IncompatibleKeys:
+        if strict:
+            _require_same_names(self._arrays, state_dict, "checkpoint's params")
+        pairs = [
+            (name, array, state_dict[name])
+            for name, array in self._arrays.items()
+            if name in state_dict
+        ]
+        for name, array, saved in pairs:
+            if array.shape != saved.shape:
+                raise ValueError(
+                    f"parameter {name!r} has shape {array.shape}, in the checkpoint {saved.shape}"
+                )
+            if array.dtype != saved.dtype:
+                raise TypeError(
+                    f"parameter {name!r} is {array.dtype}, in the checkpoint {saved.dtype}"
+                )
+            if not array.flags.writeable:
+                raise ValueError(f"parameter {name!r} is read-only; pass a writeable array")
+        for _, array, saved in pairs:
+            array[...] = saved
+        return IncompatibleKeys(
+            [name for name in self._arrays if name not in state_dict],
+            [name for name in state_dict if name not in self._arrays],
+        )

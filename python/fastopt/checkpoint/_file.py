@@ -1,0 +1,222 @@
+"""The file of a checkpoint: safetensors, with a document in its metadata and a hash of everything.
+
+A safetensors file is eight bytes with the length of a header in JSON, the header, and the bytes of
+all tensors one after the other. The header gives the dtype, the shape and the place of each. Its
+metadata are strings; the one named ``fastopt`` is ``<format> <sha256 of the document> <document>``.
+
+The file is read by plain reads and never mapped, since another program may cut it short meanwhile.
+A length that stands in it is compared with that of the file before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt._files import parse_json, write_whole
+from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
+
+FORMAT = "2"
+_READABLE = ("1", FORMAT)  # format 1 has a tensor for each NumPy scalar
+_LONGEST_HEADER = 100_000_000  # that readers of safetensors take
+_OF_SAFETENSORS = {theirs: np.dtype(ours) for ours, theirs in DTYPES.items()}
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or a damaged one; the message says what is wrong."""
+
+
+def write_file(path: Path, parts: Mapping[str, Any]) -> None:
+    """Write the parts of a checkpoint.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be saved; nothing has been written then.
+    OSError
+        If the file cannot be written.
+    """
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    try:
+        content = {name: pack(part, name, tensors) for name, part in parts.items()}
+        facts = {name: _describe(tensor) for name, tensor in tensors.items()}
+        document = _to_json({"content": content, "tensors": facts})
+    except RecursionError as error:
+        raise ValueError("something to be saved is nested too deep, or contains itself") from error
+    # One entry, because readers may keep several in any order.
+    header: dict[str, Any] = {
+        "__metadata__": {"fastopt": f"{FORMAT} {_sha256(document.encode())} {document}"}
+    }
+    end = 0
+    # The widest types first: then each tensor is aligned.
+    in_order = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    for name, tensor in in_order:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = _to_json(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > _LONGEST_HEADER:
+        raise ValueError(
+            f"too much to save beside the tensors: {len(encoded):,} bytes of JSON, most of it in "
+            f"{largest_place(content, '')}; safetensors takes {_LONGEST_HEADER:,}. Put many "
+            "numbers into one array"
+        )
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for _, tensor in in_order:
+            file.write(_bytes_of(tensor))
+
+    write_whole(path, write)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the parts of a checkpoint; their arrays are new.
+
+    Raises
+    ------
+    CheckpointError
+        If the file does not hold what `write_file` writes.
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        try:
+            return _read(file, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} {error}") from error.__cause__
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            # The hash of the document is right: another program has written it.
+            raise CheckpointError(f"{path} does not hold what save() writes: {error!r}") from error
+
+
+def _read(file: FileIO, size: int) -> dict[str, Any]:
+    length = int.from_bytes(_read_bytes(file, min(8, size)).tobytes(), "little")
+    if not 0 < length <= size - 8:
+        raise CheckpointError("is damaged or no safetensors file: it ends within its header")
+    text = _read_bytes(file, length).tobytes()
+    try:
+        header = parse_json(text.decode())
+        metadata = header.pop("__metadata__", None)
+        places = _places(header, size - 8 - length)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"is damaged or no safetensors file: {error!r}") from error
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("fastopt"), str):
+        raise CheckpointError("is a safetensors file, but no checkpoint of fastopt")
+    version, _, rest = metadata["fastopt"].partition(" ")
+    if version not in _READABLE:
+        raise CheckpointError(
+            f"has format {version!r}; this version of fastopt reads {' and '.join(_READABLE)}"
+        )
+    digest, _, document = rest.partition(" ")
+    if _sha256(document.encode(errors="surrogatepass")) != digest:
+        raise CheckpointError("is damaged: the hash of its metadata does not match")
+    parsed = parse_json(document)
+    if not isinstance(parsed, dict) or not all(isinstance(part, dict) for part in parsed.values()):
+        raise ValueError("its document has no parts")
+    content, facts = parsed["content"], parsed["tensors"]
+    if {place.name for place in places} != facts.keys():
+        raise CheckpointError("is damaged: names of tensors do not match")
+    tensors = {}
+    for place in places:
+        data = _read_bytes(file, place.size)
+        if place.dtype == bool and data.max(initial=0) > 1:
+            raise ValueError(f"{place.name!r} holds bytes that are neither True nor False")
+        tensors[place.name] = tensor = data.view(place.dtype).reshape(place.shape)
+        if sys.byteorder == "big":
+            tensor.byteswap(inplace=True)
+        if _describe(tensor) != facts[place.name]:
+            raise CheckpointError(f"is damaged: the hash of {place.name} does not match")
+    parts = {name: unpack(part, tensors) for name, part in content.items()}
+    if tensors:
+        raise ValueError(f"no place has the tensors {', '.join(tensors)}")
+    return parts
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies, and what it is."""
+
+    begin: int
+    end: int
+    name: str
+    dtype: np.dtype[Any]
+    shape: list[int]
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+
+def _places(header: dict[str, Any], size: int) -> list[_Place]:
+    """Return the tensors in their order; they must fill `size` bytes without gap or overlap."""
+    places = []
+    for name, entry in header.items():
+        if entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the entries of {name!r} are not those of a tensor")
+        (begin, end), shape = entry["data_offsets"], entry["shape"]
+        numbers = (begin, end, *shape)
+        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) > 64:
+            raise ValueError(f"the shape or the offsets of {name!r} are none")
+        places.append(_Place(begin, end, name, _OF_SAFETENSORS[entry["dtype"]], shape))
+    places.sort(key=lambda place: place[:3])
+    end = 0
+    for place in places:
+        if place.begin != end or place.size != math.prod(place.shape) * place.dtype.itemsize:
+            raise ValueError(f"the offsets of {place.name!r} do not fit its shape and the others")
+        end = place.end
+    if end != size:
+        raise ValueError(f"there are {size} bytes of tensors, not {end}")
+    return places
+
+
+def _read_bytes(file: FileIO, count: int) -> npt.NDArray[np.uint8]:
+    data = np.empty(count, np.uint8)
+    rest = memoryview(data)
+    while rest:
+        done = file.readinto(rest)
+        if not done:
+            raise CheckpointError("is damaged: it was cut short while it was read")
+        rest = rest[done:]
+    return data
+
+
+def _describe(tensor: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return what the document says of a tensor."""
+    return {
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "sha256": _sha256(_bytes_of(tensor)),
+    }
+
+
+def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a contiguous tensor, from the lowest on, without a copy."""
+    if sys.byteorder == "big":
+        tensor = tensor.byteswap()
+    return tensor.reshape(-1).view(np.uint8)
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

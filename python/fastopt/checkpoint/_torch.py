@@ -1,0 +1,245 @@
+"""State dicts from torch's optimizers and to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt._checks import NamesError
+from fastopt.optim._base import OptimizerBase, _few
+
+# What only one of the two has among a group's options, and torch's defaults.
+_FASTOPT_ONLY = ("momentum_init",)
+_TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+# What the state of an older torch may lack, and what torch then takes (its ``__setstate__``).
+_ADDED = {
+    "amsgrad": False,
+    "centered": False,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+    "momentum": 0.0,
+    "nesterov": False,
+}
+
+
+def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[str, Any]:
+    """Turn the `state_dict` of a torch optimizer into one that `optimizer` loads.
+
+    torch numbers the parameters, fastopt names them: they are matched by their order, group by
+    group. Options that fastopt does not have (``foreach``, ``fused``, ...) are left out. Options
+    that an older torch did not have (``maximize``, ...) get the values that torch gives them.
+
+    Parameters
+    ----------
+    state_dict : mapping
+        ``torch_optimizer.state_dict()``. Tensors, or arrays, of the parameters' dtypes.
+    optimizer : Optimizer
+        Of the same class, over the same parameters in the same groups. It is not changed: pass the
+        result to ``optimizer.load_state_dict``.
+
+    Returns
+    -------
+    dict
+        Its arrays are copies.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If this is no state dict of a torch optimizer; if the groups, their sizes or options do not
+        match; if a step is no whole number in [0, 2**63); if a tensor is no dense one of floats
+        that NumPy has, on the CPU.
+    """
+    if not isinstance(optimizer, OptimizerBase):
+        raise TypeError(f"optimizer must be one of fastopt's, not {type(optimizer).__name__}")
+    states, groups = _parts(state_dict)
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError(
+            f"torch's state dict has {len(groups)} groups, the optimizer "
+            f"{len(optimizer.param_groups)}"
+        )
+    added = _ADDED | {"decoupled_weight_decay": type(optimizer).__name__ == "AdamW"}
+    state: dict[str, Any] = {}
+    converted = []
+    for number, (theirs, ours) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+        names = ours["param_names"]
+        if len(theirs["params"]) != len(names):
+            raise ValueError(
+                f"group {number} of torch's state dict has {len(theirs['params'])} parameters, the "
+                f"optimizer's {len(names)}"
+            )
+        known = added | {key: ours[key] for key in _FASTOPT_ONLY if key in ours}
+        options = {key: known[key] for key in optimizer.defaults if key in known} | {
+            key: _option(value, f"group {number}, {key!r}")
+            for key, value in theirs.items()
+            if key not in _TORCH_ONLY and key not in ("params", "param_names")
+        }
+        missing = [key for key in optimizer.defaults if key not in options]
+        if missing:
+            raise NamesError(
+                f"group {number} of torch's state dict has no {', '.join(map(repr, missing))}: is "
+                f"it that of a {type(optimizer).__name__}?"
+            )
+        converted.append(options | {"params": list(names)})
+        for identity, name in zip(theirs["params"], names, strict=True):
+            state[name] = _state(states.get(identity, {}), name)
+    return {"state": state, "param_groups": converted}
+
+
+def to_torch(optimizer: OptimizerBase) -> dict[str, Any]:
+    """Return the state of `optimizer` as the `state_dict` of the torch optimizer of that name.
+
+    The parameters are numbered in their order; tensors are copies. Needs torch, which keeps the
+    step in float32: a step beyond 2**24 is rounded.
+
+    Raises
+    ------
+    ImportError
+        Without torch.
+    ValueError
+        If torch has no such option: ``momentum_init="zero"`` where a parameter has had no step.
+
+    Examples
+    --------
+    ``torch_optimizer.load_state_dict(fo.checkpoint.to_torch(optimizer))``
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("to_torch makes tensors and needs torch: pip install torch") from error
+    counts = "dampening" not in optimizer.defaults  # torch's SGD does not
+    state: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = []
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"]:
+        names = group["params"]
+        first = sum(len(before["params"]) for before in groups)
+        starts_at_zero = group.get("momentum_init") == "zero" and group["momentum"] != 0
+        if starts_at_zero and not all("momentum_buffer" in saved["state"][name] for name in names):
+            raise ValueError(
+                "torch has no momentum_init='zero': take a step with every parameter first, from "
+                "then on both are the same"
+            )
+        options = {key: value for key, value in group.items() if key not in _FASTOPT_ONLY}
+        for key, value in _TORCH_ONLY.items():
+            options.setdefault(key, value)
+        options["params"] = list(range(first, first + len(names)))
+        groups.append(options)
+        for number, name in enumerate(names, first):
+            entry = saved["state"][name]
+            tensors = {
+                key: torch.from_numpy(np.array(value, order="C"))
+                for key, value in entry.items()
+                if key != "step"
+            }
+            if counts and entry["step"] > 0:
+                tensors["step"] = torch.tensor(float(entry["step"]))
+            if tensors:
+                state[number] = tensors
+    return {"state": state, "param_groups": groups}
+
+
+def _parts(state_dict: Any) -> tuple[Mapping[Any, Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """Return the states by the numbers of their parameters, and the groups, after all checks."""
+    _check_kind(state_dict, Mapping, "it")
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise NamesError(f"this is no state_dict of a torch optimizer: there is no {key!r}")
+    states, groups = state_dict["state"], state_dict["param_groups"]
+    _check_kind(states, Mapping, "'state'")
+    _check_kind(groups, Sequence, "'param_groups'")
+    numbered: set[Any] = set()
+    for number, group in enumerate(groups):
+        _check_kind(group, Mapping, f"group {number}")
+        if "params" not in group:
+            raise NamesError(f"group {number} of torch's state dict has no 'params'")
+        _check_kind(group["params"], Sequence, f"group {number}, 'params',")
+        for identity in group["params"]:
+            _check_kind(identity, (int, np.integer, str), f"a parameter of group {number}")
+            if identity in numbered:
+                raise ValueError(f"torch's state dict has the parameter {identity!r} twice")
+            numbered.add(identity)
+    for identity, entry in states.items():
+        _check_kind(entry, Mapping, f"the state of {identity!r}")
+    for mapping in (*groups, *states.values()):
+        for key in mapping:
+            _check_kind(key, str, "a name")
+    if strangers := states.keys() - numbered:
+        raise NamesError(
+            "torch's state dict has a state of parameters that are in none of its groups: "
+            + _few(sorted(map(repr, strangers)))
+        )
+    return states, groups
+
+
+def _check_kind(value: Any, kind: Any, where: str) -> None:
+    if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
+        wanted = {Mapping: "a mapping", Sequence: "a list", str: "a string"}.get(kind, "a number")
+        raise TypeError(
+            "this is no state_dict of a torch optimizer: "
+            f"{where} must be {wanted}, not {type(value).__name__}"
+        )
+
+
+def _state(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    arrays = {
+        key: _array(value, f"{key} of {name!r}")
+        for key, value in entry.items()
+        if key != "step" and value is not None
+    }
+    # torch's SGD does not count: a buffer says that there was a step at least.
+    return {"step": _step(entry["step"], name) if "step" in entry else int(bool(arrays)), **arrays}
+
+
+def _step(value: Any, name: str) -> int:
+    step = _number(value, f"the step of {name!r}")
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        raise TypeError(f"the step of {name!r} must be a number, not {type(step).__name__}")
+    if not 0 <= step < 2**63 or step != int(step):
+        shown = step if abs(step) < 2**64 or isinstance(step, float) else "beyond 2**64"
+        raise ValueError(f"the step of {name!r} must be whole and in [0, 2**63), not {shown}")
+    return int(step)
+
+
+def _option(value: Any, where: str) -> Any:
+    """Return an option as a plain number, string, None or tuple of these."""
+    is_list = isinstance(value, (list, tuple))
+    items = tuple(_number(item, where) for item in (value if is_list else [value]))
+    for item in items:
+        if not (item is None or isinstance(item, (bool, int, float, str))):
+            raise TypeError(
+                f"{where} of torch's state dict is no number, but {type(item).__name__}"
+            )
+    return items if is_list else items[0]
+
+
+def _number(value: Any, where: str) -> Any:
+    """Return what a tensor or NumPy scalar of one element holds, and anything else as it is."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{where} is a masked array; pass its data")
+    if not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except MemoryError:
+        raise
+    except Exception as error:  # torch has its own
+        raise TypeError(f"{where} must be one number; use .item() on it ({error})") from error
+
+
+def _array(tensor: Any, where: str) -> npt.NDArray[Any]:
+    if isinstance(tensor, np.ma.MaskedArray):
+        raise TypeError(f"{where} is a masked array; pass its data")
+    try:
+        array = np.array(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch has its own
+        raise TypeError(
+            f"{where} cannot be a NumPy array ({error}); use .to_dense(), .cpu() or .float() first"
+        ) from error
+    if array.dtype.kind != "f":
+        raise TypeError(f"{where} must be a tensor of floats, not {array.dtype}")
+    return array
