@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-__all__ = ["parse_json", "remove_leftovers", "write_whole"]
+__all__ = ["parse_json", "remove_leftovers", "to_json", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -84,9 +84,23 @@ def parse_json(text: str) -> Any:
         Also if it is nested too deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+        value = json.loads(text)
+        if to_json(value) == text:  # as this package writes it: nothing comes twice
+            return value
+        return json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as JSON without spaces.
+
+    Raises
+    ------
+    ValueError
+        If it holds NaN or an infinity.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -94,7 +108,3 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name comes twice in an object")
     return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

@@ -90,11 +90,9 @@ def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
     KeyError, TypeError, ValueError, RecursionError
         If `pack` has not made it.
     """
-    if isinstance(value, list):
+    if value.__class__ is list:
         return [unpack(item, tensors) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is beyond the range of floats")  # such as 1e999
-    if not isinstance(value, dict):
+    if value.__class__ is not dict:
         return value
     if len(value) == 1:
         ((key, item),) = value.items()
@@ -108,9 +106,16 @@ def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
             return float(item)
         if key == "$int" and _HEXADECIMAL.fullmatch(item):
             return int(item, 16)
-        if key == "$tuple" and isinstance(item, list):
-            return tuple(unpack(item, tensors))
-    return {_key(key): unpack(item, tensors) for key, item in value.items()}
+        if key == "$tuple" and item.__class__ is list:
+            return tuple([unpack(part, tensors) for part in item])
+    plain = {}
+    for key, item in value.items():
+        if key[:1] == "$":
+            if key[:2] != "$$":
+                raise ValueError(f"there is no {key!r} in this format")
+            key = key[1:]
+        plain[key] = unpack(item, tensors)
+    return plain
 
 
 def largest_place(packed: Any, where: str) -> str:
@@ -138,14 +143,6 @@ def _text(text: str, where: str) -> str:
             "the character itself"
         )
     return text
-
-
-def _key(key: str) -> str:
-    if not key.startswith("$"):
-        return key
-    if not key.startswith("$$"):
-        raise ValueError(f"there is no {key!r} in this format")
-    return key[1:]
 
 
 def _free_name(where: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:

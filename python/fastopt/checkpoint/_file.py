@@ -11,19 +11,18 @@ A length that stands in it is compared with that of the file before anything is 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sys
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._files import parse_json, write_whole
+from fastopt._files import parse_json, to_json, write_whole
 from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
 
 FORMAT = "2"
@@ -49,8 +48,15 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
     tensors: dict[str, npt.NDArray[Any]] = {}
     try:
         content = {name: pack(part, name, tensors) for name, part in parts.items()}
-        facts = {name: _describe(tensor) for name, tensor in tensors.items()}
-        document = _to_json({"content": content, "tensors": facts})
+        facts = {
+            name: {
+                "dtype": tensor.dtype.name,
+                "shape": list(tensor.shape),
+                "sha256": _sha256(_bytes_of(tensor)),
+            }
+            for name, tensor in tensors.items()
+        }
+        document = to_json({"content": content, "tensors": facts})
     except RecursionError as error:
         raise ValueError("something to be saved is nested too deep, or contains itself") from error
     # One entry, because readers may keep several in any order.
@@ -67,7 +73,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
-    encoded = _to_json(header).encode()
+    encoded = to_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > _LONGEST_HEADER:
         raise ValueError(
@@ -114,7 +120,7 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
         raise CheckpointError("is damaged or no safetensors file: it ends within its header")
     text = _read_bytes(file, length).tobytes()
     try:
-        header = parse_json(text.decode())
+        header = parse_json(text.decode().rstrip(" "))
         metadata = header.pop("__metadata__", None)
         places = _places(header, size - 8 - length)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -133,57 +139,50 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
     if not isinstance(parsed, dict) or not all(isinstance(part, dict) for part in parsed.values()):
         raise ValueError("its document has no parts")
     content, facts = parsed["content"], parsed["tensors"]
-    if {place.name for place in places} != facts.keys():
+    if header.keys() != facts.keys():
         raise CheckpointError("is damaged: names of tensors do not match")
     tensors = {}
-    for place in places:
-        data = _read_bytes(file, place.size)
-        if place.dtype == bool and data.max(initial=0) > 1:
-            raise ValueError(f"{place.name!r} holds bytes that are neither True nor False")
-        tensors[place.name] = tensor = data.view(place.dtype).reshape(place.shape)
+    for begin, end, name, dtype, shape in places:
+        data = _read_bytes(file, end - begin)
+        fact = {"dtype": dtype.name, "shape": shape, "sha256": _sha256(data)}
+        if facts[name] != fact:
+            raise CheckpointError(f"is damaged: the hash of {name} does not match")
+        if dtype.kind == "b" and data.max(initial=0) > 1:
+            raise ValueError(f"{name} holds bytes that are neither True nor False")
+        tensors[name] = data.view(dtype).reshape(shape)
         if sys.byteorder == "big":
-            tensor.byteswap(inplace=True)
-        if _describe(tensor) != facts[place.name]:
-            raise CheckpointError(f"is damaged: the hash of {place.name} does not match")
+            tensors[name].byteswap(inplace=True)
     parts = {name: unpack(part, tensors) for name, part in content.items()}
     if tensors:
         raise ValueError(f"no place has the tensors {', '.join(tensors)}")
     return parts
 
 
-class _Place(NamedTuple):
-    """Where a tensor lies, and what it is."""
-
-    begin: int
-    end: int
-    name: str
-    dtype: np.dtype[Any]
-    shape: list[int]
-
-    @property
-    def size(self) -> int:
-        return self.end - self.begin
+_Place: TypeAlias = tuple[int, int, str, np.dtype[Any], list[int]]  # begin, end, name, dtype, shape
 
 
 def _places(header: dict[str, Any], size: int) -> list[_Place]:
     """Return the tensors in their order; they must fill `size` bytes without gap or overlap."""
-    places = []
+    places: list[_Place] = []
     for name, entry in header.items():
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise ValueError(f"the entries of {name!r} are not those of a tensor")
         (begin, end), shape = entry["data_offsets"], entry["shape"]
-        numbers = (begin, end, *shape)
-        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) > 64:
-            raise ValueError(f"the shape or the offsets of {name!r} are none")
-        places.append(_Place(begin, end, name, _OF_SAFETENSORS[entry["dtype"]], shape))
-    places.sort(key=lambda place: place[:3])
-    end = 0
-    for place in places:
-        if place.begin != end or place.size != math.prod(place.shape) * place.dtype.itemsize:
-            raise ValueError(f"the offsets of {place.name!r} do not fit its shape and the others")
-        end = place.end
-    if end != size:
-        raise ValueError(f"there are {size} bytes of tensors, not {end}")
+        numbers = [begin, end, *shape]
+        if {*map(type, numbers)} != {int} or not 0 <= min(numbers) <= max(numbers) < 2**63:
+            raise ValueError(f"the shape or the offsets of {name!r} are no sizes")
+        dtype = _OF_SAFETENSORS[entry["dtype"]]
+        if len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"the offsets of {name!r} do not fit its shape")
+        places.append((begin, end, name, dtype, shape))
+    places.sort()  # names differ
+    at = 0
+    for begin, end, name, *_ in places:
+        if begin != at:
+            raise ValueError(f"{name!r} does not begin where the tensor before it ends")
+        at = end
+    if at != size:
+        raise ValueError(f"there are {size} bytes of tensors, not {at}")
     return places
 
 
@@ -198,15 +197,6 @@ def _read_bytes(file: FileIO, count: int) -> npt.NDArray[np.uint8]:
     return data
 
 
-def _describe(tensor: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return what the document says of a tensor."""
-    return {
-        "dtype": tensor.dtype.name,
-        "shape": list(tensor.shape),
-        "sha256": _sha256(_bytes_of(tensor)),
-    }
-
-
 def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return the bytes of a contiguous tensor, from the lowest on, without a copy."""
     if sys.byteorder == "big":
@@ -216,7 +206,3 @@ def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def _sha256(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
