@@ -13,7 +13,7 @@ from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.common import console, fail, one_line_errors, say, wide_table
 from fastopt.cli.lists import one_line_interrupt, parse_names
-from fastopt.experiments.files import replacing, write_json, write_picture, write_table
+from fastopt.experiments.files import write_json, write_picture, write_table
 
 
 @one_line_interrupt()
@@ -133,8 +133,7 @@ def draw(
     ]
     if animation:
         files.append(output / f"{name}.gif")
-        with replacing(files[-1]) as part:
-            fx.animate(part, plane, paths)
+        fx.animate(files[-1], plane, paths)
     return files
 
 

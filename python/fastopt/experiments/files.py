@@ -1,48 +1,44 @@
-"""Files that are either whole or not there: written beside their place, then renamed."""
+"""Tables, facts and pictures as files that are either whole or not there."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import io
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastopt import train as ft
+from fastopt._files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a file to write, which becomes `path` if nothing goes wrong."""
-    part = path.with_name(f".part-{path.name}")  # the ending tells Pillow the format
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write `rows`, which have the same keys, as CSV."""
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return _write(path, text.getvalue())
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
     """Write `facts` as strict JSON: NaN and infinity become null."""
-    with replacing(path) as part:
-        part.write_text(ft.to_json(facts), encoding="utf-8")
-    return path
+    return _write(path, ft.to_json(facts))
 
 
 def write_picture(path: Path, figure: Figure) -> Path:
     """Write `figure` as PNG."""
-    with replacing(path) as part:
-        figure.savefig(part, dpi=150)
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is a box in the picture.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        write_whole(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+    return path
+
+
+def _write(path: Path, text: str) -> Path:
+    write_whole(path, lambda file: file.write(text.encode()))
     return path

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt import train as ft
+from fastopt._files import write_whole
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
@@ -345,7 +346,8 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
             axes.draw_artist(line)
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     durations = [100] * (len(images) - 1) + [1500]  # milliseconds; the end stands still
-    images[0].save(file, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    options = {"append_images": images[1:], "duration": durations, "loop": 0}
+    write_whole(file, lambda part: images[0].save(part, "GIF", save_all=True, **options))
 
 
 def _draw_landscape(axes: Axes, landscape: Landscape, path: Descent) -> AxesImage:
