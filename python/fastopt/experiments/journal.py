@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fastopt import train as ft
+from fastopt._files import parse_json
 from fastopt.experiments.runs import Run, choice_of
-from fastopt.experiments.space import Space
+from fastopt.experiments.space import Range, Space
 
 
 class JournalError(ValueError):
@@ -65,11 +66,12 @@ class Journal:
         self.path = path
         self.finished: list[Run] = []
         self._space = space
-        head = {"format": 1, "data": data.digest()} | space.facts()
-        # Append mode: whatever is written goes to the end, also after truncation.
-        self._file = path.open("ab+")
+        head = json.loads(_line({"format": 1, "data": data.digest()} | space.facts()))
+        # Append mode: whatever is written goes to the end, also after truncation. Without a buffer,
+        # what a write has failed to bring to the disk does not come there later.
+        self._file = path.open("ab+", buffering=0)
         try:
-            self._read(json.loads(json.dumps(head)))
+            self._read(head)
         except BaseException:
             self._file.close()
             raise
@@ -84,27 +86,28 @@ class Journal:
         lines = whole.split(b"\n") if newline else []
         if lines:
             self._check_head(self._parse(lines[0], 1), head)
-            for number, line in enumerate(lines[1:], 2):
-                self.finished.append(self._run_of(self._parse(line, number), number))
-        elif rest and not json.dumps(head).encode().startswith(rest):
+            self.finished = [
+                self._run_of(self._parse(line, number), number)
+                for number, line in enumerate(lines[1:], 2)
+            ]
+        elif not _line(head).startswith(rest):
             raise self._damaged(1)
         if rest:
             self._file.truncate(len(whole) + len(newline))
         if not lines:
-            self._file.write(_line(head))
-            self._sync()
+            self._append(_line(head))
 
-    def _damaged(self, number: int) -> JournalError:
+    def _damaged(self, number: int, problem: object = "it is no JSON object") -> JournalError:
         return JournalError(
-            f"{self.path}, line {number} is damaged; remove the file to begin the sweep anew, or "
-            "choose another --output"
+            f"{self.path}, line {number} is damaged ({problem}); remove the file to begin the "
+            "sweep anew, or choose another --output"
         )
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            facts = json.loads(line)
-        except ValueError:
-            raise self._damaged(number) from None
+            facts = parse_json(line.decode())
+        except ValueError as error:
+            raise self._damaged(number) from error
         if not isinstance(facts, dict):
             raise self._damaged(number)
         return facts
@@ -113,7 +116,10 @@ class Journal:
         if there == here:
             return
         if there.get("format") != 1 or there.keys() != here.keys():
-            raise self._damaged(1)
+            raise self._damaged(1, "it is not the first line of a journal")
+        for part in ("base", "axes", "data"):
+            if type(there[part]) is not type(here[part]):
+                raise self._damaged(1, f"{part} is {type(there[part]).__name__}")
         differing = []
         for part in ("base", "axes"):
             for name in sorted(there[part].keys() | here[part].keys()):
@@ -130,16 +136,35 @@ class Journal:
         )
 
     def _run_of(self, facts: Mapping[str, Any], number: int) -> Run:
+        """Return the run of a line, of which nothing is taken unchecked."""
+        space = self._space
+        base = json.loads(_line(space.facts()))["base"]
         try:
-            config = ft.RunConfig(**facts["config"])
-            history = dict(facts["history"])
-            history["epochs"] = [
+            if facts.keys() != {"config", "history"}:
+                raise ValueError("a run has a config and a history")
+            config, history = facts["config"], facts["history"]
+            if not (isinstance(config, dict) and config.keys() == base.keys()):
+                raise ValueError("its config has not the fields of a RunConfig")
+            for name, value in config.items():
+                if not (
+                    _is_on(space.axes[name], value) if name in space.axes else value == base[name]
+                ):
+                    raise ValueError(f"{name.replace('_', '-')} is not of this sweep")
+            if not (isinstance(history, dict) and isinstance(history.get("epochs"), list)):
+                raise ValueError("its history has no list of epochs")
+            if not history["epochs"]:
+                raise ValueError("its history has no epoch")
+            epochs = [
                 {name: nan if value is None else value for name, value in epoch.items()}
+                if isinstance(epoch, dict)
+                else epoch
                 for epoch in history["epochs"]
             ]
-            return Run(config, ft.History.from_state_dict(history))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise self._damaged(number) from None
+            return Run(
+                ft.RunConfig(**config), ft.History.from_state_dict(history | {"epochs": epochs})
+            )
+        except (TypeError, ValueError) as error:
+            raise self._damaged(number, error) from error
 
     def missing(self, configs: list[ft.RunConfig]) -> list[ft.RunConfig]:
         """Return those of `configs` that have not been run."""
@@ -150,17 +175,21 @@ class Journal:
         """Write a run to the end of the file, and see that it is on the disk."""
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
-        line = _line({"config": config, "history": run.history.state_dict()})
-        # Ctrl-C comes before or after the call: what is reported and what is in the file agree.
-        try:
-            self._file.write(line)
-        finally:
-            self.finished.append(run)
-        self._sync()
+        self._append(_line({"config": config, "history": run.history.state_dict()}), run)
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _append(self, line: bytes, *runs: Run) -> None:
+        """Write a line, and take note of its run: both or neither."""
+        end, count = self._file.seek(0, os.SEEK_END), len(self.finished)
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+            self.finished.extend(runs)
+        except BaseException:
+            self._file.truncate(end)
+            del self.finished[count:]
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -178,10 +207,24 @@ def _line(facts: Mapping[str, Any]) -> bytes:
     return json.dumps(json.loads(ft.to_json(facts))).encode() + b"\n"  # without NaN, on one line
 
 
+def _is_on(axis: Sequence[Any] | Range, value: Any) -> bool:
+    """Return whether a value is one of an axis; those of a range of whole numbers are rounded."""
+    if isinstance(axis, Range):
+        low, high = (
+            (round(axis.low), round(axis.high)) if isinstance(value, int) else (axis.low, axis.high)
+        )
+        return bool(low <= value <= high)
+    return value in list(axis)
+
+
 def _text(value: Any) -> str:
     """Return a value of the first line as a message shows it."""
     if isinstance(value, list):
-        return ",".join(map(str, value))
-    if isinstance(value, dict):
-        return f"{'log' if value['log'] else 'lin'}:{value['low']:g}:{value['high']:g}"
-    return "not given" if value is None else str(value)
+        return ",".join(map(_text, value))
+    if isinstance(value, str):
+        return value
+    try:
+        axis = Range(**value)
+    except (TypeError, ValueError):
+        return "not given" if value is None else json.dumps(value)
+    return f"{'log' if axis.log else 'lin'}:{axis.low:g}:{axis.high:g}"
