@@ -262,6 +262,29 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     assert "is of another program" in refused("--resume")
 
 
+def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    rows = [f"{i % 2 + i / 100},{i % 7},{i % 2}" for i in range(60)]
+    (here / "two.csv").write_text("\n".join(rows))
+    (there / "other.csv").write_text("\n".join(rows[1:]))
+    options = ("--output", str(tmp_path / "out"))
+    first = fastopt(
+        "train", "--data", "two.csv", "--epochs", "1", "--checkpoint", *options, cwd=here
+    )
+    assert first.returncode == 0, first.stderr
+    for data, words in (((), "give their place with --data"), (("--data", "other.csv"), "data is")):
+        result = fastopt("train", "--resume", *data, *options, cwd=there)
+        assert result.returncode == 2
+        assert words in result.stderr
+    moved = (here / "two.csv").rename(there / "renamed.csv")
+    options = ("--epochs", "2", *options)
+    again = fastopt("train", "--resume", "--data", "renamed.csv", *options, cwd=there)
+    assert again.returncode == 0, again.stderr
+    assert fastopt("train", "--resume", "--data", str(moved), *options, cwd=here).returncode == 0
+
+
 def test_early_stopping_says_so_and_stays_so(tmp_path: Path) -> None:
     options = ["--data", "diabetes", "--lr", "0.01", "--patience", "4", "--checkpoint"]
     result = fastopt("train", *options, cwd=tmp_path)

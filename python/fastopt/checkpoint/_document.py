@@ -98,7 +98,7 @@ def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
         ((key, item),) = value.items()
         if key == "$array":
             return tensors.pop(item)
-        if key == "$numpy":
+        if key == "$numpy" and item.__class__ is str:
             return _scalar_of(item)
         if key == "$scalar":
             return tensors.pop(item).reshape(())[()]

@@ -231,6 +231,9 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
     for name in given & wanted.keys():
         if wanted[name] == before[name]:
             continue
+        if name == "data":  # they may have moved: `Trainer.resume` compares what is in them
+            saved = replace(saved, data=config.data)
+            continue
         if name != "epochs":
             text = "not given" if before[name] is None else before[name]
             fail(
@@ -242,6 +245,8 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
                 f"--epochs must stay {saved.epochs}: the schedule {saved.schedule} is made for them"
             )
         saved = replace(saved, epochs=config.epochs)
+    if saved.data not in ft.BUNDLED and not Path(saved.data).exists():
+        fail(f"the data of the run to resume are not at {saved.data}; give their place with --data")
     return saved
 
 

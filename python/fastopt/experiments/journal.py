@@ -122,6 +122,8 @@ class Journal:
                 raise self._damaged(1, f"{part} is {type(there[part]).__name__}")
         differing = []
         for part in ("base", "axes"):
+            if not all(map(_is_plain, there[part].values())):
+                raise self._damaged(1, f"{part} has values of another kind")
             for name in sorted(there[part].keys() | here[part].keys()):
                 if there[part].get(name) != here[part].get(name):
                     differing.append(
@@ -217,6 +219,12 @@ def _is_on(axis: Sequence[Any] | Range, value: Any) -> bool:
     return value in list(axis)
 
 
+def _is_plain(value: Any) -> bool:
+    """Return whether a value of the first line is a number, a string, None, or a flat nest."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return not any(isinstance(item, (dict, list)) for item in items)
+
+
 def _text(value: Any) -> str:
     """Return a value of the first line as a message shows it."""
     if isinstance(value, list):
@@ -225,6 +233,6 @@ def _text(value: Any) -> str:
         return value
     try:
         axis = Range(**value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return "not given" if value is None else json.dumps(value)
     return f"{'log' if axis.log else 'lin'}:{axis.low:g}:{axis.high:g}"
