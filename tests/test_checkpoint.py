@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import fastopt as fo
 from cases import CASES, DTYPES, Case
+from fastopt import checkpoint
 from helpers import HANG, same_bits
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -640,3 +641,224 @@ for _ in range(30):
     assert loaded.params is not None
     assert np.all(loaded.params["w"] == int(loaded.extra))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(np.array([1], dtype)[0] for dtype in [*FILE_DTYPES, "c16"]),
+        np.float32("-0.0"),
+        np.uint64(2**64 - 1),
+        np.array([0x7FF8_0000_0000_0123], np.uint64).view(np.float64)[0],  # NaN with a payload
+        10**5000,
+        -(16**4000),
+        2**2000,
+        "\ud800",
+        "\udc00\ud800",
+        -0.0,
+        [],
+        (),
+        {},
+        {"$array": {"$tuple": [1], "$$": ()}},
+    ],
+    ids=lambda value: f"{type(value).__name__}",
+)
+def test_values_come_back_with_their_types_and_bits(value: Any, tmp_path: Path) -> None:
+    fo.save(tmp_path / "a", extra={"x": value})
+    assert equal(fo.load(tmp_path / "a").extra, {"x": value})
+
+
+def test_numpy_scalars_take_tens_of_bytes(tmp_path: Path) -> None:
+    losses = [np.float64(i / 7) for i in range(20_000)]
+    fo.save(tmp_path / "a", extra=losses)
+    assert (tmp_path / "a").stat().st_size < 60 * len(losses)
+    assert equal(fo.load(tmp_path / "a").extra, losses)
+
+
+def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
+    tensors = {"params/w": np.arange(3.0), "extra/x": np.asarray(np.float32(2))}
+    document = json.dumps(
+        {
+            "content": EMPTY
+            | {
+                "params": {"w": {"$array": "params/w"}},
+                "extra": {"x": {"$scalar": "extra/x"}, "y": {"$tuple": [1, {"$float": "inf"}]}},
+            },
+            "tensors": {
+                name: {
+                    "dtype": tensor.dtype.name,
+                    "shape": list(tensor.shape),
+                    "sha256": hashlib.sha256(tensor.tobytes()).hexdigest(),
+                }
+                for name, tensor in tensors.items()
+            },
+        }
+    )
+    entry = f"1 {hashlib.sha256(document.encode()).hexdigest()} {document}"
+    safetensors_numpy.save_file(tensors, tmp_path / "a", {"fastopt": entry})
+    loaded = fo.load(tmp_path / "a")
+    assert equal(loaded.params, {"w": np.arange(3.0)})
+    assert equal(loaded.extra, {"x": np.float32(2), "y": (1, math.inf)})
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        ({"a": np.longdouble(1)}, TypeError, "extra/a is a NumPy scalar of"),
+        ({"a": np.datetime64("2020")}, TypeError, "extra/a is a NumPy scalar of datetime64"),
+        ({"a": [{1}]}, TypeError, "extra/a/0 is set"),
+        ({"a": Path()}, TypeError, "extra/a is .*Path"),
+        ({"a": "\ud83d\ude00"}, ValueError, "extra/a holds both halves"),
+        ({"b": {"\ud83d\ude00": 1}}, ValueError, "extra/b/.* holds both halves"),
+        (np.ones(1, np.complex128), TypeError, "extra is an array of complex128"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else type(value).__name__,
+)
+def test_what_a_file_cannot_hold_exactly_is_refused(
+    extra: Any, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        fo.save(tmp_path / "a", extra=extra)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_much_beside_the_tensors_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastopt.checkpoint._file._LONGEST_HEADER", 20_000)
+    extra = {"small": [1.0] * 10, "run": {"losses": [1.0] * 10_000, "other": list(range(99))}}
+    with pytest.raises(ValueError, match=r"most of it in extra/run/losses; .*into one array"):
+        fo.save(tmp_path / "a", extra=extra)
+    assert list(tmp_path.iterdir()) == []
+    extra["run"]["losses"] = np.ones(10_000)  # type: ignore[call-overload]
+    fo.save(tmp_path / "a", extra=extra)
+
+
+def test_a_file_that_gets_shorter_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    fo.save(path, params=[np.ones(100_000)])
+    fstat = os.fstat
+
+    def then_cut(descriptor: int) -> os.stat_result:
+        result = fstat(descriptor)
+        os.truncate(path, 4096)
+        return result
+
+    monkeypatch.setattr(os, "fstat", then_cut)
+    with pytest.raises(fo.CheckpointError, match="cut short while it was read"):
+        fo.load(path)
+
+
+def test_without_strict_what_matches_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    params = {"a": np.ones(2), "b": np.ones(3)}
+    fo.save(path, params=params, ema=fo.WeightEMA(params))
+    mine = {"a": np.zeros(2), "c": np.zeros(4)}
+    with pytest.raises(KeyError, match="missing: 'c'; not known: 'b'"):
+        fo.load(path, params=mine)
+    assert not mine["a"].any()
+    found = fo.load(path, params=mine, strict=False).incompatible
+    assert found == {"params": (["c"], ["b"])}
+    assert mine["a"].all()
+    assert not mine["c"].any()
+    with pytest.raises(ValueError, match="'b' has shape"):
+        fo.load(path, params={"a": np.zeros(2), "b": np.zeros(4)}, strict=False)
+    with pytest.raises(KeyError, match="holds no optimizer"):
+        fo.load(path, optimizer=fo.SGD(mine), strict=False)
+    assert fo.load(path, params=params).incompatible == {}
+
+
+class Item:
+    """Something with a state, which an interrupt may hit at any of its moments."""
+
+    def __init__(self, value: int, moments: list[int]) -> None:
+        self.value = value
+        self._moments = moments  # how many are left before the interrupt
+
+    def _moment(self) -> None:
+        self._moments[0] -= 1
+        if self._moments[0] == 0:
+            raise KeyboardInterrupt
+
+    def state_dict(self) -> dict[str, Any]:
+        self._moment()
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self._moment()
+        self.value = state_dict["value"]
+        self._moment()
+
+
+def test_an_interrupt_at_any_moment_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    path, never = tmp_path / "a", [-1]
+    names = ("optimizer", "scheduler", "ema", "extra")
+    saved: Any = {name: Item(1, never) for name in names[:3]} | {"extra": {"value": 1}}
+    fo.save(path, params=[np.ones(2)], **saved)
+    for moment in range(1, 100):
+        moments = [moment]
+        items: Any = {name: Item(0, moments) for name in names}
+        params = [np.zeros(2)]
+        try:
+            fo.load(path, params=params, **items)
+        except KeyboardInterrupt:
+            assert not params[0].any()
+            assert [item.value for item in items.values()] == [0] * 4
+        else:
+            break
+    assert moment == 13  # four copies, and before and after each of four loads
+    assert params[0].all()
+    assert [item.value for item in items.values()] == [1] * 4
+
+
+def test_an_interrupt_between_parameters_leaves_the_old_state(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    params = {name: np.ones(2) for name in "abc"}
+    optimizer = fo.SGD(params, momentum=0.5)
+    optimizer.step({name: np.ones(2) for name in "abc"})
+    fo.save(path, params=params, optimizer=optimizer)
+    optimizer.step({name: np.ones(2) for name in "abc"})
+    before = copy.deepcopy([params, optimizer.state_dict()])
+
+    seen = 0
+
+    def interrupt(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal seen
+        if frame.f_code is not checkpoint._Arrays.load_state_dict.__code__:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == at:
+                raise KeyboardInterrupt
+        return interrupt
+
+    at, interrupts = 0, 0
+    while True:
+        at, seen = at + 1, 0
+        old = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            fo.load(path, params=params, optimizer=optimizer)
+        except KeyboardInterrupt:
+            interrupts += 1
+        else:
+            break
+        finally:
+            sys.settrace(old)
+        assert equal([params, optimizer.state_dict()], before)
+    assert interrupts > 10
+    assert not equal([params, optimizer.state_dict()], before)
+
+
+def test_masked_arrays_are_refused_and_matrices_are_arrays(tmp_path: Path) -> None:
+    masked = np.ma.masked_array([1.0, 2.0], [True, False])
+    with pytest.raises(TypeError, match="'w' is a masked array"):
+        fo.save(tmp_path / "a", params={"w": masked})
+    fo.save(tmp_path / "a", params={"w": np.ones((1, 2))})
+    with pytest.raises(TypeError, match="'w' is a masked array"):
+        fo.load(tmp_path / "a", params={"w": np.ma.masked_array(np.zeros((1, 2)))})
+    memory = np.memmap(tmp_path / "m", np.float64, "w+", shape=(1, 2))
+    fo.load(tmp_path / "a", params={"w": memory})
+    assert memory.all()
