@@ -726,11 +726,11 @@ def test_too_much_beside_the_tensors_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastopt.checkpoint._file._LONGEST_HEADER", 20_000)
-    extra = {"small": [1.0] * 10, "run": {"losses": [1.0] * 10_000, "other": list(range(99))}}
+    extra: Any = {"small": [1.0] * 10, "run": {"losses": [1.0] * 10_000, "other": list(range(99))}}
     with pytest.raises(ValueError, match=r"most of it in extra/run/losses; .*into one array"):
         fo.save(tmp_path / "a", extra=extra)
     assert list(tmp_path.iterdir()) == []
-    extra["run"]["losses"] = np.ones(10_000)  # type: ignore[call-overload]
+    extra["run"]["losses"] = np.ones(10_000)
     fo.save(tmp_path / "a", extra=extra)
 
 

@@ -285,7 +285,7 @@ FOREIGN: list[Any] = [
     object(),
     [0, 0],
     [[0], 1],
-    (x for x in ()),
+    iter([1]),
 ]
 
 

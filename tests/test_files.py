@@ -5,18 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from fastopt._files import parse_json, remove_leftovers, write_whole
 
 
+def _fill(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
 @pytest.mark.parametrize("name", ["a", "x" * 242, "x" * 255, "\u7532" * 85, "a b\n'\udcff"])
 def test_any_name_that_the_system_takes(name: str, tmp_path: Path) -> None:
     for content in (b"one", b"two"):
-        write_whole(tmp_path / name, lambda file, content=content: file.write(content))
+        write_whole(tmp_path / name, partial(_fill, content=content))
         assert (tmp_path / name).read_bytes() == content
     assert len(list(tmp_path.iterdir())) == 1
 

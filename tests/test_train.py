@@ -269,7 +269,7 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
     rows = [f"{i % 2 + i / 100},{i % 7},{i % 2}" for i in range(60)]
     (here / "two.csv").write_text("\n".join(rows))
     (there / "other.csv").write_text("\n".join(rows[1:]))
-    options = ("--output", str(tmp_path / "out"))
+    options: tuple[str, ...] = ("--output", str(tmp_path / "out"))
     first = fastopt(
         "train", "--data", "two.csv", "--epochs", "1", "--checkpoint", *options, cwd=here
     )
@@ -279,7 +279,7 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
         assert result.returncode == 2
         assert words in result.stderr
     moved = (here / "two.csv").rename(there / "renamed.csv")
-    options = ("--epochs", "2", *options)
+    options = ("--output", str(tmp_path / "out"), "--epochs", "2")
     again = fastopt("train", "--resume", "--data", "renamed.csv", *options, cwd=there)
     assert again.returncode == 0, again.stderr
     assert fastopt("train", "--resume", "--data", str(moved), *options, cwd=here).returncode == 0

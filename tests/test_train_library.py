@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import doctest
+import hashlib
 import importlib
 import json
 import pkgutil
@@ -807,3 +808,113 @@ def test_examples_in_docstrings() -> None:
         assert result.failed == 0, info.name
         examples += result.attempted
     assert examples > 30
+
+
+# What is resumed
+
+
+def all_of(trainer: ft.Trainer) -> Any:
+    """Return whatever a trainer restores, in a form that can be compared."""
+    states = [trainer.optimizer.state_dict(), trainer.history.state_dict(), trainer.model.rng_state]
+    if trainer.scheduler is not None:
+        states.append(trainer.scheduler.state_dict())
+    if trainer.ema is not None:
+        states.append(trainer.ema.state_dict())
+    # repr: NaN equals NaN, and the arrays are small
+    return repr([trainer.model.params, *states, trainer._order.bit_generator.state])
+
+
+@pytest.fixture
+def saved_run(tmp_path: Path, iris: ft.Data) -> tuple[Path, ft.Trainer]:
+    """Return the file of a run after one epoch, and the trainer after two."""
+    config = ft.RunConfig(
+        data="iris", epochs=4, hidden=(3,), ema=0.9, schedule="cosine", batch_size=60
+    )
+    trainer = config.build(iris)
+    trainer.fit(1)
+    trainer.save(tmp_path / "a", extra={"mine": 1})
+    trainer.fit(2)
+    return tmp_path / "a", trainer
+
+
+def rewritten(source: bytes, edit: Any) -> bytes:
+    """Return a checkpoint with another document and its right hash."""
+    size = int.from_bytes(source[:8], "little")
+    header = json.loads(source[8 : 8 + size])
+    document = json.loads(header["__metadata__"]["fastopt"].split(" ", 2)[2])
+    edit(document["content"]["extra"])
+    text = json.dumps(document)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    header["__metadata__"]["fastopt"] = f"2 {digest} {text}"
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + source[8 + size :]
+
+
+RESUME_JUNK: list[Any] = [None, -1, 10**400, "x", [[]], {"a": 1}]
+
+
+def test_any_node_of_what_a_trainer_saves_may_be_anything(
+    saved_run: tuple[Path, ft.Trainer],
+) -> None:
+    path, trainer = saved_run
+    whole, before, history = path.read_bytes(), all_of(trainer), trainer.history
+    nodes: list[tuple[Any, ...]] = []
+
+    def find(value: Any, way: tuple[Any, ...] = ()) -> None:
+        nodes.append(way)
+        if isinstance(value, (dict, list)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                find(item, (*way, key))
+
+    rewritten(whole, find)
+    for way in nodes[1:]:
+        for junk in RESUME_JUNK:
+
+            def put(extra: Any, way: tuple[Any, ...] = way, junk: Any = junk) -> None:
+                for key in way[:-1]:
+                    extra = extra[key]
+                extra[way[-1]] = junk
+
+            path.write_bytes(rewritten(whole, put))
+            try:
+                trainer.resume(path)
+            except (KeyError, TypeError, ValueError):  # CheckpointError is a ValueError
+                assert all_of(trainer) == before, (way, junk)
+            else:
+                trainer.fit(2)  # what was taken over works
+                path.write_bytes(whole)
+                trainer.resume(path)
+                trainer.fit(2)
+                before = all_of(trainer)
+            assert trainer.history is history
+    assert trainer.resume(path) == {"mine": 1}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("what", ["optimizer", "scheduler", "ema"])
+def test_whatever_is_raised_a_trainer_is_the_old_one_or_the_new_one(
+    what: str,
+    error: type[BaseException],
+    saved_run: tuple[Path, ft.Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, trainer = saved_run
+    before = all_of(trainer)
+    item = getattr(trainer, what)
+    load, calls = item.load_state_dict, 0
+
+    def loads_and_raises(state_dict: Any) -> None:
+        nonlocal calls
+        load(state_dict)
+        calls += 1
+        if calls == 1:
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(item, "load_state_dict", loads_and_raises)
+        with pytest.raises(error):
+            trainer.resume(path)
+    assert all_of(trainer) == before
+    trainer.resume(path)
+    assert len(trainer.history.epochs) == 1
+    assert trainer.fit(2).epochs[0].epoch == 1

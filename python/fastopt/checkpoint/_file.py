@@ -85,7 +85,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
     def write(file: BinaryIO) -> None:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for _, tensor in in_order:
-            file.write(_bytes_of(tensor))
+            file.write(_bytes_of(tensor).data)
 
     write_whole(path, write)
 
@@ -188,7 +188,7 @@ def _places(header: dict[str, Any], size: int) -> list[_Place]:
 
 def _read_bytes(file: FileIO, count: int) -> npt.NDArray[np.uint8]:
     data = np.empty(count, np.uint8)
-    rest = memoryview(data)
+    rest = data.data
     while rest:
         done = file.readinto(rest)
         if not done:

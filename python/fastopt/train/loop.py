@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -418,7 +419,7 @@ class _Progress:
         if not isinstance(settings, Mapping):
             raise fo.CheckpointError(f"{self._path} does not hold the settings of a Trainer")
         differing = [
-            f"{name} is {settings.get(name)} there, {value} here"
+            f"{name} is {_short(settings.get(name))} there, {value} here"
             for name, value in own["settings"].items()
             if not _same_setting(name, settings.get(name), value)
         ]
@@ -441,10 +442,15 @@ class _Progress:
         trainer._within_epoch = state_dict.get("within_epoch") is True
 
 
+def _short(value: Any) -> str:
+    """Return a value of a file for a message, however large or deep it is."""
+    return value if isinstance(value, str) else reprlib.repr(value)
+
+
 def _same_setting(name: str, there: Any, here: Any) -> bool:
     """Return whether a setting allows to go on; data are the same whatever their name."""
     if name == "data" and isinstance(there, str):
-        return there.rpartition(" ")[2] == here.rpartition(" ")[2]
+        there, here = there.rpartition(" ")[2], here.rpartition(" ")[2]
     try:
         return bool(there == here)
     except ValueError:  # an array
