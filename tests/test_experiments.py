@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import errno
 import fcntl
 import importlib
 import json
 import multiprocessing
+import os
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import inf, nan
@@ -496,3 +499,84 @@ def test_facts_are_fit_for_files(runs: list[fx.Run]) -> None:
         assert facts["command"] == run.config.command()
         json.loads(ft.to_json(facts), parse_constant=lambda c: pytest.fail(c))
     assert asdict(runs[0].final)["val_loss"] == runs[0].facts("classification")["val_loss"]
+
+
+def test_any_node_of_a_journal_may_be_anything(
+    tmp_path: Path, iris: ft.Data, runs: list[fx.Run]
+) -> None:
+    path = tmp_path / "runs.jsonl"
+    with fx.Journal(path, SPACE, iris) as journal:
+        journal.add(runs[0])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    nodes: list[tuple[Any, ...]] = []
+
+    def find(value: Any, way: tuple[Any, ...] = ()) -> None:
+        nodes.append(way)
+        if isinstance(value, (dict, list)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                find(item, (*way, key))
+
+    find(lines)
+    deep: Any = 0
+    for _ in range(800):
+        deep = [deep]
+    low_high: dict[str, Any] = {"low": 10**400, "high": "x", "log": 3}
+    junk = [None, True, -1, 10**400, 1.5, "x", [], [[]], {}, {"a": 1}, low_high, deep]
+    refused = 0
+    for way in nodes[1:]:
+        for value in junk:
+            damaged = json.loads(json.dumps(lines))
+            container = damaged
+            for key in way[:-1]:
+                container = container[key]
+            container[way[-1]] = value
+            before = "".join(json.dumps(line) + "\n" for line in damaged)
+            path.write_text(before)
+            message = ""
+            try:
+                with fx.Journal(path, SPACE, iris) as journal:
+                    assert all(run.facts(iris.task) for run in journal.finished)
+            except fx.JournalError as error:
+                message = str(error)
+                refused += 1
+            assert not message or re.search(f"of another sweep|line {way[0] + 1} is dam", message)
+            assert path.read_text() == before
+    assert refused > len(nodes) * len(junk) / 2
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 100_000, b"\xff", b"NaN", b'{"config": 1, "config": 2}', b"{}" * 2, b""]
+)
+def test_lines_that_are_none_are_named(
+    line: bytes, tmp_path: Path, iris: ft.Data, runs: list[fx.Run]
+) -> None:
+    path = tmp_path / "runs.jsonl"
+    with fx.Journal(path, SPACE, iris) as journal:
+        journal.add(runs[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole + line + b"\n")
+    with pytest.raises(fx.JournalError, match="line 3 is damaged"):
+        fx.Journal(path, SPACE, iris)
+    assert path.read_bytes() == whole + line + b"\n"
+
+
+def test_a_disk_that_is_full_leaves_the_journal_whole(
+    tmp_path: Path, iris: ft.Data, runs: list[fx.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.jsonl"
+    with fx.Journal(path, SPACE, iris) as journal:
+        journal.add(runs[0])
+        whole = path.read_bytes()
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                journal.add(runs[1])
+        assert path.read_bytes() == whole
+        assert len(journal.finished) == 1
+        journal.add(runs[1])
+    with fx.Journal(path, SPACE, iris) as journal:
+        assert len(journal.finished) == 2

@@ -137,7 +137,47 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_torch_opens_the_file(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
+    load_file = pytest.importorskip("safetensors.torch").load_file
 
     fo.save(tmp_path / "a.safetensors", params={"w": np.arange(4, dtype=np.float32)})
     assert torch.equal(load_file(tmp_path / "a.safetensors")["params/w"], torch.arange(4.0))
+
+
+def test_tensors_that_numpy_cannot_have_are_refused_by_name() -> None:
+    optimizer = fo.SGD({"w": np.ones(2, np.float32)}, momentum=0.9)
+    group = optimizer.param_groups[0] | {"params": [0]}
+    for tensor, words in (
+        (torch.ones(2).to_sparse(), "to_dense"),
+        (torch.ones(2, device="meta"), "cpu"),
+        (torch.ones(2, dtype=torch.bfloat16), "float"),
+        (torch.ones(2, dtype=torch.complex64).conj(), "NumPy"),
+        (torch.ones(2, dtype=torch.int64), "tensor of floats, not int64"),
+    ):
+        state = {"state": {0: {"momentum_buffer": tensor}}, "param_groups": [group]}
+        with pytest.raises(TypeError, match=rf"momentum_buffer of 'w'.*{words}"):
+            fo.checkpoint.from_torch(state, optimizer)
+    buffer = torch.ones(2, requires_grad=True)
+    state = {"state": {0: {"momentum_buffer": buffer}}, "param_groups": [group]}
+    optimizer.load_state_dict(fo.checkpoint.from_torch(state, optimizer))
+    assert optimizer.state["w"]["step"] == 1
+
+
+def test_numbers_may_be_tensors_of_one_element() -> None:
+    optimizer = fo.Adam({"w": np.ones(2, np.float32)})
+    group = optimizer.param_groups[0] | {"params": [0], "lr": torch.tensor(0.5)}
+    entry = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    state = {"state": {0: entry}, "param_groups": [group]}
+    loaded = fo.checkpoint.from_torch(state, optimizer)
+    assert loaded["state"]["w"]["step"] == 3
+    assert loaded["param_groups"][0]["lr"] == 0.5
+    for step in (torch.tensor(float("nan")), torch.tensor(-1.0), torch.tensor(0.5)):
+        with pytest.raises(ValueError, match="step of 'w' must be whole"):
+            fo.checkpoint.from_torch(state | {"state": {0: entry | {"step": step}}}, optimizer)
+    with pytest.raises(TypeError, match="step of 'w' must be one number"):
+        fo.checkpoint.from_torch(state | {"state": {0: entry | {"step": torch.ones(2)}}}, optimizer)
+    wrong = {"state": {}, "param_groups": [group | {"lr": torch.ones(2)}]}
+    with pytest.raises(TypeError, match="'lr' must be one number"):
+        fo.checkpoint.from_torch(wrong, optimizer)
+    wrong = {"state": {}, "param_groups": [group | {"params": [0, 0]}]}
+    with pytest.raises(ValueError, match="the parameter 0 twice"):
+        fo.checkpoint.from_torch(wrong, optimizer)

@@ -205,4 +205,7 @@ def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _sha256(data: Any) -> str:
-    return hashlib.sha256(data).hexdigest()
+    try:
+        return hashlib.sha256(data).hexdigest()
+    except ValueError as error:  # what OpenSSL says when it gets no memory
+        raise MemoryError(f"no memory for a hash: {error}") from error
