@@ -862,3 +862,26 @@ def test_masked_arrays_are_refused_and_matrices_are_arrays(tmp_path: Path) -> No
     memory = np.memmap(tmp_path / "m", np.float64, "w+", shape=(1, 2))
     fo.load(tmp_path / "a", params={"w": memory})
     assert memory.all()
+
+
+def test_parameters_that_overlap_are_refused_and_interleaved_ones_are_not(tmp_path: Path) -> None:
+    path, memory = tmp_path / "a", np.zeros((4, 6))
+    for views in (
+        {"a": memory[:, ::2], "b": memory[:, 1::2]},
+        {"a": memory[:2], "b": memory[2:], "c": memory[:0]},
+        {"a": memory[::-1, :3], "b": memory[:, 3:]},
+    ):
+        fo.save(path, params={name: np.ones_like(view) for name, view in views.items()})
+        memory[...] = 0
+        fo.load(path, params=views)
+        assert memory.all()
+    for views in (
+        {"a": memory, "b": memory},
+        {"a": memory[:3], "b": memory[::-1][:2]},
+        {"a": memory, "b": memory[1, 1:2], "c": memory[2]},
+    ):
+        fo.save(path, params={name: np.ones_like(view) for name, view in views.items()})
+        memory[...] = 0
+        with pytest.raises(ValueError, match="overlap in memory"):
+            fo.load(path, params=views)
+        assert not memory.any()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
+from zlib import crc32
 
 __all__ = ["parse_json", "remove_leftovers", "to_json", "write_whole"]
 
@@ -72,7 +72,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 def _prefix(path: Path) -> str:
     """Return how the names of the temporary files of `path` begin."""
-    return f".fastopt-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+    return f".fastopt-{crc32(os.fsencode(path.name)):08x}-"
 
 
 def parse_json(text: str) -> Any:

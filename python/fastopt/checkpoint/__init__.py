@@ -306,9 +306,33 @@ class _Arrays:
                 )
             if not array.flags.writeable:
                 raise ValueError(f"parameter {name!r} is read-only; pass a writeable array")
+        _refuse_overlap(pairs)
         for _, array, saved in pairs:
             array[...] = saved
         return IncompatibleKeys(
             [name for name in self._arrays if name not in state_dict],
             [name for name in state_dict if name not in self._arrays],
         )
+
+
+def _refuse_overlap(pairs: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
+    """Raise if two of the arrays to be written share memory."""
+    spans = sorted((*_span(array), index) for index, (_, array, _) in enumerate(pairs))
+    end, last = 0, 0
+    for begin, until, index in spans:
+        (one, first, _), (other, second, _) = pairs[last], pairs[index]
+        if begin < end and np.shares_memory(first, second):
+            raise ValueError(f"parameters {one!r} and {other!r} overlap in memory; pass copies")
+        if until > end:
+            end, last = until, index
+
+
+def _span(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the addresses between which the elements of an array lie."""
+    begin: int = array.__array_interface__["data"][0]
+    if array.size == 0:
+        return begin, begin
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    return begin + sum(min(s, 0) for s in steps), begin + sum(
+        max(s, 0) for s in steps
+    ) + array.itemsize
