@@ -885,3 +885,14 @@ def test_parameters_that_overlap_are_refused_and_interleaved_ones_are_not(tmp_pa
         with pytest.raises(ValueError, match="overlap in memory"):
             fo.load(path, params=views)
         assert not memory.any()
+
+
+def test_what_has_no_state_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    nothing: Any = {"lr": 1}
+    for call in (fo.save, fo.load):
+        fo.save(path, params=[np.ones(1)], optimizer=Item(1, [-1]))
+        with pytest.raises(TypeError, match="optimizer must have state_dict and load_state_dict"):
+            call(path, optimizer=nothing)
+    with pytest.raises(TypeError, match="strict must be True or False, not str"):
+        fo.load(path, strict="no")  # type: ignore[arg-type]

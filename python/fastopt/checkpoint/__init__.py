@@ -195,17 +195,19 @@ def load(
     array([1., 1.])
     >>> folder.cleanup()
     """
+    if not isinstance(strict, (bool, np.bool_)):
+        raise TypeError(f"strict must be True or False, not {type(strict).__name__}")
     path = Path(path)
     checkpoint = Checkpoint(**_checked(read_file(path), path))
     objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
     if params is not None:
         objects["params"] = _Arrays(_by_name(params))
     given = {name: item for name, item in objects.items() if item is not None}
+    before = {name: copy.deepcopy(_state_of(item, name)) for name, item in given.items()}
     options = {
         name: {} if strict or not _takes_strict(item) else {"strict": False}
         for name, item in given.items()
     }
-    before = {name: copy.deepcopy(item.state_dict()) for name, item in given.items()}
     with ExitStack() as undo:
         for name, item in given.items():
             saved = getattr(checkpoint, name)
@@ -242,7 +244,7 @@ def _checked(parts: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _state_of(item: Stateful, name: str) -> Mapping[str, Any]:
-    if not callable(getattr(item, "state_dict", None)):
+    if not all(callable(getattr(item, name, None)) for name in ("state_dict", "load_state_dict")):
         raise TypeError(
             f"{name} must have state_dict and load_state_dict, as an optimizer has; "
             f"{type(item).__name__} has not"
