@@ -182,15 +182,18 @@ class Journal:
     def _append(self, line: bytes, *runs: Run) -> None:
         """Write a line, and take note of its run: both or neither."""
         end, count = self._file.seek(0, os.SEEK_END), len(self.finished)
+        rest = memoryview(line)
         try:
-            rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-            self.finished.extend(runs)
-        except BaseException:
-            self._file.truncate(end)
-            del self.finished[count:]
+            self.finished[count:] = runs
+        except BaseException as error:
+            if rest or isinstance(error, OSError):
+                self._file.truncate(end)
+                del self.finished[count:]
+            else:  # Ctrl-C, say, when the line was there: the run is not lost
+                self.finished[count:] = runs
             raise
 
     def __enter__(self) -> Journal:
