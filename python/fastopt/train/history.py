@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, isnan
 from typing import Any
 
+from fastopt.train.checks import counted
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -36,7 +38,7 @@ class Seconds:
     total: float = 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The epochs of a training run so far."""
 
@@ -52,7 +54,15 @@ class History:
 
     @property
     def best(self) -> Epoch:
-        """The first epoch with the highest held-out score."""
+        """The first epoch with the highest held-out score; nan is the lowest.
+
+        Raises
+        ------
+        ValueError
+            If there is no epoch yet.
+        """
+        if not self.epochs:
+            raise ValueError("there is no best epoch before the first one")
         return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,3 +79,13 @@ class History:
                 "seconds": Seconds(**state["seconds"]),
             }
         )
+
+    def __repr__(self) -> str:
+        parts = [counted(len(self.epochs), "epoch")]
+        if self.epochs:
+            final, best = self.epochs[-1], self.best
+            parts.append(f"final held-out loss {final.val_loss:.4g}")
+            parts.append(f"best held-out score {best.val_score:.4g} in epoch {best.epoch}")
+        if self.stop_reason:
+            parts.append(f"stopped: {self.stop_reason}")
+        return f"History({', '.join(parts)})"
