@@ -17,7 +17,7 @@ from fastopt._core import as_number, short_repr
 __all__ = [
     "choice",
     "counted",
-    "extra",
+    "from_extra",
     "ieee",
     "number",
     "plain_array",
@@ -44,7 +44,7 @@ def ieee(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def extra(what: str) -> Iterator[None]:
+def from_extra(what: str) -> Iterator[None]:
     """Say how to install what an import in the block lacks."""
     try:
         yield
@@ -87,7 +87,8 @@ def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str =
 
 def widths(name: str, values: Any) -> tuple[int, ...]:
     """Return the widths of layers, whole numbers of at least 1, as a tuple."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or np.ndim(values) > 1:
+    one_axis = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
+    if isinstance(values, str | bytes) or not one_axis:
         raise TypeError(f"{name} must be a sequence of widths, not {short_repr(values)}")
     numbers = []
     for value in values:
@@ -132,7 +133,7 @@ def plain_array(name: str, value: Any, taken: str, kinds: str = "fiub") -> npt.N
     """Return an array, or what NumPy makes one of, as a plain one whose dtype is of `kinds`."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not have a mask; fill it: {name}.filled(...)")
-    array = value
+    array: npt.NDArray[Any] = value
     if type(value) is not np.ndarray:
         try:
             array = np.asarray(value)

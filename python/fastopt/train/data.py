@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastopt.train.checks import choice, counted, extra, ieee, number, plain_array, text, whole
+from fastopt.train.checks import choice, counted, from_extra, ieee, number, plain_array, text, whole
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ class Data:
 
     def __post_init__(self) -> None:
         classes = _check_labels(self.task, self.labels)
-        values = {
+        values: dict[str, Any] = {
             "name": text("name", self.name),
             "labels": classes,
             "target": text("target", self.target),
@@ -203,7 +203,7 @@ def _check_targets(name: str, y: Any, task: Task, classes: int) -> Targets:
             f"{name} must hold class indices, {f'0 to {classes - 1}' if indices else '0 or 1'}, "
             f"not {array.ravel()[first]} as {name}[{first}]"
         )
-    return array.astype(np.int64 if indices else np.float32, copy=False)
+    return array.astype(np.int64, copy=False) if indices else array.astype(np.float32, copy=False)
 
 
 @ieee
@@ -278,7 +278,7 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
 
 
 def _load_bundled(name: str, task: Task | None, seed: int) -> Data:
-    with extra("load_data"):
+    with from_extra("load_data"):
         from sklearn import datasets  # takes a second: not for --help
 
     function, own_task = BUNDLED[name]
@@ -398,7 +398,7 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
         raise DataError(
             f"{name}: X must have shape (N, ...) and y (N,), not {x.shape} and {y.shape}"
         )
-    with extra("load_data"):
+    with from_extra("load_data"):
         from sklearn.model_selection import train_test_split
 
     if len(y) < 5:

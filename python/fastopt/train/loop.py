@@ -19,7 +19,7 @@ from fastopt.train.data import Array, Data
 from fastopt.train.history import Epoch, History
 from fastopt.train.objective import Objective
 
-with checks.extra("fastopt.train"):
+with checks.from_extra("fastopt.train"):
     from threadpoolctl import ThreadpoolController
 
 EVALUATION_BATCH = 4096  # samples at a time

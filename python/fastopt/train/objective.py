@@ -177,14 +177,20 @@ class Objective:
         return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
 
     def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
-        """Return the class indices (N,) that the outputs mean; not for a regression."""
+        """Return the class indices (N,) that the outputs mean; not for a regression.
+
+        An output of NaN means no class, and is -1.
+        """
         outputs = plain_array("outputs", outputs, "numbers")
         if self.task == "regression":
             raise ValueError("the outputs of a regression are numbers, not classes")
         if self.task == "binary":
-            return (outputs.ravel() > self._threshold).astype(np.int64)
-        winners: npt.NDArray[np.integer[Any]] = outputs.argmax(axis=1)
-        return winners
+            values = outputs.ravel()
+            classes = (values > self._threshold).astype(np.int64)
+        else:
+            classes = outputs.argmax(axis=1)  # the first NaN, if there is one
+            values = outputs[np.arange(len(outputs)), classes]
+        return np.where(np.isnan(values), -1, classes)
 
     def _checked(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
         """Return outputs and targets as plain arrays whose shapes match."""
@@ -218,7 +224,7 @@ class Objective:
                 f"targets[{first}] is {targets[first]}, outside [0, {outputs.shape[1]})"
             )
         rows = np.zeros_like(outputs)
-        np.put_along_axis(rows, targets[:, None], 1, axis=1)
+        rows[np.arange(len(rows)), cast("npt.NDArray[np.int64]", targets)] = 1
         return outputs, rows
 
     def __repr__(self) -> str:
