@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from math import isfinite, nan
 from time import perf_counter
@@ -30,6 +30,19 @@ _SAVED = {"settings", "order", "model", "history", "extra"}  # what `save` puts 
 def _blas() -> ThreadpoolController:
     """Return the handle of NumPy's BLAS; finding it takes longer than an epoch of digits."""
     return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let NumPy's BLAS use one thread in the block; then as many as before, whatever is raised."""
+    libraries = [(library, library.num_threads) for library in _blas().lib_controllers]
+    try:
+        with _blas().limit(limits=1):
+            yield
+    finally:
+        for library, count in libraries:
+            if library.num_threads != count:  # an exception came while the limit was set or lifted
+                library.set_num_threads(count)
 
 
 class Model(Protocol):
@@ -213,11 +226,10 @@ class Trainer:
         if history.diverged:
             self.stop("the loss is not finite")
         begin = perf_counter() - history.seconds.total
-        with ExitStack() as stack:
-            stack.enter_context(np.errstate(all="ignore"))
-            if self.batch_size * max(p.size for p in self.model.params.values()) < 4_000_000:
-                # BLAS's products are too small to share: waiting costs more.
-                stack.enter_context(_blas().limit(limits=1))
+        largest = max(param.size for param in self.model.params.values())
+        # BLAS's products may be too small to share: waiting costs more.
+        blas = _one_blas_thread() if self.batch_size * largest < 4_000_000 else nullcontext()
+        with np.errstate(all="ignore"), blas, ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -110,6 +111,8 @@ class Objective:
     def value(self, outputs: Array, targets: Targets) -> float:
         """Return the mean loss."""
         x, y = self._operands(*self._checked(outputs, targets))
+        if self.loss_name == "bce" and np.isnan(x).any():
+            return nan  # BCELoss refuses what is no probability; here the run has diverged
         return float(self.loss(x, y))
 
     @ieee
@@ -131,7 +134,10 @@ class Objective:
         if x is outputs:
             value, grad = self.loss.value_and_grad(x, y, out=out)
         else:  # bce: x is the sigmoid of the outputs
-            value, grad = self.loss.value_and_grad(x, y)
+            if np.isnan(x).any():
+                value, grad = nan, np.full_like(x, nan)
+            else:
+                value, grad = self.loss.value_and_grad(x, y)
             grad = fo.functional.sigmoid_backward(grad, x, out=out)
         return float(value), cast("Array", grad)
 
@@ -155,7 +161,7 @@ class Objective:
         """
         outputs, targets = self._checked(outputs, targets)
         if self.task == "regression":
-            error = (outputs - targets).ravel()
+            error = np.subtract(outputs, targets, dtype=np.float64).ravel()
             return -float(np.dot(error, error))
         return int(np.count_nonzero(self.predicted(outputs) == np.ravel(targets)))
 
@@ -170,7 +176,7 @@ class Objective:
         if self.task != "regression":
             return points / len(targets)
         spread = float(np.var(targets, dtype=np.float64)) * targets.size
-        return 1 + points / spread if spread else float("nan")
+        return 1 + points / spread if spread else nan
 
     def format_score(self, score: float) -> str:
         """Return a score as text: 97.50%, or 0.482 for R²."""

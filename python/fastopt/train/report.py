@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -155,8 +157,8 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
     curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
     what (see `plot_confusion`); for a regression, ``predictions.png`` shows predicted against true
-    values. All is made before the first file is put in place, each complete; what another task has
-    left under these names is removed.
+    values. The files are put in place together, when all are complete; what another task has left
+    under these names is removed.
 
     Parameters
     ----------
@@ -211,13 +213,15 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(png, dpi=150)
         files[name] = png.getvalue()
-    for name, content in files.items():
-        part = folder / f".{name}.part"
-        try:
-            part.write_bytes(content)
-            part.replace(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
+    parts = folder / f".fastopt-{token_hex(8)}"
+    try:
+        parts.mkdir()
+        for name, content in files.items():
+            (parts / name).write_bytes(content)
+        for name in files:
+            (parts / name).replace(folder / name)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
     for name in _OF_ONE_TASK - files.keys():
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]
