@@ -60,12 +60,14 @@ class CSVLogger(Callback):
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     OSError
         From ``fit``, if the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = checks.path("path", path)
         self._file: IO[str] | None = None
 
     def __repr__(self) -> str:
@@ -192,7 +194,7 @@ class Checkpointer(Callback):
 
     def __init__(self, path: str | Path, every: int = 1, extra: Any = None) -> None:
         self.every = checks.whole("every", every)
-        self.path = Path(path)
+        self.path = checks.path("path", path)
         self.extra = extra
         self._saved = 0
 
@@ -300,7 +302,7 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = str(folder)
+        self.folder = str(checks.path("folder", folder))
         self._make = _writer_class()
         self._writer: Any = None
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import wraps
 from math import inf
 from operator import index
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._core import as_number, short_repr
+from fastopt._core import as_flag, as_number, short_repr
 
 __all__ = [
+    "as_flag",
     "choice",
     "counted",
     "from_extra",
     "ieee",
     "number",
+    "path",
     "plain_array",
     "seed",
     "short_repr",
@@ -49,9 +52,9 @@ def from_extra(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(
-            f"{what} needs {error.name}; install it with: pip install 'fastopt[train]'",
-            name=error.name,
+            f"{what} needs {package}; install it with: pip install 'fastopt[train]'", name=package
         ) from error
 
 
@@ -65,6 +68,14 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {short_repr(value)}")
     return str(value)
+
+
+def path(name: str, value: Any) -> Path:
+    """Return a path as a `Path`."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, not {short_repr(value)}") from None
 
 
 def choice(name: str, value: object, choices: Iterable[str], where: str = "") -> str:
@@ -88,7 +99,7 @@ def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str =
 def widths(name: str, values: Any) -> tuple[int, ...]:
     """Return the widths of layers, whole numbers of at least 1, as a tuple."""
     one_axis = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
-    if isinstance(values, str | bytes) or not one_axis:
+    if not one_axis or isinstance(values, str | bytes | Mapping | Set):
         raise TypeError(f"{name} must be a sequence of widths, not {short_repr(values)}")
     numbers = []
     for value in values:

@@ -178,7 +178,9 @@ class RunConfig:
     def resolved(self, task: Task | None = None) -> RunConfig:
         """Return it with the optimizer's defaults, and those of the task, in place of None."""
         choice = OPTIMIZERS[self.optimizer]
-        task = task or self.task
+        task = self.task if task is None else task
+        if task is not None:
+            checks.choice("task", task, TASKS)
         return replace(
             self,
             task=task,
@@ -208,6 +210,8 @@ class RunConfig:
             If the data's task does not take the loss.
         """
         data = self.load() if data is None else data
+        if not isinstance(data, Data):
+            raise TypeError(f"data must be a Data, not {checks.short_repr(data)}")
         self._check_task(data.task)
         full = self.resolved(data.task)
         model = MLP([data.features, *self.hidden, data.outputs], self.dropout, (self.seed, 1))

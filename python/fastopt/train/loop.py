@@ -167,7 +167,7 @@ class Trainer:
         self.max_norm = max_norm
         self.accumulate = checks.whole("accumulate", accumulate)
         self.ema = ema
-        self.track_norm = track_norm
+        self.track_norm = checks.as_flag(track_norm, "track_norm")
         self._order = np.random.default_rng(checks.seed("seed", seed))
         self._require_the_models_arrays()
         self._require_fitting_data()

@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from errno import ENOENT
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt.train.callbacks import find_overfitting, write_epochs
-from fastopt.train.checks import from_extra, ieee, plain_array, whole
+from fastopt.train.checks import from_extra, ieee, path, plain_array, whole
 from fastopt.train.data import Data
 from fastopt.train.history import History
 from fastopt.train.loop import Trainer
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Create `folder` if need be and make sure that files can be written into it.
 
     Raises
@@ -44,6 +45,7 @@ def check_folder(folder: Path) -> None:
     OSError
         If that is not so.
     """
+    folder = path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
         pass
@@ -140,6 +142,7 @@ def _confused(
 @ieee
 def root_mean_squared_error(trainer: Trainer) -> float:
     """Return the error of a regression on the held-out data, in the target's units."""
+    _require_regression(trainer)
     error = trainer.predict(trainer.data.x_val) - trainer.data.y_val
     return float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))) * (
         trainer.data.target_deviation
@@ -151,7 +154,7 @@ _OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
 
 
 @ieee
-def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
+def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
     """Write the run's metrics, facts and pictures into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
@@ -176,6 +179,9 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
     ValueError
         If there is no epoch yet.
     """
+    folder = path("folder", folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(folder))
     history, data = trainer.history, trainer.data
     title = str(facts.get("title", ""))
     if not history.epochs:
@@ -447,6 +453,7 @@ def _class_indices(name: str, indices: Any, least: int, classes: int) -> Indices
 @ieee
 def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     """Return a picture of a regression on held-out data: predicted against true, and residuals."""
+    _require_regression(trainer)
     with from_extra("plot_predictions"):
         from matplotlib.figure import Figure
 
@@ -475,6 +482,11 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     return figure
 
 
+def _require_regression(trainer: Trainer) -> None:
+    if trainer.data.task != "regression":
+        raise ValueError(f"the data must be of a regression, not of {trainer.data.task}")
+
+
 def _true_and_predicted(trainer: Trainer) -> tuple[Indices, Indices]:
     """Return the class indices of the held-out data, and those that the model gives them."""
     outputs = trainer.predict(trainer.data.x_val)
@@ -488,7 +500,9 @@ def to_json(facts: Mapping[str, Any]) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """Return `value` with NaN and infinity as None: JSON has neither."""
+    """Return `value` with NaN and infinity as None: JSON has neither, nor arrays and scalars."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
