@@ -142,7 +142,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x_val": np.ma.masked_less(X[20:], 0)}, TypeError, "x_val must not have a mask; fill it"),
     ({"y_train": np.ma.array(Y[:20])}, TypeError, "y_train must not have a mask"),
     ({"y_train": Y[:20, None]}, ft.DataError, "y_train must be class indices"),
-    ({"y_train": np.eye(3)[Y[:20]]}, TypeError, "y_train must be an array of class indices"),
+    ({"y_train": np.eye(3)[Y[:20]]}, ft.DataError, "y_train must be class indices (whole"),
     ({"y_train": Y[:20] + 1}, ft.DataError, "y_train must hold class indices, 0 to 2, not 3 as"),
     ({"y_val": Y[20:] - 1}, ft.DataError, "y_val must hold class indices, 0 to 2, not -1 as y_val"),
     ({"y_val": Y[20:] * 1.0}, TypeError, "y_val must be an array of class indices"),
@@ -180,6 +180,8 @@ def test_targets_of_the_other_tasks(task: ft.Task) -> None:
         make(task, y_train=wrong)
     with pytest.raises(ft.DataError, match="labels must"):
         make(task, labels=("a", "b", "c"))
+    with pytest.raises(TypeError, match="labels must be a sequence of strings, not None"):
+        make(task, labels=None)
     with pytest.raises(ValueError, match="task must be one of classification"):
         replace(make(), task="ranking")  # type: ignore[arg-type]
 

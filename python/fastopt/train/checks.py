@@ -82,18 +82,19 @@ def choice(name: str, value: object, choices: Iterable[str], where: str = "") ->
     """Return one of `choices`; `where` says for what they are."""
     choices = list(choices)
     if text(name, value) not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}{where}, not {value!r}")
+        found = short_repr(value)
+        raise ValueError(f"{name} must be one of {', '.join(choices)}{where}, not {found}")
     return str(value)
 
 
 def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str = "") -> int:
     """Return a whole number from `least` to `most` as an int; `taken` says which."""
-    number = _index(value)
-    if number is None:
+    result = _index(value)
+    if result is None:
         raise TypeError(f"{name} must be a whole number, not {short_repr(value)}")
-    if not least <= number <= most:
-        raise ValueError(f"{name} must be {taken or f'at least {least}'}, not {short_repr(number)}")
-    return number
+    if not least <= result <= most:
+        raise ValueError(f"{name} must be {taken or f'at least {least}'}, not {short_repr(result)}")
+    return result
 
 
 def widths(name: str, values: Any) -> tuple[int, ...]:
@@ -101,15 +102,15 @@ def widths(name: str, values: Any) -> tuple[int, ...]:
     one_axis = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
     if not one_axis or isinstance(values, str | bytes | Mapping | Set):
         raise TypeError(f"{name} must be a sequence of widths, not {short_repr(values)}")
-    numbers = []
+    result = []
     for value in values:
-        number = _index(value)
-        if number is None:
+        width = _index(value)
+        if width is None:
             raise TypeError(f"{name} must hold whole numbers, not {short_repr(value)}")
-        if number < 1:
-            raise ValueError(f"{name} must hold widths of at least 1, not {short_repr(number)}")
-        numbers.append(number)
-    return tuple(numbers)
+        if width < 1:
+            raise ValueError(f"{name} must hold widths of at least 1, not {short_repr(width)}")
+        result.append(width)
+    return tuple(result)
 
 
 def _index(value: Any) -> int | None:
@@ -135,7 +136,7 @@ def number(name: str, value: object, taken: str, allows: Callable[[float], bool]
 
 def seed(name: str, value: Any) -> int | list[int]:
     """Return what seeds a generator: a whole number of at least 0, or a sequence of them."""
-    if isinstance(value, list | tuple) or np.ndim(value) == 1:
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1:
         return [whole(f"{name}[{i}]", part, 0) for i, part in enumerate(value)]
     return whole(name, value, 0)
 

@@ -17,7 +17,17 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastopt.train.checks import choice, counted, from_extra, ieee, number, plain_array, text, whole
+from fastopt.train.checks import (
+    choice,
+    counted,
+    from_extra,
+    ieee,
+    number,
+    plain_array,
+    short_repr,
+    text,
+    whole,
+)
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -157,14 +167,14 @@ class Data:
 
 def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
     """Return the names of the classes."""
-    if choice("task", task, TASKS) == "regression":
-        if len(labels):
-            raise DataError("labels must be empty for a regression")
-        return ()
+    choice("task", task, TASKS)
     if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise TypeError(f"labels must be a sequence of strings, not {labels!r}")
+        raise TypeError(f"labels must be a sequence of strings, not {short_repr(labels)}")
     names = tuple(map(str, labels))
-    if len(names) < 2 or (task == "binary" and len(names) > 2):
+    if task == "regression":
+        if names:
+            raise DataError("labels must be empty for a regression")
+    elif len(names) < 2 or (task == "binary" and len(names) > 2):
         raise DataError(
             f"labels must name {'2' if task == 'binary' else '2 or more'} classes for {task}, "
             f"not {len(names)}"
@@ -189,13 +199,15 @@ def _check_targets(name: str, y: Any, task: Task, classes: int) -> Targets:
     """Return targets as the task needs them."""
     indices = task == "classification"
     taken = "class indices (whole numbers) of shape (N,)" if indices else "numbers of shape (N, 1)"
-    array = plain_array(name, y, taken, "iub" if indices and np.size(y) else "fiub")
+    array = plain_array(name, y, taken)
     if array.ndim != 2 - indices or array.shape[1:] not in ((), (1,)):
         raise DataError(f"{name} must be {taken} for {task}, not of shape {array.shape}")
     if len(array) == 0:
         raise DataError(f"{name} has shape {array.shape}: it must hold samples")
     if task == "regression":
         return _finite(name, array)
+    if indices and array.dtype.kind == "f":
+        raise TypeError(f"{name} must be an array of {taken}, not of {array.dtype}")
     strange = ~((array >= 0) & (array < classes)) if indices else (array != 0) & (array != 1)
     if strange.any():
         first = int(strange.ravel().argmax())

@@ -203,7 +203,7 @@ class Trainer:
         """
         epochs = checks.whole("epochs", epochs, 0)
         if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks must be a list of them, not {callbacks!r}")
+            raise TypeError(f"callbacks must be a list of them, not {checks.short_repr(callbacks)}")
         callbacks = list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
@@ -471,7 +471,7 @@ class Trainer:
             )
         held: dict[str, dict[str, Any]] = {"optimizer": {}}
         for group in groups:
-            held["optimizer"] |= zip(group["param_names"], group["params"], strict=True)
+            held["optimizer"] |= zip(group.get("param_names", ()), group["params"], strict=False)
         if self.ema is not None:
             held["ema"] = dict(self.ema.params)
         params = self.model.params
