@@ -277,6 +277,7 @@ def test_a_run_that_diverges_is_reported_whatever_warnings_do(
             assert all(np.isnan(score.precision) for score in ft.score_classes(trainer))
             assert not ft.find_confusions(trainer)
     assert history.diverged
+    assert "score" not in repr(history)
     assert np.isnan(history.best.val_score)  # no share of samples that happen to be of one class
     if not paths:
         return

@@ -85,7 +85,8 @@ class History:
         if self.epochs:
             final, best = self.epochs[-1], self.best
             parts.append(f"final held-out loss {final.val_loss:.4g}")
-            parts.append(f"best held-out score {best.val_score:.4g} in epoch {best.epoch}")
+            if not isnan(best.val_score):
+                parts.append(f"best held-out score {best.val_score:.4g} in epoch {best.epoch}")
         if self.stop_reason:
             parts.append(f"stopped: {self.stop_reason}")
         return f"History({', '.join(parts)})"
