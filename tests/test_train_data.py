@@ -147,7 +147,7 @@ def test_whole_numbers_as_labels_are_in_the_order_of_numbers(tmp_path: Path) -> 
     ("y", "words"),
     [
         (np.array(["a", "b"] * 6), "y must hold real numbers for a regression"),
-        (np.where(np.arange(12) == 5, np.nan, 1.0), "in 1 rows, the first is y[5]"),
+        (np.where(np.arange(12) == 5, np.nan, 1.0), "in 1 row, the first is y[5]"),
         (np.ones(12), "all targets are 1: there is nothing to learn"),
     ],
 )
@@ -318,7 +318,7 @@ def npz_of_structured_labels(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@bad("X holds values beyond 1e+100 in 1 rows, the first is X[3]")
+@bad("X holds values beyond 1e+100 in 1 row, the first is X[3]")
 def npz_of_huge_numbers(folder: Path) -> Path:
     x = np.arange(40.0).reshape(20, 2)
     x[3, 1] = -1e300

@@ -500,7 +500,7 @@ def test_divergence_ends_the_run_in_the_batch_where_it_is_seen(iris: ft.Data) ->
             {"scheduler": fo.StepLR(fo.SGD([np.zeros(1)]), 1)},
             "scheduler belongs to another optimizer",
         ),
-        ({"schedule_per": "day"}, "must be 'epoch' or 'step', not 'day'"),
+        ({"schedule_per": "day"}, "schedule_per must be one of epoch, step, not 'day'"),
         ({"objective": ft.Objective("regression")}, "for regression, the data for classification"),
     ],
 )
@@ -701,7 +701,7 @@ def test_a_warm_up_comes_before_the_schedule() -> None:
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"hidden": (4, 0)}, "hidden must hold widths of at least 1, not 0"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), not 1.0"),
-        ({"max_norm": 0}, "max_norm must be greater than 0, not 0"),
+        ({"max_norm": 0}, "max_norm must be greater than 0 and finite, not 0"),
         ({"seed": 2**32}, "seed must be in [0, 2**32), not 4294967296"),
         ({"patience": 0}, "patience must be at least 1, not 0"),
         ({"accumulate": 0}, "accumulate must be at least 1, not 0"),

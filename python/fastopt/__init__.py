@@ -7,6 +7,8 @@ they equal those of the plain NumPy versions in `fastopt.reference`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastopt import checkpoint, functional, reference, schedules, testing
 from fastopt._config import (
     active_isa,
@@ -104,3 +106,14 @@ __all__ = [
     "show_config",
     "testing",
 ]
+
+
+if not TYPE_CHECKING:  # mypy would take any name for one of this module
+
+    def __getattr__(name):
+        """Import what needs more than NumPy when it is first used."""
+        if name in ("experiments", "train"):
+            import importlib
+
+            return importlib.import_module(f"fastopt.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -140,6 +140,11 @@ class WeightEMA:
         self._group["warmup"] = warmup
 
     @property
+    def params(self) -> Mapping[str, FloatArray]:
+        """The parameters by name: the arrays that it was given."""
+        return MappingProxyType(self._params)
+
+    @property
     def averages(self) -> Mapping[str, FloatArray]:
         """The average of each parameter by name: the arrays that `update` writes, not copies.
 

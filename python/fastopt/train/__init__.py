@@ -25,7 +25,9 @@ from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
 from fastopt.train.report import (
     ClassScore,
+    Confusion,
     check_folder,
+    find_confusions,
     plot_confusion,
     plot_history,
     plot_predictions,
@@ -47,6 +49,7 @@ __all__ = [
     "Checkpointer",
     "ClassScore",
     "ConfigError",
+    "Confusion",
     "Data",
     "DataError",
     "EarlyStopping",
@@ -61,6 +64,7 @@ __all__ = [
     "TensorBoardLogger",
     "Trainer",
     "check_folder",
+    "find_confusions",
     "find_overfitting",
     "load_data",
     "make_scheduler",

@@ -12,6 +12,7 @@ from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from fastopt._files import remove_leftovers
+from fastopt.train import checks
 from fastopt.train.history import Epoch
 
 if TYPE_CHECKING:
@@ -58,13 +59,18 @@ class CSVLogger(Callback):
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     OSError
         From ``fit``, if the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = checks.path("path", path)
         self._file: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"CSVLogger({str(self.path)!r})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Write the head and the epochs that there are."""
@@ -107,8 +113,8 @@ class EarlyStopping(Callback):
 
     Raises
     ------
-    ValueError
-        If an option is out of range.
+    TypeError, ValueError
+        If an option cannot be used.
 
     References
     ----------
@@ -124,12 +130,13 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        if not (min_delta >= 0 and isfinite(min_delta)):
-            raise ValueError(f"min_delta must be finite and >= 0, not {min_delta}")
-        self.patience = patience
-        self.min_delta = min_delta
+        self.patience = checks.whole("patience", patience)
+        self.min_delta = checks.number(
+            "min_delta", min_delta, "finite and >= 0", lambda x: 0 <= x < inf
+        )
+
+    def __repr__(self) -> str:
+        return f"EarlyStopping(patience={self.patience}, min_delta={self.min_delta})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Stop if the run that is continued had been stopped."""
@@ -145,7 +152,9 @@ class EarlyStopping(Callback):
             if e.val_loss < best_loss - self.min_delta:
                 best_loss, best_epoch = e.val_loss, e.epoch
         if len(trainer.history.epochs) - best_epoch >= self.patience:
-            trainer.stop(f"the held-out loss has not fallen for {self.patience} epochs")
+            trainer.stop(
+                f"the held-out loss has not fallen for {checks.counted(self.patience, 'epoch')}"
+            )
 
 
 class Checkpointer(Callback):
@@ -165,8 +174,8 @@ class Checkpointer(Callback):
 
     Raises
     ------
-    ValueError
-        If `every` is out of range.
+    TypeError, ValueError
+        If `every` cannot be used.
 
     Examples
     --------
@@ -183,12 +192,13 @@ class Checkpointer(Callback):
     """
 
     def __init__(self, path: str | Path, every: int = 1, extra: Any = None) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
-        self.path = Path(path)
-        self.every = every
+        self.every = checks.whole("every", every)
+        self.path = checks.path("path", path)
         self.extra = extra
         self._saved = 0
+
+    def __repr__(self) -> str:
+        return f"Checkpointer({str(self.path)!r}, every={self.every})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Remove what was left by a run that was killed while saving; save a new run."""
@@ -255,6 +265,7 @@ def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting
     >>> found is not None and found.epoch < 30
     True
     """
+    rise = checks.number("rise", rise, "finite and >= 0", lambda x: 0 <= x < inf)
     if len(epochs) < 2 * WINDOW or not all(isfinite(e.train_loss + e.val_loss) for e in epochs):
         return None
     raw = [e.val_loss for e in epochs]
@@ -289,9 +300,12 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = str(folder)
+        self.folder = str(checks.path("folder", folder))
         self._make = _writer_class()
         self._writer: Any = None
+
+    def __repr__(self) -> str:
+        return f"TensorBoardLogger({self.folder!r})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Open a file of events."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastopt as fo
+from fastopt.train import checks
 from fastopt.train.data import TASKS, Data, Task, load_data
 from fastopt.train.loop import Trainer
 from fastopt.train.model import MLP
@@ -48,9 +50,11 @@ class ConfigError(ValueError):
         self.problem = problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunConfig:
     """Everything that a training run depends on; two equal ones give the same bits.
+
+    NumPy's numbers are taken too; they are kept as int and float, sequences as tuples.
 
     The command ``fastopt train`` has an option for each field. None leaves the choice to the task
     or the optimizer; `resolved` tells what that comes to.
@@ -135,33 +139,15 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, Iterable) and not isinstance(self.hidden, str):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
-        if isinstance(self.data, Path):
-            object.__setattr__(self, "data", str(self.data))
-        for name, wanted, least, most in _INTEGERS:
-            self._check_number(name, int, wanted, least, most)
-        for name, wanted, least, most in _FLOATS:
-            self._check_number(name, float, wanted, least, most)
-        self._check_choice("task", TASKS)
-        self._check_choice("optimizer", OPTIMIZERS)
-        self._check_choice("schedule", SCHEDULES)
-        self._check_choice("loss", dict.fromkeys(sum(LOSSES.values(), ())))
-        if not isinstance(self.data, str):
-            raise TypeError(f"data must be a string, not {self.data!r}")
-        if not isinstance(self.hidden, tuple):
-            raise TypeError(f"hidden must be a sequence of widths, not {self.hidden!r}")
-        for width in self.hidden:
-            if isinstance(width, bool) or not isinstance(width, int):
-                raise TypeError(f"hidden must hold whole numbers, not {width!r}")
-            if width < 1:
-                raise ConfigError("hidden", f"must hold widths of at least 1, not {width}")
-        if not self.dropout < 1:
-            raise ConfigError("dropout", f"must be in [0, 1), not {self.dropout}")
-        if self.ema == 1:
-            raise ConfigError("ema", "must be in [0, 1), not 1: it would never move")
-        if self.max_norm == 0:
-            raise ConfigError("max_norm", "must be greater than 0, not 0")
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is None and _DEFAULTS[name] is None:
+                continue
+            try:
+                value = check(name, value)
+            except ValueError as error:
+                raise ConfigError(name, str(error).removeprefix(f"{name} ")) from error
+            object.__setattr__(self, name, value)
         if self.momentum is not None and OPTIMIZERS[self.optimizer].momentum is None:
             raise ConfigError("momentum", f"is for SGD and RMSprop, not {self.optimizer}")
         if self.warmup and self.schedule == "one-cycle":
@@ -171,23 +157,9 @@ class RunConfig:
         if self.task is not None:
             self._check_task(self.task)
 
-    def _check_number(
-        self, name: str, kind: type[int] | type[float], wanted: str, least: float, most: float
-    ) -> None:
-        value = getattr(self, name)
-        if value is None and _DEFAULTS[name] is None:
-            return
-        accepted = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            what = "a whole number" if kind is int else "a number"
-            raise TypeError(f"{name} must be {what}, not {value!r}")
-        if not (least <= value <= most):  # NaN too
-            raise ConfigError(name, f"must be {wanted}, not {value}")
-
-    def _check_choice(self, name: str, choices: Iterable[str]) -> None:
-        value = getattr(self, name)
-        if value not in tuple(choices) and not (value is None and _DEFAULTS[name] is None):
-            raise ConfigError(name, f"must be one of {', '.join(choices)}, not {value!r}")
+    def __repr__(self) -> str:
+        given = (f for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"RunConfig({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
     def _check_task(self, task: Task) -> None:
         """Check what depends on the task."""
@@ -206,7 +178,9 @@ class RunConfig:
     def resolved(self, task: Task | None = None) -> RunConfig:
         """Return it with the optimizer's defaults, and those of the task, in place of None."""
         choice = OPTIMIZERS[self.optimizer]
-        task = task or self.task
+        task = self.task if task is None else task
+        if task is not None:
+            checks.choice("task", task, TASKS)
         return replace(
             self,
             task=task,
@@ -236,6 +210,8 @@ class RunConfig:
             If the data's task does not take the loss.
         """
         data = self.load() if data is None else data
+        if not isinstance(data, Data):
+            raise TypeError(f"data must be a Data, not {checks.short_repr(data)}")
         self._check_task(data.task)
         full = self.resolved(data.task)
         model = MLP([data.features, *self.hidden, data.outputs], self.dropout, (self.seed, 1))
@@ -298,6 +274,8 @@ def make_scheduler(
     ------
     ConfigError
         If there is no such schedule or the warm-up is longer than the run.
+    TypeError, ValueError
+        If a number cannot be used.
 
     Examples
     --------
@@ -312,9 +290,12 @@ def make_scheduler(
     >>> print(np.round(rates, 4))
     [0.3333 0.6667 1.     0.8536 0.5    0.1464]
     """
-    total = epochs * steps_per_epoch
+    epochs = checks.whole("epochs", epochs)
+    warmup = checks.whole("warmup", warmup, 0)
+    total = epochs * checks.whole("steps_per_epoch", steps_per_epoch)
     if warmup and not warmup < total:
-        raise ConfigError("warmup", f"must be less than the {total} steps of the run, not {warmup}")
+        steps = checks.counted(total, "step")
+        raise ConfigError("warmup", f"must be less than the {steps} of the run, not {warmup}")
     groups = optimizer.param_groups
     main: fo.LRScheduler
     if name == "constant":
@@ -346,22 +327,29 @@ def make_scheduler(
 
 
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
-# Name, what to say, and the range of each number. Beyond these whole ones, even floats end.
-_INT, _FLOAT = 2**63 - 1, sys.float_info.max
-_INTEGERS: tuple[tuple[str, str, float, float], ...] = (
-    ("batch_size", "at least 1", 1, _INT),
-    ("epochs", "at least 1", 1, _INT),
-    ("warmup", "at least 0", 0, _INT),
-    ("accumulate", "at least 1", 1, _INT),
-    ("patience", "at least 1", 1, _INT),
-    ("seed", "in [0, 2**32)", 0, 2**32 - 1),
-)
-_FLOATS = (
-    ("lr", "finite and >= 0", 0, _FLOAT),
-    ("weight_decay", "finite and >= 0", 0, _FLOAT),
-    ("momentum", "finite and >= 0", 0, _FLOAT),
-    ("max_norm", "finite and > 0", 0, _FLOAT),
-    ("label_smoothing", "in [0, 1]", 0, 1),
-    ("dropout", "in [0, 1)", 0, 1),
-    ("ema", "in [0, 1)", 0, 1),
-)
+_COUNT = partial(checks.whole, most=2**63 - 1)
+_ANY = partial(checks.number, taken="finite and >= 0", allows=lambda x: 0 <= x < inf)
+_SHARE = partial(checks.number, taken="in [0, 1)", allows=lambda x: 0 <= x < 1)
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "data": lambda name, data: str(data) if isinstance(data, Path) else checks.text(name, data),
+    "task": partial(checks.choice, choices=TASKS),
+    "loss": partial(checks.choice, choices=dict.fromkeys(sum(LOSSES.values(), ()))),
+    "label_smoothing": partial(checks.number, taken="in [0, 1]", allows=lambda x: 0 <= x <= 1),
+    "optimizer": partial(checks.choice, choices=OPTIMIZERS),
+    "lr": _ANY,
+    "weight_decay": _ANY,
+    "momentum": _ANY,
+    "batch_size": _COUNT,
+    "epochs": _COUNT,
+    "schedule": partial(checks.choice, choices=SCHEDULES),
+    "warmup": partial(_COUNT, least=0),
+    "max_norm": partial(
+        checks.number, taken="greater than 0 and finite", allows=lambda x: 0 < x < inf
+    ),
+    "accumulate": _COUNT,
+    "ema": _SHARE,
+    "hidden": checks.widths,
+    "dropout": _SHARE,
+    "patience": _COUNT,
+    "seed": partial(checks.whole, least=0, most=2**32 - 1, taken="in [0, 2**32)"),
+}

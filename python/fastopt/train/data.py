@@ -8,13 +8,26 @@ import hashlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from fastopt.train.checks import (
+    choice,
+    counted,
+    from_extra,
+    ieee,
+    number,
+    plain_array,
+    short_repr,
+    text,
+    whole,
+)
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -37,11 +50,14 @@ class DataError(ValueError):
     """Data that cannot be used; the message says what to do about it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """Standardized inputs and their targets, split into a training and a held-out part.
 
-    The targets are what the task needs:
+    All of it is checked when it is made. Lists, frames and tensors become arrays; numbers become
+    float32, and class indices int64. An array that has its dtype already is kept, not copied.
+
+    Inputs have shape (N, features) and are finite. The targets are what the task needs:
 
     ============== ======= ============ ==================================================
     task           dtype   shape        targets
@@ -50,6 +66,14 @@ class Data:
     binary         float32 (N, 1)       0 or 1, for the first and the second of `labels`
     regression     float32 (N, 1)       standardized; `in_units` undoes it
     ============== ======= ============ ==================================================
+
+    Raises
+    ------
+    TypeError
+        If an array or another value is of the wrong kind.
+    DataError
+        If it cannot be used: shapes or lengths that do not match, a part without samples, NaN or
+        infinity, a class without a label. The message names ``x_train``, ``y_val``, ...
 
     Examples
     --------
@@ -72,6 +96,35 @@ class Data:
     target_mean: float = 0.0  # of the training part, in the target's own units
     target_deviation: float = 1.0
 
+    def __post_init__(self) -> None:
+        classes = _check_labels(self.task, self.labels)
+        values: dict[str, Any] = {
+            "name": text("name", self.name),
+            "labels": classes,
+            "target": text("target", self.target),
+            "target_mean": number("target_mean", self.target_mean, "finite", isfinite),
+            "target_deviation": number(
+                "target_deviation", self.target_deviation, "finite and > 0", lambda x: 0 < x < inf
+            ),
+        }
+        for part in ("train", "val"):
+            x = _check_inputs(f"x_{part}", getattr(self, f"x_{part}"))
+            y = _check_targets(f"y_{part}", getattr(self, f"y_{part}"), self.task, len(classes))
+            if len(x) != len(y):
+                raise DataError(
+                    f"x_{part} and y_{part} must have a row for each sample, not "
+                    f"{len(x)} and {len(y)} rows"
+                )
+            values |= {f"x_{part}": x, f"y_{part}": y}
+        features = {part: values[f"x_{part}"].shape[1] for part in ("train", "val")}
+        if features["train"] != features["val"]:
+            raise DataError(
+                "x_train and x_val must have the same features, not "
+                f"{features['train']} and {features['val']}"
+            )
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @property
     def features(self) -> int:
         """The number of inputs."""
@@ -90,9 +143,11 @@ class Data:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @ieee
     def in_units(self, y: Array) -> npt.NDArray[np.float64]:
         """Return standardized targets or predictions of a regression in the target's units."""
-        return np.asarray(y, np.float64) * self.target_deviation + self.target_mean
+        numbers = plain_array("y", y, "numbers").astype(np.float64)
+        return numbers * self.target_deviation + self.target_mean
 
     def __str__(self) -> str:
         if self.task == "regression":
@@ -100,13 +155,84 @@ class Data:
         elif self.task == "binary":
             what = f"{self.labels[0]} or {self.labels[1]}"
         else:
-            what = f"{len(self.labels)} classes"
+            what = counted(len(self.labels), "class", "classes")
         return (
-            f"{self.name}: {len(self.y_train)} samples to train on, {len(self.y_val)} held out, "
-            f"{self.features} features, {what}"
+            f"{self.name}: {counted(len(self.y_train), 'sample')} to train on, "
+            f"{len(self.y_val)} held out, {counted(self.features, 'feature')}, {what}"
         )
 
+    def __repr__(self) -> str:
+        return f"Data({self})"
 
+
+def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
+    """Return the names of the classes."""
+    choice("task", task, TASKS)
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TypeError(f"labels must be a sequence of strings, not {short_repr(labels)}")
+    names = tuple(map(str, labels))
+    if task == "regression":
+        if names:
+            raise DataError("labels must be empty for a regression")
+    elif len(names) < 2 or (task == "binary" and len(names) > 2):
+        raise DataError(
+            f"labels must name {'2' if task == 'binary' else '2 or more'} classes for {task}, "
+            f"not {len(names)}"
+        )
+    return names
+
+
+@ieee
+def _check_inputs(name: str, x: Any) -> Array:
+    """Return inputs as float32, one row for each sample."""
+    array = plain_array(name, x, "numbers of shape (N, features)")
+    if array.ndim != 2:
+        hint = f"; flatten the samples: {name}.reshape(len({name}), -1)" * (array.ndim > 2)
+        raise DataError(f"{name} must have shape (N, features), not {array.shape}{hint}")
+    if 0 in array.shape:
+        what = "samples" if len(array) == 0 else "features"
+        raise DataError(f"{name} has shape {array.shape}: it must hold {what}")
+    return _finite(name, array)
+
+
+def _check_targets(name: str, y: Any, task: Task, classes: int) -> Targets:
+    """Return targets as the task needs them."""
+    indices = task == "classification"
+    taken = "class indices (whole numbers) of shape (N,)" if indices else "numbers of shape (N, 1)"
+    array = plain_array(name, y, taken)
+    if array.ndim != 2 - indices or array.shape[1:] not in ((), (1,)):
+        raise DataError(f"{name} must be {taken} for {task}, not of shape {array.shape}")
+    if len(array) == 0:
+        raise DataError(f"{name} has shape {array.shape}: it must hold samples")
+    if task == "regression":
+        return _finite(name, array)
+    if indices and array.dtype.kind == "f":
+        raise TypeError(f"{name} must be an array of {taken}, not of {array.dtype}")
+    strange = ~((array >= 0) & (array < classes)) if indices else (array != 0) & (array != 1)
+    if strange.any():
+        first = int(strange.ravel().argmax())
+        raise DataError(
+            f"{name} must hold class indices, {f'0 to {classes - 1}' if indices else '0 or 1'}, "
+            f"not {array.ravel()[first]} as {name}[{first}]"
+        )
+    return array.astype(np.int64, copy=False) if indices else array.astype(np.float32, copy=False)
+
+
+@ieee
+def _finite(name: str, values: npt.NDArray[Any]) -> Array:
+    """Return numbers (N, columns) as float32, all of them finite."""
+    array = values.astype(np.float32, copy=False)
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{name} holds NaN, infinity or what float32 cannot hold in "
+            f"{counted(bad.sum(), 'row')}, the first is {name}[{bad.argmax()}]; remove, fill "
+            "or scale it"
+        )
+    return array
+
+
+@ieee
 def load_data(source: str | Path | None = None, task: Task | None = None, seed: int = 0) -> Data:
     """Load data and hold out a part of it.
 
@@ -140,6 +266,7 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+    seed = whole("seed", seed, 0, 2**32 - 1, "in [0, 2**32)")
     source = "digits" if source is None else source
     if isinstance(source, str) and source in BUNDLED:
         return _load_bundled(source, task, seed)
@@ -163,7 +290,8 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
 
 
 def _load_bundled(name: str, task: Task | None, seed: int) -> Data:
-    from sklearn import datasets  # takes a second: not for --help
+    with from_extra("load_data"):
+        from sklearn import datasets  # takes a second: not for --help
 
     function, own_task = BUNDLED[name]
     bunch = getattr(datasets, function)()
@@ -282,18 +410,19 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
         raise DataError(
             f"{name}: X must have shape (N, ...) and y (N,), not {x.shape} and {y.shape}"
         )
-    from sklearn.model_selection import train_test_split
+    with from_extra("load_data"):
+        from sklearn.model_selection import train_test_split
 
     if len(y) < 5:
-        raise DataError(f"{name}: {len(y)} samples; it takes 5 or more")
+        raise DataError(f"{name}: {counted(len(y), 'sample')}; it takes 5 or more")
     x = _numbers(name, x)
     if y.dtype.kind not in "biufUSMm":
         raise DataError(f"{name}: y must hold numbers or text, not {y.dtype}")
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = ~np.isfinite(y)
         raise DataError(
-            f"{name}: y holds NaN or infinity in {bad.sum()} rows, the first is y[{bad.argmax()}]; "
-            "remove or fill them"
+            f"{name}: y holds NaN or infinity in {counted(bad.sum(), 'row')}, "
+            f"the first is y[{bad.argmax()}]; remove or fill them"
         )
     labels = stratify = None
     if task != "regression":
@@ -321,14 +450,14 @@ def _numbers(name: str, x: Any) -> npt.NDArray[np.float64]:
     bad = ~np.isfinite(flat).all(axis=1)
     if bad.any():
         raise DataError(
-            f"{name}: X holds NaN or infinity in {bad.sum()} rows, the first is X[{bad.argmax()}]; "
-            "remove or fill them"
+            f"{name}: X holds NaN or infinity in {counted(bad.sum(), 'row')}, "
+            f"the first is X[{bad.argmax()}]; remove or fill them"
         )
     large = (np.abs(flat) > LARGEST).any(axis=1)
     if large.any():
         raise DataError(
-            f"{name}: X holds values beyond {LARGEST:g} in {large.sum()} rows, the first is "
-            f"X[{large.argmax()}]; remove or scale them"
+            f"{name}: X holds values beyond {LARGEST:g} in {counted(large.sum(), 'row')}, "
+            f"the first is X[{large.argmax()}]; remove or scale them"
         )
     return flat
 

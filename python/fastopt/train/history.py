@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.train.checks import counted
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -68,7 +70,7 @@ def _check(kind: type, state: Any, where: str) -> None:
             raise TypeError(f"{one.name} of {where} must be {one.type}, not {type(value).__name__}")
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The epochs of a training run so far."""
 
@@ -84,7 +86,15 @@ class History:
 
     @property
     def best(self) -> Epoch:
-        """The first epoch with the highest held-out score."""
+        """The first epoch with the highest held-out score; nan is the lowest.
+
+        Raises
+        ------
+        ValueError
+            If there is no epoch yet.
+        """
+        if not self.epochs:
+            raise ValueError("there is no best epoch before the first one")
         return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,3 +123,14 @@ class History:
                 "seconds": Seconds(**state["seconds"]),
             }
         )
+
+    def __repr__(self) -> str:
+        parts = [counted(len(self.epochs), "epoch")]
+        if self.epochs:
+            final, best = self.epochs[-1], self.best
+            parts.append(f"final held-out loss {final.val_loss:.4g}")
+            if not isnan(best.val_score):
+                parts.append(f"best held-out score {best.val_score:.4g} in epoch {best.epoch}")
+        if self.stop_reason:
+            parts.append(f"stopped: {self.stop_reason}")
+        return f"History({', '.join(parts)})"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from math import isfinite, nan
-from operator import index
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 import fastopt as fo
+from fastopt.train import checks
 from fastopt.train.callbacks import Callback
 from fastopt.train.data import Array, Data
 from fastopt.train.history import Epoch, History
 from fastopt.train.objective import Objective
+
+with checks.from_extra("fastopt.train"):
+    from threadpoolctl import ThreadpoolController
 
 EVALUATION_BATCH = 4096  # samples at a time
 
@@ -28,6 +30,19 @@ EVALUATION_BATCH = 4096  # samples at a time
 def _blas() -> ThreadpoolController:
     """Return the handle of NumPy's BLAS; finding it takes longer than an epoch of digits."""
     return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let NumPy's BLAS use one thread in the block; then as many as before, whatever is raised."""
+    libraries = [(library, library.num_threads) for library in _blas().lib_controllers]
+    try:
+        with _blas().limit(limits=1):
+            yield
+    finally:
+        for library, count in libraries:
+            if library.num_threads != count:  # an exception came while the limit was set or lifted
+                library.set_num_threads(count)
 
 
 class Model(Protocol):
@@ -58,7 +73,8 @@ class Trainer:
         Such as `MLP`.
     data : Data
     optimizer : Optimizer
-        Over ``model.params``.
+        Over ``model.params``: all of them, under their names, the arrays themselves. A group with
+        ``lr=0`` stays as it is.
     objective : Objective, optional
         The loss and the score; the default of the data's task without it.
     batch_size : int
@@ -89,7 +105,8 @@ class Trainer:
     Raises
     ------
     ValueError, TypeError
-        If an option cannot be used.
+        If an option cannot be used, the optimizer or the averages are not those of the model's
+        parameters, or the model does not take the data's inputs or give the outputs they need.
 
     Examples
     --------
@@ -119,37 +136,46 @@ class Trainer:
         ema: fo.WeightEMA | None = None,
         track_norm: bool = False,
     ) -> None:
-        if index(batch_size) < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        if index(accumulate) < 1:
-            raise ValueError(f"accumulate must be at least 1, not {accumulate}")
-        if schedule_per not in ("epoch", "step"):
-            raise ValueError(f"schedule_per must be 'epoch' or 'step', not {schedule_per!r}")
+        if not isinstance(data, Data):
+            raise TypeError(f"data must be a Data, not {checks.short_repr(data)}")
+        if not isinstance(getattr(model, "params", None), Mapping) or not model.params:
+            raise TypeError(
+                "model must have params (a dict of arrays), forward and backward, as MLP has; "
+                f"{type(model).__name__} has no params"
+            )
+        checks.choice("schedule_per", schedule_per, ("epoch", "step"))
         if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
             raise ValueError("ReduceLROnPlateau looks at the held-out loss, once per epoch")
-        if scheduler is not None and scheduler.optimizer is not optimizer:
+        if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
             raise ValueError("scheduler belongs to another optimizer")
-        if max_norm is not None and not max_norm >= 0:
-            raise ValueError(f"max_norm must be >= 0, not {max_norm}")
+        if max_norm is not None:
+            max_norm = checks.number("max_norm", max_norm, ">= 0", lambda x: x >= 0)
         objective = Objective(data.task) if objective is None else objective
+        if not isinstance(objective, Objective):
+            raise TypeError(f"objective must be an Objective, not {checks.short_repr(objective)}")
         if objective.task != data.task:
             raise ValueError(f"the objective is for {objective.task}, the data for {data.task}")
+        if ema is not None and not isinstance(ema, fo.WeightEMA):
+            raise TypeError(f"ema must be a WeightEMA, not {checks.short_repr(ema)}")
         self.model = model
         self.data = data
         self.optimizer = optimizer
         self.objective = objective
-        self.batch_size = index(batch_size)
+        self.batch_size = checks.whole("batch_size", batch_size)
         self.scheduler = scheduler
         self.schedule_per = schedule_per
         self.max_norm = max_norm
-        self.accumulate = index(accumulate)
+        self.accumulate = checks.whole("accumulate", accumulate)
         self.ema = ema
-        self.track_norm = track_norm
+        self.track_norm = checks.as_flag(track_norm, "track_norm")
+        self._order = np.random.default_rng(checks.seed("seed", seed))
+        self._require_the_models_arrays()
+        self._require_fitting_data()
         self._sums = fo.GradAccumulator(model.params) if self.accumulate > 1 else None
         self.history = History(max_norm=max_norm)
-        self._order = np.random.default_rng(seed)
         self._stopping = False
-        self._within_epoch = False
+        self._begun = 0  # the number of the last epoch that has begun
+        self._before: tuple[Any, Any] = (None, None)  # states of order and schedule as it began
         _blas()  # now, not within the first epoch
         self._digest = ""  # of the data, when it is asked for
 
@@ -159,13 +185,36 @@ class Trainer:
         It ends earlier if a loss is not finite or `stop` is called; an epoch that is cut short so
         is recorded with what it saw.
 
+        An epoch that an exception cuts short, Ctrl-C too, is not recorded. The parameters keep the
+        steps that it took; the next call takes it anew, in the same order and from where the
+        schedule stood as it began.
+
         Parameters
         ----------
         epochs : int
             Counted from the first epoch of the run, not of this call.
         callbacks : iterable of Callback
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument cannot be used, or the optimizer or the averages no longer hold the
+            model's parameters.
         """
+        epochs = checks.whole("epochs", epochs, 0)
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks must be a list of them, not {checks.short_repr(callbacks)}")
         callbacks = list(callbacks)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                found = checks.short_repr(callback)
+                raise TypeError(f"callbacks must hold objects of type Callback, not {found}")
+        self._require_the_models_arrays()
+        if self.within_epoch:
+            order, schedule = self._before
+            self._order.bit_generator.state = order
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(schedule)
         on_batch = [
             callback.on_batch_end
             for callback in callbacks
@@ -177,19 +226,19 @@ class Trainer:
         if history.diverged:
             self.stop("the loss is not finite")
         begin = perf_counter() - history.seconds.total
-        with ExitStack() as stack:
-            stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
-            if self.batch_size * max(p.size for p in self.model.params.values()) < 4_000_000:
-                # BLAS's products are too small to share: waiting costs more.
-                stack.enter_context(_blas().limit(limits=1))
+        largest = max(param.size for param in self.model.params.values())
+        # BLAS's products may be too small to share: waiting costs more.
+        blas = _one_blas_thread() if self.batch_size * largest < 4_000_000 else nullcontext()
+        with np.errstate(all="ignore"), blas, ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)
             while len(history.epochs) < epochs and not self._stopping:
-                self._within_epoch = True
+                schedule = None if self.scheduler is None else self.scheduler.state_dict()
+                self._before = self._order.bit_generator.state, schedule
+                self._begun = len(history.epochs) + 1
                 epoch = self._run_epoch(on_batch)
                 history.epochs.append(epoch)
-                self._within_epoch = False
                 history.seconds.total = perf_counter() - begin
                 if not isfinite(epoch.train_loss + epoch.val_loss):
                     self.stop("the loss is not finite")
@@ -205,7 +254,7 @@ class Trainer:
     @property
     def within_epoch(self) -> bool:
         """Whether an epoch has begun and not ended, as after Ctrl-C: it cannot be saved then."""
-        return self._within_epoch
+        return self._begun > len(self.history.epochs)
 
     def save(self, path: str | os.PathLike[str], extra: Any = None) -> None:
         """Write all that the run consists of into a checkpoint; see `fastopt.save`.
@@ -241,7 +290,7 @@ class Trainer:
         >>> second.fit(4).epochs[-1].val_loss == whole.fit(4).epochs[-1].val_loss
         True
         """
-        if self._within_epoch:
+        if self.within_epoch:
             raise RuntimeError("training ended within an epoch; only whole epochs can be saved")
         fo.save(
             path,
@@ -293,20 +342,36 @@ class Trainer:
             "ema": None if self.ema is None else [self.ema.decay, self.ema.warmup],
         }
 
+    @checks.ieee
     def predict(self, x: Array) -> Array:
         """Return the model's outputs (N, outputs) for inputs (N, features).
 
         If there is an `ema`, with its averages for parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` is no array of numbers, or of another shape.
         """
+        x = checks.plain_array("x", x, "numbers of shape (N, features)")
+        if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:
+            raise ValueError(
+                f"x must have shape (N, {self.data.features}) with a row for each sample, not "
+                f"{x.shape}"
+            )
         parts = range(0, len(x), EVALUATION_BATCH)
         with nullcontext() if self.ema is None else self.ema.applied():
             return np.concatenate([self.model.forward(x[i : i + EVALUATION_BATCH]) for i in parts])
 
     def evaluate(self) -> tuple[float, float]:
-        """Return the mean loss and the score on the held-out data."""
+        """Return the mean loss and the score on the held-out data.
+
+        The score is nan if the loss is not finite: such outputs mean nothing.
+        """
         outputs = self.predict(self.data.x_val)
         targets = self.data.y_val
-        return self.objective.value(outputs, targets), self.objective.score(outputs, targets)
+        loss = self.objective.value(outputs, targets)
+        return loss, self.objective.score(outputs, targets) if isfinite(loss) else nan
 
     def _run_epoch(self, on_batch: Sequence[Callable[[Trainer, int, float], None]]) -> Epoch:
         """Take the steps of one epoch and evaluate."""
@@ -362,16 +427,74 @@ class Trainer:
             self.scheduler.step(val_loss)
         elif self.scheduler is not None and self.schedule_per == "epoch":
             self.scheduler.step()
+        train_loss = total / samples
+        train_score = objective.score_of(points, y_train[order[:samples]])
         return Epoch(
-            epoch=len(self.history.epochs) + 1,
-            train_loss=total / samples,
-            train_score=objective.score_of(points, y_train[order[:samples]]),
+            epoch=self._begun,
+            train_loss=train_loss,
+            train_score=train_score if isfinite(train_loss) else nan,
             val_loss=val_loss,
             val_score=val_score,
             lr=lr,
             grad_norm=float(np.mean(norms)) if norms else nan,
             grad_norm_max=max(norms, default=nan),
             samples_per_second=samples / (trained - begin),
+        )
+
+    def _require_the_models_arrays(self) -> None:
+        """Raise unless the optimizer and the averages hold the model's parameters themselves."""
+        groups = getattr(self.optimizer, "param_groups", None)
+        if not isinstance(groups, list):
+            raise TypeError(
+                f"optimizer must be one of fastopt's, not {checks.short_repr(self.optimizer)}"
+            )
+        held: dict[str, dict[str, Any]] = {"optimizer": {}}
+        for group in groups:
+            held["optimizer"] |= zip(group.get("param_names", ()), group["params"], strict=False)
+        if self.ema is not None:
+            held["ema"] = dict(self.ema.params)
+        params = self.model.params
+        for what, arrays in held.items():
+            for names, problem in (
+                (params.keys() - arrays, f"{what} does not hold"),
+                (arrays.keys() - params, "the model has no"),
+                (
+                    {n for n in params.keys() & arrays if not _same_memory(params[n], arrays[n])},
+                    f"{what} holds arrays that are not the model's for",
+                ),
+            ):
+                if names:
+                    listed = ", ".join(map(repr, sorted(names)[:4])) + ", ..." * (len(names) > 4)
+                    raise ValueError(
+                        f"{problem} {listed}; make the {what} of all of model.params, by name"
+                    )
+
+    @checks.ieee
+    def _require_fitting_data(self) -> None:
+        """Raise unless the model takes a sample of the data and gives the outputs it needs."""
+        data, x = self.data, self.data.x_val[:1]
+        try:
+            outputs = self.model.forward(x)
+        except ValueError as error:
+            raise ValueError(
+                f"the model does not take the data's {checks.counted(data.features, 'feature')}: "
+                f"{error}"
+            ) from error
+        if not isinstance(outputs, np.ndarray):
+            raise TypeError(
+                f"the model's forward must return an array, not {checks.short_repr(outputs)}"
+            )
+        if outputs.shape != (1, data.outputs):
+            raise ValueError(
+                f"for one sample the model gives outputs of shape {outputs.shape}, but {data.task} "
+                f"with these data needs (1, {data.outputs})"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Trainer({self.model!r}, {self.data!r}, {type(self.optimizer).__name__}, "
+            f"{self.objective!r}, batch_size={self.batch_size}, "
+            f"{checks.counted(len(self.history.epochs), 'epoch')} so far)"
         )
 
     def _step(self, grads: Mapping[str, Array | None], scale: float) -> float | None:
@@ -389,6 +512,14 @@ class Trainer:
         return info.grad_norm if norm is None else norm
 
 
+def _same_memory(first: Any, second: Any) -> bool:
+    """Return whether two arrays are one, or views of the same elements."""
+    if first is second or not (isinstance(first, np.ndarray) and isinstance(second, np.ndarray)):
+        return first is second
+    places = [(a.__array_interface__["data"][0], a.shape, a.strides) for a in (first, second)]
+    return places[0] == places[1] and first.dtype == second.dtype
+
+
 class _Progress:
     """What a trainer saves beside its arrays, and takes over again: all of it or nothing."""
 
@@ -403,7 +534,7 @@ class _Progress:
             "order": trainer._order.bit_generator.state,
             "model": trainer.model.rng_state,
             "history": trainer.history.state_dict(),
-            "within_epoch": trainer._within_epoch,
+            "within_epoch": trainer.within_epoch,
             "extra": None,
         }
 
@@ -439,7 +570,9 @@ class _Progress:
             ) from error
         trainer._order = order
         vars(trainer.history).update(vars(history))
-        trainer._within_epoch = state_dict.get("within_epoch") is True
+        trainer._begun = len(trainer.history.epochs) + (
+            state_dict.get("within_epoch") is True
+        )
 
 
 def _short(value: Any) -> str:

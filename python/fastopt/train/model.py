@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fastopt import functional
+from fastopt.train import checks
 from fastopt.train.data import Array
 
 
@@ -42,6 +43,11 @@ class MLP:
     grads : dict of str to array
         The gradients, with the same names; `backward` overwrites them.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument, here or of a method, cannot be used.
+
     Examples
     --------
     >>> import numpy as np
@@ -58,14 +64,13 @@ class MLP:
     def __init__(
         self, sizes: Sequence[int], dropout: float = 0.0, seed: int | Sequence[int] = 0
     ) -> None:
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"sizes must be two or more positive widths, not {tuple(sizes)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        sizes = checks.widths("sizes", sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must be two or more widths, not {sizes}")
+        self.dropout = checks.number("dropout", dropout, "in [0, 1)", lambda x: 0 <= x < 1)
         if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
-            raise MemoryError(f"weights for widths {tuple(sizes)}")  # NumPy has several errors
-        self.dropout = float(dropout)
-        rng = np.random.default_rng(seed)
+            raise MemoryError(f"weights for widths {sizes}")  # NumPy has several errors
+        rng = np.random.default_rng(checks.seed("seed", seed))
         self._bits = np.random.SFC64(rng.integers(2**63))  # of the seeds for dropout
         self._names = [(f"{i}.weight", f"{i}.bias") for i in range(len(sizes) - 1)]
         self.params: dict[str, Array] = {}
@@ -86,12 +91,18 @@ class MLP:
     def rng_state(self, state: Mapping[str, Any]) -> None:
         self._bits.state = cast("Any", state)
 
+    @checks.ieee
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Return the outputs (N, outputs) of inputs (N, features).
 
         With `training`, units are dropped, what `backward` needs is kept, and the result is a
         buffer: the next call with `training` overwrites it.
         """
+        first = self.params[self._names[0][0]]
+        x = checks.plain_array("x", x, "numbers of shape (N, features)")
+        if x.ndim != 2 or x.shape[1] != first.shape[1]:
+            raise ValueError(f"x must have shape (N, {first.shape[1]}), not {x.shape}")
+        x = x.astype(first.dtype, copy=False)
         buffers = None
         if training:
             buffers = self._last = self._make_buffers(len(x))
@@ -108,12 +119,21 @@ class MLP:
                     functional.dropout(x, self.dropout, seed=seed, out=x)
         return x
 
+    @checks.ieee
     def backward(self, doutputs: Array) -> dict[str, Array]:
         """Fill and return `grads`, from the gradient of the loss with respect to the outputs.
 
         It belongs to the last call of `forward` with ``training=True``.
         """
-        dy, buffers = doutputs, self._last
+        buffers = self._last
+        outputs = buffers.outputs[-1]
+        dy: Array = checks.plain_array("doutputs", doutputs, "numbers")
+        if dy.shape != outputs.shape:
+            raise ValueError(
+                f"doutputs must have shape {outputs.shape}, that of the outputs of the last "
+                f"forward(x, training=True), not {dy.shape}"
+            )
+        dy = dy.astype(outputs.dtype, copy=False)
         for i in reversed(range(len(self._names))):
             weight, bias = self._names[i]
             x = buffers.inputs[i]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
+from fastopt.train.checks import choice, ieee, plain_array, short_repr
 from fastopt.train.data import Array, Targets, Task
 
 
@@ -64,8 +66,9 @@ class Objective:
 
     Raises
     ------
-    ValueError
-        If the task does not take the loss or the label smoothing.
+    TypeError, ValueError
+        If the task does not take the loss or the label smoothing; from a method, if outputs or
+        targets are not what the task needs.
 
     Examples
     --------
@@ -82,17 +85,13 @@ class Objective:
     def __init__(
         self, task: Task, loss: str | None = None, *, label_smoothing: float = 0.0
     ) -> None:
-        if task not in LOSSES:
-            raise ValueError(f"task must be one of {', '.join(LOSSES)}, not {task!r}")
+        choice("task", task, LOSSES)
         self.task = task
         self.loss_name = LOSSES[task][0] if loss is None else loss
-        if self.loss_name not in LOSSES[task]:
-            raise ValueError(
-                f"loss must be one of {', '.join(LOSSES[task])} for {task}, not {loss!r}"
-            )
-        choice = _LOSSES[self.loss_name]
-        self._threshold = choice.threshold
-        self.loss: Any = choice.make()
+        choice("loss", self.loss_name, LOSSES[task], f" for {task}")
+        chosen = _LOSSES[self.loss_name]
+        self._threshold = chosen.threshold
+        self.loss: Any = chosen.make()
         if self.loss_name == "cross-entropy":
             self.loss = fo.CrossEntropyLoss(label_smoothing=label_smoothing)
         elif label_smoothing != 0:
@@ -102,17 +101,21 @@ class Objective:
             )
         self.label_smoothing = float(label_smoothing)
         standardized = " (standardized target)" if task == "regression" else ""
-        self.loss_label = f"mean {choice.label}{standardized}"
+        self.loss_label = f"mean {chosen.label}{standardized}"
         self.score_name = "R²" if task == "regression" else "accuracy"
         self.score_label = (
             "R² (share of the variance)" if task == "regression" else "classified correctly"
         )
 
+    @ieee
     def value(self, outputs: Array, targets: Targets) -> float:
         """Return the mean loss."""
-        x, y = self._operands(outputs, targets)
+        x, y = self._operands(*self._checked(outputs, targets))
+        if self.loss_name == "bce" and np.isnan(x).any():
+            return nan  # BCELoss refuses what is no probability; here the run has diverged
         return float(self.loss(x, y))
 
+    @ieee
     def value_and_grad(
         self, outputs: Array, targets: Targets, out: Array | None = None
     ) -> tuple[float, Array]:
@@ -126,29 +129,39 @@ class Objective:
         out : array of the outputs' shape, optional
             Where the gradient goes; may be `outputs` itself.
         """
+        outputs, targets = self._checked(outputs, targets)
         x, y = self._operands(outputs, targets)
         if x is outputs:
             value, grad = self.loss.value_and_grad(x, y, out=out)
         else:  # bce: x is the sigmoid of the outputs
-            value, grad = self.loss.value_and_grad(x, y)
+            if np.isnan(x).any():
+                value, grad = nan, np.full_like(x, nan)
+            else:
+                value, grad = self.loss.value_and_grad(x, y)
             grad = fo.functional.sigmoid_backward(grad, x, out=out)
         return float(value), cast("Array", grad)
 
+    @ieee
     def backward_(self, outputs: Array, targets: Targets) -> tuple[float, float]:
         """Replace the outputs by the loss's gradient; return the mean loss and the `points`."""
+        if not isinstance(outputs, np.ndarray):
+            raise TypeError(f"outputs must be an array to write into, not {short_repr(outputs)}")
+        outputs, targets = self._checked(outputs, targets)
         if self.loss_name == "cross-entropy":  # counts in the same pass
             value, _, stats = self.loss.value_and_grad(outputs, targets, out=outputs, stats=True)
             return value, stats.correct
         points = self.points(outputs, targets)
         return self.value_and_grad(outputs, targets, out=outputs)[0], points
 
+    @ieee
     def points(self, outputs: Array, targets: Targets) -> float:
         """Return what adds up over batches to the score: samples that are right, or minus errors.
 
         For a regression, minus the sum of squared errors.
         """
+        outputs, targets = self._checked(outputs, targets)
         if self.task == "regression":
-            error = (outputs - targets).ravel()
+            error = np.subtract(outputs, targets, dtype=np.float64).ravel()
             return -float(np.dot(error, error))
         return int(np.count_nonzero(self.predicted(outputs) == np.ravel(targets)))
 
@@ -156,25 +169,53 @@ class Objective:
         """Return the accuracy, or R² for a regression (nan if all targets are equal)."""
         return self.score_of(self.points(outputs, targets), targets)
 
+    @ieee
     def score_of(self, points: float, targets: Targets) -> float:
         """Return the score of all `targets` from the sum of their points."""
+        targets = plain_array("targets", targets, "numbers")
         if self.task != "regression":
             return points / len(targets)
         spread = float(np.var(targets, dtype=np.float64)) * targets.size
-        return 1 + points / spread if spread else float("nan")
+        return 1 + points / spread if spread else nan
 
     def format_score(self, score: float) -> str:
         """Return a score as text: 97.50%, or 0.482 for R²."""
         return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
 
     def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
-        """Return the class indices (N,) that the outputs mean; not for a regression."""
+        """Return the class indices (N,) that the outputs mean; not for a regression.
+
+        An output of NaN means no class, and is -1.
+        """
+        outputs = plain_array("outputs", outputs, "numbers")
         if self.task == "regression":
             raise ValueError("the outputs of a regression are numbers, not classes")
         if self.task == "binary":
-            return (outputs.ravel() > self._threshold).astype(np.int64)
-        winners: npt.NDArray[np.integer[Any]] = outputs.argmax(axis=1)
-        return winners
+            values = outputs.ravel()
+            classes = (values > self._threshold).astype(np.int64)
+        else:
+            classes = outputs.argmax(axis=1)  # the first NaN, if there is one
+            values = outputs[np.arange(len(outputs)), classes]
+        return np.where(np.isnan(values), -1, classes)
+
+    def _checked(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
+        """Return outputs and targets as plain arrays whose shapes match."""
+        outputs = plain_array("outputs", outputs, "numbers")
+        if self.task != "classification":
+            targets = plain_array("targets", targets, "numbers")
+            if outputs.shape != targets.shape:
+                raise ValueError(
+                    f"outputs and targets must have the same shape, such as (N, 1), not "
+                    f"{outputs.shape} and {targets.shape}"
+                )
+            return outputs, targets
+        targets = plain_array("targets", targets, "class indices", "iu")
+        if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"outputs must have shape (N, classes) and targets (N,), not {outputs.shape} and "
+                f"{targets.shape}"
+            )
+        return outputs, targets
 
     def _operands(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
         """Return what the loss compares."""
@@ -182,7 +223,15 @@ class Objective:
             return cast("Array", fo.functional.sigmoid(outputs)), targets
         if self.task != "classification" or self.loss_name == "cross-entropy":
             return outputs, targets
-        return outputs, np.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
+        outside = (targets < 0) | (targets >= outputs.shape[1])
+        if outside.any():
+            first = int(outside.argmax())
+            raise IndexError(
+                f"targets[{first}] is {targets[first]}, outside [0, {outputs.shape[1]})"
+            )
+        rows = np.zeros_like(outputs)
+        rows[np.arange(len(rows)), cast("npt.NDArray[np.int64]", targets)] = 1
+        return outputs, rows
 
     def __repr__(self) -> str:
         smoothing = f", label_smoothing={self.label_smoothing}" if self.label_smoothing else ""

@@ -6,28 +6,38 @@ import csv
 import io
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from errno import ENOENT
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from secrets import token_hex
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastopt.train.callbacks import find_overfitting, write_epochs
+from fastopt.train.checks import from_extra, ieee, path, plain_array, whole
 from fastopt.train.data import Data
 from fastopt.train.history import History
 from fastopt.train.loop import Trainer
 from fastopt.train.objective import Objective
 from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
 
+Indices: TypeAlias = npt.NDArray[np.integer[Any]]
+
+MOST_CLASSES = 40  # of which a picture shows all pairs
+MOST_CONFUSED = 20  # pairs that are listed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Create `folder` if need be and make sure that files can be written into it.
 
     Raises
@@ -35,10 +45,10 @@ def check_folder(folder: Path) -> None:
     OSError
         If that is not so.
     """
+    folder = path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".fastopt-probe"
-    probe.touch()
-    probe.unlink()
+    with TemporaryFile(dir=folder):
+        pass
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,16 @@ class ClassScore:
     samples: int  # of the class
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """How many held-out samples of one class were taken for another."""
+
+    label: str
+    predicted: str
+    samples: int
+
+
+@ieee
 def score_classes(trainer: Trainer) -> list[ClassScore]:
     """Return the scores of each class on the held-out data, as scikit-learn computes them.
 
@@ -63,7 +83,8 @@ def score_classes(trainer: Trainer) -> list[ClassScore]:
     >>> [score.label for score in train.score_classes(trainer)]
     ['setosa', 'versicolor', 'virginica']
     """
-    from sklearn.metrics import precision_recall_fscore_support
+    with from_extra("score_classes"):
+        from sklearn.metrics import precision_recall_fscore_support
 
     true, predicted = _true_and_predicted(trainer)
     columns = precision_recall_fscore_support(
@@ -75,8 +96,53 @@ def score_classes(trainer: Trainer) -> list[ClassScore]:
     ]
 
 
+def find_confusions(trainer: Trainer, most: int = MOST_CONFUSED) -> list[Confusion]:
+    """Return which classes are taken for which others on the held-out data, the most often first.
+
+    Time and memory go with the samples, however many classes there are.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Of a classification or a binary task.
+    most : int
+        So many pairs at most.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="wine", epochs=1, lr=0.0).build()
+    >>> history = trainer.fit(1)
+    >>> wrong = train.find_confusions(trainer)
+    >>> sum(pair.samples for pair in wrong) == round(len(trainer.data.y_val) * (
+    ...     1 - history.best.val_score))
+    True
+    """
+    most = whole("most", most)
+    labels = trainer.data.labels
+    pairs = _confused(*_true_and_predicted(trainer), len(labels), most)
+    return [Confusion(labels[true], labels[taken], count) for true, taken, count in pairs]
+
+
+def _confused(
+    true: Indices, predicted: Indices, classes: int, most: int
+) -> list[tuple[int, int, int]]:
+    """Return true class, predicted class and count of the pairs that are confused most."""
+    wrong = (true != predicted) & (predicted >= 0)
+    pairs, counts = np.unique(
+        true[wrong].astype(np.int64) * classes + predicted[wrong], return_counts=True
+    )
+    first = np.argsort(-counts, kind="stable")[:most]
+    return [
+        (*divmod(int(pair), classes), int(count))
+        for pair, count in zip(pairs[first], counts[first], strict=True)
+    ]
+
+
+@ieee
 def root_mean_squared_error(trainer: Trainer) -> float:
     """Return the error of a regression on the held-out data, in the target's units."""
+    _require_regression(trainer)
     error = trainer.predict(trainer.data.x_val) - trainer.data.y_val
     return float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))) * (
         trainer.data.target_deviation
@@ -87,13 +153,15 @@ def root_mean_squared_error(trainer: Trainer) -> float:
 _OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
 
 
-def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
+@ieee
+def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
     """Write the run's metrics, facts and pictures into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
     curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
-    what; for a regression, ``predictions.png`` shows predicted against true values. Each file is
-    put in place when it is complete; what another task has left under these names is removed.
+    what (see `plot_confusion`); for a regression, ``predictions.png`` shows predicted against true
+    values. The files are put in place together, when all are complete; what another task has left
+    under these names is removed.
 
     Parameters
     ----------
@@ -108,12 +176,20 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
     ------
     OSError
         If a file cannot be written.
+    ValueError
+        If there is no epoch yet.
     """
+    folder = path("folder", folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(folder))
     history, data = trainer.history, trainer.data
     title = str(facts.get("title", ""))
+    if not history.epochs:
+        raise ValueError("there is nothing to report before the first epoch")
     results: dict[str, Any] = {
         "final": asdict(history.epochs[-1]),
         "best": asdict(history.best),
+        "diverged": history.diverged,
         "seconds": asdict(history.seconds),
         "stop_reason": history.stop_reason,
         "overfitting_since": getattr(find_overfitting(history.epochs), "epoch", None),
@@ -128,6 +204,7 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
     else:
         scores = score_classes(trainer)
         results["classes"] = [asdict(score) for score in scores]
+        results["confusions"] = [asdict(pair) for pair in find_confusions(trainer)]
         table = io.StringIO()
         writer = csv.DictWriter(table, [f.name for f in fields(ClassScore)], lineterminator="\n")
         writer.writeheader()
@@ -142,25 +219,29 @@ def write_report(folder: Path, trainer: Trainer, facts: Mapping[str, Any]) -> li
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(png, dpi=150)
         files[name] = png.getvalue()
-    for name, content in files.items():
-        part = folder / f".{name}.part"
-        try:
-            part.write_bytes(content)
-            part.replace(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
+    parts = folder / f".fastopt-{token_hex(8)}"
+    try:
+        parts.mkdir()
+        for name, content in files.items():
+            (parts / name).write_bytes(content)
+        for name in files:
+            (parts / name).replace(folder / name)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
     for name in _OF_ONE_TASK - files.keys():
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]
 
 
+@ieee
 def plot_history(history: History, objective: Objective, title: str = "") -> Figure:
     """Return a picture of the losses and scores, and of the gradient norm and learning rate.
 
     The gradient's norm is there if it was recorded, the learning rate if it changed.
     """
-    from matplotlib.figure import Figure  # takes half a second: not for --help
-    from matplotlib.ticker import MaxNLocator
+    with from_extra("plot_history"):
+        from matplotlib.figure import Figure  # takes half a second: not for --help
+        from matplotlib.ticker import MaxNLocator
 
     epochs = history.epochs
     extra = []
@@ -237,8 +318,9 @@ def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
     val_score = [e.val_score for e in history.epochs]
     axes.plot(epochs, train_score, "-", marker=marker, color=BLUE, label="training")
     axes.plot(epochs, val_score, "--", marker=marker, color=ORANGE, label="held out")
-    label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
-    axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
+    if math.isfinite(best.val_score):
+        label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
+        axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
     name = objective.score_name[0].upper() + objective.score_name[1:]
     axes.set(ylabel=objective.score_label, title=name)
     shown = [value for value in train_score + val_score if math.isfinite(value)]
@@ -273,50 +355,107 @@ def _draw_rates(axes: Axes, history: History) -> None:
     axes.set_ylim(bottom=0)
 
 
-def plot_confusion(
-    true: npt.NDArray[np.integer[Any]],
-    predicted: npt.NDArray[np.integer[Any]],
-    data: Data,
-    title: str = "",
-) -> Figure:
-    """Return a picture of which class was taken for which: counts, shaded by share of the row."""
-    from matplotlib.figure import Figure
-    from sklearn.metrics import confusion_matrix
+@ieee
+def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "") -> Figure:
+    """Return a picture of which class was taken for which.
+
+    Up to 40 classes: all pairs, with counts, shaded by share of the row. Of more classes: the 20
+    pairs that are confused most, as bars.
+
+    Parameters
+    ----------
+    true, predicted : integer array of shape (N,)
+        Class indices.
+    data : Data
+        Of a classification or a binary task, for the names.
+    title : str
+        Above the picture.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the class indices cannot be used.
+    """
+    with from_extra("plot_confusion"):
+        from matplotlib.figure import Figure
 
     classes = len(data.labels)
-    counts = confusion_matrix(true, predicted, labels=range(classes))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, max(5.0, 2.5 + 0.45 * classes))
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, ax=axes, format=lambda x, _: f"{x:.0%}", shrink=0.8)
-    bar.set_label("share of the true class")
-    if classes <= 40:
-        names = [label if len(label) <= 16 else f"{label[:15]}…" for label in data.labels]
-        steep = max(map(len, names)) > 3
-        names = [_plain(name) for name in names]
-        axes.set_xticks(range(classes), names, rotation=45 if steep else 0,
-                        ha="right" if steep else "center", rotation_mode="anchor")  # fmt: skip
-        axes.set_yticks(range(classes), names)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                color = "white" if shares[row, column] > 0.5 else "black"
-                size = 11 if classes <= 12 else 7
-                axes.text(column, row, str(count), ha="center", va="center", color=color,
-                          fontsize=size)  # fmt: skip
-    right = np.trace(counts) / counts.sum()
-    heading = f"Confusion on held-out data: {right:.2%} of {counts.sum()} right"
-    name = _plain(data.target)
-    axes.set(xlabel=f"predicted {name}", ylabel=f"true {name}", title=heading)
+    true = _class_indices("true", true, 0, classes)
+    predicted = _class_indices("predicted", predicted, -1, classes)
+    if len(true) != len(predicted):
+        raise ValueError(
+            f"true and predicted must be equally long, not {len(true)} and {len(predicted)}"
+        )
+    names = [label if len(label) <= 16 else f"{label[:15]}…" for label in data.labels]
+    names = [_plain(name) for name in names]
+    target = _plain(data.target)
+    right = np.count_nonzero(true == predicted) / max(len(true), 1)
+    heading = f"Confusion on held-out data: {right:.2%} of {len(true)} right"
+    if none := np.count_nonzero(predicted < 0):
+        heading += f",\n{none} without a class: their outputs are NaN"
+    if classes <= MOST_CLASSES:
+        side = max(5.0, 2.5 + 0.45 * classes)
+        figure = Figure(figsize=(min(side, 12) + 1.2, min(side, 12)), layout="constrained")
+        axes = figure.subplots()
+        _draw_all_pairs(axes, true, predicted, names)
+        axes.set(xlabel=f"predicted {target}", ylabel=f"true {target}", title=heading)
+    else:
+        figure = Figure(figsize=(8, 6.5), layout="constrained")
+        axes = figure.subplots()
+        pairs = _confused(true, predicted, classes, MOST_CONFUSED)
+        bars = [f"{names[i]} → {names[j]}" for i, j, _ in pairs]
+        axes.barh(range(len(pairs)), [count for *_, count in pairs], color=ORANGE)
+        axes.set_yticks(range(len(pairs)), bars)
+        axes.invert_yaxis()
+        axes.set(
+            xlabel="samples",
+            ylabel=f"true {target} → predicted {target}",
+            title=f"{heading}\nthe pairs of {classes} classes that are confused most",
+        )
     if title:
         figure.suptitle(_plain(title))
     return figure
 
 
+def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequence[str]) -> None:
+    classes = len(names)
+    known = predicted >= 0
+    pairs = true[known].astype(np.int64) * classes + predicted[known]
+    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = axes.figure.colorbar(image, ax=axes, format=lambda x, _: f"{x:.0%}", shrink=0.8)
+    bar.set_label("share of the true class")
+    steep = max(map(len, names)) > 3
+    axes.set_xticks(range(classes), names, rotation=45 if steep else 0,
+                    ha="right" if steep else "center", rotation_mode="anchor")  # fmt: skip
+    axes.set_yticks(range(classes), names)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if shares[row, column] > 0.5 else "black"
+            size = 11 if classes <= 12 else 7
+            axes.text(column, row, str(count), ha="center", va="center", color=color,
+                      fontsize=size)  # fmt: skip
+
+
+def _class_indices(name: str, indices: Any, least: int, classes: int) -> Indices:
+    """Return class indices (N,) from `least` on."""
+    array = plain_array(name, indices, "class indices of shape (N,)", "iu")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (N,), not {array.shape}")
+    if array.size and not least <= array.min() <= array.max() < classes:
+        raise ValueError(
+            f"{name} must hold class indices below {classes}, not {array.min()} to {array.max()}"
+        )
+    return array
+
+
+@ieee
 def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     """Return a picture of a regression on held-out data: predicted against true, and residuals."""
-    from matplotlib.figure import Figure
+    _require_regression(trainer)
+    with from_extra("plot_predictions"):
+        from matplotlib.figure import Figure
 
     data = trainer.data
     predicted = data.in_units(trainer.predict(data.x_val)).ravel()
@@ -343,9 +482,12 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     return figure
 
 
-def _true_and_predicted(
-    trainer: Trainer,
-) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
+def _require_regression(trainer: Trainer) -> None:
+    if trainer.data.task != "regression":
+        raise ValueError(f"the data must be of a regression, not of {trainer.data.task}")
+
+
+def _true_and_predicted(trainer: Trainer) -> tuple[Indices, Indices]:
     """Return the class indices of the held-out data, and those that the model gives them."""
     outputs = trainer.predict(trainer.data.x_val)
     true: npt.NDArray[np.int64] = trainer.data.y_val.ravel().astype(np.int64)
@@ -358,7 +500,9 @@ def to_json(facts: Mapping[str, Any]) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """Return `value` with NaN and infinity as None: JSON has neither."""
+    """Return `value` with NaN and infinity as None: JSON has neither, nor arrays and scalars."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
