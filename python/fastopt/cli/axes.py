@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from fastopt import experiments as fx
 from fastopt import train as ft
-from fastopt.cli.common import fail, parse_hidden, say, wide_table
+from fastopt.cli.common import Number, Whole, count, parse_hidden, say, wide_table
 from fastopt.cli.lists import parse_axis
 from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
 
@@ -38,10 +37,11 @@ TaskName = Annotated[
     str | None,
     typer.Option(metavar="|".join(ft.TASKS), help="What to learn.", show_default="of the data"),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes over the training data.")]
+Epochs = Annotated[int, Whole(help="Passes over the training data.")]
+Seed = Annotated[int, Whole(help="Of split, weights, order, dropout and draws.")]
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, or none.")]
 MaxNorm = Annotated[
-    float | None, typer.Option(help="Clip gradients to this norm.", show_default="no clipping")
+    float | None, Number(help="Clip gradients to this norm.", show_default="no clipping")
 ]
 
 
@@ -76,19 +76,17 @@ def make_space(
 
 
 def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
-    """Raise or fail if a configuration cannot be run on the data."""
+    """Raise if a configuration cannot be run on the data."""
     for config in configs:
         replace(config, task=dataset.task)
-    try:
-        configs[0].build(dataset)
-    except MemoryError:
-        fail(f"there is not enough memory for --hidden {','.join(map(str, configs[0].hidden))}")
+    configs[0].build(dataset)
 
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     """Say what all runs share."""
     hidden = "-".join(map(str, base.hidden)) or "none"
-    say(f"data       {dataset}\nhidden     {hidden}; {base.epochs} epochs, seed {base.seed}")
+    epochs = count(base.epochs, "epoch")
+    say(f"data       {dataset}\nhidden     {hidden}; {epochs}, seed {base.seed}")
 
 
 def result_table(
@@ -148,8 +146,3 @@ def folder_facts(objective: ft.Objective, dataset: ft.Data) -> dict[str, Any]:
         "loss": objective.loss_label,
         "score": objective.score_name,
     }
-
-
-def written(output: Path, files: list[Path]) -> None:
-    """Say which files there are now."""
-    say(f"wrote into {output}: " + ", ".join(file.name for file in files))

@@ -1,22 +1,26 @@
-"""What the commands share: the console, one-line errors, tables."""
+"""What the commands share: the console, options, one-line errors, the folder of results, tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import fastopt as fo
 from fastopt import train as ft
 
 # Wide tables in logs; a label or path such as ":red:x" is no emoji.
-console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+console = Console(width=None if sys.stdout and sys.stdout.isatty() else 140, emoji=False)
 
 
 def say(text: str) -> None:
@@ -32,6 +36,50 @@ def fail(message: object) -> NoReturn:
     raise typer.Exit(2)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number and what it counts, such as ``1 epoch`` or ``2 epochs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _parser(kind: type[int] | type[float], words: str) -> Callable[[str], int | float]:
+    def parse(text: str) -> int | float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"must be {words}, not {shown(text)}") from None
+
+    return parse
+
+
+# Options that are numbers; what typer would say of another text depends on its version.
+Whole: Any = partial(typer.Option, parser=_parser(int, "a whole number"), metavar="INTEGER")
+Number: Any = partial(typer.Option, parser=_parser(float, "a number"), metavar="FLOAT")
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: its repr, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_range(option: str, value: float | None, least: float, most: float) -> None:
+    """Fail if an option that was given is out of range."""
+    if value is not None and not least <= value <= most:
+        fail(f"{option} must be in {least} ... {most}, not {value}")
+
+
+Threads = Annotated[
+    int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
+]
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, if it was given."""
+    check_range("--threads", threads, 1, 4096)
+    if threads is not None:
+        fo.set_num_threads(threads)
+
+
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Return the widths in a text such as ``128,64``; ``none`` is no hidden layer."""
     if text.strip().lower() == "none":
@@ -40,8 +88,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(","))
     except ValueError:
         widths = (0,)
-    if min(widths) < 1:
-        fail(f"--hidden must be widths such as 128,64, or none, not {text!r}")
+    if not all(1 <= width < 2**31 for width in widths):
+        fail(f"--hidden must be widths such as 128,64, or none, not {shown(text)}")
     return widths
 
 
@@ -54,8 +102,44 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         fail(f"--{error.name.replace('_', '-')} {error.problem}")
     except ft.DataError as error:
         fail(error)
+    except MemoryError:
+        fail("there is not enough memory; choose a smaller --hidden or --batch-size, or less data")
     except OSError as error:
-        fail(f"cannot write into {folder}: {error.strerror or error}; choose another --output")
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        fail(f"cannot write into {folder}: {reason or error}; choose another --output")
+
+
+@contextmanager
+def results_folder(folder: Path) -> Iterator[None]:
+    """Make sure that results can be written into `folder`; it does not stay if there are none."""
+    for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
+        if find_spec(package) is None:
+            fail(f"the command needs {package}; install it with: pip install 'fastopt[train]'")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with one_line_errors(folder):
+            ft.check_folder(folder)
+            yield
+    finally:
+        try:
+            for path in made:
+                path.rmdir()
+        except OSError:
+            pass  # it is not empty
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Give a folder for files that get into `folder` when all are whole, or not at all."""
+    with TemporaryDirectory(prefix=".fastopt-", dir=folder) as temporary:
+        yield Path(temporary)
+        for file in Path(temporary).iterdir():
+            file.replace(folder / file.name)
+
+
+def written(folder: Path, files: list[Path]) -> None:
+    """Say which files there are now."""
+    say(f"wrote into {folder}: " + ", ".join(file.name for file in files))
 
 
 def wide_table(title: str, head: list[str], rows: list[list[str]]) -> Table:
