@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = ["main"]
 
@@ -22,21 +22,17 @@ def main() -> None:
         from fastopt.cli.app import app
     except (ImportError, ValueError) as error:
         if not isinstance(error, ModuleNotFoundError):
-            _fail(str(error))
+            print(f"fastopt: error: {error}", file=sys.stderr)
+            sys.exit(2)
         if error.name is None or error.name.partition(".")[0] == "fastopt":
             raise
-        _fail(
-            f"the command needs {error.name}; install it with: "
+        sys.exit(
+            f"fastopt: the command needs {error.name}; install it with: "
             "pip install 'fastopt[train]' (in a checkout: '.[train]')"
         )
     except KeyboardInterrupt:
         sys.exit(130)
     app(prog_name="fastopt")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"fastopt: error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 class _Stream(io.FileIO):

@@ -114,7 +114,10 @@ def results_folder(folder: Path) -> Iterator[None]:
     """Make sure that results can be written into `folder`; it does not stay if there are none."""
     for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
         if find_spec(package) is None:
-            fail(f"the command needs {package}; install it with: pip install 'fastopt[train]'")
+            sys.exit(
+                f"fastopt: the command needs {package}; install it with: "
+                "pip install 'fastopt[train]' (in a checkout: '.[train]')"
+            )
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with one_line_errors(folder):
