@@ -1,45 +1,50 @@
-"""Checks of what the experiments are given."""
+"""Checks of what the experiments are given: each returns the value in plain form."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from math import inf
 from operator import index
 from typing import Any
 
 from fastopt._options import as_number
 
 
-def as_count(name: str, value: Any) -> int:
-    """Return `value` if it is a whole number of at least 1."""
+def whole(name: str, value: Any, most: float = inf) -> int:
+    """Return a whole number from 1 to `most`."""
     try:
-        number = index(value)
+        result = index(value)
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+        result = None
+    if result is None or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
+    if not 1 <= result <= most:
+        taken = "at least 1" if most == inf else f"in [1, {most}]"
+        raise ValueError(f"{name} must be {taken}, not {result}")
+    return result
 
 
-def as_finite(name: str, value: Any) -> float:
-    """Return `value` if it is a finite number."""
+def number(name: str, value: Any, taken: str, allows: Callable[[float], bool]) -> float:
+    """Return a number that `allows`; `taken` says which these are."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value}")
     try:
-        number = as_number(name, value)
+        result = as_number(name, value)
     except OverflowError:
-        number = float("inf")
-    if not abs(number) < float("inf"):
-        raise ValueError(f"{name} must be a finite number, not {value}")
-    return number
+        result = inf
+    if not allows(result):
+        raise ValueError(f"{name} must be {taken}, not {value}")
+    return result
 
 
-def check_kind(name: str, value: object, kind: type) -> None:
-    """Raise unless `value` is an instance of `kind`."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
-
-
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Raise unless `value` is one of `choices`."""
+def choice(name: str, value: object, choices: Collection[str]) -> str:
+    """Return one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def kind(name: str, value: object, wanted: type) -> None:
+    """Raise unless `value` is an instance of `wanted`."""
+    if not isinstance(value, wanted):
+        raise TypeError(f"{name} must be a {wanted.__name__}, not {value!r}")

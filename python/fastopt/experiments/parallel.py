@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.experiments._checks import as_count, check_kind
+from fastopt.experiments import _checks as checks
 from fastopt.experiments.runs import Run, run
 
 
@@ -56,10 +56,10 @@ def run_parallel(
     >>> sorted(run.config.lr for run in runs)
     [0.001, 0.01]
     """
-    configs, jobs = list(configs), as_count("jobs", jobs)
-    check_kind("data", data, ft.Data)
+    configs, jobs = list(configs), checks.whole("jobs", jobs)
+    checks.kind("data", data, ft.Data)
     for config in configs:
-        check_kind("each of configs", config, ft.RunConfig)
+        checks.kind("each of configs", config, ft.RunConfig)
     waiting = deque(configs)
     # The data go through the pipe, not as an argument of the process: what start() writes waits for
     # ever if the process dies before it has read it.

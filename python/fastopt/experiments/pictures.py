@@ -24,6 +24,7 @@ SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
 
 
+@np.errstate(all="ignore")
 def plot_comparison(
     runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
 ) -> Figure:
@@ -61,6 +62,7 @@ def plot_comparison(
     return figure
 
 
+@np.errstate(all="ignore")
 def plot_sweep(
     runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
 ) -> Figure:
@@ -163,6 +165,7 @@ def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
     axes.grid(alpha=0.3)
 
 
+@np.errstate(all="ignore")
 def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: str = "") -> Figure:
     """Return a picture of the final held-out score over what was varied.
 

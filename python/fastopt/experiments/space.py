@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any
 
 import numpy as np
 
 from fastopt import train as ft
-from fastopt.experiments._checks import as_count, as_finite, check_choice, check_kind
+from fastopt.experiments import _checks as checks
 from fastopt.experiments.runs import AXES
 
 
@@ -39,8 +39,9 @@ class Range:
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            number = as_finite(f"{name} of a range", getattr(self, name))
-            object.__setattr__(self, name, number)
+            value = getattr(self, name)
+            value = checks.number(f"{name} of a range", value, "a finite number", isfinite)
+            object.__setattr__(self, name, value)
         if not self.low < self.high:
             raise ValueError(f"a range must go up, not from {self.low:g} to {self.high:g}")
         if self.log and self.low <= 0:
@@ -96,13 +97,13 @@ class Space:
     trials: int | None = None
 
     def __post_init__(self) -> None:
-        check_kind("base", self.base, ft.RunConfig)
-        check_kind("axes", self.axes, Mapping)
+        checks.kind("base", self.base, ft.RunConfig)
+        checks.kind("axes", self.axes, Mapping)
         if self.trials is not None:
-            object.__setattr__(self, "trials", as_count("trials", self.trials))
+            object.__setattr__(self, "trials", checks.whole("trials", self.trials))
         axes: dict[str, list[Any] | Range] = {}
         for name, values in self.axes.items():
-            check_choice("an axis", name, AXES)
+            checks.choice("an axis", name, AXES)
             if isinstance(values, Range):
                 if AXES[name] is str:
                     raise ValueError(f"{name} takes names, not a range")
