@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 import fastopt as fo
 from fastopt.cli.common import (
+    Folder,
     Number,
     Threads,
     Whole,
@@ -42,7 +43,7 @@ def bench(
     seconds: Annotated[float, Number(help="For each case, about.")] = 2.0,
     threads: Threads = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for the results: JSON, Markdown, a picture.")
+        Path, Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
     """Time every optimizer, or loss, beside its peers on this machine; or compare their errors."""

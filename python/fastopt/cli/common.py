@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -41,25 +41,42 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _parser(kind: type[int] | type[float], words: str) -> Callable[[str], int | float]:
-    def parse(text: str) -> int | float:
-        try:
-            return kind(text)
-        except ValueError:
-            raise typer.BadParameter(f"must be {words}, not {shown(text)}") from None
-
-    return parse
-
-
-# Options that are numbers; what typer would say of another text depends on its version.
-Whole: Any = partial(typer.Option, parser=_parser(int, "a whole number"), metavar="INTEGER")
-Number: Any = partial(typer.Option, parser=_parser(float, "a number"), metavar="FLOAT")
-
-
 def shown(value: object) -> str:
     """Return a value for a message: its repr, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_whole(text: str | int) -> int:
+    """Return the whole number in a text."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**63
+    if not abs(number) < 2**63:
+        raise typer.BadParameter(f"must be a whole number of 64 bits, not {shown(text)}")
+    return number
+
+
+def parse_number(text: str | float) -> float:
+    """Return the number in a text."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, not {shown(text)}") from None
+
+
+def parse_folder(text: str | Path) -> Path:
+    """Return the path in a text."""
+    if not str(text) or "\0" in str(text):
+        raise typer.BadParameter(f"must be the path of a folder, not {shown(text)}")
+    return Path(text)
+
+
+# Options by kind; what typer would say of another text depends on its version.
+Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
+Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
+Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
 
 
 def check_range(option: str, value: float | None, least: float, most: float) -> None:
@@ -118,9 +135,10 @@ def results_folder(folder: Path) -> Iterator[None]:
                 f"fastopt: the command needs {package}; install it with: "
                 "pip install 'fastopt[train]' (in a checkout: '.[train]')"
             )
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     try:
         with one_line_errors(folder):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
             ft.check_folder(folder)
             yield
     finally:

@@ -14,6 +14,7 @@ from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import (
+    Folder,
     Threads,
     console,
     fail,
@@ -43,7 +44,7 @@ def compare(
     seed: common.Seed = 0,
     threads: Threads = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for compare.png, .csv and .json, and epochs.csv.")
+        Path, Folder(help="Folder for compare.png, .csv and .json, and epochs.csv.")
     ] = Path("fastopt-compare"),
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.common import (
+    Folder,
     Number,
     Whole,
     check_range,
@@ -54,7 +55,7 @@ def landscape(
     ] = 0.01,
     animation: Annotated[bool, typer.Option(help="Write the animations.")] = True,
     output: Annotated[
-        Path, typer.Option(help="Folder for landscape.csv, landscape.json and the pictures.")
+        Path, Folder(help="Folder for landscape.csv, landscape.json and the pictures.")
     ] = Path("fastopt-landscape"),
 ) -> None:
     """Draw how the optimizers go downhill: pictures, animations, steps to the minimum."""

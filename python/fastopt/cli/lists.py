@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import typer
+
 from fastopt import experiments as fx
-from fastopt.cli.common import fail, shown
+from fastopt.cli.common import fail, parse_number, parse_whole, shown
 
 
 def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
@@ -41,12 +43,13 @@ def parse_axis(name: str, text: str, choices: Mapping[str, Iterable[str]]) -> li
     if name in choices:
         return list(parse_names(option, text, choices[name]))
     kind = fx.AXES[name]
+    parse = parse_whole if kind is int else parse_number
     scale, colon, ends = text.strip().partition(":")
     try:
-        values = [kind(part) for part in (ends.split(":") if colon else text.split(","))]
+        values = [parse(part) for part in (ends.split(":") if colon else text.split(","))]
         if colon and (len(values) != 2 or scale not in ("log", "lin")):
-            raise ValueError
-    except ValueError:
+            raise ValueError(scale)
+    except (ValueError, typer.BadParameter):
         fail(
             f"{option} must be {'whole numbers' if kind is int else 'numbers'} such as "
             f"{'32,128' if kind is int else '0.01,0.1'}, or a range such as "

@@ -15,6 +15,7 @@ from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import (
+    Folder,
     Whole,
     check_range,
     console,
@@ -59,7 +60,7 @@ def sweep(
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
+        Folder(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
     ] = Path("fastopt-sweep"),
 ) -> None:
     """Try many configurations in parallel; end with the best and the command that repeats it.

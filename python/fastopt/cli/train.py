@@ -18,6 +18,7 @@ from rich.text import Text
 import fastopt as fo
 from fastopt import train as ft
 from fastopt.cli.common import (
+    Folder,
     Number,
     Threads,
     Whole,
@@ -113,9 +114,9 @@ def train(
         typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
     ] = False,
     threads: Threads = None,
-    output: Annotated[
-        Path, typer.Option(help="Folder for pictures, metrics.csv, run.json.")
-    ] = Path("fastopt-run"),
+    output: Annotated[Path, Folder(help="Folder for pictures, metrics.csv, run.json.")] = Path(
+        "fastopt-run"
+    ),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
     path = output / CHECKPOINT

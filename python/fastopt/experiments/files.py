@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
 
 def write_picture(path: Path, figure: Figure) -> Path:
     """Write `figure` as PNG."""
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        # A name in a script that the font lacks is a box in the picture.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(part, dpi=150)
     return path
