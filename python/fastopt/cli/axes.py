@@ -99,10 +99,10 @@ def result_table(
     for run in runs:
         name = fx.label(run.config, names)
         final, best = run.final, run.history.best
-        lowest = run.facts(objective.task)["lowest_val_loss"]
         if run.diverged:
             rows.append([name, "diverged", f"in epoch {final.epoch}", "", "", "", ""])
             continue
+        lowest = run.facts(objective.task)["lowest_val_loss"]
         rows.append(
             [
                 name,
