@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.progress import Progress
@@ -29,6 +30,9 @@ from fastopt.cli.common import (
 if TYPE_CHECKING:
     from fastopt import benchmark
 
+
+C = TypeVar("C")
+R = TypeVar("R")
 
 NAMES = ("optimizers", "losses", "accuracy")
 
@@ -80,14 +84,15 @@ def bench_suite(
     peers.append("reference")
     bandwidth = benchmark.measure_bandwidth(min(256, max(64, largest >> 18)) << 20)
     say(f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s")
-    results = []
     # After the first time every library has started its threads.
     benchmark.measure_case(suite, cases[0], peers, seconds)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        for case in progress.track(cases, description="timing"):
-            # The reference takes seconds where the kernels take milliseconds.
-            asked = peers if case.elements <= 1 << 20 else peers[:-1]
-            results.append(benchmark.measure_case(suite, case, asked, seconds))
+
+    def time(case: benchmark.Case) -> benchmark.Result:
+        # The reference takes seconds where the kernels take milliseconds.
+        asked = peers if case.elements <= 1 << 20 else peers[:-1]
+        return benchmark.measure_case(suite, case, asked, seconds)
+
+    results = measure(cases, "timing", time)
     others = peers[1:]
     try:
         with together(output) as folder:
@@ -104,7 +109,7 @@ def bench_suite(
             if result.between:
                 times = (f"{peer} {time * 1e6:,.0f}" for peer, time in result.between.items())
                 say(f"{result.case}: us of the matmul beside {', '.join(times)}")
-    written(output, paths)
+    finish(output, paths, len(results), len(cases))
 
 
 def bench_accuracy(output: Path) -> None:
@@ -112,14 +117,32 @@ def bench_accuracy(output: Path) -> None:
     from fastopt.benchmark import accuracy
 
     say(fo.show_config())
-    results = []
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        for case in progress.track(accuracy.CASES, description="comparing"):
-            results.append(accuracy.measure_errors(case))
+    results = measure(accuracy.CASES, "comparing", accuracy.measure_errors)
     try:
         with together(output) as folder:
             paths = accuracy.write_errors(folder, results)
     finally:
         rows = accuracy.table_rows(results)
         console.print(wide_table(accuracy.TITLE, accuracy.table_head(), rows))
+    finish(output, paths, len(results), len(accuracy.CASES))
+
+
+def measure(cases: list[C], what: str, call: Callable[[C], R]) -> list[R]:
+    """Return what `call` gives for each case; after Ctrl-C, for those that are done."""
+    results: list[R] = []
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            for case in progress.track(cases, description=what):
+                results.append(call(case))
+    except KeyboardInterrupt:
+        if not results:
+            raise
+    return results
+
+
+def finish(output: Path, paths: list[Path], done: int, cases: int) -> None:
+    """Say which files there are, and how many cases if Ctrl-C left some out."""
     written(output, paths)
+    if done < cases:
+        say(f"interrupted after {done} of {cases} cases")
+        raise typer.Exit(130)

@@ -120,7 +120,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
     except ft.DataError as error:
         fail(error)
     except MemoryError:
-        fail("there is not enough memory; choose a smaller --hidden or --batch-size, or less data")
+        fail("there is not enough memory; choose smaller sizes or less data")
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
         fail(f"cannot write into {folder}: {reason or error}; choose another --output")
