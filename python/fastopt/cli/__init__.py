@@ -50,9 +50,9 @@ class _Stream(io.FileIO):
 
 def _guard_streams() -> None:
     """Make it impossible for printing to fail, whatever is done with the streams and whenever."""
-    # A file that is opened later must not take the place of a stream that was closed.
+    # A file that is opened later, here or in a worker, must not take the place of a closed stream.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(spare, True)
     os.close(spare)
     for number, name, errors in ((1, "stdout", "replace"), (2, "stderr", "backslashreplace")):
         stream = getattr(sys, name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 import fastopt as fo
 from fastopt.cli.common import (
@@ -15,8 +13,10 @@ from fastopt.cli.common import (
     Number,
     Threads,
     Whole,
+    check_end,
     check_range,
     console,
+    each,
     fail,
     results_folder,
     say,
@@ -30,9 +30,6 @@ from fastopt.cli.common import (
 if TYPE_CHECKING:
     from fastopt import benchmark
 
-
-C = TypeVar("C")
-R = TypeVar("R")
 
 NAMES = ("optimizers", "losses", "accuracy")
 
@@ -92,7 +89,7 @@ def bench_suite(
         asked = peers if case.elements <= 1 << 20 else peers[:-1]
         return benchmark.measure_case(suite, case, asked, seconds)
 
-    results = measure(cases, "timing", time)
+    results = each(cases, "timing", time)
     others = peers[1:]
     try:
         with together(output) as folder:
@@ -107,9 +104,10 @@ def bench_suite(
         )
         for result in results:
             if result.between:
-                times = (f"{peer} {time * 1e6:,.0f}" for peer, time in result.between.items())
+                times = (f"{peer} {took * 1e6:,.0f}" for peer, took in result.between.items())
                 say(f"{result.case}: us of the matmul beside {', '.join(times)}")
-    finish(output, paths, len(results), len(cases))
+    written(output, paths)
+    check_end(len(results), len(cases), "case")
 
 
 def bench_accuracy(output: Path) -> None:
@@ -117,32 +115,12 @@ def bench_accuracy(output: Path) -> None:
     from fastopt.benchmark import accuracy
 
     say(fo.show_config())
-    results = measure(accuracy.CASES, "comparing", accuracy.measure_errors)
+    results = each(accuracy.CASES, "comparing", accuracy.measure_errors)
     try:
         with together(output) as folder:
             paths = accuracy.write_errors(folder, results)
     finally:
         rows = accuracy.table_rows(results)
         console.print(wide_table(accuracy.TITLE, accuracy.table_head(), rows))
-    finish(output, paths, len(results), len(accuracy.CASES))
-
-
-def measure(cases: list[C], what: str, call: Callable[[C], R]) -> list[R]:
-    """Return what `call` gives for each case; after Ctrl-C, for those that are done."""
-    results: list[R] = []
-    try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            for case in progress.track(cases, description=what):
-                results.append(call(case))
-    except KeyboardInterrupt:
-        if not results:
-            raise
-    return results
-
-
-def finish(output: Path, paths: list[Path], done: int, cases: int) -> None:
-    """Say which files there are, and how many cases if Ctrl-C left some out."""
     written(output, paths)
-    if done < cases:
-        say(f"interrupted after {done} of {cases} cases")
-        raise typer.Exit(130)
+    check_end(len(results), len(accuracy.CASES), "case")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Wide tables in logs; a label or path such as ":red:x" is no emoji.
 console = Console(width=None if sys.stdout and sys.stdout.isatty() else 140, emoji=False)
@@ -156,6 +160,26 @@ def together(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
         for file in Path(temporary).iterdir():
             file.replace(folder / file.name)
+
+
+def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:
+    """Return what `call` gives for each item; after Ctrl-C, for those that are done."""
+    results: list[R] = []
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            for item in progress.track(items, description=what):
+                results.append(call(item))
+    except KeyboardInterrupt:
+        if not results:
+            raise
+    return results
+
+
+def check_end(done: int, wanted: int, noun: str, hint: str = "") -> None:
+    """Say that Ctrl-C left something out, and exit with code 130, if it did."""
+    if done < wanted:
+        say(f"interrupted after {done} of {count(wanted, noun)}{hint}")
+        raise typer.Exit(130)
 
 
 def written(folder: Path, files: list[Path]) -> None:

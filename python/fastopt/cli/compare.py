@@ -16,6 +16,7 @@ from fastopt.cli import axes as common
 from fastopt.cli.common import (
     Folder,
     Threads,
+    check_end,
     console,
     fail,
     one_line_errors,
@@ -88,12 +89,10 @@ def compare(
     objective = ft.Objective(dataset.task, configs[0].loss)
     with results_folder(output):
         common.describe(dataset, space.base)
-        runs, interrupted = train_all(configs, dataset, names, objective)
+        runs = train_all(configs, dataset, names, objective)
         if runs:
             report(output, runs, names, objective, dataset, fixed_choices(space, varied), varied)
-    if interrupted:
-        say(f"interrupted after {len(runs)} of {len(configs)} runs")
-        raise typer.Exit(130)
+    check_end(len(runs), len(configs), "run")
     if all(run.diverged for run in runs):
         say("all runs diverged: try a smaller --lr")
         raise typer.Exit(1)
@@ -101,8 +100,8 @@ def compare(
 
 def train_all(
     configs: list[ft.RunConfig], dataset: ft.Data, names: list[str], objective: ft.Objective
-) -> tuple[list[fx.Run], bool]:
-    """Return the runs, made with live progress, and whether Ctrl-C ended them."""
+) -> list[fx.Run]:
+    """Return the runs, made with live progress; after Ctrl-C, those that are done."""
     runs: list[fx.Run] = []
     progress = Progress(
         TextColumn("{task.description}"),
@@ -125,8 +124,8 @@ def train_all(
                 if not console.is_terminal:
                     say(f"{fx.label(run.config, names)}: {summary(run, objective)}")
     except KeyboardInterrupt:
-        return runs, True
-    return runs, False
+        pass
+    return runs
 
 
 def report(

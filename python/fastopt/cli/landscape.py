@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from fastopt import experiments as fx
 from fastopt import train as ft
@@ -15,15 +14,18 @@ from fastopt.cli.common import (
     Folder,
     Number,
     Whole,
+    check_end,
     check_range,
     console,
     count,
+    each,
     fail,
     results_folder,
     say,
     shown,
     together,
     wide_table,
+    written,
 )
 from fastopt.cli.lists import parse_names
 from fastopt.experiments.files import write_json, write_picture, write_table
@@ -66,38 +68,30 @@ def landscape(
         if value is not None and not 0 < value < math.inf:
             fail(f"{option} must be finite and greater than 0, not {value}")
     point = None if start is None else parse_point(start)
+
+    def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
+        paths = follow(name, optimizers, lr, steps, point, tolerance)
+        files = draw(folder, name, paths, steps, point, animation)
+        if not console.is_terminal:
+            say(f"{name}: {count(len(paths), 'path')} of {count(steps, 'step')}")
+        return files, [facts_of(name, path, tolerance) for path in paths]
+
     rows: list[dict[str, Any]] = []
-    files: list[Path] = []
-    interrupted = False
     with results_folder(output):
         try:
             with together(output) as folder:
-                try:
-                    with Progress(console=console, disable=not console.is_terminal) as progress:
-                        for name in progress.track(functions, description="descending"):
-                            paths = follow(name, optimizers, lr, steps, point, tolerance)
-                            files += draw(folder, name, paths, steps, point, animation)
-                            rows += [facts_of(name, path, tolerance) for path in paths]
-                            if not console.is_terminal:
-                                what = f"{count(len(paths), 'path')} of {count(steps, 'step')}"
-                                say(f"{name}: {what}")
-                except KeyboardInterrupt:
-                    interrupted = True
-                if rows:
-                    options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
-                    facts = {"options": options, "paths": rows}
-                    files.append(write_table(folder / "landscape.csv", rows))
-                    files.append(write_json(folder / "landscape.json", facts))
+                parts = each(functions, "descending", draw_one)
+                files = [file for part, _ in parts for file in part]
+                rows += [row for _, part in parts for row in part]
+                options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
+                facts = {"options": options, "paths": rows}
+                files.append(write_table(folder / "landscape.csv", rows))
+                files.append(write_json(folder / "landscape.json", facts))
         finally:
             if rows:
                 report(rows, steps, tolerance, lr)
-    if rows:
-        names = ", ".join(file.name for file in files)
-        say(f"wrote {count(len(files), 'file')} into {output}: {names}")
-    if interrupted:
-        done = len({row["function"] for row in rows})
-        say(f"interrupted after {done} of {len(functions)} functions")
-        raise typer.Exit(130)
+    written(output, files)
+    check_end(len(parts), len(functions), "function")
     if all(row["diverged"] for row in rows):
         say("all paths diverged: try a smaller --lr")
         raise typer.Exit(1)

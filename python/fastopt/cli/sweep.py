@@ -17,6 +17,7 @@ from fastopt.cli import axes as common
 from fastopt.cli.common import (
     Folder,
     Whole,
+    check_end,
     check_range,
     console,
     count,
@@ -107,7 +108,6 @@ def sweep(
         dataset = space.base.load()
         common.check(configs, dataset)
     objective = ft.Objective(dataset.task, configs[0].loss)
-    interrupted = False
     with results_folder(output):
         try:
             with journal_of(output / "runs.jsonl", space, dataset) as journal:
@@ -120,7 +120,7 @@ def sweep(
                     say(f"runs       {len(configs)}{again}; {jobs} at a time")
                     run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
                 except KeyboardInterrupt:
-                    interrupted = True
+                    pass
                 ran = {run.config: run for run in journal.finished}
         except fx.JournalError as error:
             fail(error)
@@ -129,9 +129,7 @@ def sweep(
         runs = [ran[config] for config in configs if config in ran]
         if runs:
             report(output, runs, space, dataset, objective)
-    if interrupted:
-        say(f"interrupted after {len(runs)} of {len(configs)} runs; the same command goes on")
-        raise typer.Exit(130)
+    check_end(len(runs), len(configs), "run", "; the same command goes on")
     if all(run.diverged for run in runs):
         say("all runs diverged: try smaller values of --lr")
         raise typer.Exit(1)

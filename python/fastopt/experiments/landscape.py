@@ -136,7 +136,7 @@ LANDSCAPES: dict[str, Landscape] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Descent:
     """The path of one optimizer."""
 
