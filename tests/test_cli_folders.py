@@ -107,6 +107,27 @@ def test_a_set_of_files_is_written_whole_or_not_at_all(
     assert {path.name: path.read_bytes() for path in Path("a/b").iterdir()} == before
 
 
+def test_an_interrupt_while_the_files_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+    calls = iter(range(6))  # two pictures for each function, twice; then the whole set
+
+    def interrupt(self: Path, target: Path) -> Path:
+        if next(calls, None) == 5:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    monkeypatch.setattr("fastopt.cli.landscape.write_picture", lambda path, _: path.touch() or path)
+    monkeypatch.setattr("fastopt.cli.landscape.write_table", lambda path, _: path.touch() or path)
+    monkeypatch.setattr("fastopt.cli.landscape.write_json", lambda path, _: path.touch() or path)
+    assert call(LANDSCAPE).exit_code == 130
+    names = {f"{name}{end}" for name in ("bowl", "ravine") for end in (".png", "-lr.png")}
+    assert {path.name for path in Path("a/b").iterdir()} == names | {
+        "landscape.csv",
+        "landscape.json",
+    }
+
+
 def test_an_interrupted_landscape_keeps_the_functions_that_are_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

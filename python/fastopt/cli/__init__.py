@@ -19,6 +19,13 @@ def main() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
+        _import_app()(prog_name="fastopt")
+    except KeyboardInterrupt:  # the commands answer it themselves while they run
+        sys.exit(130)
+
+
+def _import_app() -> Any:
+    try:
         from fastopt.cli.app import app
     except (ImportError, ValueError) as error:
         if not isinstance(error, ModuleNotFoundError):
@@ -30,9 +37,7 @@ def main() -> None:
             f"fastopt: the command needs {error.name}; install it with: "
             "pip install 'fastopt[train]' (in a checkout: '.[train]')"
         )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    app(prog_name="fastopt")
+    return app
 
 
 class _Stream(io.FileIO):

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from secrets import token_hex
+from shutil import rmtree
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -156,10 +157,22 @@ def results_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def together(folder: Path) -> Iterator[Path]:
     """Give a folder for files that get into `folder` when all are whole, or not at all."""
-    with TemporaryDirectory(prefix=".fastopt-", dir=folder) as temporary:
-        yield Path(temporary)
-        for file in Path(temporary).iterdir():
-            file.replace(folder / file.name)
+    temporary = folder / f".fastopt-{token_hex(8)}"
+    try:
+        temporary.mkdir()
+        yield temporary
+        try:
+            _move_files(temporary, folder)
+        except KeyboardInterrupt:  # half a set would be worse than to be late
+            _move_files(temporary, folder)
+            raise
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        file.replace(target / file.name)
 
 
 def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:
