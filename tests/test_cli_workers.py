@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import stat
@@ -120,6 +122,24 @@ def test_an_error_of_the_caller_ends_the_workers() -> None:
     with pytest.raises(ZeroDivisionError):
         runs.throw(ZeroDivisionError)
     assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_waits_until_a_process_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = multiprocessing.context.SpawnProcess.start
+    started = []
+
+    def interrupted(self: multiprocessing.context.SpawnProcess) -> None:
+        _thread.interrupt_main()  # as if another thread received the signal
+        start(self)
+        started.append(self)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", interrupted)
+    configs = fx.Space(BASE, {"lr": [0.1, 0.01]}).configs()
+    with pytest.raises(KeyboardInterrupt):
+        list(fx.run_parallel(configs, BASE.load(), 2))
+    assert [process.is_alive() for process in started] == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -68,24 +70,21 @@ def run_parallel(
     workers: dict[Any, tuple[BaseProcess, ft.RunConfig]] = {}  # by the end of a pipe to each
     process: BaseProcess
     try:
-        # Ctrl-C goes to all processes of a terminal: those that start inherit that it waits. The
-        # tracker is a process of multiprocessing; its start would unblock the signal.
+        # The tracker is a process of multiprocessing, whose start would unblock the signal below.
         resource_tracker.ensure_running()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(min(jobs, len(waiting))):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs,), daemon=True)
-                process.start()
+                with _interrupts_wait():
+                    process.start()
+                    workers[ours] = process, waiting.popleft()
                 theirs.close()
-                workers[ours] = process, waiting.popleft()
         except OSError as error:
             raise RunError(
                 f"the system starts {len(workers)} processes, not {jobs}: {error.strerror}; "
                 "use fewer jobs"
             ) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for connection, (process, config) in workers.items():
             _send(connection, process, config, packed)
         del packed
@@ -113,6 +112,32 @@ def run_parallel(
         for connection, (process, _) in workers.items():
             process.join()
             connection.close()
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until a process has started; in that process it waits for ever.
+
+    A terminal sends it to all processes. That one inherits that it is blocked. Here, another thread
+    may receive it all the same, for which the handler is: half a start would print a traceback.
+    """
+    seen: list[Any] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for number in handlers:
+            signal.signal(number, lambda *arguments: seen.append(arguments))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for arguments in seen:
+            handlers[arguments[0]](*arguments)
 
 
 def _send(connection: Any, process: BaseProcess, config: ft.RunConfig, packed: Any = None) -> None:
