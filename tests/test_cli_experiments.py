@@ -84,7 +84,12 @@ def test_a_landscape_on_which_all_paths_diverge(
     ],
 )
 def test_bad_descents(changes: dict[str, Any], error: type[Exception], words: str) -> None:
-    arguments = {"landscape": BOWL, "optimizer": "sgd", "lr": 0.1, "steps": 3} | changes
+    arguments: dict[str, Any] = {
+        "landscape": BOWL,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "steps": 3,
+    } | changes
     with pytest.raises(error, match=words):
         fx.descend(**arguments)
 
@@ -98,7 +103,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_spaces_of_arrays_are_those_of_lists() -> None:
     base = ft.RunConfig(data="iris")
-    space = fx.Space(base, {"lr": np.logspace(-3, -1, 3), "batch_size": np.array([8, 16])}, None)
+    arrays: dict[str, Any] = {"lr": np.logspace(-3, -1, 3), "batch_size": np.array([8, 16])}
+    space = fx.Space(base, arrays)
     plain = fx.Space(base, {"lr": [0.001, 0.01, 0.1], "batch_size": [8, 16]})
     assert space == plain
     assert json.dumps(space.facts()) == json.dumps(plain.facts())
@@ -122,7 +128,11 @@ def test_spaces_of_arrays_are_those_of_lists() -> None:
     ],
 )
 def test_bad_spaces(changes: dict[str, Any], error: type[Exception], words: str) -> None:
-    arguments = {"base": ft.RunConfig(), "axes": {"lr": [0.1]}, "trials": None} | changes
+    arguments: dict[str, Any] = {
+        "base": ft.RunConfig(),
+        "axes": {"lr": [0.1]},
+        "trials": None,
+    } | changes
     with pytest.raises(error, match=words):
         fx.Space(**arguments)
 
@@ -162,7 +172,7 @@ def test_a_diverged_run_is_nowhere_the_best() -> None:
         assert [facts[f"best_{name}"] for name in ("val_score", "epoch")] == [None, None]
         assert facts["lowest_val_loss"] is None
     table = axes.result_table("", runs[:1], ["lr"], ft.Objective("classification"))
-    assert [next(iter(column.cells)).plain for column in table.columns[1:4]] == [
+    assert [str(next(iter(column.cells))) for column in table.columns[1:4]] == [
         "diverged",
         "in epoch 2",
         "",

@@ -63,7 +63,7 @@ def _act(name: str) -> ft.Data:
             raise ValueError(f"blocked: {signal.SIGINT in signal.pthread_sigmask(0, [])}")
         return fx.Run(config, lambda: "not a history")  # type: ignore[arg-type]
 
-    parallel.run = run  # type: ignore[assignment]
+    parallel.__dict__["run"] = run
     return BASE.load()
 
 
@@ -163,6 +163,6 @@ def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_arguments_are_checked(changes: dict[str, Any], error: type, words: str) -> None:
-    arguments = {"configs": [BASE], "data": BASE.load(), "jobs": 1} | changes
+    arguments: dict[str, Any] = {"configs": [BASE], "data": BASE.load(), "jobs": 1} | changes
     with pytest.raises(error, match=words):
         list(fx.run_parallel(**arguments))
