@@ -13,7 +13,7 @@ import pytest
 import fastopt as fo
 from fastopt import _core
 from fastopt import functional as F  # noqa: N812
-from test_process import check
+from helpers import check
 
 rng = np.random.default_rng(0)
 

@@ -353,7 +353,7 @@ def test_other_types_of_norms_are_refused() -> None:
         with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
             fo.grad_norm(grads, norm_type)
         with pytest.raises(ValueError, match="norm_type must be 2 or inf, not"):
-            fo.SGD([g.copy() for g in grads]).step(grads, max_norm=1.0, norm_type=norm_type)
+            fo.SGD([grads.copy()]).step([grads], max_norm=1.0, norm_type=norm_type)
         assert (grads == 7).all()
 
 

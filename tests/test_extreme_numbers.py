@@ -10,7 +10,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import functional as F  # noqa: N812
-from test_bad_input import refused
+from helpers import refused
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((6, 4)).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 import fastopt as fo
 from fastopt import _core
 from fastopt import functional as F  # noqa: N812
-from test_bad_input import refused
+from helpers import refused
 
 X = np.linspace(0.1, 0.9, 12).reshape(4, 3)
 Y = np.array([0, 1, 2, 0])

@@ -140,8 +140,9 @@ def test_a_bad_environment_is_one_line(variable: str, value: str) -> None:
         env=os.environ | {variable: value},
         check=False,
     )
-    assert result.returncode == 1
-    assert variable in result.stderr
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"fastopt: error: {variable}")
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ they equal those of the plain NumPy versions in `fastopt.reference`.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+try:
+    from fastopt import _core as _core
+except ImportError as error:
+    # `python -m fastopt` and the script `fastopt` import this first: they answer in one line.
+    program = "".join(sys.orig_argv[-len(sys.argv) :][:1])
+    if program.rpartition("/")[2] in ("fastopt", "-mfastopt"):
+        print(f"fastopt: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    raise
 
 from fastopt import checkpoint, functional, reference, schedules, testing
 from fastopt._config import (

@@ -153,7 +153,7 @@ def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
         yscale="log",
         xlabel="parameters in one float32 tensor",
         ylabel="GB/s (bytes a step must move / time)",
-        title=f"Optimizer steps, {fo.get_num_threads()} threads, {fo.active_isa()}",
+        title=f"Optimizer steps, threads: {fo.get_num_threads()}, {fo.active_isa()}",
     )
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3, which="both")
@@ -200,12 +200,12 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     axes.axvline(1, color="black", lw=1.5)
     axes.set_xscale("log")
     shown = [r.ratios[peer] for r in results for peer in peers if peer in r.ratios]
-    axes.set_xlim(min(0.9, 0.6 * min(shown)), 1.6 * max(shown))
+    axes.set_xlim(min(0.9, 0.6 * min(shown, default=1.0)), 1.6 * max(shown, default=1.0))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.tick_params(axis="x", labelsize=11)
     axes.set_xlabel("time of the peer / time of fastopt", fontsize=12)
     axes.set_title(
-        f"Loss and gradient, float32, {fo.get_num_threads()} threads, {fo.active_isa()}",
+        f"Loss and gradient, float32, threads: {fo.get_num_threads()}, {fo.active_isa()}",
         fontsize=13,
     )
     axes.grid(alpha=0.3, axis="x", which="both")

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperGroup
 
 import fastopt as fo
 from fastopt.cli.bench import bench
-from fastopt.cli.common import console, say
+from fastopt.cli.common import console, fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
 from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
 
+# The base of BadParameter in click, which some versions of typer bring with them.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+
+class Commands(TyperGroup):
+    """All commands: what is refused, and Ctrl-C, end in one line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run one of them and exit."""
+        try:
+            sys.exit(super().main(*args, **options | {"standalone_mode": False}))
+        except UsageError as error:
+            try:
+                if text := _text(error):
+                    fail(text)
+            except typer.Exit:
+                pass
+            sys.exit(2)
+
+    def invoke(self, context: Any) -> Any:
+        """Run one of them."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+
+
+def _text(error: typer.BadParameter) -> str:
+    """Return what is wrong with the command line; nothing if it was empty and help was printed."""
+    param = getattr(error, "param", None)
+    if param is not None and error.message:
+        return f"{max(param.opts, key=len)} {error.message}"
+    text = error.format_message()
+    return f"{text} (see {error.ctx.command_path} --help)" if text and error.ctx else text
+
+
 app = typer.Typer(
     help="Train models from NumPy with fastopt's optimizers and losses.",
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,

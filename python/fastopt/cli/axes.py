@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -11,9 +10,10 @@ from rich.table import Table
 
 from fastopt import experiments as fx
 from fastopt import train as ft
-from fastopt.cli.common import fail, parse_hidden, say, wide_table
+from fastopt.cli.common import Number, Whole, parse_hidden, say, wide_table
 from fastopt.cli.lists import parse_axis
 from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
+from fastopt.train.checks import counted
 
 DEFAULTS = ft.RunConfig()
 EVERY_LOSS = tuple(dict.fromkeys(name for names in ft.LOSSES.values() for name in names))
@@ -38,10 +38,11 @@ TaskName = Annotated[
     str | None,
     typer.Option(metavar="|".join(ft.TASKS), help="What to learn.", show_default="of the data"),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes over the training data.")]
+Epochs = Annotated[int, Whole(help="Passes over the training data.")]
+Seed = Annotated[int, Whole(help="Of split, weights, order, dropout and draws.")]
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, or none.")]
 MaxNorm = Annotated[
-    float | None, typer.Option(help="Clip gradients to this norm.", show_default="no clipping")
+    float | None, Number(help="Clip gradients to this norm.", show_default="no clipping")
 ]
 
 
@@ -76,19 +77,17 @@ def make_space(
 
 
 def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
-    """Raise or fail if a configuration cannot be run on the data."""
+    """Raise if a configuration cannot be run on the data."""
     for config in configs:
         replace(config, task=dataset.task)
-    try:
-        configs[0].build(dataset)
-    except MemoryError:
-        fail(f"there is not enough memory for --hidden {','.join(map(str, configs[0].hidden))}")
+    configs[0].build(dataset)
 
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     """Say what all runs share."""
     hidden = "-".join(map(str, base.hidden)) or "none"
-    say(f"data       {dataset}\nhidden     {hidden}; {base.epochs} epochs, seed {base.seed}")
+    epochs = counted(base.epochs, "epoch")
+    say(f"data       {dataset}\nhidden     {hidden}; {epochs}, seed {base.seed}")
 
 
 def result_table(
@@ -101,10 +100,10 @@ def result_table(
     for run in runs:
         name = fx.label(run.config, names)
         final, best = run.final, run.history.best
-        lowest = run.facts(objective.task)["lowest_val_loss"]
         if run.diverged:
             rows.append([name, "diverged", f"in epoch {final.epoch}", "", "", "", ""])
             continue
+        lowest = run.facts(objective.task)["lowest_val_loss"]
         rows.append(
             [
                 name,
@@ -148,8 +147,3 @@ def folder_facts(objective: ft.Objective, dataset: ft.Data) -> dict[str, Any]:
         "loss": objective.loss_label,
         "score": objective.score_name,
     }
-
-
-def written(output: Path, files: list[Path]) -> None:
-    """Say which files there are now."""
-    say(f"wrote into {output}: " + ", ".join(file.name for file in files))

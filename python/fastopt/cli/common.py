@@ -1,22 +1,32 @@
-"""What the commands share: the console, one-line errors, tables."""
+"""What the commands share: the console, options, one-line errors, the folder of results, tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from secrets import token_hex
+from shutil import rmtree
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+import fastopt as fo
 from fastopt import train as ft
+from fastopt.train.checks import counted
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Wide tables in logs; a label or path such as ":red:x" is no emoji.
-console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+console = Console(width=None if sys.stdout and sys.stdout.isatty() else 140, emoji=False)
 
 
 def say(text: str) -> None:
@@ -32,6 +42,62 @@ def fail(message: object) -> NoReturn:
     raise typer.Exit(2)
 
 
+def shown(value: object) -> str:
+    """Return a value for a message: its repr, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_whole(text: str | int) -> int:
+    """Return the whole number in a text."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**63
+    if not abs(number) < 2**63:
+        raise typer.BadParameter(f"must be a whole number of 64 bits, not {shown(text)}")
+    return number
+
+
+def parse_number(text: str | float) -> float:
+    """Return the number in a text."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, not {shown(text)}") from None
+
+
+def parse_folder(text: str | Path) -> Path:
+    """Return the path in a text."""
+    if not str(text) or "\0" in str(text):
+        raise typer.BadParameter(f"must be the path of a folder, not {shown(text)}")
+    return Path(text)
+
+
+# Options by kind; what typer would say of another text depends on its version.
+Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
+Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
+Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
+
+
+def check_range(option: str, value: float | None, least: float, most: float) -> None:
+    """Fail if an option that was given is out of range."""
+    if value is not None and not least <= value <= most:
+        fail(f"{option} must be in {least} ... {most}, not {value}")
+
+
+Threads = Annotated[
+    int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
+]
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, if it was given."""
+    check_range("--threads", threads, 1, 4096)
+    if threads is not None:
+        fo.set_num_threads(threads)
+
+
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Return the widths in a text such as ``128,64``; ``none`` is no hidden layer."""
     if text.strip().lower() == "none":
@@ -40,8 +106,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(","))
     except ValueError:
         widths = (0,)
-    if min(widths) < 1:
-        fail(f"--hidden must be widths such as 128,64, or none, not {text!r}")
+    if not all(1 <= width < 2**31 for width in widths):
+        fail(f"--hidden must be widths such as 128,64, or none, not {shown(text)}")
     return widths
 
 
@@ -54,8 +120,80 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         fail(f"--{error.name.replace('_', '-')} {error.problem}")
     except ft.DataError as error:
         fail(error)
+    except MemoryError:
+        fail("there is not enough memory; choose smaller sizes or less data")
     except OSError as error:
-        fail(f"cannot write into {folder}: {error.strerror or error}; choose another --output")
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        fail(f"cannot write into {folder}: {reason or error}; choose another --output")
+
+
+@contextmanager
+def results_folder(folder: Path) -> Iterator[None]:
+    """Make sure that results can be written into `folder`; it does not stay if there are none."""
+    for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
+        if find_spec(package) is None:
+            sys.exit(
+                f"fastopt: the command needs {package}; install it with: "
+                "pip install 'fastopt[train]' (in a checkout: '.[train]')"
+            )
+    made: list[Path] = []
+    try:
+        with one_line_errors(folder):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            ft.check_folder(folder)
+            yield
+    finally:
+        try:
+            for path in made:
+                path.rmdir()
+        except OSError:
+            pass  # it is not empty
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Give a folder for files that get into `folder` when all are whole, or not at all."""
+    temporary = folder / f".fastopt-{token_hex(8)}"
+    try:
+        temporary.mkdir()
+        yield temporary
+        try:
+            _move_files(temporary, folder)
+        except KeyboardInterrupt:  # half a set would be worse than to be late
+            _move_files(temporary, folder)
+            raise
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        file.replace(target / file.name)
+
+
+def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:
+    """Return what `call` gives for each item; after Ctrl-C, for those that are done."""
+    results: list[R] = []
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            for item in progress.track(items, description=what):
+                results.append(call(item))
+    except KeyboardInterrupt:
+        if not results:
+            raise
+    return results
+
+
+def check_end(done: int, wanted: int, noun: str, hint: str = "") -> None:
+    """Say that Ctrl-C left something out, and exit with code 130, if it did."""
+    if done < wanted:
+        say(f"interrupted after {done} of {counted(wanted, noun)}{hint}")
+        raise typer.Exit(130)
+
+
+def written(folder: Path, files: list[Path]) -> None:
+    """Say which files there are now."""
+    say(f"wrote into {folder}: " + ", ".join(file.name for file in files))
 
 
 def wide_table(title: str, head: list[str], rows: list[list[str]]) -> Table:

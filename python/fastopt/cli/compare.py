@@ -10,16 +10,25 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-import fastopt as fo
 from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
-from fastopt.cli.common import console, fail, one_line_errors, say
-from fastopt.cli.lists import one_line_interrupt
+from fastopt.cli.common import (
+    Folder,
+    Threads,
+    check_end,
+    console,
+    fail,
+    one_line_errors,
+    results_folder,
+    say,
+    together,
+    use_threads,
+    written,
+)
 from fastopt.experiments.files import write_json, write_picture, write_table
 
 
-@one_line_interrupt()
 def compare(
     optimizer: common.AllOptimizers = None,
     lr: common.LearningRates = None,
@@ -33,13 +42,10 @@ def compare(
     epochs: common.Epochs = common.DEFAULTS.epochs,
     hidden: common.Hidden = "128,64",
     max_norm: common.MaxNorm = None,
-    seed: Annotated[int, typer.Option(help="Of split, weights, order, dropout.")] = 0,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
-    ] = None,
+    seed: common.Seed = 0,
+    threads: Threads = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for compare.png, .csv and .json, and epochs.csv.")
+        Path, Folder(help="Folder for compare.png, .csv and .json, and epochs.csv.")
     ] = Path("fastopt-compare"),
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.
@@ -77,15 +83,26 @@ def compare(
         configs = space.configs()
         dataset = space.base.load()
         common.check(configs, dataset)
-        if threads is not None:
-            fo.set_num_threads(threads)
-        ft.check_folder(output)
+        use_threads(threads)
     varied = several[0][2:].replace("-", "_") if several else "optimizer"
     names = ["optimizer", "lr"] if varied == "optimizer" else [varied]
     objective = ft.Objective(dataset.task, configs[0].loss)
-    common.describe(dataset, space.base)
+    with results_folder(output):
+        common.describe(dataset, space.base)
+        runs = train_all(configs, dataset, names, objective)
+        if runs:
+            report(output, runs, names, objective, dataset, fixed_choices(space, varied), varied)
+    check_end(len(runs), len(configs), "run")
+    if all(run.diverged for run in runs):
+        say("all runs diverged: try a smaller --lr")
+        raise typer.Exit(1)
+
+
+def train_all(
+    configs: list[ft.RunConfig], dataset: ft.Data, names: list[str], objective: ft.Objective
+) -> list[fx.Run]:
+    """Return the runs, made with live progress; after Ctrl-C, those that are done."""
     runs: list[fx.Run] = []
-    interrupted = False
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -107,29 +124,37 @@ def compare(
                 if not console.is_terminal:
                     say(f"{fx.label(run.config, names)}: {summary(run, objective)}")
     except KeyboardInterrupt:
-        interrupted = True
-    if runs:
-        title = f"{dataset.name}: {fixed_choices(space, varied)}"
-        console.print(common.result_table(title, runs, names, objective))
-        facts = common.folder_facts(objective, dataset) | {
-            "varied": varied,
-            "runs": [run.facts(dataset.task) for run in runs],
-        }
-        picture = fx.plot_comparison(runs, names, objective, title)
-        with one_line_errors(output):
+        pass
+    return runs
+
+
+def report(
+    output: Path,
+    runs: list[fx.Run],
+    names: list[str],
+    objective: ft.Objective,
+    dataset: ft.Data,
+    fixed: str,
+    varied: str,
+) -> None:
+    """Write the files and print the table."""
+    title = f"{dataset.name}: {fixed}"
+    facts = common.folder_facts(objective, dataset) | {
+        "varied": varied,
+        "runs": [run.facts(dataset.task) for run in runs],
+    }
+    try:
+        with together(output) as folder:
+            picture = fx.plot_comparison(runs, names, objective, title)
             files = [
-                write_picture(output / "compare.png", picture),
-                write_table(output / "compare.csv", facts["runs"]),
-                write_table(output / "epochs.csv", common.epoch_rows(runs, names, objective)),
-                write_json(output / "compare.json", facts),
+                write_picture(folder / "compare.png", picture),
+                write_table(folder / "compare.csv", facts["runs"]),
+                write_table(folder / "epochs.csv", common.epoch_rows(runs, names, objective)),
+                write_json(folder / "compare.json", facts),
             ]
-        common.written(output, files)
-    if interrupted:
-        say(f"interrupted after {len(runs)} of {len(configs)} runs")
-        raise typer.Exit(130)
-    if all(run.diverged for run in runs):
-        say("all runs diverged: try a smaller --lr")
-        raise typer.Exit(1)
+    finally:
+        console.print(common.result_table(title, runs, names, objective))
+    written(output, files)
 
 
 def fixed_choices(space: fx.Space, varied: str) -> str:

@@ -7,16 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from fastopt import experiments as fx
 from fastopt import train as ft
-from fastopt.cli.common import console, fail, one_line_errors, say, wide_table
-from fastopt.cli.lists import one_line_interrupt, parse_names
+from fastopt.cli.common import (
+    Folder,
+    Number,
+    Whole,
+    check_end,
+    check_range,
+    console,
+    each,
+    fail,
+    results_folder,
+    say,
+    shown,
+    together,
+    wide_table,
+    written,
+)
+from fastopt.cli.lists import parse_names
 from fastopt.experiments.files import write_json, write_picture, write_table
+from fastopt.train.checks import counted
 
 
-@one_line_interrupt()
 def landscape(
     function: Annotated[
         str, typer.Option(metavar="LIST", help=f"Of {', '.join(fx.LANDSCAPES)}; or all.")
@@ -29,65 +43,69 @@ def landscape(
             "rates too small and too large.",
         ),
     ] = "all",
-    steps: Annotated[int, typer.Option(help="Steps of each path.")] = 1000,
+    steps: Annotated[int, Whole(help="Steps of each path.")] = 1000,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
+        Number(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(metavar="X,Y", help="Where to begin.", show_default="the function's own"),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Distance from a minimum that counts as there.")
+        float, Number(help="Distance from a minimum that counts as there.")
     ] = 0.01,
     animation: Annotated[bool, typer.Option(help="Write the animations.")] = True,
     output: Annotated[
-        Path, typer.Option(help="Folder for landscape.csv, landscape.json and the pictures.")
+        Path, Folder(help="Folder for landscape.csv, landscape.json and the pictures.")
     ] = Path("fastopt-landscape"),
 ) -> None:
     """Draw how the optimizers go downhill: pictures, animations, steps to the minimum."""
     functions = parse_names("--function", function, fx.LANDSCAPES)
     optimizers = parse_names("--optimizer", optimizer, ft.OPTIMIZERS)
-    if not 1 <= steps <= 100_000:
-        fail(f"--steps must be in 1 ... 100000, not {steps}")
+    check_range("--steps", steps, 1, 100_000)
     for option, value in (("--lr", lr), ("--tolerance", tolerance)):
         if value is not None and not 0 < value < math.inf:
             fail(f"{option} must be finite and greater than 0, not {value}")
     point = None if start is None else parse_point(start)
-    with one_line_errors(output):
-        ft.check_folder(output)
-    files: list[Path] = []
+
+    def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
+        paths = follow(name, optimizers, lr, steps, point, tolerance)
+        files = draw(folder, name, paths, steps, point, animation)
+        if not console.is_terminal:
+            say(f"{name}: {counted(len(paths), 'path')} of {counted(steps, 'step')}")
+        return files, [facts_of(name, path, tolerance) for path in paths]
+
     rows: list[dict[str, Any]] = []
-    interrupted = False
-    with one_line_errors(output):
+    with results_folder(output):
         try:
-            with Progress(console=console, disable=not console.is_terminal) as progress:
-                for name in progress.track(functions, description="descending"):
-                    paths = follow(name, optimizers, lr, steps, point, tolerance)
-                    files += draw(output, name, paths, steps, point, animation)
-                    rows += [facts_of(name, path, tolerance) for path in paths]
-                    if not console.is_terminal:
-                        say(f"{name}: {len(paths)} paths of {steps} steps")
-        except KeyboardInterrupt:
-            interrupted = True
-        if rows:
-            files.append(write_table(output / "landscape.csv", rows))
-            options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
-            files.append(write_json(output / "landscape.json", {"options": options, "paths": rows}))
-    done = len({row["function"] for row in rows})
-    if rows:
-        head = ["", "lr", "ended at", "value", "distance", f"steps to {tolerance:g}"]
-        lines = [table_line(row) for row in rows]
-        rates = "the best learning rate for each" if lr is None else "one learning rate for all"
-        console.print(wide_table(f"Paths of {steps} steps, {rates}", head, lines))
-        if "adamw" in optimizers:
-            decay = ft.OPTIMIZERS["adamw"].weight_decay
-            say(f"AdamW has its weight decay of {decay:g}, which pulls towards (0, 0).")
-        say(f"wrote {len(files)} files into {output}: " + ", ".join(f.name for f in files))
-    if interrupted:
-        say(f"interrupted after {done} of {len(functions)} functions")
-        raise typer.Exit(130)
+            with together(output) as folder:
+                parts = each(functions, "descending", draw_one)
+                files = [file for part, _ in parts for file in part]
+                rows += [row for _, part in parts for row in part]
+                options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
+                facts = {"options": options, "paths": rows}
+                files.append(write_table(folder / "landscape.csv", rows))
+                files.append(write_json(folder / "landscape.json", facts))
+        finally:
+            if rows:
+                report(rows, steps, tolerance, lr)
+    written(output, files)
+    check_end(len(parts), len(functions), "function")
+    if all(row["diverged"] for row in rows):
+        say("all paths diverged: try a smaller --lr")
+        raise typer.Exit(1)
+
+
+def report(rows: list[dict[str, Any]], steps: int, tolerance: float, lr: float | None) -> None:
+    """Print the table."""
+    head = ["", "lr", "ended at", "value", "distance", f"steps to {tolerance:g}"]
+    rates = "the best learning rate for each" if lr is None else "one learning rate for all"
+    title = f"Paths of {counted(steps, 'step')}, {rates}"
+    console.print(wide_table(title, head, [table_line(row) for row in rows]))
+    if any(row["optimizer"] == "adamw" for row in rows):
+        decay = ft.OPTIMIZERS["adamw"].weight_decay
+        say(f"AdamW has its weight decay of {decay:g}, which pulls towards (0, 0).")
 
 
 def parse_point(text: str) -> tuple[float, float]:
@@ -97,7 +115,7 @@ def parse_point(text: str) -> tuple[float, float]:
     except ValueError:
         x = y = math.nan
     if not (abs(x) <= 1000 and abs(y) <= 1000):
-        fail(f"--start must be two numbers in [-1000, 1000] such as -1,0.5, not {text!r}")
+        fail(f"--start must be two numbers in [-1000, 1000] such as -1,0.5, not {shown(text)}")
     return x, y
 
 
@@ -124,16 +142,17 @@ def draw(
     start: tuple[float, float] | None,
     animation: bool,
 ) -> list[Path]:
-    """Write the pictures of a function."""
+    """Write the pictures of a function, all or none; return where they were made."""
     plane = fx.LANDSCAPES[name]
     rates = fx.vary_lr(plane, paths[0].optimizer, paths[0].lr, steps, start)
-    files = [
-        write_picture(output / f"{name}.png", fx.plot_paths(plane, paths)),
-        write_picture(output / f"{name}-lr.png", fx.plot_rates(plane, rates)),
-    ]
-    if animation:
-        files.append(output / f"{name}.gif")
-        fx.animate(files[-1], plane, paths)
+    with together(output) as folder:
+        files = [
+            write_picture(folder / f"{name}.png", fx.plot_paths(plane, paths)),
+            write_picture(folder / f"{name}-lr.png", fx.plot_rates(plane, rates)),
+        ]
+        if animation:
+            files.append(folder / f"{name}.gif")
+            fx.animate(files[-1], plane, paths)
     return files
 
 

@@ -1,15 +1,14 @@
-"""What the experiments share: options of several values (``--lr 0.01,0.1``), and Ctrl-C."""
+"""Options of several values, such as ``--lr 0.01,0.1``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
 
 from fastopt import experiments as fx
-from fastopt.cli.common import fail, say
+from fastopt.cli.common import fail, parse_number, parse_whole, shown
 
 
 def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
@@ -20,7 +19,7 @@ def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
         return choices
     for name in names:
         if name not in choices:
-            fail(f"{option} must be of {', '.join(choices)}, not {name!r}")
+            fail(f"{option} must be of {', '.join(choices)}, not {shown(name)}")
     refuse_repeats(option, names)
     return names
 
@@ -44,30 +43,22 @@ def parse_axis(name: str, text: str, choices: Mapping[str, Iterable[str]]) -> li
     if name in choices:
         return list(parse_names(option, text, choices[name]))
     kind = fx.AXES[name]
-    what = "whole numbers" if kind is int else "numbers"
+    parse = parse_whole if kind is int else parse_number
     scale, colon, ends = text.strip().partition(":")
     try:
-        if colon:
-            low, high = (kind(part) for part in ends.split(":"))
-            return fx.Range(low, high, log={"log": True, "lin": False}[scale])
-        values = [kind(part) for part in text.split(",")]
-    except (KeyError, ValueError) as error:
-        if "range" in str(error):
-            fail(f"{option}: {error}")
+        values = [parse(part) for part in (ends.split(":") if colon else text.split(","))]
+        if colon and (len(values) != 2 or scale not in ("log", "lin")):
+            raise ValueError(scale)
+    except (ValueError, typer.BadParameter):
         fail(
-            f"{option} must be {what} such as {'32,128' if kind is int else '0.01,0.1'}, or a "
-            f"range such as {'log:16:256' if kind is int else 'log:0.001:0.1'} to draw from, "
-            f"not {text!r}"
+            f"{option} must be {'whole numbers' if kind is int else 'numbers'} such as "
+            f"{'32,128' if kind is int else '0.01,0.1'}, or a range such as "
+            f"{'log:16:256' if kind is int else 'log:0.001:0.1'} to draw from, not {shown(text)}"
         )
-    refuse_repeats(option, values)
-    return values
-
-
-@contextmanager
-def one_line_interrupt() -> Iterator[None]:
-    """End a command that Ctrl-C stops, where it has nothing more to tell, with a line."""
+    if not colon:
+        refuse_repeats(option, values)
+        return values
     try:
-        yield
-    except KeyboardInterrupt:
-        say("interrupted")
-        raise typer.Exit(130) from None
+        return fx.Range(values[0], values[1], log=scale == "log")
+    except ValueError as error:
+        fail(f"{option}: {error}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,22 @@ import fastopt as fo
 from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
-from fastopt.cli.common import console, fail, one_line_errors, say
+from fastopt.cli.common import (
+    Folder,
+    Whole,
+    check_end,
+    check_range,
+    console,
+    fail,
+    one_line_errors,
+    results_folder,
+    say,
+    together,
+    written,
+)
 from fastopt.cli.compare import summary
-from fastopt.cli.lists import one_line_interrupt
 from fastopt.experiments.files import write_json, write_picture, write_table
+from fastopt.train.checks import counted
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
@@ -25,7 +38,6 @@ DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
 SHOWN = 10  # lines of the table
 
 
-@one_line_interrupt()
 def sweep(
     lr: common.LearningRates = None,
     batch_size: common.BatchSizes = None,
@@ -36,22 +48,20 @@ def sweep(
     loss: common.Losses = None,
     trials: Annotated[
         int | None,
-        typer.Option(
-            help="Draw so many combinations at random.", show_default="all, or 20 of ranges"
-        ),
+        Whole(help="Draw so many combinations at random.", show_default="all, or 20 of ranges"),
     ] = None,
     data: common.DataName = common.DEFAULTS.data,
     task: common.TaskName = None,
     epochs: common.Epochs = 20,
     hidden: common.Hidden = "128,64",
     max_norm: common.MaxNorm = None,
-    seed: Annotated[int, typer.Option(help="Of split, weights, order, dropout and draws.")] = 0,
+    seed: common.Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at a time.", show_default="one on each core")
+        int | None, Whole(help="Runs at a time.", show_default="one on each core")
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
+        Folder(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
     ] = Path("fastopt-sweep"),
 ) -> None:
     """Try many configurations in parallel; end with the best and the command that repeats it.
@@ -81,11 +91,8 @@ def sweep(
     )
     if not given:
         given = DEFAULT_AXES
-    for option, value in (("--trials", trials), ("--jobs", jobs)):
-        if value is not None and not 1 <= value <= 100_000:
-            fail(f"{option} must be in 1 ... 100000, not {value}")
-    runs: list[fx.Run] = []
-    interrupted = False
+    check_range("--trials", trials, 1, 100_000)
+    check_range("--jobs", jobs, 1, 100_000)
     with one_line_errors(output):
         space = common.make_space(
             given,
@@ -100,11 +107,10 @@ def sweep(
         configs = space.configs()
         dataset = space.base.load()
         common.check(configs, dataset)
-        ft.check_folder(output)
-        objective = ft.Objective(dataset.task, configs[0].loss)
-        names = list(space.axes)
+    objective = ft.Objective(dataset.task, configs[0].loss)
+    with results_folder(output):
         try:
-            with fx.Journal(output / "runs.jsonl", space, dataset) as journal:
+            with journal_of(output / "runs.jsonl", space, dataset) as journal:
                 missing = journal.missing(configs)
                 jobs = min(jobs or fo.get_num_threads(), max(1, len(missing)))
                 done = len(configs) - len(missing)
@@ -112,23 +118,32 @@ def sweep(
                 try:
                     common.describe(dataset, space.base)
                     say(f"runs       {len(configs)}{again}; {jobs} at a time")
-                    run_all(missing, dataset, jobs, journal, done, names, objective)
+                    run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
                 except KeyboardInterrupt:
-                    interrupted = True
+                    pass
                 ran = {run.config: run for run in journal.finished}
-                runs = [ran[config] for config in configs if config in ran]
         except fx.JournalError as error:
             fail(error)
         except fx.RunError as error:
             fail(f"{error}; what has ended is kept, and the same command goes on")
+        runs = [ran[config] for config in configs if config in ran]
         if runs:
             report(output, runs, space, dataset, objective)
-    if interrupted:
-        say(f"interrupted after {len(runs)} of {len(configs)} runs; the same command goes on")
-        raise typer.Exit(130)
+    check_end(len(runs), len(configs), "run", "; the same command goes on")
     if all(run.diverged for run in runs):
         say("all runs diverged: try smaller values of --lr")
         raise typer.Exit(1)
+
+
+@contextmanager
+def journal_of(path: Path, space: fx.Space, dataset: ft.Data) -> Iterator[fx.Journal]:
+    """Open the journal; one without a run does not stay."""
+    with fx.Journal(path, space, dataset) as journal:
+        try:
+            yield journal
+        finally:
+            if not journal.finished:
+                path.unlink()
 
 
 def run_all(
@@ -159,8 +174,9 @@ def run_all(
             journal.add(run)
             done += 1
             best = min(journal.finished, key=lambda run: run.rank)
-            text = f"best {objective.format_score(best.final.val_score)}"
-            progress.update(line, completed=done, best=f"{text}: {fx.label(best.config, names)}")
+            score = "diverged" if best.diverged else objective.format_score(best.final.val_score)
+            text = f"best {score}: {fx.label(best.config, names)}"
+            progress.update(line, completed=done, best=text)
             if not console.is_terminal or run.diverged:
                 where = fx.label(run.config, names)
                 progress.print(f"{done:>4}/{total}  {where}: {summary(run, objective)}")
@@ -173,29 +189,33 @@ def report(
     dataset: ft.Data,
     objective: ft.Objective,
 ) -> None:
-    """Print the best runs and write the files."""
+    """Write the files and print the best runs."""
     names = list(space.axes)
     ranked = sorted(runs, key=lambda run: run.rank)
-    diverged = sum(run.diverged for run in runs)
-    count = f"{len(runs)} runs" + (f", {diverged} of them diverged" if diverged else "")
-    title = f"{dataset.name}: the best of {count}"
-    console.print(common.result_table(title, ranked[:SHOWN], names, objective))
-    if diverged:
-        say(f"{diverged} runs diverged and were stopped early")
     best = ranked[0]
+    diverged = sum(run.diverged for run in runs)
+    runs_text = counted(len(runs), "run") + (f", {diverged} of them diverged" if diverged else "")
     facts = common.folder_facts(objective, dataset) | {
         "space": space.facts() | {"trials": space.trials},
         "best": None if best.diverged else best.facts(dataset.task),
         "runs": [run.facts(dataset.task) for run in runs],
     }
-    shown = f"{dataset.name}, {count}"
-    files = [
-        write_picture(output / "map.png", fx.plot_map(runs, space, objective, shown)),
-        write_picture(output / "curves.png", fx.plot_sweep(runs, names, objective, shown)),
-        write_table(output / "sweep.csv", facts["runs"]),
-        write_json(output / "sweep.json", facts),
-    ]
-    common.written(output, [*files, output / "runs.jsonl"])
+    title = f"{dataset.name}, {runs_text}"
+    try:
+        with together(output) as folder:
+            files = [
+                write_picture(folder / "map.png", fx.plot_map(runs, space, objective, title)),
+                write_picture(folder / "curves.png", fx.plot_sweep(runs, names, objective, title)),
+                write_table(folder / "sweep.csv", facts["runs"]),
+                write_json(folder / "sweep.json", facts),
+            ]
+    finally:
+        title = f"{dataset.name}: the best of {runs_text}"
+        console.print(common.result_table(title, ranked[:SHOWN], names, objective))
+        if diverged:
+            were = "was" if diverged == 1 else "were"
+            say(f"{counted(diverged, 'run')} diverged and {were} stopped early")
+    written(output, [*files, output / "runs.jsonl"])
     if not best.diverged:
         score = f"{objective.score_name} {objective.format_score(best.final.val_score)}"
         say(f"best: {fx.label(best.config, names)}; held-out {score}; to repeat it:")

@@ -17,7 +17,22 @@ from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.cli.common import console, fail, one_line_errors, parse_hidden, say, wide_table
+from fastopt.cli.common import (
+    Folder,
+    Number,
+    Threads,
+    Whole,
+    console,
+    fail,
+    one_line_errors,
+    parse_hidden,
+    results_folder,
+    say,
+    use_threads,
+    wide_table,
+    written,
+)
+from fastopt.train.checks import counted
 
 DEFAULTS = ft.RunConfig()
 LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
@@ -46,55 +61,51 @@ def train(
         ),
     ] = None,
     label_smoothing: Annotated[
-        float, typer.Option(help="For cross-entropy, in [0, 1].")
+        float, Number(help="For cross-entropy, in [0, 1].")
     ] = DEFAULTS.label_smoothing,
     optimizer: Annotated[
         str, typer.Option(metavar="|".join(ft.OPTIMIZERS), help="How to step.")
     ] = DEFAULTS.optimizer,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate.", show_default=LR_DEFAULTS)
-    ] = None,
+    lr: Annotated[float | None, Number(help="Learning rate.", show_default=LR_DEFAULTS)] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Weight decay.", show_default="0.01 adamw, 0 others")
+        float | None, Number(help="Weight decay.", show_default="0.01 adamw, 0 others")
     ] = None,
     momentum: Annotated[
         float | None,
-        typer.Option(help="Of SGD and RMSprop.", show_default="0.9 momentum, 0 others"),
+        Number(help="Of SGD and RMSprop.", show_default="0.9 momentum, 0 others"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = DEFAULTS.batch_size,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, Whole(help="Samples in a batch.")] = DEFAULTS.batch_size,
+    epochs: Annotated[int, Whole(help="Passes over the training data.")] = DEFAULTS.epochs,
     schedule: Annotated[
         str,
         typer.Option(metavar="|".join(ft.SCHEDULES), help="How the learning rate goes on."),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
-        int, typer.Option(help="Steps in which the learning rate rises first.")
+        int, Whole(help="Steps in which the learning rate rises first.")
     ] = DEFAULTS.warmup,
     max_norm: Annotated[
         float | None,
-        typer.Option(help="Clip the gradients to this norm.", show_default="no clipping"),
+        Number(help="Clip the gradients to this norm.", show_default="no clipping"),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(help="Batches whose gradients make one step.")
+        int, Whole(help="Batches whose gradients make one step.")
     ] = DEFAULTS.accumulate,
     ema: Annotated[
         float | None,
-        typer.Option(
-            help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"
-        ),
+        Number(help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"),
     ] = None,
     hidden: Annotated[
         str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
     ] = ",".join(map(str, DEFAULTS.hidden)),
-    dropout: Annotated[float, typer.Option(help="Probability in [0, 1).")] = DEFAULTS.dropout,
+    dropout: Annotated[float, Number(help="Probability in [0, 1).")] = DEFAULTS.dropout,
     patience: Annotated[
         int | None,
-        typer.Option(
+        Whole(
             help="Stop when the held-out loss has not fallen for this many epochs.",
             show_default="never",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of split, weights, order, dropout.")] = DEFAULTS.seed,
+    seed: Annotated[int, Whole(help="Of split, weights, order, dropout.")] = DEFAULTS.seed,
     checkpoint: Annotated[
         bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
     ] = False,
@@ -102,13 +113,10 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Threads of fastopt's kernels.", min=1, max=4096, show_default="all"),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(help="Folder for pictures, metrics.csv, run.json.")
-    ] = Path("fastopt-run"),
+    threads: Threads = None,
+    output: Annotated[Path, Folder(help="Folder for pictures, metrics.csv, run.json.")] = Path(
+        "fastopt-run"
+    ),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
     path = output / CHECKPOINT
@@ -137,59 +145,60 @@ def train(
         if resume:
             config = _saved_config(path, config, _given(context))
         dataset = config.load()
-        if threads is not None:
-            fo.set_num_threads(threads)
-        try:
-            trainer = config.build(dataset)
-        except MemoryError:
-            fail(f"there is not enough memory for --hidden {hidden}")
-        ft.check_folder(output)
+        use_threads(threads)
+        trainer = config.build(dataset)
         if resume:
             try:
                 trainer.resume(path)
             except (KeyError, TypeError, ValueError) as error:
                 fail(error.args[0])
-    epochs = config.epochs
-    full = config.resolved(dataset.task)
-    name = ft.OPTIMIZERS[full.optimizer].title
+    with results_folder(output):
+        code = fit(trainer, config, path, checkpoint=checkpoint or resume, resumed=resume)
+        if trainer.history.epochs:
+            report(output, trainer, config)
+    raise typer.Exit(code)
+
+
+def fit(
+    trainer: ft.Trainer, config: ft.RunConfig, path: Path, *, checkpoint: bool, resumed: bool
+) -> int:
+    """Train with live progress, say how it ended, and return the exit code."""
+    full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
     say(
-        f"data       {dataset}\n"
+        f"data       {trainer.data}\n"
         f"model      {trainer.model}\n"
         f"loss       {trainer.objective.loss_label}\n"
-        f"optimizer  {name}, lr {full.lr:g}, weight decay {full.weight_decay:g}; "
-        f"batches of {config.batch_size}\n"
-        f"kernels    {fo.active_isa()}, {fo.get_num_threads()} threads"
+        f"optimizer  {ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, "
+        f"weight decay {full.weight_decay:g}; batches of {config.batch_size}\n"
+        f"kernels    {fo.active_isa()}, {counted(fo.get_num_threads(), 'thread')}"
     )
-    history = trainer.history
-    if resume:
+    if resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
-    code = 0
     callbacks: list[ft.Callback] = [Live(epochs)]
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
-    if checkpoint or resume:
+    if checkpoint:
         callbacks.append(ft.Checkpointer(path, extra=asdict(config)))
+    code = 0
     try:
-        with one_line_errors(output):
-            trainer.fit(epochs, callbacks)
+        trainer.fit(epochs, callbacks)
     except KeyboardInterrupt:
-        again = "; go on with --resume" if checkpoint or resume else ""
+        again = "; go on with --resume" if checkpoint else ""
         say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
-    if not history.epochs:
-        raise typer.Exit(code)
     if history.diverged:
         say(f"the loss is not finite since epoch {len(history.epochs)}: try a smaller --lr")
-        code = 1
-    elif history.stop_reason:
+        return 1
+    if history.stop_reason:
         say(f"stopped after epoch {len(history.epochs)}: {history.stop_reason}")
-    if (overfitting := ft.find_overfitting(history.epochs)) is not None:
-        say(f"warning: {overfitting}")
-    console.print(result_table(trainer))
-    if dataset.task != "regression" and len(dataset.labels) <= 40:
-        console.print(class_table(trainer))
+    return code
+
+
+def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
+    """Write the files and print the result."""
+    full, dataset = config.resolved(trainer.data.task), trainer.data
     facts = {
-        "title": f"{name}, lr {full.lr:g}, on {dataset.name}",
+        "title": f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, on {dataset.name}",
         "command": config.command(),
         "options": asdict(full),
         "data": str(dataset),
@@ -205,10 +214,15 @@ def train(
         "instruction_set": fo.active_isa(),
         "threads": fo.get_num_threads(),
     }
-    with one_line_errors(output):
+    try:
         paths = ft.write_report(output, trainer, facts)
-    say("wrote " + ", ".join(map(str, paths)))
-    raise typer.Exit(code)
+    finally:
+        if (overfitting := ft.find_overfitting(trainer.history.epochs)) is not None:
+            say(f"warning: {overfitting}")
+        console.print(result_table(trainer))
+        if dataset.task != "regression" and len(dataset.labels) <= 40:
+            console.print(class_table(trainer))
+    written(output, paths)
 
 
 def _given(context: typer.Context) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from fastopt import train as ft
 from fastopt._files import write_whole
+from fastopt.train import checks
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ LANDSCAPES: dict[str, Landscape] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Descent:
     """The path of one optimizer."""
 
@@ -148,8 +150,20 @@ class Descent:
 
     @property
     def title(self) -> str:
-        """Its name and learning rate."""
-        return f"{ft.OPTIMIZERS[self.optimizer].title}, lr {self.lr:g}"
+        """Its name and learning rate, and whether it diverged."""
+        name = f"{ft.OPTIMIZERS[self.optimizer].title}, lr {self.lr:g}"
+        return f"{name} (diverged)" if self.diverged else name
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it diverged, went thrice as far from a minimum as it began, or ended farther."""
+        far = self.distances[0]
+        return bool(self.diverged or self.distances.max() > 3 * far or self.distances[-1] > far)
+
+    @property
+    def too_small(self) -> bool:
+        """Whether it ended more than half as far from a minimum as it began, on its way there."""
+        return bool(not self.too_large and self.distances[-1] > self.distances[0] / 2)
 
     def steps_to(self, tolerance: float) -> int | None:
         """Return after how many steps it is within `tolerance` of a minimum to stay, or None."""
@@ -178,6 +192,11 @@ def descend(
     start : pair, optional
         The landscape's own without it.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another kind or out of range.
+
     Examples
     --------
     >>> from fastopt import experiments
@@ -185,27 +204,38 @@ def descend(
     >>> path.steps_to(0.01), path.points.shape
     (19, (41, 2))
     """
-    choice = ft.OPTIMIZERS[optimizer]
-    point = np.array(landscape.start if start is None else start, np.float64)
+    checks.kind("landscape", landscape, Landscape)
+    choice = ft.OPTIMIZERS[checks.choice("optimizer", optimizer, ft.OPTIMIZERS)]
+    lr = checks.number("lr", lr, "finite and >= 0", lambda value: 0 <= value < inf)
+    steps = checks.whole("steps", steps, most=2**31, taken=f"in [1, {2**31}]")
+    point = _point(landscape.start if start is None else start)
     options: dict[str, Any] = {"lr": lr, "weight_decay": choice.weight_decay}
     if choice.momentum is not None:
         options["momentum"] = choice.momentum
     stepper = choice.make([point], **options)
-    points, values = [point.copy()], []
-    diverged = False
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(steps):
-            value, grad = landscape.value_and_grad(point)
-            values.append(value)
-            stepper.step([grad])
-            diverged = not abs(point).max() <= FAR  # NaN is not
-            if diverged:
-                break
-            points.append(point.copy())
-        else:
-            values.append(landscape.value_and_grad(point)[0])
-    where = np.array(points)
-    return Descent(optimizer, lr, where, np.array(values), landscape.distance(where), diverged)
+    points, values = np.empty((steps + 1, 2)), np.empty(steps + 1)
+    with np.errstate(all="ignore"):
+        for done in range(steps + 1):
+            points[done] = point
+            values[done], grad = landscape.value_and_grad(point)
+            if done < steps:
+                stepper.step([grad])
+                diverged = not abs(point).max() <= FAR  # NaN is not
+                if diverged:
+                    break
+        points, values = points[: done + 1].copy(), values[: done + 1].copy()
+        return Descent(optimizer, lr, points, values, landscape.distance(points), diverged)
+
+
+def _point(start: Any) -> Array:
+    """Return where a path begins, as a new array."""
+    try:
+        point = np.array(start, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        point = np.empty(0)
+    if point.shape != (2,) or not abs(point).max() <= FAR:
+        raise ValueError(f"start must be two numbers in [-{FAR:g}, {FAR:g}], not {start!r}")
+    return point
 
 
 def tune_lr(
@@ -226,6 +256,7 @@ def tune_lr(
     >>> experiments.tune_lr(experiments.LANDSCAPES["bowl"], "sgd", steps=50).lr
     0.2
     """
+    checks.number("tolerance", tolerance, "finite and > 0", lambda value: 0 < value < inf)
 
     def rank(path: Descent) -> tuple[bool, float, float]:
         wild = path.diverged or path.values.max() > path.values[0]
@@ -244,23 +275,24 @@ def vary_lr(
 ) -> list[Descent]:
     """Return three paths: with a learning rate too small, with `lr`, and with one too large.
 
-    The small one is found by halving `lr` until the path ends more than half as far from a minimum
-    as it began; the large one by doubling it until the path diverges, goes more than three times as
-    far away as it began, or ends no nearer than that.
+    The small one is found by halving `lr` until the path is `too_small`, the large one by doubling
+    it until the path is `too_large`; after fourteen times they are what they are then.
     """
     good = small = large = descend(landscape, optimizer, lr, steps, start)
-    far = good.distances[0]
     for halvings in range(1, 15):
         small = descend(landscape, optimizer, lr / 2**halvings, steps, start)
-        if small.distances[-1] > far / 2:
+        if small.too_small:
             break
     for doublings in range(1, 15):
+        if not lr * 2**doublings < inf:
+            break
         large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
-        if large.diverged or large.distances.max() > 3 * far or large.distances[-1] >= far:
+        if large.too_large:
             break
     return [small, good, large]
 
 
+@np.errstate(all="ignore")
 def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     """Return a picture of the paths on the landscape, and of the values along them."""
     from matplotlib.figure import Figure  # takes half a second: not for --help
@@ -274,9 +306,8 @@ def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
         # apart from 0 beside 1.
         heights = np.maximum(path.values, np.finfo(np.float64).eps)
         style = {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)]}
-        label = path.title + (" (diverged)" if path.diverged else "")
         every = max(1, len(heights) // 8)
-        curves.plot(heights, label=label, markevery=(i * every // len(paths), every), **style)
+        curves.plot(heights, label=path.title, markevery=(i * every // len(paths), every), **style)
     curves.set(yscale="log", xlabel="step", ylabel="value above the minimum", title="Progress")
     curves.grid(alpha=0.3)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -284,25 +315,27 @@ def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     return figure
 
 
+@np.errstate(all="ignore")
 def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     """Return a picture of what `vary_lr` returned, side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     name = ft.OPTIMIZERS[paths[0].optimizer].title
-    titles = ("too small", "good", "too large")
-    for i, (axes, path) in enumerate(zip(figure.subplots(1, 3), paths, strict=True)):
+    for axes, path in zip(figure.subplots(1, len(paths)), paths, strict=True):
         image = _draw_landscape(axes, landscape, path)
         _draw_path(axes, path, 0)
-        steps = len(path.points) - 1
-        end = f"diverged after {steps} steps" if path.diverged else f"after {steps} steps: "
-        end += "" if path.diverged else f"{path.distances[-1]:.2g} from the minimum"
-        axes.set_title(f"{titles[i]}: lr {path.lr:.2g}\n{end}", fontsize="medium")
+        end = f"ended {path.distances[-1]:.2g} from the minimum"
+        if path.diverged:
+            end = f"diverged at step {len(path.points)}"
+        verdict = "too large" if path.too_large else "too small" if path.too_small else "good"
+        axes.set_title(f"{verdict}: lr {path.lr:.2g}\n{end}", fontsize="medium")
     _add_scale(figure, image, figure.axes)
     figure.suptitle(f"{name} on {landscape.title}, by learning rate")
     return figure
 
 
+@np.errstate(all="ignore")
 def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: int = 60) -> None:
     """Write an animation of the paths as GIF; it starts step by step and gets faster.
 
@@ -332,6 +365,7 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
         artist.set_animated(True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
+    frames = checks.whole("frames", frames)
     last = max(len(path.points) for path in paths) - 1
     shown = np.unique(np.geomspace(1, last + 1, frames).round().astype(int)) - 1
     images = []

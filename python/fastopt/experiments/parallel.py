@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable
-from multiprocessing import get_context
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -15,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import fastopt as fo
 from fastopt import train as ft
 from fastopt.experiments.runs import Run, run
+from fastopt.train import checks
 
 
 class RunError(RuntimeError):
@@ -41,7 +45,9 @@ def run_parallel(
     Raises
     ------
     RunError
-        If a run fails or its process is killed; what was yielded before stays valid.
+        If a run fails, or a process ends or cannot be started; what was yielded before stays valid.
+    TypeError, ValueError
+        If an argument is of another kind, or `jobs` is less than 1.
 
     Examples
     --------
@@ -52,33 +58,43 @@ def run_parallel(
     >>> sorted(run.config.lr for run in runs)
     [0.001, 0.01]
     """
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, not {jobs}")
+    configs, jobs = list(configs), checks.whole("jobs", jobs)
+    checks.kind("data", data, ft.Data)
+    for config in configs:
+        checks.kind("each of configs", config, ft.RunConfig)
     waiting = deque(configs)
+    # The data go through the pipe, not as an argument of the process: what start() writes waits for
+    # ever if the process dies before it has read it.
+    packed = ForkingPickler.dumps(data)
     context = get_context("spawn")
     workers: dict[Any, tuple[BaseProcess, ft.RunConfig]] = {}  # by the end of a pipe to each
     process: BaseProcess
     try:
-        # Ctrl-C goes to all processes of a terminal: those that start inherit that it waits.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # The tracker is a process of multiprocessing, whose start would unblock the signal below.
+        resource_tracker.ensure_running()
         try:
             for _ in range(min(jobs, len(waiting))):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, data), daemon=True)
-                process.start()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                with _interrupts_wait():
+                    process.start()
+                    workers[ours] = process, waiting.popleft()
                 theirs.close()
-                workers[ours] = process, waiting.popleft()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        except OSError as error:
+            raise RunError(
+                f"the system starts {len(workers)} processes, not {jobs}: {error.strerror}; "
+                "use fewer jobs"
+            ) from None
         for connection, (process, config) in workers.items():
-            _send(connection, process, config)
+            _send(connection, process, config, packed)
+        del packed
         while workers:
             ready: list[Any] = wait(list(workers))
             for connection in ready:
                 process, config = workers[connection]
                 try:
                     answer = connection.recv()
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):
                     raise _lost(process, config) from None
                 if isinstance(answer, str):
                     raise RunError(f"{config.command()}: {answer}")
@@ -92,40 +108,76 @@ def run_parallel(
                 yield Run(config, answer)
     finally:
         for process, _ in workers.values():
-            process.terminate()
+            process.kill()
         for connection, (process, _) in workers.items():
             process.join()
             connection.close()
 
 
-def _send(connection: Any, process: BaseProcess, config: ft.RunConfig) -> None:
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until a process has started; in that process it waits for ever.
+
+    A terminal sends it to all processes. That one inherits that it is blocked. Here, another thread
+    may receive it all the same, for which the handler is: half a start would print a traceback.
+    """
+    seen: list[Any] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        for number in handlers:
+            signal.signal(number, lambda *arguments: seen.append(arguments))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for arguments in seen:
+            handlers[arguments[0]](*arguments)
+
+
+def _send(connection: Any, process: BaseProcess, config: ft.RunConfig, packed: Any = None) -> None:
+    """Send a configuration, and the data before the first."""
+    try:
+        if packed is not None:
+            connection.send_bytes(packed)
         connection.send(config)
-    except ConnectionError:
+    except OSError:
         raise _lost(process, config) from None
 
 
 def _lost(process: BaseProcess, config: ft.RunConfig) -> RunError:
     process.join()
+    hints = {
+        -signal.SIGKILL: " (for want of memory?)",
+        1: ' (does the script have `if __name__ == "__main__":`?)',
+    }
+    hint = hints.get(process.exitcode or 0, "")
     return RunError(
-        f"the process of a run ended with exit code {process.exitcode} (for want of memory?): "
-        f"{config.command()}"
+        f"the process of a run ended with exit code {process.exitcode}{hint}: {config.command()}"
     )
 
 
-def _work(connection: Any, data: ft.Data) -> None:
-    """Answer each configuration with its history, or with what went wrong."""
+def _work(connection: Any) -> None:
+    """Take the data; answer each configuration with its history, or with what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fo.set_num_threads(1)
     with threadpool_limits(1):
         try:
+            data = None
             while True:
-                config = connection.recv()
-                answer: ft.History | str
                 try:
-                    answer = run(config, data).history
+                    data = connection.recv() if data is None else data
+                    answer = ForkingPickler.dumps(run(connection.recv(), data).history)
+                except (EOFError, ConnectionError):
+                    raise
                 except Exception as error:  # told by the parent
-                    answer = f"{type(error).__name__}: {error}"
-                connection.send(answer)
+                    answer = ForkingPickler.dumps(f"{type(error).__name__}: {error}")
+                connection.send_bytes(answer)
         except (EOFError, ConnectionError):
             pass  # all is done, or the parent is gone

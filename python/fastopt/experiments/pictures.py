@@ -24,6 +24,7 @@ SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
 
 
+@np.errstate(all="ignore")
 def plot_comparison(
     runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
 ) -> Figure:
@@ -39,7 +40,8 @@ def plot_comparison(
     """
     from matplotlib.figure import Figure  # takes half a second: not for --help
 
-    figure = Figure(figsize=(13, 4.9), layout="constrained")
+    rows = -(-len(runs) // 5)  # of the legend
+    figure = Figure(figsize=(13, 4.5 + 0.2 * rows), layout="constrained")
     train, val, score = figure.subplots(1, 3)
     train.sharey(val)
     for i, run in enumerate(runs):
@@ -57,10 +59,11 @@ def plot_comparison(
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
     return figure
 
 
+@np.errstate(all="ignore")
 def plot_sweep(
     runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
 ) -> Figure:
@@ -91,7 +94,7 @@ def plot_sweep(
         handles, labels = handles[::-1], labels[::-1]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
     return figure
 
 
@@ -163,6 +166,7 @@ def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
     axes.grid(alpha=0.3)
 
 
+@np.errstate(all="ignore")
 def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: str = "") -> Figure:
     """Return a picture of the final held-out score over what was varied.
 
@@ -217,7 +221,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: 
         if others:
             title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
     return figure
 
 

@@ -8,6 +8,7 @@ from math import inf, isnan
 from typing import Any
 
 from fastopt import train as ft
+from fastopt.train import checks
 
 DIVERGED = "the loss is more than ten times what it was before training"
 
@@ -60,18 +61,22 @@ class Run:
         return self.diverged, inf if isnan(score) else -score, inf if isnan(loss) else loss
 
     def facts(self, task: ft.Task) -> dict[str, Any]:
-        """Return its choices and results as a flat mapping, a row of a table."""
+        """Return its choices and results as a flat mapping, a row of a table.
+
+        A run that diverged has no best: None stands there.
+        """
         full = self.config.resolved(task)
         final, best = self.final, self.history.best
+        lowest = min((e.val_loss for e in self.history.epochs), key=_nan_last)
         return {name: getattr(full, name) for name in AXES} | {
             "epochs": final.epoch,
             "train_loss": final.train_loss,
             "val_loss": final.val_loss,
-            "lowest_val_loss": min((e.val_loss for e in self.history.epochs), key=_nan_last),
+            "lowest_val_loss": None if self.diverged else lowest,
             "train_score": final.train_score,
             "val_score": final.val_score,
-            "best_val_score": best.val_score,
-            "best_epoch": best.epoch,
+            "best_val_score": None if self.diverged else best.val_score,
+            "best_epoch": None if self.diverged else best.epoch,
             "seconds": self.history.seconds.total,
             "diverged": self.diverged,
             "stop_reason": self.history.stop_reason,
@@ -100,6 +105,8 @@ def run(config: ft.RunConfig, data: ft.Data, callbacks: Iterable[ft.Callback] = 
     >>> experiments.run(config, config.load()).final.val_score > 0.8
     True
     """
+    checks.kind("config", config, ft.RunConfig)
+    checks.kind("data", data, ft.Data)
     own: list[ft.Callback] = [Divergence()]
     if config.patience is not None:
         own.append(ft.EarlyStopping(config.patience))
@@ -151,6 +158,8 @@ def label(config: ft.RunConfig, names: Sequence[str]) -> str:
     """Return some of a configuration's choices as text, such as ``Adam, lr 0.001``."""
     full = config.resolved()
     parts = []
+    for name in names:
+        checks.choice("a name", name, AXES)
     for name in sorted(names, key=["optimizer", *AXES].index):
         value = getattr(full, name)
         if name == "optimizer":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from math import exp, isfinite, log
@@ -12,6 +12,7 @@ import numpy as np
 
 from fastopt import train as ft
 from fastopt.experiments.runs import AXES
+from fastopt.train import checks
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Range:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If these are no range.
     """
 
@@ -37,7 +38,11 @@ class Range:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            value = checks.number(f"{name} of a range", value, "a finite number", isfinite)
+            object.__setattr__(self, name, value)
+        if not self.low < self.high:
             raise ValueError(f"a range must go up, not from {self.low:g} to {self.high:g}")
         if self.log and self.low <= 0:
             raise ValueError(f"a log range must begin above 0, not at {self.low:g}")
@@ -59,7 +64,7 @@ class Space:
     ----------
     base : RunConfig
         What all runs share; its seed also chooses what is drawn.
-    axes : mapping of str to sequence or `Range`
+    axes : mapping of str to sequence, array of one dimension or `Range`
         The values of the fields that vary, of those in `AXES`.
     trials : int, optional
         How many to draw, at least 1. Without it, all combinations are tried; 20 are drawn if an
@@ -67,7 +72,7 @@ class Space:
 
     Raises
     ------
-    ConfigError
+    ConfigError, TypeError
         If a value cannot be used.
     ValueError
         If an axis has no value, one value twice, or an unknown name; or `trials` is less than 1.
@@ -92,20 +97,25 @@ class Space:
     trials: int | None = None
 
     def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise ValueError(f"trials must be at least 1, not {self.trials}")
+        checks.kind("base", self.base, ft.RunConfig)
+        checks.kind("axes", self.axes, Mapping)
+        if self.trials is not None:
+            object.__setattr__(self, "trials", checks.whole("trials", self.trials))
+        axes: dict[str, list[Any] | Range] = {}
         for name, values in self.axes.items():
-            if name not in AXES:
-                raise ValueError(f"an axis must be one of {', '.join(AXES)}, not {name!r}")
+            checks.choice("an axis", name, AXES)
             if isinstance(values, Range):
                 if AXES[name] is str:
                     raise ValueError(f"{name} takes names, not a range")
-                kind = AXES[name]
-                values = [kind(values.low), kind(values.high)]
-            elif not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must have values that differ, not {list(values)}")
-            for value in values:
-                _with(self.base, {name: value})  # raises if it cannot be used
+                axes[name] = values
+                ends = [AXES[name](values.low), AXES[name](values.high)]
+            else:
+                axes[name] = ends = _listed(name, values)
+            for value in ends:
+                replace(self.base, **{name: value})  # raises if it cannot be used
+            if not ends or len(set(ends)) < len(ends):
+                raise ValueError(f"{name} must have values that differ, not {ends}")
+        object.__setattr__(self, "axes", axes)
 
     @property
     def random(self) -> bool:
@@ -117,7 +127,7 @@ class Space:
         lists = [values for values in self.axes.values() if not isinstance(values, Range)]
         if len(lists) == len(self.axes):
             grid = [
-                _with(self.base, dict(zip(self.axes, values, strict=True)))
+                replace(self.base, **dict(zip(self.axes, values, strict=True)))
                 for values in product(*lists)
             ]
             if self.trials is None:
@@ -127,10 +137,11 @@ class Space:
         rng = np.random.default_rng((self.base.seed, 2))
         wanted = self.trials or 20
         drawn: dict[ft.RunConfig, None] = {}
-        for _ in range(100 * wanted):  # a range of a few whole numbers may not have as many
-            drawn[_with(self.base, {name: self._draw(name, rng) for name in self.axes})] = None
-            if len(drawn) == wanted:
-                break
+        known = 0  # draws in a row: a range of a few whole numbers may not have as many as wanted
+        while len(drawn) < wanted and known < 1000:
+            config = replace(self.base, **{name: self._draw(name, rng) for name in self.axes})
+            known = known + 1 if config in drawn else 0
+            drawn[config] = None
         return list(drawn)
 
     def _draw(self, name: str, rng: np.random.Generator) -> Any:
@@ -151,5 +162,9 @@ class Space:
         }
 
 
-def _with(base: ft.RunConfig, choices: Mapping[str, Any]) -> ft.RunConfig:
-    return replace(base, **choices)
+def _listed(name: str, values: Any) -> list[Any]:
+    """Return the values of an axis as a list of Python's own numbers and strings."""
+    ndim = getattr(values, "ndim", 1)
+    if isinstance(values, str) or not isinstance(values, Iterable) or ndim != 1:
+        raise TypeError(f"{name} must be a list of values or a Range, not {values!r}")
+    return [value.item() if isinstance(value, np.generic) else value for value in values]

@@ -21,6 +21,7 @@ __all__ = [
     "counted",
     "from_extra",
     "ieee",
+    "kind",
     "number",
     "path",
     "plain_array",
@@ -95,6 +96,12 @@ def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str =
     if not least <= result <= most:
         raise ValueError(f"{name} must be {taken or f'at least {least}'}, not {short_repr(result)}")
     return result
+
+
+def kind(name: str, value: object, wanted: type) -> None:
+    """Raise unless `value` is an instance of `wanted`."""
+    if not isinstance(value, wanted):
+        raise TypeError(f"{name} must be a {wanted.__name__}, not {short_repr(value)}")
 
 
 def widths(name: str, values: Any) -> tuple[int, ...]:

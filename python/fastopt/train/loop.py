@@ -570,9 +570,7 @@ class _Progress:
             ) from error
         trainer._order = order
         vars(trainer.history).update(vars(history))
-        trainer._begun = len(trainer.history.epochs) + (
-            state_dict.get("within_epoch") is True
-        )
+        trainer._begun = len(trainer.history.epochs) + (state_dict.get("within_epoch") is True)
 
 
 def _short(value: Any) -> str:

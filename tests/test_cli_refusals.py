@@ -1,0 +1,119 @@
+"""Every option of every command says what came and what is taken, in one line, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from fastopt.cli.app import app
+from fastopt.cli.common import count
+
+HUGE = "9" * 5000  # more digits than Python converts
+WHOLE = ["abc", "", "-1", "1.5", "nan", "1e3", str(2**63), str(10**30), HUGE]
+NUMBER = ["abc", "", "-1", "nan", "inf", "1e400", "1,5", "0x1"]
+LISTS = ["abc", "", ",", "1,,2", "0.1,x", "-1", "1,nan", "inf", "log:1", "log:0:1", "log:-1:1",
+         "lin:2:1", "lin:1:nan", "lin:1:inf", "log:1:1e400", "exp:1:2", "log:1:2:3", "orange",
+         f"log:1:{10**400}"]  # fmt: skip
+WIDTHS = ["", "x", "0", "8,-1", "8,,8", "none,8", HUGE]
+FOLDERS = [""]
+OPTIONS = {
+    "train": {
+        "--label-smoothing": NUMBER, "--lr": NUMBER, "--weight-decay": NUMBER, "--momentum": NUMBER,
+        "--max-norm": [*NUMBER, "0"], "--ema": [*NUMBER, "1"], "--dropout": [*NUMBER, "1"],
+        "--batch-size": [*WHOLE, "0"], "--epochs": [*WHOLE, "0"], "--warmup": WHOLE,
+        "--accumulate": [*WHOLE, "0"], "--patience": [*WHOLE, "0"], "--seed": [*WHOLE, str(2**32)],
+        "--threads": [*WHOLE, "0", "4097"], "--hidden": WIDTHS, "--output": FOLDERS,
+        "--task": ["", "guess"], "--loss": ["", "hinge"], "--optimizer": ["", "adamm", "sgd,adam"],
+        "--schedule": ["", "cosin"],
+    },
+    "compare": {
+        "--lr": LISTS, "--batch-size": [*LISTS, "8.5", "0"], "--weight-decay": LISTS,
+        "--dropout": [*LISTS, "1"], "--optimizer": ["", ",", "sgd,lion", "sgd,sgd", "all,sgd"],
+        "--schedule": ["", "step,x"], "--loss": ["", "mse,x"], "--epochs": [*WHOLE, "0"],
+        "--hidden": WIDTHS, "--max-norm": [*NUMBER, "0"], "--seed": [*WHOLE, str(2**32)],
+        "--threads": [*WHOLE, "0"], "--task": ["", "guess"], "--output": FOLDERS,
+    },
+    "sweep": {
+        "--lr": LISTS, "--batch-size": [*LISTS, "8.5", "0"], "--dropout": [*LISTS, "lin:0:1"],
+        "--trials": [*WHOLE, "0"], "--jobs": [*WHOLE, "0"], "--seed": WHOLE, "--output": FOLDERS,
+    },
+    "landscape": {
+        "--function": ["", "bowll", "bowl,bowl"], "--optimizer": ["", "x"], "--steps": WHOLE,
+        "--lr": [*NUMBER, "0"], "--tolerance": [*NUMBER, "0"], "--output": FOLDERS,
+        "--start": ["", "1", "1,2,3", "1,nan", "1,1e400", "x,y"],
+    },
+    "bench": {
+        "--largest": WHOLE, "--seconds": [*NUMBER, "0"], "--threads": [*WHOLE, "0"],
+        "--output": FOLDERS,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(c, option) for c, options in OPTIONS.items() for option in options]
+)
+def test_bad_values(
+    command: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in OPTIONS[command][option]:
+        result = CliRunner().invoke(app, [command, option, value])
+        assert result.exit_code == 2, (value, result.output)
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert result.stderr.startswith("fastopt: error: ")
+        assert option in result.stderr
+        assert len(result.stderr) < 300
+        assert "Value error" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train", "--epochs", "x"], "--epochs must be a whole number of 64 bits, not 'x'"),
+        (["train", "--epochs", str(10**30)], f"whole number of 64 bits, not '{10**30}'"),
+        (["train", "--lr", "x"], "--lr must be a number, not 'x'"),
+        (["train", "--lr"], "--lr"),
+        (["train", "--lrr", "1"], "--lrr"),
+        (["train", "more"], " train --help)"),
+        (["trian"], "'train'? (see "),
+        (["bench", "foo"], "must be one of optimizers, losses, accuracy, not 'foo'"),
+        (["sweep", "--lr", "orange"], "--lr must be numbers such as 0.01,0.1, or a range such as"),
+        (["train", "--threads", "0"], "--threads must be in 1 ... 4096, not 0"),
+        (["train", "--output", ""], "--output must be the path of a folder, not ''"),
+    ],
+)
+def test_the_words(arguments: list[str], text: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("fastopt: error: ")
+    assert result.stderr.count("\n") == 1
+    assert text in result.stderr
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "landscape" in result.output
+    assert "fastopt: error" not in result.output
+
+
+def test_a_package_that_is_missing_is_named_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastopt.cli.common.find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["train", "--data", "iris", "--epochs", "1"])
+    assert str(result.exception).startswith("fastopt: the command needs matplotlib; install it")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_have_their_nouns() -> None:
+    assert [count(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
