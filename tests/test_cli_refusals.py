@@ -13,7 +13,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from fastopt.cli.app import app
-from fastopt.cli.common import count
+from fastopt.train.checks import counted
 
 HUGE = "9" * 5000  # more digits than Python converts
 WHOLE = ["abc", "", "-1", "1.5", "nan", "1e3", str(2**63), str(10**30), HUGE]
@@ -116,4 +116,4 @@ def test_a_package_that_is_missing_is_named_before_the_work(
 
 
 def test_numbers_have_their_nouns() -> None:
-    assert [count(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]

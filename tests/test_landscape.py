@@ -167,7 +167,7 @@ def test_an_interrupted_command_keeps_what_it_has(tmp_path: Path) -> None:
     )  # fmt: skip
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.stderr == ""
-    assert stopped.stdout.rstrip().splitlines()[-1] == "interrupted after 2 of 2 functions"
+    assert stopped.stdout.rstrip().splitlines()[-1] == "interrupted after 1 of 2 functions"
     folder = tmp_path / "fastopt-landscape"
     assert not list(folder.glob(".part*"))
     facts = json.loads((folder / "landscape.json").read_text())

@@ -6,6 +6,8 @@ from operator import index
 from typing import Literal, TypeAlias
 
 from fastopt import _core
+from fastopt._core import as_flag as as_flag
+from fastopt._core import short_repr as short_repr
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 

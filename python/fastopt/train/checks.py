@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._core import as_flag, as_number, short_repr
+from fastopt._options import as_flag, as_number, short_repr
 
 __all__ = [
     "as_flag",
@@ -133,7 +133,7 @@ def number(name: str, value: object, taken: str, allows: Callable[[float], bool]
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
-        result = as_number(value, name)
+        result = as_number(name, value)
     except ValueError:  # beyond float64
         result = inf
     if not allows(result):  # NaN too
