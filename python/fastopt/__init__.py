@@ -44,7 +44,16 @@ from fastopt.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from fastopt.optim import SGD, Adam, AdamW, Optimizer, RMSprop, StepInfo, decay_groups
+from fastopt.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    IncompatibleKeys,
+    Optimizer,
+    RMSprop,
+    StepInfo,
+    decay_groups,
+)
 from fastopt.schedules import (
     ChainedScheduler,
     ConstantLR,
@@ -80,6 +89,7 @@ __all__ = [
     "ExponentialLR",
     "GradAccumulator",
     "HuberLoss",
+    "IncompatibleKeys",
     "KLDivLoss",
     "L1Loss",
     "LRScheduler",

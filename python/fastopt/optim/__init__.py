@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from fastopt.optim._base import StepInfo
+from fastopt.optim._base import IncompatibleKeys, StepInfo
 from fastopt.optim._fused import Optimizer
 from fastopt.optim.adam import Adam, AdamW
 from fastopt.optim.groups import decay_groups
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "StepInfo", "decay_groups"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "IncompatibleKeys",
+    "Optimizer",
+    "RMSprop",
+    "StepInfo",
+    "decay_groups",
+]
