@@ -463,10 +463,10 @@ public:
 
     void check_options(const py::dict& group) const { GroupOptions(row(optimizer_), group); }
 
-    std::size_t group_count() const { return options_.size(); }
-
-    // Adds the parameters of a group. All of them are checked, against those there too, first.
-    void add_group(const py::list& names, const py::list& arrays, const py::dict& group) {
+    // Adds the parameters of a group, and the group to the list `groups`. All of them are checked,
+    // against those there too, first.
+    void add_group(const py::list& names, const py::list& arrays, const py::dict& group,
+                   const py::list& groups) {
         const Use use(*this);
         GroupOptions options(row(optimizer_), group);
         py::object params = group["params"];
@@ -487,17 +487,21 @@ public:
         options_.reserve(options_.size() + 1);
         group_params_.reserve(group_params_.size() + 1);
         parameters_.reserve(parameters_.size() + added.size());
+        if (PyList_Append(groups.ptr(), group.ptr()) != 0) throw py::error_already_set();
         options_.push_back(std::move(options));
         group_params_.push_back(std::move(params));
         std::move(added.begin(), added.end(), std::back_inserter(parameters_));
     }
 
-    // Removes group number `index` with its parameters and their states.
-    void remove_group(std::size_t index) {
+    // Removes group number `index` with its parameters and their states, and from the list
+    // `groups`.
+    void remove_group(std::size_t index, const py::list& groups) {
         const Use use(*this);
+        const auto place = static_cast<std::ptrdiff_t>(index);
         if (index >= options_.size()) throw py::index_error("there is no such group");
         forget_plan();
-        const auto place = static_cast<std::ptrdiff_t>(index);
+        if (PyList_SetSlice(groups.ptr(), place, place + 1, nullptr) != 0)
+            throw py::error_already_set();
         std::rotate(options_.begin() + place, options_.begin() + place + 1, options_.end());
         std::rotate(group_params_.begin() + place, group_params_.begin() + place + 1,
                     group_params_.end());
@@ -863,10 +867,9 @@ void bind_optim(py::module_& module) {
         .def(py::init<const py::object&, py::object>(), py::arg("kernel"),
              py::arg("step_info") = py::none())
         .def("check_options", &OptimizerCore::check_options, py::arg("group"))
-        .def("group_count", &OptimizerCore::group_count)
         .def("add_group", &OptimizerCore::add_group, py::arg("names"), py::arg("params"),
-             py::arg("group"))
-        .def("remove_group", &OptimizerCore::remove_group, py::arg("index"))
+             py::arg("group"), py::arg("groups"))
+        .def("remove_group", &OptimizerCore::remove_group, py::arg("index"), py::arg("groups"))
         .def("step", &OptimizerCore::step, py::arg("groups"), py::arg("grads"), py::arg("max_norm"),
              py::arg("norm_type"), py::arg("grad_scale"), py::arg("skip_nonfinite"),
              py::arg("zero_grads"))

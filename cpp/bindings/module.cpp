@@ -12,8 +12,6 @@ PYBIND11_MODULE(core, module) {
     pybind11::register_local_exception_translator([](std::exception_ptr error) {
         try {
             std::rethrow_exception(error);
-        } catch (const pybind11::builtin_exception&) {
-            throw;
         } catch (const std::runtime_error&) {
             if (PyErr_Occurred() == nullptr) throw;
         }

@@ -165,7 +165,7 @@ def _make_core(groups: list[Group], counts: Sequence[int]) -> _core.Optimizer:
     """Return what adds to the sums of these groups, the first of which have had so many calls."""
     core = _core.Optimizer("accumulate")
     for group in groups:
-        core.add_group(list(group["param_names"]), list(group["params"]), group)
+        core.add_group(list(group["param_names"]), list(group["params"]), group, [])
     new = sum(len(group["params"]) for group in groups) - len(counts)
     core.load([{"step": count} for count in [*counts, *[0] * new]], groups, groups)
     return core

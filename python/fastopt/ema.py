@@ -114,7 +114,7 @@ class WeightEMA:
         steps = [self._step(i) for i in range(first)] + [0] * len(names)
         group = self._group | {"params": tuple(averages.values())}
         core = _core.Optimizer("weight_ema")
-        core.add_group(list(averages), list(averages.values()), group)
+        core.add_group(list(averages), list(averages.values()), group, [])
         core.load([{"step": step} for step in steps], [group], [group])
         # One statement without a call: no interrupt is seen within it.
         self._core, self._group, self._params, self._averages = core, group, params, averages

@@ -95,13 +95,11 @@ class OptimizerBase(ABC):
         for group in groups:
             self.add_param_group(group)
 
-    # Each of these changes everything or raises.
+    # Each of these changes everything, `param_groups` too, or raises.
     @abstractmethod
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
     @abstractmethod
     def _remove_group(self, index: int) -> None: ...
-    @abstractmethod
-    def _group_count(self) -> int: ...
     @abstractmethod
     def _step(
         self,
@@ -150,13 +148,11 @@ class OptimizerBase(ABC):
         named = self._named | set(names) if isinstance(params, Mapping) else self._named
         count, before = len(self.param_groups), (self._index, self._named)
         try:
-            self.param_groups += [group]
             self._index, self._named = index, named
             self._add_group(names, arrays, group)
         except BaseException:
-            del self.param_groups[count:]
             self._index, self._named = before
-            if self._group_count() > count:  # an interrupt came just behind it
+            if len(self.param_groups) > count:  # an interrupt came just behind it
                 self._remove_group(count)
             raise
 
@@ -184,11 +180,9 @@ class OptimizerBase(ABC):
         named = self._named.difference(gone)
         try:
             self._remove_group(number)
-            del self.param_groups[number]
             self._index, self._named = index_of, named
         except BaseException:
-            if self._group_count() < len(self.param_groups):  # an interrupt came just behind it
-                del self.param_groups[number]
+            if len(self.param_groups) < count:  # an interrupt came just behind it
                 self._index, self._named = index_of, named
             raise
 

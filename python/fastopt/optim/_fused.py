@@ -31,14 +31,11 @@ class Optimizer(OptimizerBase):
             "that into a new one over the copied parameters"
         )
 
-    def _group_count(self) -> int:
-        return self._core.group_count()
-
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
-        self._core.add_group(names, arrays, group)
+        self._core.add_group(names, arrays, group, self.param_groups)
 
     def _remove_group(self, index: int) -> None:
-        self._core.remove_group(index)
+        self._core.remove_group(index, self.param_groups)
 
     def _step(
         self,

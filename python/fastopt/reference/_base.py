@@ -31,15 +31,14 @@ class ReferenceOptimizer(OptimizerBase):
         self._slots: list[tuple[FloatArray, int, dict[str, Any]]] = []
         super().__init__(params, defaults)
 
-    def _group_count(self) -> int:
-        return len({group for _, group, _ in self._slots})
-
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
-        number = self._group_count()
-        self._slots += [(array, number, {"step": 0}) for array in arrays]
+        number = len(self.param_groups)
+        slots = [*self._slots, *((array, number, {"step": 0}) for array in arrays)]
+        self._slots, self.param_groups[number:] = slots, [group]
 
     def _remove_group(self, index: int) -> None:
-        self._slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
+        slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
+        self._slots, self.param_groups[index : index + 1] = slots, []
 
     def _step(
         self,
