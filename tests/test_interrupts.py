@@ -176,6 +176,16 @@ def test_a_block_that_is_dropped_puts_the_parameters_back() -> None:
         pass
 
 
+def test_a_parameter_that_was_resized_within_the_block_is_left_alone() -> None:
+    params = {"a": np.arange(20.0), "b": np.ones(3)}
+    average = fo.WeightEMA(params, 0.5)
+    with average.applied():
+        params["a"].resize(1000, refcheck=False)
+        params["b"][:] = 5
+    assert params["a"].size == 1000
+    assert (params["b"] == 1).all()
+
+
 def test_a_group_whose_addition_fails_behind_the_core_can_be_added_again() -> None:
     params, optimizer = two_groups(fo)
     add = type(optimizer)._add_group

@@ -29,7 +29,7 @@ class Applied {
 public:
     Applied(const py::list& names, const py::list& params, const py::list& averages,
             py::array active)
-        : active_(std::move(active)) {
+        : active_(std::move(active)), flag_(static_cast<bool*>(active_.mutable_data())) {
         const std::vector<std::string> param_what = labels(names, "parameter");
         const std::vector<std::string> average_what = labels(names, "average of");
         for (std::size_t i = 0; i < param_what.size(); ++i)
@@ -41,7 +41,7 @@ public:
     Applied& operator=(const Applied&) = delete;
 
     void enter() {
-        if (flag())
+        if (*flag_)
             throw std::runtime_error(
                 "applied() within applied(): the parameters hold the averages until its block "
                 "ends");
@@ -52,7 +52,8 @@ public:
             const py::array param = float_array(pair.param, pair.param_what);
             require_twin(param, pair.param_what, average, pair.average_what);
             const auto bytes = static_cast<std::size_t>(param.nbytes());
-            pieces.push_back({const_cast<void*>(param.data()), average.data(), bytes});
+            pieces.push_back(
+                {const_cast<void*>(param.data()), average.data(), param.size(), bytes});
             total += bytes;
         }
         auto before = std::make_unique_for_overwrite<std::byte[]>(total);
@@ -63,7 +64,7 @@ public:
         }
         pieces_ = std::move(pieces);
         before_ = std::move(before);
-        flag() = true;
+        *flag_ = true;
         for (const Piece& piece : pieces_) std::memcpy(piece.param, piece.average, piece.bytes);
     }
 
@@ -91,29 +92,33 @@ private:
     struct Piece {
         void* param;
         const void* average;
+        py::ssize_t count;
         std::size_t bytes;
     };
 
-    bool& flag() const { return *static_cast<bool*>(const_cast<void*>(active_.data())); }
+    // Whether it is the memory of before still: resize() may have moved it.
+    static bool holds(const py::object& param, const Piece& piece) noexcept {
+        const auto* fields = py::detail::array_proxy(param.ptr());
+        py::ssize_t count = 1;
+        for (int axis = 0; axis < fields->nd; ++axis) count *= fields->dimensions[axis];
+        return fields->data == piece.param && count == piece.count;
+    }
 
-    void restore() {
+    void restore() noexcept {
         if (!before_) return;
         const std::byte* place = before_.get();
         for (std::size_t i = 0; i < pieces_.size(); ++i) {
             const Piece& piece = pieces_[i];
-            // It is an array still, but resize() may have moved its memory.
-            const auto param = py::reinterpret_borrow<py::array>(pairs_[i].param);
-            if (param.data() == piece.param &&
-                static_cast<std::size_t>(param.nbytes()) == piece.bytes)
-                std::memcpy(piece.param, place, piece.bytes);
+            if (holds(pairs_[i].param, piece)) std::memcpy(piece.param, place, piece.bytes);
             place += piece.bytes;
         }
         before_.reset();
-        flag() = false;
+        *flag_ = false;
     }
 
     std::vector<Pair> pairs_;
     py::array active_;
+    bool* flag_;  // in it
     std::vector<Piece> pieces_;
     std::unique_ptr<std::byte[]> before_;  // the parameters, while the averages are in their place
 };

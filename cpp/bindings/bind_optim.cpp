@@ -505,10 +505,9 @@ public:
         std::rotate(options_.begin() + place, options_.begin() + place + 1, options_.end());
         std::rotate(group_params_.begin() + place, group_params_.begin() + place + 1,
                     group_params_.end());
-        const auto kept =
-            std::stable_partition(parameters_.begin(), parameters_.end(),
-                                  [&](const Parameter& p) { return p.group != index; });
-        const auto count = static_cast<std::size_t>(kept - parameters_.begin());
+        std::size_t count = 0;  // those that stay come first, in their order
+        for (Parameter& parameter : parameters_)
+            if (parameter.group != index) std::swap(parameters_[count++], parameter);
         for (Parameter& parameter : parameters_)
             if (parameter.group > index) --parameter.group;
         // One by one: what dies may run code that looks at the others.
@@ -815,9 +814,9 @@ private:
                 bool known = key == "'step'";
                 for (int i = 0; i < optimizer.state_count; ++i)
                     known |= key == quoted(optimizer.states[i]);
-                if (!known)
-                    throw_names("the " + owner + " has " + key +
-                                ", which this optimizer does not know");
+                if (known) continue;
+                throw_names(std::string("the ").append(owner).append(" has ").append(key).append(
+                    ", which this optimizer does not know"));
             }
         return {std::move(states), step};
     }

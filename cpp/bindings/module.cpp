@@ -1,6 +1,7 @@
 // The private extension module fastopt._core: a list of its families.
 #include <exception>
 #include <stdexcept>
+#include <utility>
 
 #include "bindings.hpp"
 
@@ -11,7 +12,7 @@ PYBIND11_MODULE(core, module) {
     // and leaves Python's MemoryError standing.
     pybind11::register_local_exception_translator([](std::exception_ptr error) {
         try {
-            std::rethrow_exception(error);
+            std::rethrow_exception(std::move(error));
         } catch (const std::runtime_error&) {
             if (PyErr_Occurred() == nullptr) throw;
         }
@@ -26,6 +27,7 @@ PYBIND11_MODULE(core, module) {
 }
 
 // pybind11 would wait for the first interpreter's lock, on Python 3.11 for ever.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): Python gives the name.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
     if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit_core();
     PyErr_SetString(PyExc_ImportError,

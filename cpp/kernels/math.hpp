@@ -228,7 +228,8 @@ inline DoubleDouble multiply(DoubleDouble a, DoubleDouble b) {
     return {high, low - (high - product)};
 }
 
-inline double one_minus_power(double base, std::uint64_t exponent) {
+inline double one_minus_power(double base, std::int64_t step) {
+    auto exponent = static_cast<std::uint64_t>(step);
     DoubleDouble power{1.0, 0.0};
     for (DoubleDouble square{base, 0.0};; square = multiply(square, square)) {
         if (exponent & 1) power = multiply(power, square);
