@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_states_that_fit_in_part(module: Any) -> None:
     found = own.load_state_dict(saved, strict=False)
     missing = [f"param_groups[0].{key}" for key in own.defaults]
     assert found.missing_keys == ["x", *missing, "param_groups[2].eps"]
-    assert found.unexpected_keys == ["c"]
+    assert found.unexpected_keys == ["c", "param_groups[1].initial_lr"]
     assert {name: state["step"] for name, state in own.state.items()} == {
         "x": 1,
         "d": 11,
@@ -244,9 +245,84 @@ def test_states_that_fit_in_part(module: Any) -> None:
     }
     assert [group["lr"] for group in own.param_groups] == [0.75, 0.25, 0.5]
     assert [group["eps"] for group in own.param_groups] == [1e-3, 1e-8, 1e-3]
-    assert own.param_groups[1]["initial_lr"] == 7.0
+    assert "initial_lr" not in own.param_groups[1]
+    own.param_groups[1]["initial_lr"] = 1.0
+    own.load_state_dict(saved, strict=False)
+    assert own.param_groups[1]["initial_lr"] == 7.0  # it has one now
+    other = module.SGD({"a": np.ones(2), "z": np.ones(2)})
+    keys = other.load_state_dict(module.Adam({"a": np.ones(2)}).state_dict(), strict=False)
+    assert keys.missing_keys[0] == "z"
+    assert "param_groups[0].betas" in keys.unexpected_keys
+    assert "betas" not in other.param_groups[0]
     saved["state"]["a"]["exp_avg"] = np.ones(3)
     with pytest.raises(ValueError, match="exp_avg of 'a' has shape"):
         fo.Adam({"a": np.ones(2)}).load_state_dict(saved, strict=False)
     with pytest.raises(TypeError, match="strict must be True or False"):
         own.load_state_dict(saved, strict="no")
+
+
+def test_groups_that_were_moved_by_hand_are_refused() -> None:
+    arrays = [np.ones(2), np.ones(2)]
+    optimizer = fo.SGD([{"params": [a]} for a in arrays], lr=1.0)
+    grads = [[np.ones(2)], [np.ones(2)]]
+    for change in (list.reverse, list.pop):
+        groups = optimizer.param_groups[:]
+        change(optimizer.param_groups)
+        for call in (
+            lambda: optimizer.step(grads[: len(optimizer.param_groups)]),
+            lambda: optimizer.remove_param_group(0),
+            lambda: optimizer.load_state_dict(optimizer.state_dict(), strict=False),
+        ):
+            with pytest.raises(ValueError, match="remove_param_group"):
+                call()
+        optimizer.param_groups[:] = groups
+    optimizer.step(grads)
+    assert all((a == 0).all() for a in arrays)
+
+
+def test_groups_with_odd_keys_or_of_other_kinds() -> None:
+    optimizer = fo.SGD([np.ones(2)])
+    state = optimizer.state_dict()
+
+    class Key:
+        def __hash__(self) -> int:
+            optimizer.param_groups[0].clear()
+            return 1
+
+    group = optimizer.param_groups[0]
+    before = dict(group)
+    for key in (3, None, Key):
+        group[key] = 1  # type: ignore[index]
+        with pytest.raises(TypeError, match="strings as names"):
+            optimizer.load_state_dict(state)
+        del group[key]  # type: ignore[arg-type]
+    assert group == before
+    optimizer.param_groups[0] = OrderedDict(group)
+    with pytest.raises(TypeError, match=r"param_groups\[0\] must be a dict, not OrderedDict"):
+        optimizer.step([np.ones(2)])
+
+
+def test_odd_values_of_options() -> None:
+    class Pair(list[float]):
+        def __len__(self) -> int:
+            return 2
+
+    p = np.ones(2)
+    for betas in (np.array(0.9), Pair([0.5]), "ab", 0.9, [0.9], None):
+        with pytest.raises(TypeError, match="betas must be a pair of numbers, not"):
+            fo.Adam([p], betas=betas)  # type: ignore[arg-type]
+    fo.Adam([p], betas=np.array([0.5, 0.5])).step([np.ones(2)])  # type: ignore[arg-type]
+    for value in (np.array(["grad", "zero"]), 1, None):
+        with pytest.raises(ValueError, match="momentum_init must be 'grad' or 'zero', not"):
+            fo.SGD([p], momentum=0.9, momentum_init=value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dampening = 0, not momentum=0.9, dampening=0.5"):
+        fo.SGD([p], momentum=0.9, dampening=0.5, nesterov=True)
+    with pytest.raises(TypeError, match="index must be an integer, not"):
+        fo.SGD([p]).remove_param_group(np.arange(3))  # type: ignore[arg-type]
+
+    class Grads(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fo.SGD({"p": p}).step(Grads(p=p))

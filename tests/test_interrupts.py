@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt._types import FloatArray
-from helpers import interrupt_at, interrupt_everywhere
+from helpers import HANG, check, interrupt_at, interrupt_everywhere
 
 Operation = tuple[Callable[[], object], Callable[[], object]]
 
@@ -221,8 +221,14 @@ class Parameter(np.ndarray[Any, Any]):
     ],
 )
 def test_cycles_through_parameters_are_collected(make: Callable[[Any], Any]) -> None:
-    param = np.ones(1000).view(Parameter)
-    param.owner = make(param)
+    param = Parameter((1000,))  # it owns its memory
+    param[...] = 0
+    param.owner = made = make(param)
+    if isinstance(made, fo.Optimizer):
+        with pytest.raises(ValueError, match="shape"):  # the plan of a refused step goes, too
+            made.step([np.ones(3)])
+        made.step([param.copy()])
+    del made
     gone = weakref.ref(param)
     del param
     gc.collect()
@@ -262,3 +268,35 @@ def test_errors_of_an_option_pass_through(error: type[BaseException]) -> None:
     optimizer.param_groups[0]["lr"] = 1.0
     optimizer.step([np.ones(2)])
     assert (p == 0).all()
+
+
+def test_a_fork_within_a_step_is_named() -> None:
+    code = f"""
+import os, threading
+import numpy as np, fastopt as fo
+class Rate:
+    def __float__(self):
+        inside.set()
+        assert go.wait({HANG})
+        return 0.5
+inside, go = threading.Event(), threading.Event()
+optimizer = fo.SGD([np.ones(3)])
+optimizer.param_groups[0]["lr"] = Rate()
+other = threading.Thread(target=lambda: optimizer.step([np.ones(3)]))
+other.start()
+assert inside.wait({HANG})
+child = os.fork()
+try:
+    optimizer.step([np.ones(3)])
+except RuntimeError as error:
+    words = "was forked" if child == 0 else "in use by another thread"
+    assert words in str(error), error
+else:
+    raise AssertionError
+if child == 0:
+    os._exit(0)
+go.set()
+other.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    check(code)

@@ -143,6 +143,29 @@ def test_weights_beyond_float32(weight: float) -> None:
     assert (np.asarray(wide.grads["0"]) == weight).all()
 
 
+def test_weights_whose_sum_is_beyond_float64() -> None:
+    p = np.ones(2)
+    sums = fo.GradAccumulator([p])
+    sums.add([np.full(2, 1e-300)], 1e308)
+    with pytest.raises(ValueError, match="sum of the weights is beyond float64"):
+        sums.add([np.full(2, 1e-300)], 1e308)
+    assert sums.weight == 1e308
+
+
+def test_a_weight_is_read_once() -> None:
+    class Weight:
+        count = 0
+
+        def __float__(self) -> float:
+            self.count += 1
+            return float(self.count)
+
+    sums = fo.GradAccumulator([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}])
+    sums.add([[np.ones(2)], [np.ones(2)]], Weight())  # type: ignore[arg-type]
+    assert sums.weight == 1
+    assert all((np.asarray(g) == 1).all() for g in sums.grads.values())
+
+
 def test_a_mean_of_weights_that_are_tiny() -> None:
     p, g = np.ones(2, np.float32), np.full(2, 0.5, np.float32)
     sums = fo.GradAccumulator([p])

@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "../runtime/isa.hpp"
+#include "../runtime/parallel.hpp"
 #include "../runtime/step.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -64,19 +65,29 @@ void require_fit(const Unfit& scalar, const py::array& array, const std::string&
                           "; choose another value, or arrays of float64");
 }
 
+// Item number `item` of a pair such as betas.
+py::object pair_item(py::handle value, const std::string& what, int item) {
+    py::object items;
+    if (PySequence_Check(value.ptr()) && !PyUnicode_Check(value.ptr())) {
+        items = py::reinterpret_steal<py::object>(PySequence_Fast(value.ptr(), ""));
+        if (!items && PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+        PyErr_Clear();
+    }
+    if (!items || PySequence_Fast_GET_SIZE(items.ptr()) != 2)
+        throw py::type_error(what + " must be a pair of numbers, not " + short_repr(value));
+    return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(items.ptr(), item));
+}
+
 double read_option(const Option& option, py::handle value) {
     std::string what = option.name;
     py::object item = py::reinterpret_borrow<py::object>(value);
     if (option.item >= 0) {
-        if (!py::isinstance<py::sequence>(value) || py::isinstance<py::str>(value) ||
-            py::len(value) != 2)
-            throw py::type_error(what + " must be a pair of numbers, not " + short_repr(value));
-        item = value[py::int_(option.item)];
+        item = pair_item(value, what, option.item);
         what += "[" + std::to_string(option.item) + "]";
     }
     if (option.domain == Domain::choice) {
         for (int i = 0; i < 2; ++i)
-            if (item.equal(py::str(option.choices[i]))) return i;
+            if (PyUnicode_Check(item.ptr()) && as_text(item, what) == option.choices[i]) return i;
         throw py::value_error(what + " must be " + quoted(option.choices[0]) + " or " +
                               quoted(option.choices[1]) + ", not " + short_repr(item));
     }
@@ -139,7 +150,8 @@ public:
                 values = fresh;
                 for (auto& [i, value] : pending_) seen_[i] = std::move(value);
             }
-            if (conflict != nullptr) throw py::value_error(std::string(conflict));
+            if (conflict != nullptr)
+                throw py::value_error(conflict + given(optimizer, conflict, group));
         }
         if (!changed) return false;
         unsigned used = 0;
@@ -156,12 +168,25 @@ public:
     std::array<double, max_options> values{};
 
 private:
+    // The values of the options that a message names.
+    static std::string given(const Optimizer& optimizer, const std::string& message,
+                             const py::dict& group) {
+        std::string result;
+        for (int i = 0; i < optimizer.option_count; ++i) {
+            const char* name = optimizer.options[i].name;
+            if (message.find(name) == std::string::npos) continue;
+            result.append(result.empty() ? ", not " : ", ").append(name).append("=");
+            result.append(short_repr(group[name]));
+        }
+        return result;
+    }
+
     // Whether the object will always hold the value it holds now.
     static bool immutable(const py::object& value) {
         PyObject* object = value.ptr();
         if (PyTuple_CheckExact(object)) {
             for (const py::handle item : value)
-                if (!PyFloat_CheckExact(item.ptr())) return false;
+                if (!PyFloat_CheckExact(item.ptr()) && !PyLong_CheckExact(item.ptr())) return false;
             return true;
         }
         return PyFloat_CheckExact(object) || PyBool_Check(object) || PyLong_CheckExact(object) ||
@@ -198,7 +223,7 @@ public:
     }
 
     // Whether all but the address is the same.
-    bool matches_elsewhere(PyObject* object) const {
+    __attribute__((always_inline)) bool matches_elsewhere(PyObject* object) const {
         if (Py_TYPE(object) != ndarray_type()) return false;
         const auto* fields = py::detail::array_proxy(object);
         if (fields->descr != dtype_ || fields->nd != dimensions_ ||
@@ -248,13 +273,13 @@ public:
     void add(const double* options, const std::string& name, const py::array& param,
              py::handle grad, States& states, bool fresh, bool zero_grads) {
         const std::string param_what = param_label(optimizer_, name);
-        parameter_array(param, param_what);
+        const py::array plain = parameter_array(param, param_what);
         Entry entry;
-        entry.order = memory_order(param);
+        entry.order = memory_order(plain);
         entry.param = {param, dtype_of(param)};
         TensorUpdate update{};
-        update.param = static_cast<std::byte*>(const_cast<void*>(param.data()));
-        overlap_.add(param, param_what, true);
+        update.param = static_cast<std::byte*>(const_cast<void*>(plain.data()));
+        overlap_.add(plain, param_what, true);
         const py::array grad_array = check_grad(grad, name, param, zero_grads);
         overlap_.add(grad_array, grad_label(optimizer_, name), zero_grads);
         update.grad = view(grad_array, entry.order);
@@ -325,8 +350,6 @@ public:
 
     TensorUpdate& tensor(std::size_t number) { return stepper_.tensors[number]; }
 
-    std::optional<Misfit> prepare() { return stepper_.prepare(optimizer_); }
-
     StepResult run(const GradOptions& options) {
         const GilRelease release;
         return stepper_.run(optimizer_, options);
@@ -394,6 +417,7 @@ public:
     explicit StepInfo(const py::object& type) : info_(type(norm_.object(), false)) {
         if (!PyTuple_Check(info_.ptr()) || PyTuple_GET_ITEM(info_.ptr(), 0) != norm_.object().ptr())
             throw py::type_error("a StepInfo must be a tuple of norm and flag");
+        PyObject_GC_UnTrack(info_.ptr());  // nobody finds it before it is filled
     }
     py::object with(const StepResult& result) && {
         norm_.set(result.grad_norm);
@@ -416,38 +440,49 @@ public:
     explicit DictChanges(const std::vector<std::pair<py::dict, py::dict>>& changes)
         : changes_(changes) {}
 
-    // Gives each first dict the keys of the second.
+    // Gives each first dict the keys of the second. Keys are exact strings: nothing runs code of
+    // the caller's here.
     void start() {
         for (const auto& [target, source] : changes_) {
-            for (const auto& [key, value] : source)
-                if (!target.contains(key)) {
-                    added_.emplace_back(target, py::reinterpret_borrow<py::object>(key));
-                    target[key] = value;
-                }
-            for (const auto& [key, value] : target)
+            for (const auto& dict : {target, source})
+                for (const auto& [key, value] : dict)
+                    if (!PyUnicode_CheckExact(key.ptr()))
+                        throw py::type_error(
+                            "the options of a group must have strings as names, not " +
+                            short_repr(key));
+            for (const auto& [key, value] : target) {
+                before_.push_back(py::reinterpret_borrow<py::object>(value));
                 if (!source.contains(key))
                     surplus_.emplace_back(target, py::reinterpret_borrow<py::object>(key));
-                else
-                    before_.push_back(py::reinterpret_borrow<py::object>(value));
+            }
+            for (const auto& [key, value] : source) {
+                if (target.contains(key)) continue;
+                added_.emplace_back(target, py::reinterpret_borrow<py::object>(key));
+                if (PyDict_SetItem(target.ptr(), key.ptr(), value.ptr()) != 0)
+                    throw py::error_already_set();
+            }
         }
     }
     // Replaces values of keys that are there, and deletes keys: neither needs memory.
     void finish() {
         for (const auto& [target, source] : changes_)
             for (const auto& [key, value] : source)
-                PyDict_SetItem(target.ptr(), key.ptr(), value.ptr());
-        for (const auto& [target, key] : surplus_) PyDict_DelItem(target.ptr(), key.ptr());
+                ok(PyDict_SetItem(target.ptr(), key.ptr(), value.ptr()));
+        for (const auto& [target, key] : surplus_) ok(PyDict_DelItem(target.ptr(), key.ptr()));
         added_.clear();
     }
     ~DictChanges() {
-        for (const auto& [target, key] : added_)
-            if (PyDict_DelItem(target.ptr(), key.ptr()) != 0) PyErr_Clear();
+        for (const auto& [target, key] : added_) ok(PyDict_DelItem(target.ptr(), key.ptr()));
     }
     DictChanges(const DictChanges&) = delete;
     DictChanges& operator=(const DictChanges&) = delete;
 
 private:
     using Place = std::pair<py::dict, py::object>;
+
+    static void ok(int result) {
+        if (result != 0) PyErr_Clear();
+    }
 
     const std::vector<std::pair<py::dict, py::dict>>& changes_;
     std::vector<Place> added_, surplus_;
@@ -472,7 +507,8 @@ public:
         py::object params = group["params"];
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
-            overlap.add(parameter.param, param_label(optimizer_, parameter.name), true);
+            overlap.add(float_array(parameter.param, ""), param_label(optimizer_, parameter.name),
+                        true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto name = as_text(py::object(names[i]), "the name of a parameter");
@@ -480,7 +516,8 @@ public:
             const py::array param = parameter_array(py::object(arrays[i]), what);
             require_fit(unfit(options, 1, param), param, what);
             overlap.add(param, what, true);
-            added.push_back({name, param, options_.size(), {}, 0});
+            // What was given, not a plain view of it: the collector would not see through that.
+            added.push_back({name, py::object(arrays[i]), options_.size(), {}, 0});
         }
         overlap.run();
         forget_plan();  // it points at the options
@@ -498,6 +535,7 @@ public:
     void remove_group(std::size_t index, const py::list& groups) {
         const Use use(*this);
         const auto place = static_cast<std::ptrdiff_t>(index);
+        check_groups(groups);
         if (index >= options_.size()) throw py::index_error("there is no such group");
         forget_plan();
         if (PyList_SetSlice(groups.ptr(), place, place + 1, nullptr) != 0)
@@ -540,11 +578,10 @@ public:
                 PySequence_Fast_GET_ITEM(sequence.ptr(), static_cast<py::ssize_t>(i))));
         std::optional<StepInfo> info;
         if (options.clip || options.skip_nonfinite) info.emplace(step_info_);
-        if (plan_zeroes_ != options.zero || !refresh_plan(held, options.zero))
-            make_plan(held, options.zero);
-
         StepResult result;
         try {
+            if (plan_zeroes_ != options.zero || !refresh_plan(held, options.zero))
+                make_plan(held, options.zero);
             for (std::size_t k = 0; k < planned_.size(); ++k) {
                 const Parameter& parameter = parameters_[planned_[k]];
                 if (parameter.step == last_step)
@@ -553,14 +590,15 @@ public:
                                           " is at its end (2**63 - 1)");
                 plan_.tensor(k).step = parameter.step + 1;
             }
-            if (const auto misfit = plan_.prepare()) {
-                const Parameter& parameter = parameters_[planned_[misfit->tensor]];
-                require_fit(misfit->scalar, parameter.param,
+            result = plan_.run(options);
+            if (result.misfit) {
+                const Parameter& parameter = parameters_[planned_[result.misfit->tensor]];
+                require_fit(result.misfit->scalar, parameter.param,
                             param_label(optimizer_, parameter.name));
             }
-            result = plan_.run(options);
         } catch (...) {
             forget_created();
+            forget_plan();  // it may hold gradients
             throw;
         }
         if (result.skipped) {
@@ -593,8 +631,8 @@ public:
     void load(const py::list& loaded, const py::list& groups, const py::list& loaded_groups,
               const py::list& values) {
         const Use use(*this);
-        if (loaded.size() != parameters_.size() || groups.size() != options_.size() ||
-            loaded_groups.size() != options_.size() ||
+        check_groups(groups);
+        if (loaded.size() != parameters_.size() || loaded_groups.size() != options_.size() ||
             (values.size() != 0 && values.size() != parameters_.size()))
             throw py::value_error("the number of parameters or groups does not match");
         std::vector<std::pair<py::dict, py::dict>> changes;
@@ -610,7 +648,8 @@ public:
             const py::object entry = loaded[i];
             fresh.push_back(entry.is_none() ? std::pair(parameter.states, parameter.step)
                                             : read_state(parameter, py::dict(entry)));
-            require_fit(unfit(options[parameter.group], fresh.back().second + 1, parameter.param),
+            require_fit(unfit(options[parameter.group],
+                              std::max<std::int64_t>(1, fresh.back().second), parameter.param),
                         parameter.param, param_label(optimizer_, parameter.name));
         }
         std::vector<std::pair<py::array, py::array>> copies;  // from, to
@@ -674,11 +713,16 @@ private:
     class Use {
     public:
         explicit Use(OptimizerCore& core) : core_(core) {
-            if (core.in_use_.test_and_set())
-                throw std::runtime_error(std::string("this ") + row(core.optimizer_).words.owner +
-                                         " is in use by another thread; one step at a time");
+            unsigned user = 0;
+            if (core.user_.compare_exchange_strong(user, 1 + fork_count())) return;
+            const std::string owner = row(core.optimizer_).words.owner;
+            throw std::runtime_error(
+                user == 1 + fork_count()
+                    ? "this " + owner + " is in use by another thread; one step at a time"
+                    : "the process was forked while another thread used this " + owner +
+                          ", whose arrays may be half written; make a new one");
         }
-        ~Use() { core_.in_use_.clear(); }
+        ~Use() { core_.user_.store(0); }
         Use(const Use&) = delete;
         Use& operator=(const Use&) = delete;
 
@@ -691,8 +735,12 @@ private:
     // The first scalar of step number `step` that the element type of `param` cannot hold.
     Unfit unfit(const GroupOptions& options, std::int64_t step, const py::array& param) const {
         Coefficients coefficients;
-        row(optimizer_).prepare(options.values.data(), step, true, coefficients);
-        return row(optimizer_).unfit(coefficients, type_of(param));
+        Unfit result{};
+        with_default_floating_point([&] {
+            row(optimizer_).prepare(options.values.data(), step, true, coefficients);
+            result = row(optimizer_).unfit(coefficients, type_of(param));
+        });
+        return result;
     }
 
     // States that were made for a step which was not taken have never been: the next step is the
@@ -709,6 +757,29 @@ private:
         plan_stands_ = false;
     }
 
+    // Throws unless these are the groups that were added and not removed since, in their order.
+    void check_groups(const py::sequence& groups) const {
+        const auto count = static_cast<std::size_t>(py::len(groups));
+        if (count != options_.size())
+            throw py::value_error("param_groups has " + std::to_string(count) +
+                                  " groups, the optimizer " + std::to_string(options_.size()) +
+                                  (count > options_.size()
+                                       ? "; add one with add_param_group"
+                                       : "; remove one with remove_param_group"));
+        for (std::size_t g = 0; g < options_.size(); ++g) {
+            const py::object group = groups[g];
+            if (!PyDict_CheckExact(group.ptr()))
+                throw py::type_error("param_groups[" + std::to_string(g) +
+                                     "] must be a dict, not " + short_repr(group));
+            const py::handle params = PyDict_GetItemWithError(group.ptr(), params_key_.ptr());
+            if (PyErr_Occurred()) throw py::error_already_set();
+            if (params.ptr() != group_params_[g].ptr())
+                throw py::value_error(
+                    "the 'params' of a group cannot be replaced, nor the groups reordered; use "
+                    "remove_param_group and add_param_group");
+        }
+    }
+
     // Reads the options of all groups. Where other states are used now, the plan falls.
     void read_groups(const py::object& groups) {
         if (!PyList_Check(groups.ptr()))
@@ -716,23 +787,9 @@ private:
         // A copy: an option may run code of the caller's, which may change the list.
         const auto copy = py::reinterpret_steal<py::tuple>(PyList_AsTuple(groups.ptr()));
         if (!copy) throw py::error_already_set();
-        if (copy.size() != options_.size())
-            throw py::value_error("param_groups has " + std::to_string(copy.size()) +
-                                  " groups, the optimizer " + std::to_string(options_.size()) +
-                                  (copy.size() > options_.size()
-                                       ? "; add one with add_param_group"
-                                       : "; remove one with remove_param_group"));
+        check_groups(copy);
         for (std::size_t g = 0; g < options_.size(); ++g) {
             const py::object group = copy[g];
-            if (!PyDict_Check(group.ptr()))
-                throw py::type_error("param_groups[" + std::to_string(g) +
-                                     "] must be a dict, not " + short_repr(group));
-            const py::handle params = PyDict_GetItemWithError(group.ptr(), params_key_.ptr());
-            if (PyErr_Occurred()) throw py::error_already_set();
-            if (params.ptr() != group_params_[g].ptr())
-                throw py::value_error(
-                    "the 'params' of a group cannot be replaced; use remove_param_group and "
-                    "add_param_group");
             if (options_[g].read(row(optimizer_), py::reinterpret_borrow<py::dict>(group)))
                 plan_stands_ = false;
         }
@@ -832,7 +889,7 @@ private:
     bool plan_stands_ = false;
     bool plan_zeroes_ = false;
     std::vector<std::pair<Parameter*, std::size_t>> created_;  // states made for the current step
-    std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
+    std::atomic<unsigned> user_ = 0;  // 0, or 1 + the forks when a call began
 };
 
 // One update of one array on state that the caller owns. `given` maps names to arrays.
@@ -853,8 +910,8 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     plan.add(options.values.data(), "param", param_array, grad, states, step == 1, false);
     plan.finish();
     plan.tensor(0).step = step;
-    if (const auto misfit = plan.prepare()) require_fit(misfit->scalar, param_array, "param");
-    plan.run({});
+    const StepResult result = plan.run({});
+    if (result.misfit) require_fit(result.misfit->scalar, param_array, "param");
 }
 
 }  // namespace

@@ -94,8 +94,8 @@ void prepare(const double* options, std::int64_t step, bool fresh, Coefficients&
         if (options[Family::maximize] != 0.0) out.grad_factor = -1.0;
 }
 
-// What may become of a scalar when it is rounded to the element type. None may become infinite; a
-// factor that becomes 0 is what its products would be, but a divisor must not.
+// What may become of a scalar when it is rounded to the element type. None may become infinite. A
+// factor may become 0, as its products do for all but huge gradients; a divisor must not.
 enum class Small {
     may_vanish,
     must_not_vanish

@@ -352,6 +352,7 @@ private:
 // Never destroyed: its threads live until the process ends. A child of fork() has none of them, so
 // it forgets the pool and makes its own.
 std::atomic<Pool*> the_pool{nullptr};
+unsigned forks = 0;  // between the first process and this one
 
 // nullptr if there is no memory for it.
 Pool* pool() {
@@ -366,9 +367,14 @@ Pool* pool() {
 }  // namespace
 
 void forget_pool_after_fork() {
-    if (pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); }) != 0)
-        throw std::bad_alloc();
+    const auto in_child = [] {
+        the_pool.store(nullptr);
+        ++forks;
+    };
+    if (pthread_atfork(nullptr, nullptr, in_child) != 0) throw std::bad_alloc();
 }
+
+unsigned fork_count() { return forks; }
 
 void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);

@@ -9,6 +9,9 @@ namespace fastopt {
 // Once, before the first parallel_for: a child of fork() starts a fresh pool.
 void forget_pool_after_fork();
 
+// How often this process has been forked, it and those before it.
+unsigned fork_count();
+
 namespace detail {
 // A loop over [0, count), type-erased.
 struct Loop {

@@ -19,16 +19,18 @@ void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Pie
         kernel.update[type](slice, count, coefficients);
         offset += count * size;
     };
-    tensor.grad.reader.each_run(
-        piece.start, piece.count, [&](const std::byte* grad, std::size_t count) {
-            if (rescaled == nullptr) return update(grad, count);
-            alignas(64) std::byte block[4096];
-            for (std::size_t part; count > 0; count -= part, grad += part * size) {
-                part = std::min(count, sizeof(block) / size);
-                kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier, block);
-                update(block, part);
-            }
-        });
+    const auto update_rescaled = [&](const std::byte* grad, std::size_t count) {
+        alignas(64) std::byte block[4096];
+        for (std::size_t part; count > 0; count -= part, grad += part * size) {
+            part = std::min(count, sizeof(block) / size);
+            kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier, block);
+            update(block, part);
+        }
+    };
+    if (rescaled == nullptr)
+        tensor.grad.reader.each_run(piece.start, piece.count, update);
+    else
+        tensor.grad.reader.each_run(piece.start, piece.count, update_rescaled);
     if (zero) tensor.grad.reader.fill_zero(piece.start, piece.count);
 }
 
@@ -41,25 +43,21 @@ void Stepper::cut() {
     coefficients_.resize(tensors.size());
 }
 
-std::optional<Misfit> Stepper::prepare(int optimizer) {
-    const Optimizer& kernel = kernels().optimizers[optimizer];
-    std::optional<Misfit> misfit;
-    with_default_floating_point([&] {
-        for (std::size_t i = 0; i < tensors.size() && !misfit; ++i) {
-            const TensorUpdate& tensor = tensors[i];
-            const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
-            const bool same = i > 0 && tensor.options == before.options &&
-                              tensor.step == before.step && tensor.fresh == before.fresh;
-            if (same)
-                coefficients_[i] = coefficients_[i - 1];
-            else
-                kernel.prepare(tensor.options, tensor.step, tensor.fresh, coefficients_[i]);
-            if (same && tensor.grad.type == before.grad.type) continue;
-            const Unfit unfit = kernel.unfit(coefficients_[i], tensor.grad.type);
-            if (unfit.name != nullptr) misfit = {i, unfit};
-        }
-    });
-    return misfit;
+std::optional<Misfit> Stepper::prepare(const Optimizer& kernel) {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const TensorUpdate& tensor = tensors[i];
+        const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
+        const bool same = i > 0 && tensor.options == before.options && tensor.step == before.step &&
+                          tensor.fresh == before.fresh;
+        if (same)
+            coefficients_[i] = coefficients_[i - 1];
+        else
+            kernel.prepare(tensor.options, tensor.step, tensor.fresh, coefficients_[i]);
+        if (same && tensor.grad.type == before.grad.type) continue;
+        const Unfit unfit = kernel.unfit(coefficients_[i], tensor.grad.type);
+        if (unfit.name != nullptr) return Misfit{i, unfit};
+    }
+    return std::nullopt;
 }
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
@@ -89,8 +87,12 @@ StepResult Stepper::run(int optimizer, const GradOptions& options) {
     const bool backwards = grid_.elements() < tuning.turn_size && (with_norm || backwards_);
     backwards_ = !backwards;
     StepResult result;
+    with_default_floating_point([&] {
+        result.misfit = prepare(kernel);
+        if (!with_norm) scale_by({});
+    });
+    if (result.misfit) return result;
     if (!with_norm) {
-        with_default_floating_point([&] { scale_by({}); });
         parallel_for(grid_.shares(), grid_.elements(), update, backwards);
         return result;
     }

@@ -31,15 +31,16 @@ struct GradOptions {
     bool zero = false;            // the gradients, after they have been used
 };
 
-struct StepResult {
-    double grad_norm = 0.0;  // of all gradients over `scale`; with clip or skip_nonfinite
-    bool skipped = false;
-};
-
 // A scalar of a step that the element type of tensor number `tensor` cannot hold.
 struct Misfit {
     std::size_t tensor;
     Unfit scalar;
+};
+
+struct StepResult {
+    double grad_norm = 0.0;  // of all gradients over `scale`; with clip or skip_nonfinite
+    bool skipped = false;
+    std::optional<Misfit> misfit;  // then nothing was done
 };
 
 // Updates tensors. Kept from step to step: only `step`, `fresh` and the pointers change then.
@@ -48,11 +49,12 @@ public:
     std::vector<TensorUpdate> tensors;
 
     void cut();  // after `tensors` have changed in number or size
-    // Computes the scalars of the next run, and checks that they can be used.
-    std::optional<Misfit> prepare(int optimizer);
     StepResult run(int optimizer, const GradOptions& options);
 
 private:
+    // Computes the scalars. Returns the first that cannot be used.
+    std::optional<Misfit> prepare(const Optimizer& kernel);
+
     Grid grid_;
     NormParts parts_;
     bool backwards_ = false;  // how the next update runs, if it is small

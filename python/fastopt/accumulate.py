@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,9 @@ class GradAccumulator:
                 f"there are {len(self._sums)} parameters but {len(flat)} gradients; pass None for "
                 "a parameter without one"
             )
+        weight = _core.as_number(weight, "weight")
+        if isfinite(weight) and not isfinite(self.weight + weight):
+            raise ValueError(f"weight is {weight}, and the sum of the weights is beyond float64")
         groups = [group | {"weight": weight} for group in self._groups]
         self._core.step(groups, [_ONE, *flat], None, 2.0, 1.0, False, False)
 

@@ -230,8 +230,11 @@ class WeightEMA:
         strict = _core.as_flag(strict, "strict")
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
-        _require_same_names(("decay", "warmup", "state"), state_dict, "state dict")
-        state, decay, warmup = (state_dict[key] for key in ("state", "decay", "warmup"))
+        own = self.state_dict()
+        missing = [] if strict else [key for key in ("decay", "warmup") if key not in state_dict]
+        _require_same_names(own.keys() - missing, state_dict, "state dict", extra=not strict)
+        state = state_dict["state"]
+        decay, warmup = (state_dict.get(key, own[key]) for key in ("decay", "warmup"))
         if not isinstance(state, Mapping):
             raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
         if strict:
@@ -251,8 +254,10 @@ class WeightEMA:
             _require_same_names(("step", "average"), entry, f"state of {name!r}")
             entries.append({"step": entry["step"]})
             values.append(entry["average"])
-        missing = [name for name in self._params if name not in state]
-        result = IncompatibleKeys(missing, [name for name in state if name not in self._params])
+        missing += [name for name in self._params if name not in state]
+        unexpected = [name for name in state if name not in self._params]
+        unexpected += [key for key in state_dict if key not in own]
+        result = IncompatibleKeys(missing, unexpected)
         group = self._group | {"decay": decay, "warmup": warmup}
         self._core.load(entries, [self._group], [group], values)
         return result

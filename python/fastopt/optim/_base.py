@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import (
     Collection,
@@ -14,7 +13,7 @@ from collections.abc import (
     Set,
 )
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, SupportsIndex
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -169,9 +168,7 @@ class OptimizerBase(ABC):
         TypeError, IndexError
             If there is no such group.
         """
-        if not isinstance(index, SupportsIndex):
-            raise TypeError(f"index must be an integer, not {index!r}")
-        number, count = operator.index(index), len(self.param_groups)
+        number, count = _core.as_integer(index, "index"), len(self.param_groups)
         if not -count <= number < count:
             raise IndexError(f"there is no group {number}: the optimizer has {count} groups")
         number %= count
@@ -262,7 +259,8 @@ class OptimizerBase(ABC):
             With ``"state"`` and ``"param_groups"``.
         strict : bool
             False loads what has a partner, and returns the rest. A group then takes the options of
-            the saved group that holds the first of its parameters.
+            the saved group that holds the first of its parameters, as far as it has them itself. An
+            entry that is not a state of this optimizer is refused all the same.
 
         Returns
         -------
@@ -289,6 +287,8 @@ class OptimizerBase(ABC):
         missing = [name for name in self._index if name not in state]
         unexpected = [name for name in state if name not in self._index]
         group_of = {name: group for group in saved for name in group["params"]}
+        known = {*self._index, *unexpected}
+        unexpected += [name for name in group_of if name not in known]
         groups: list[Group] = []
         for number, old in enumerate(self.param_groups):
             names = old["param_names"]
@@ -310,6 +310,9 @@ class OptimizerBase(ABC):
                 new = next((group_of[name] for name in names if name in group_of), None)
                 where = f"param_groups[{number}]"
                 missing += [f"{where}.{key}" for key in self.defaults if key not in (new or {})]
+                unknown = (new or {}).keys() - old.keys() - {"params"}
+                unexpected += [f"{where}.{key}" for key in sorted(unknown)]
+                new = new and {key: value for key, value in new.items() if key not in unknown}
             groups.append(self._loaded_group(number, old, new))
         result = IncompatibleKeys(missing, unexpected)
         self._load([state.get(name) for name in self._index], groups)
@@ -535,7 +538,8 @@ def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
     try:
         flat = [grads[name] for name in names]
     except KeyError:
-        flat = []
+        _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
+        raise
     if len(flat) != len(grads):
         _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
     return flat
