@@ -30,7 +30,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Raises
     ------
     OSError
-        If the file cannot be written, or `path` is no regular file. It names `path`, not the file beside it.
+        If the file cannot be written, or `path` is a folder, a pipe or a device. It names `path`,
+        not the file beside it.
     """
     path = Path(path)
     part = path.parent / f"{_prefix(path)}{token_hex(8)}"
