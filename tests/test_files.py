@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
+import fastopt as fo
 from fastopt._files import parse_json, remove_leftovers, write_whole
 
 
@@ -103,6 +106,55 @@ def test_links_are_replaced_and_never_followed(tmp_path: Path) -> None:
     assert target.read_bytes() == b"precious"
     assert not link.is_symlink()
     assert link.read_bytes() == b"new"
+
+
+def _sockets(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _sockets], ids=["pipe", "socket"])
+def test_a_pipe_or_a_socket_is_refused_by_name(
+    make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    make(Path("a"))
+    before = os.lstat("a")
+    with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
+        write_whole("a", lambda file: file.write(b"new"))
+    with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
+        fo.save("a")
+    with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
+        fo.load("a")  # and does not wait for one that writes
+    assert os.lstat("a") == before
+    assert list(Path().iterdir()) == [Path("a")]
+
+
+def test_a_device_is_refused() -> None:
+    with pytest.raises(OSError, match=r"Not a regular file.*'/dev/null'"):
+        fo.save("/dev/null")
+    assert stat.S_ISCHR(os.lstat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("path", [b"x", None, 3, 0.5, ["x"]], ids=repr)
+@pytest.mark.parametrize("function", [fo.save, fo.load])
+def test_what_is_no_path(function: Callable[[Any], object], path: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        function(path)
+    assert str(caught.value) == f"path must be a string or a pathlib.Path, not {path!r}"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("a\0b", "a null character"), ("a\ud800b", "characters that the encoding")]
+)
+@pytest.mark.parametrize("function", [fo.save, fo.load])
+def test_a_path_that_no_file_can_have(
+    function: Callable[[Any], object], path: str, words: str
+) -> None:
+    for value in (path, Path(path)):
+        with pytest.raises(ValueError, match=f"path must not hold {words}") as caught:
+            function(value)
+        assert repr(path) in str(caught.value)
 
 
 def test_the_mode_is_what_the_umask_leaves(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ within the package: after calls, at the start of functions and at the end of loo
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +131,21 @@ def test_a_write_that_runs_out_of_memory_is_taken_back() -> None:
     with pytest.raises(MemoryError):
         _write(targets, [{"lr": 3}, {"initial_lr": 1}])
     assert targets == [{"lr": 1, "other": 2}, {}]
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_a_key_that_was_new_is_removed_if_a_later_write_fails(kind: type[dict[str, Any]]) -> None:
+    class Refusing(dict[str, Any]):
+        def __ior__(self, other: Any) -> Refusing:  # type: ignore[override, misc]
+            super().__ior__(other)
+            if "broken" in other:
+                raise MemoryError
+            return self
+
+    targets = [kind(lr=1), Refusing(lr=2)]
+    with pytest.raises(MemoryError):
+        _write(targets, [{"initial_lr": 1, "lr": 3}, {"broken": 1, "lr": 4}])
+    assert targets == [{"lr": 1}, {"lr": 2}]
+    assert [list(target) for target in targets] == [["lr"], ["lr"]]
+    _write(targets, [{"initial_lr": 1}, {"lr": 4}])
+    assert targets == [{"lr": 1, "initial_lr": 1}, {"lr": 4}]

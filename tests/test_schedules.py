@@ -790,6 +790,45 @@ def test_bad_options(
         getattr(fo, name)(optimizer, **options)
 
 
+NUMBERS = [
+    (name, key)
+    for name, row in ARGUMENTS.items()
+    for key, value in row.items()
+    if type(value) in (int, float)
+]
+
+
+@pytest.mark.parametrize("value", [True, np.True_], ids=repr)
+@pytest.mark.parametrize(("name", "argument"), NUMBERS)
+def test_true_is_no_number(name: str, argument: str, value: Any) -> None:
+    optimizer = groups("SGD")
+    with refused(TypeError, argument, "True", optimizer=optimizer):
+        getattr(fo, name)(optimizer, **{**ARGUMENTS[name], argument: value})
+
+
+def test_true_is_no_rate_no_metric_and_no_epoch() -> None:
+    optimizer = groups("SGD")
+    plateau = fo.ReduceLROnPlateau(optimizer)
+    restarts = fo.CosineAnnealingWarmRestarts(optimizer, 3)
+    with refused(TypeError, "metrics", "True", optimizer=optimizer, schedule=plateau):
+        plateau.step(True)
+    with refused(TypeError, "epoch", "True", optimizer=optimizer, schedule=restarts):
+        restarts.step(True)
+    optimizer.param_groups[0]["lr"] = True
+    with refused(TypeError, "lr of parameter group 0", "True", optimizer=optimizer):
+        fo.StepLR(optimizer, 3)
+
+
+@pytest.mark.parametrize("epoch", [2**63, 2**63 - 1, 2.0**63, 1e300], ids=repr)
+def test_an_epoch_beyond_64_bits_is_shown(epoch: float) -> None:
+    optimizer = groups("SGD")
+    made = fo.CosineAnnealingWarmRestarts(optimizer, 3)
+    with refused(ValueError, "below 2**63", repr(epoch), optimizer=optimizer, schedule=made):
+        made.step(epoch)
+    made.step(np.nextafter(2.0**63, 0))
+    assert made.last_epoch == 2**63 - 1024
+
+
 def test_bad_optimizers() -> None:
     make: Any = fo.StepLR
     with pytest.raises(TypeError, match="param_groups; list has none"):

@@ -13,7 +13,7 @@ def set_num_threads(count: int) -> None:
     """Set how many threads a step or a loss may use.
 
     The count in force is the smallest of `count`, the CPUs of the process's affinity mask and the
-    quota of its cgroup; `get_num_threads` tells it. Results do not depend on it.
+    quota of its cgroup; `get_num_threads` returns it. Results do not depend on it.
 
     Parameters
     ----------

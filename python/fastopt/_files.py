@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 from zlib import crc32
 
-__all__ = ["parse_json", "remove_leftovers", "to_json", "write_whole"]
+__all__ = ["parse_json", "remove_leftovers", "require_regular", "to_json", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -21,7 +21,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 
     `write` gets an empty file beside `path`, with a random name that is no longer for a long name
     of the caller's. It is removed whatever is raised. Then it is brought to the disk and renamed.
-    A symbolic link at `path` is replaced itself. The mode is what the umask leaves.
+    A symbolic link at `path` is replaced itself. A folder, a pipe or a device is never replaced.
+    The mode is what the umask leaves.
 
     The rename is the last thing that can fail. After it the names of the folder are brought to the
     disk too, as far as the system allows it: an error of that is ignored, since `path` is whole.
@@ -29,16 +30,16 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Raises
     ------
     OSError
-        If the file cannot be written. It names `path`, not the file beside it.
+        If the file cannot be written, or `path` is a folder, a pipe or a device. It names `path`,
+        not the file beside it.
     """
     path = Path(path)
     part = path.parent / f"{_prefix(path)}{token_hex(8)}"
     name = os.fsencode(part)
-    try:  # what is wrong with the caller's path comes before any work
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    except FileNotFoundError:
-        pass
+    with contextlib.suppress(FileNotFoundError):  # what is wrong with `path` comes before any work
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISLNK(mode):
+            require_regular(path, mode)
     try:
         with part.open("xb") as file:
             write(file)
@@ -60,6 +61,15 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def require_regular(path: Path, mode: int) -> None:
+    """Raise OSError unless `mode` is that of a regular file; the error names `path`."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        what = "Not a regular file, but a pipe, a socket or a device; pass the path of a file"
+        raise OSError(errno.EINVAL, what, str(path))
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import NamesError
+from fastopt._checks import NamesError, as_path
 from fastopt._types import Params
 from fastopt.checkpoint._file import CheckpointError, read_file, write_file
 from fastopt.checkpoint._torch import from_torch, to_torch
@@ -88,7 +88,8 @@ def save(
     Parameters
     ----------
     path : path
-        By custom ``*.safetensors``. Replaced if it exists; of a symbolic link the link itself is.
+        By custom ``*.safetensors``. A file of this name is replaced. A symbolic link is replaced
+        itself, not the file behind it. A pipe or a device is refused.
     params : mapping, sequence or groups
         The parameters, as they were given to the optimizer; a sequence gets the names "0", "1", ...
         Of groups only the arrays are saved: their options are the optimizer's.
@@ -104,7 +105,8 @@ def save(
     Raises
     ------
     TypeError, ValueError
-        If something cannot be saved; the message names its place. Nothing has been written then.
+        If something cannot be saved, or `path` is no path; the message names its place. Nothing has
+        been written then.
     OSError
         If the file cannot be written; an older one of this name is left as it was.
 
@@ -124,6 +126,7 @@ def save(
     1
     >>> folder.cleanup()
     """
+    path = as_path("path", path)
     parts = {
         "params": None if params is None else _by_name(params),
         "optimizer": None if optimizer is None else _state_of(optimizer, "optimizer"),
@@ -131,7 +134,7 @@ def save(
         "ema": None if ema is None else _state_of(ema, "ema"),
         "extra": extra,
     }
-    write_file(Path(path), parts)
+    write_file(path, parts)
 
 
 def load(
@@ -148,7 +151,8 @@ def load(
 
     Format, structure and all hashes are checked first. Then everything that is passed is restored
     in place, all of it or nothing, whatever is raised: Ctrl-C and a lack of memory too. For this
-    its present state is copied before.
+    its present state is copied before. A second Ctrl-C while that state is being put back is not
+    covered: some of the objects may then hold the loaded state.
 
     Parameters
     ----------
@@ -176,7 +180,7 @@ def load(
         If the file is damaged, cut short, or no checkpoint.
     KeyError, TypeError, ValueError
         If what is passed does not fit what was saved: names that are missing or extra, shapes,
-        dtypes, options. Nothing has been changed then.
+        dtypes, options; or if `path` is no path. Nothing has been changed then.
     OSError
         If the file cannot be read.
 
@@ -197,7 +201,7 @@ def load(
     """
     if not isinstance(strict, (bool, np.bool_)):
         raise TypeError(f"strict must be True or False, not {type(strict).__name__}")
-    path = Path(path)
+    path = as_path("path", path)
     checkpoint = Checkpoint(**_checked(read_file(path), path))
     objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
     if params is not None:

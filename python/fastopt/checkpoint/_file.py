@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._files import parse_json, to_json, write_whole
+from fastopt._files import parse_json, require_regular, to_json, write_whole
 from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
 
 FORMAT = "2"
@@ -100,6 +100,7 @@ def read_file(path: Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
+    require_regular(path, path.stat().st_mode)  # to open a pipe may wait for ever
     with path.open("rb", buffering=0) as file:
         try:
             return _read(file, os.fstat(file.fileno()).st_size)

@@ -11,15 +11,16 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from math import inf
 from operator import ior
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from fastopt._checks import NamesError
+from fastopt._checks import NamesError, counted, to_float
 from fastopt._core import short_repr
 from fastopt._types import Group
 from fastopt.optim._base import _require_same_names
-from fastopt.schedules._checks import Check, counted, integer, list_of, non_negative, to_float
+from fastopt.schedules._checks import Check, integer, list_of, non_negative
 
 Schedule = TypeVar("Schedule", bound="LRScheduler")
 
@@ -384,16 +385,27 @@ def _write(targets: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None
     """Update each of the targets with the changes beside it.
 
     One call of C does it all: no signal comes between, and only a new key needs memory. If there is
-    none, the values that were replaced are put back, by a call that needs none.
+    none, the new keys are removed and the values that were replaced are put back, by a call that
+    needs none.
     """
     before = [
         {key: target[key] for key in change if key in target}
         for target, change in zip(targets, changes, strict=True)
     ]
+    removals = [  # by the class of the target, as `ior` writes: an OrderedDict has a pop of its own
+        map(
+            type(target).pop,
+            repeat(target),
+            [key for key in change if key not in target],
+            repeat(None),
+        )
+        for target, change in zip(targets, changes, strict=True)
+    ]
     run = deque[Any](maxlen=0).extend
-    forth, back = map(ior, targets, changes), map(ior, targets, before)
+    forth = map(ior, targets, changes)
+    back = chain(chain.from_iterable(removals), map(ior, targets, before))
     try:
         run(forth)
-    except MemoryError:
+    except BaseException:  # a subclass of dict may raise anything
         run(back)
         raise

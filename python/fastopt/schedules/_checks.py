@@ -8,19 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastopt._core import as_flag, as_integer, as_number, short_repr
+from fastopt._checks import counted, to_float, to_int
+from fastopt._core import as_flag, short_repr
 
 Check: TypeAlias = Callable[[str, Any], Any]
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if it is not 1."""
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def to_float(name: str, value: object) -> float:
-    """Return `value` as a float; TypeError if it is no number, ValueError if beyond float64."""
-    return value if type(value) is float else as_number(value, name)
 
 
 def number(taken: str, allows: Callable[[float], bool]) -> Check:
@@ -46,7 +37,7 @@ def integer(least: int) -> Check:
     """Return a check for an integer of 64 bits that is at least `least`."""
 
     def check(name: str, value: object) -> int:
-        result = as_integer(value, name)
+        result = to_int(name, value)
         if result < least:
             raise ValueError(f"{name} must be >= {least}, not {short_repr(value)}")
         return result

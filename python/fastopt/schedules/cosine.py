@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import cos, floor, pi
 from typing import Any, ClassVar, Literal
 
+from fastopt._checks import to_float
+from fastopt._core import short_repr
 from fastopt._types import Group
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
 from fastopt.schedules._checks import (
@@ -20,7 +22,6 @@ from fastopt.schedules._checks import (
     non_negative,
     one_or_each,
     positive,
-    to_float,
 )
 
 
@@ -189,7 +190,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         Raises
         ------
         TypeError, ValueError
-            If `epoch` is no number, negative, infinite or NaN, or a rate would be. Rates and
+            If `epoch` is no number, negative, at least 2**63 as a float, or NaN, or a rate would be
+            negative, infinite or NaN. Rates and
             counters are as they were then.
 
         Examples
@@ -208,7 +210,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             super().step()
             return
         number = non_negative("epoch", epoch)
-        whole = integer(0)("epoch", floor(number))
+        if number >= 2**63:
+            raise ValueError(f"epoch must be below 2**63 as a float, not {short_repr(epoch)}")
+        whole = floor(number)
         self._change(lambda draft: draft._go_to(whole, number - whole))
 
     def get_lr(self) -> list[float]:

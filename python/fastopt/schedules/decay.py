@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fastopt._checks import to_float
 from fastopt._core import short_repr
 from fastopt.schedules._base import FactorLR, HasGroups, LRScheduler
 from fastopt.schedules._checks import (
@@ -23,7 +24,6 @@ from fastopt.schedules._checks import (
     list_of,
     non_negative,
     positive_fraction,
-    to_float,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any, ClassVar, Literal, SupportsFloat
 
+from fastopt._checks import to_float
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, keys_of
 from fastopt.schedules._checks import (
     Check,
@@ -16,7 +17,6 @@ from fastopt.schedules._checks import (
     integer,
     non_negative,
     one_or_each,
-    to_float,
 )
 
 
