@@ -326,3 +326,20 @@ def test_odd_values_of_options() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         fo.SGD({"p": p}).step(Grads(p=p))
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_gradients_by_group_after_a_group_was_added(module: Any) -> None:
+    for first, second in (([np.ones(2)], [np.ones(3)]), ({"a": np.ones(2)}, {"b": np.ones(3)})):
+        optimizer = module.SGD(first, lr=1.0)
+        optimizer.add_param_group({"params": second})
+        parts = [first, second]
+        grads = [
+            {n: np.ones_like(a) for n, a in p.items()}
+            if isinstance(p, dict)
+            else [np.ones_like(a) for a in p]
+            for p in parts
+        ]
+        optimizer.step(grads)
+        arrays = [a for p in parts for a in (p.values() if isinstance(p, dict) else p)]
+        assert all((a == 0).all() for a in arrays)

@@ -394,18 +394,28 @@ private:
     std::vector<std::pair<const std::byte*, const std::byte*>> written_;  // sorted, disjoint
 };
 
+// What a step is given nearly always, without making a string of the name.
+double number_of(py::handle value, const char* name) {
+    return PyFloat_CheckExact(value.ptr()) ? PyFloat_AS_DOUBLE(value.ptr())
+                                           : as_number(value, name);
+}
+bool flag_of(py::handle value, const char* name) {
+    return value.ptr() != Py_False && (value.ptr() == Py_True || as_flag(value, name));
+}
+
 GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
                          const py::object& grad_scale, const py::object& skip_nonfinite,
                          const py::object& zero_grads) {
     GradOptions options;
-    options.scale = as_number(grad_scale, "grad_scale");
+    options.scale = number_of(grad_scale, "grad_scale");
     if (!(std::isfinite(options.scale) && options.scale > 0))
         throw_option("grad_scale", grad_scale, "finite and > 0");
-    options.skip_nonfinite = as_flag(skip_nonfinite, "skip_nonfinite");
-    options.zero = as_flag(zero_grads, "zero_grads");
+    options.skip_nonfinite = flag_of(skip_nonfinite, "skip_nonfinite");
+    options.zero = flag_of(zero_grads, "zero_grads");
     options.clip = !max_norm.is_none();
-    if (options.clip) options.max_norm = as_number(max_norm, "max_norm");
-    options.norm_type = as_norm_type(norm_type, "norm_type");
+    if (options.clip) options.max_norm = number_of(max_norm, "max_norm");
+    if (!PyFloat_CheckExact(norm_type.ptr()) || PyFloat_AS_DOUBLE(norm_type.ptr()) != 2.0)
+        options.norm_type = as_norm_type(norm_type, "norm_type");
     if (!(options.max_norm >= 0)) throw_option("max_norm", max_norm, ">= 0");
     return options;
 }
@@ -758,8 +768,9 @@ private:
     }
 
     // Throws unless these are the groups that were added and not removed since, in their order.
-    void check_groups(const py::sequence& groups) const {
-        const auto count = static_cast<std::size_t>(py::len(groups));
+    // `groups` is a list or a tuple.
+    void check_groups(const py::object& groups) const {
+        const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(groups.ptr()));
         if (count != options_.size())
             throw py::value_error("param_groups has " + std::to_string(count) +
                                   " groups, the optimizer " + std::to_string(options_.size()) +
@@ -767,17 +778,21 @@ private:
                                        ? "; add one with add_param_group"
                                        : "; remove one with remove_param_group"));
         for (std::size_t g = 0; g < options_.size(); ++g) {
-            const py::object group = groups[g];
+            const py::handle group = item(groups, g);
             if (!PyDict_CheckExact(group.ptr()))
                 throw py::type_error("param_groups[" + std::to_string(g) +
                                      "] must be a dict, not " + short_repr(group));
-            const py::handle params = PyDict_GetItemWithError(group.ptr(), params_key_.ptr());
+            PyObject* params = PyDict_GetItemWithError(group.ptr(), params_key_.ptr());
+            if (params == group_params_[g].ptr()) continue;
             if (PyErr_Occurred()) throw py::error_already_set();
-            if (params.ptr() != group_params_[g].ptr())
-                throw py::value_error(
-                    "the 'params' of a group cannot be replaced, nor the groups reordered; use "
-                    "remove_param_group and add_param_group");
+            throw py::value_error(
+                "the 'params' of a group cannot be replaced, nor the groups reordered; use "
+                "remove_param_group and add_param_group");
         }
+    }
+
+    static py::handle item(const py::object& sequence, std::size_t number) {
+        return PySequence_Fast_GET_ITEM(sequence.ptr(), static_cast<py::ssize_t>(number));
     }
 
     // Reads the options of all groups. Where other states are used now, the plan falls.
@@ -789,8 +804,7 @@ private:
         if (!copy) throw py::error_already_set();
         check_groups(copy);
         for (std::size_t g = 0; g < options_.size(); ++g) {
-            const py::object group = copy[g];
-            if (options_[g].read(row(optimizer_), py::reinterpret_borrow<py::dict>(group)))
+            if (options_[g].read(row(optimizer_), py::reinterpret_borrow<py::dict>(item(copy, g))))
                 plan_stands_ = false;
         }
     }

@@ -228,7 +228,7 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if type(grads) is not list or self._by_group or self._named:
+        if type(grads) is not list or self._named or self._by_group or len(self.param_groups) > 1:
             grads = _flatten_grads(
                 grads, self._index, self.param_groups, self._by_group, self._named
             )
@@ -406,7 +406,8 @@ def _flatten_grads(
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
             + "; pass the mapping itself" * isinstance(grads, ItemsView)
         )
-    if not by_group:
+    nested = (isinstance(part, Mapping | list | tuple) for part in grads)
+    if not by_group and not (len(groups) > 1 and all(nested)):
         if named:
             _refuse_sequence(names)
         return grads
