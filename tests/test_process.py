@@ -6,7 +6,6 @@ import ctypes
 import itertools
 import mmap
 import os
-import platform
 import sys
 import threading
 from pathlib import Path
@@ -412,30 +411,6 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path) -> None:
 
 FLUSH_TO_ZERO_AND_DENORMALS = 0x8040
 STICKY = 0x3F
-
-
-@pytest.fixture
-def mxcsr() -> Any:
-    """Return functions that read and write MXCSR, made of two instructions each."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("MXCSR is x86's")
-    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(bytes.fromhex("0fae1fc3") + b"\x90" * 12 + bytes.fromhex("0fae17c3"))
-    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
-    store, load = kind(start), kind(start + 16)
-
-    def read() -> int:
-        value = ctypes.c_uint32()
-        store(ctypes.byref(value))
-        return value.value
-
-    def write(value: int) -> None:
-        load(ctypes.byref(ctypes.c_uint32(value)))
-
-    before = read()
-    yield read, write
-    write(before)
 
 
 SMALL = np.full(200_000, 1e-39, np.float32)  # denormal, like the products with it

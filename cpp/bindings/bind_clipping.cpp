@@ -2,6 +2,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/norm.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -83,10 +84,13 @@ void clip_grad_value(const py::list& grads, const py::object& clip_value) {
 }  // namespace
 
 void bind_clipping(py::module_& module) {
-    module.def("grad_norm", &grad_norm, py::arg("grads"), py::arg("norm_type"));
+    module.def("grad_norm", &grad_norm, py::arg("grads"), py::arg("norm_type"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("clip_grad_norm", &clip_grad_norm, py::arg("grads"), py::arg("max_norm"),
-               py::arg("norm_type"), py::arg("error_if_nonfinite"));
-    module.def("clip_grad_value", &clip_grad_value, py::arg("grads"), py::arg("clip_value"));
+               py::arg("norm_type"), py::arg("error_if_nonfinite"),
+               py::call_guard<DefaultFloatingPoint>());
+    module.def("clip_grad_value", &clip_grad_value, py::arg("grads"), py::arg("clip_value"),
+               py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

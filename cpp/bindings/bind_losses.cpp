@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "../runtime/cross_entropy.hpp"
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/nll.hpp"
 #include "arrays.hpp"
@@ -511,24 +512,26 @@ void bind_losses(py::module_& module) {
             checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
         },
         py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"), py::arg("z_loss"),
-        py::arg("logit_softcap"));
+        py::arg("logit_softcap"), py::call_guard<DefaultFloatingPoint>());
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
                py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
                py::arg("want_grad"), py::arg("out"), py::arg("stats"), py::arg("denominator"),
-               py::arg("most_threads"));
+               py::arg("most_threads"), py::call_guard<DefaultFloatingPoint>());
     module.def(
         "check_nll_loss",
         [](const py::object& weight, const py::object& reduction) {
             check_weight(weight);
             parse_reduction(reduction);
         },
-        py::arg("weight"), py::arg("reduction"));
+        py::arg("weight"), py::arg("reduction"), py::call_guard<DefaultFloatingPoint>());
     module.def("nll_loss", &nll_loss, py::arg("log_probs"), py::arg("targets"), py::arg("weight"),
-               py::arg("ignore_index"), py::arg("reduction"), py::arg("want_grad"), py::arg("out"));
+               py::arg("ignore_index"), py::arg("reduction"), py::arg("want_grad"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("check_linear_cross_entropy", &check_linear_cross_entropy, py::arg("hidden"),
                py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
-               py::arg("weight"), py::arg("ignore_index"), py::arg("out"));
+               py::arg("weight"), py::arg("ignore_index"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/pointwise.hpp"
 #include "arrays.hpp"
@@ -209,9 +210,10 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
 void bind_pointwise(py::module_& module) {
     module.def("pointwise_loss", &pointwise_loss, py::arg("kernel"), py::arg("input"),
                py::arg("target"), py::arg("weight"), py::arg("pos_weight"), py::arg("options"),
-               py::arg("reduction"), py::arg("want_grad"), py::arg("out"));
+               py::arg("reduction"), py::arg("want_grad"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("pointwise_function", &pointwise_function, py::arg("kernel"), py::arg("operands"),
-               py::arg("options"), py::arg("out"));
+               py::arg("options"), py::arg("out"), py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt
