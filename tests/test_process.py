@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import mmap
 import os
@@ -405,6 +406,32 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert _core.cgroup_cpus(str(tmp_path)) == cpus
+
+
+def test_nobody_sees_a_result_before_it_is_whole() -> None:
+    x, y = np.zeros((3000, 50)), np.zeros(3000, int)
+    seen: list[Any] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            for item in gc.get_objects():
+                if type(item) is fo.CrossEntropyStats and item[1] is None:
+                    seen.append(item)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(20):
+            loss, _, stats = fo.CrossEntropyLoss().value_and_grad(x, y, stats=True)
+            assert loss == pytest.approx(np.log(50))
+            assert stats[1:] == (3000, 3000)
+    finally:
+        over.set()
+        watcher.join()
+    assert not seen
+    result = fo.CrossEntropyLoss().value_and_grad(x, y, stats=True)
+    assert all(map(gc.is_tracked, (result, result[2], fo.MSELoss().value_and_grad(x, x))))
 
 
 # -- floating-point control ----------------------------------------------------------------------
