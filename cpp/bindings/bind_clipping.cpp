@@ -68,8 +68,10 @@ py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_give
             scale_all(arrays, clipping(max_norm, value, 1.0));
     }
     if (!std::isfinite(value) && must_be_finite)
-        throw std::runtime_error("the norm of the gradients is " + std::to_string(value) +
-                                 "; nothing was clipped (error_if_nonfinite)");
+        throw std::runtime_error(std::string("the norm of the gradients is ") +
+                                 (std::isnan(value) ? "nan" : "inf") +
+                                 ", but error_if_nonfinite takes finite norms only; nothing was "
+                                 "clipped (pass error_if_nonfinite=False to clip all the same)");
     norm.set(value);
     return norm.object();
 }
