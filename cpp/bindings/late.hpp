@@ -65,7 +65,7 @@ public:
     }
 
     // Once all items are set.
-    pybind11::object get() const noexcept {
+    pybind11::object get() const {
         PyObject_GC_Track(tuple_.ptr());
         return tuple_;
     }
