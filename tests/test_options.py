@@ -302,13 +302,13 @@ def test_a_repr_of_containers_is_cut() -> None:
 def test_control_characters_in_a_name_are_escaped() -> None:
     name = "a\0b\x1b[31m\x7f"
     with pytest.raises(TypeError) as caught:
-        fo.grad_norm({name: 1.0})  # type: ignore[dict-item]
+        fo.grad_norm({name: 1.0})  # type: ignore[arg-type]
     assert r"gradient 'a\x00b\x1b[31m\x7f' must be a NumPy array" in str(caught.value)
     with pytest.raises(TypeError) as caught:
-        fo.WeightEMA({name: 1.0})  # type: ignore[dict-item]
+        fo.WeightEMA({name: 1.0})  # type: ignore[arg-type]
     assert r"'a\x00b\x1b[31m\x7f' must be a NumPy array" in str(caught.value)
     with pytest.raises(TypeError, match="gradient 'two words' must be"):
-        fo.grad_norm({"two\n words": 1.0})  # type: ignore[dict-item]
+        fo.grad_norm({"two\n words": 1.0})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("norm", [np.nan, -np.nan, np.inf, -np.inf])
