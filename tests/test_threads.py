@@ -238,7 +238,7 @@ EXEMPT = {
     "numbers of Python alone": {*fo.schedules.__all__, "decay_groups"},
     "reads, writes or copies arrays as they are": {"Checkpoint", "load", "save", "checkpoint"},
     "the base of the optimizers": {"Optimizer"},
-    "what others return": {"StepInfo", "CrossEntropyStats"},
+    "what others return": {"StepInfo", "CrossEntropyStats", "IncompatibleKeys"},
     "an error": {"CheckpointError"},
     "NumPy, without the core": {"reference"},
     "calls the caller's function": {"testing"},
