@@ -1,9 +1,13 @@
-"""Fixtures: every instruction set, every team size, and pairs of the two."""
+"""Fixtures: every instruction set, every team size, pairs of the two, and MXCSR."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import platform
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -51,3 +55,27 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     pair: Setting = request.param
     pair.use()
     return pair
+
+
+@pytest.fixture
+def mxcsr() -> Any:
+    """Return functions that read and write MXCSR, made of two instructions each."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("MXCSR is x86's")
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(bytes.fromhex("0fae1fc3") + b"\x90" * 12 + bytes.fromhex("0fae17c3"))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
+    store, load = kind(start), kind(start + 16)
+
+    def read() -> int:
+        value = ctypes.c_uint32()
+        store(ctypes.byref(value))
+        return value.value
+
+    def write(value: int) -> None:
+        load(ctypes.byref(ctypes.c_uint32(value)))
+
+    before = read()
+    yield read, write
+    write(before)

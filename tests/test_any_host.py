@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt import _core
 from fastopt import functional as F  # noqa: N812
 from helpers import check
 
@@ -68,6 +67,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "grad_norm": lambda: fo.grad_norm([X, G, W]),
     "grad_norm inf": lambda: fo.grad_norm([X, G, W], np.inf),
     "clip_grad_norm_": lambda: clipped(lambda x: fo.clip_grad_norm_(x, 1e-40)),
+    "clip_grad_norm_ of finite numbers": lambda: clip_finite(0.1),
+    "clip_grad_norm_ by a denormal number": lambda: clip_finite(3e-310),
     "clip_grad_value_": lambda: clipped(lambda x: fo.clip_grad_value_(x, 1e-46)),
     "gradcheck": lambda: fo.testing.gradcheck(
         lambda x: (float(np.sum(x)), np.ones_like(x)),
@@ -77,9 +78,21 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
+EXTREMES = np.array([1e300, 1e-300, 5e-324])
+
+
 def clipped(clip: Callable[[Any], Any]) -> Any:
-    copies = [X.copy(), np.array([1e300, 1e-300, 5e-324])]
+    copies = [X.copy(), EXTREMES.copy()]
     return clip(copies), copies
+
+
+FINITE = rng.standard_normal(50)
+NARROW = FINITE.astype(np.float32)
+
+
+def clip_finite(max_norm: float) -> Any:
+    copies = [FINITE.copy(), NARROW.copy()]
+    return fo.clip_grad_norm_(copies, max_norm), copies
 
 
 def bits(result: Any) -> Any:
@@ -97,19 +110,41 @@ def test_nothing_depends_on_the_settings_of_errors(name: str) -> None:
         assert bits(CALLS[name]()) == plain
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_nothing_depends_on_the_threads(name: str) -> None:
-    before, count = _core.tuning.serial_size, fo.get_num_threads()
-    _core.tuning.serial_size = 1
+# NumPy multiplies matrices and adds up there, with what the host has set.
+OF_NUMPY = {"linear_cross_entropy", "linear_cross_entropy none", "gradcheck"}
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - OF_NUMPY))
+@pytest.mark.parametrize("bits_set", [0x8040, 0x2000, 0x4000, 0x6000], ids=hex)
+def test_nothing_depends_on_flush_to_zero_or_rounding(name: str, bits_set: int, mxcsr: Any) -> None:
+    read, write = mxcsr
+    plain = bits(CALLS[name]())
+    before = read()
+    write(before | bits_set)
     try:
-        results = []
-        for threads in (1, 2, 5):
-            _core.set_num_threads(threads, beyond=True)
-            results.append(bits(CALLS[name]()))
+        result = CALLS[name]()
+        assert read() & 0xFFC0 == (before | bits_set) & 0xFFC0
     finally:
-        _core.tuning.serial_size = before
-        _core.set_num_threads(count)
-    assert results[0] == results[1] == results[2]
+        write(before)
+    assert bits(result) == plain
+
+
+def test_denormal_options_are_checked_whatever_the_host_has_set(mxcsr: Any) -> None:
+    read, write = mxcsr
+    calls: dict[str, Callable[[], Any]] = {
+        "z_loss": lambda: F.cross_entropy(X, Y, z_loss=-1e-310),
+        "label_smoothing": lambda: F.cross_entropy(X, Y, label_smoothing=-5e-324),
+        "max_norm": lambda: fo.clip_grad_norm_([X.copy()], -1e-310),
+        "clip_value": lambda: fo.clip_grad_value_([X.copy()], -1e-310),
+    }
+    before = read()
+    for name, call in calls.items():
+        write(before | 0x8040)
+        try:
+            with pytest.raises(ValueError, match=f"{name} .*not -"):
+                call()
+        finally:
+            write(before)
 
 
 def test_every_function_is_in_the_table() -> None:

@@ -44,6 +44,13 @@ def truth(grads: FloatArray, scale: float, max_norm: float | None) -> Any:
         (np.float64, [1e300, -2e307, 0.0], 1.0, 1e-300),
         (np.float64, [1e300, -2e307, 0.0], 1.7e308, None),
         (np.float64, [1e-300, -2e-300], 1e-309, 1e300),
+        # Their product is normal, but not what it is made of.
+        (np.float64, [1e7, -3e6], 1e-300, 1e-15),
+        (np.float64, [1e7, -3e6], 1e-302, 1e-12),
+        (np.float64, [1e-5, 2e-5], 1.7e308, 1e-13),
+        (np.float64, [1e300, 1e290], 1e-10, 1e-10),
+        (np.float32, [1e7, -3e6], 1e-300, 1e-15),
+        (np.float32, [1e30, -3e35], 1e-275, 1e-2),
     ],
 )
 def test_a_scale_that_is_no_factor_of_the_dtype(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from array import array
+from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -257,3 +259,62 @@ def test_statistics_of_the_functions() -> None:
     assert type(stats) is type(again[2])
     linear = F.linear_cross_entropy(X, X, Y, stats=True)
     assert linear[2].total == 4
+
+
+def named(name: str, base: type = object, **members: Any) -> Any:
+    return type(name, (base,), members)
+
+
+def raising(error: type[BaseException]) -> Any:
+    def fail(self: object) -> str:
+        raise error("of the repr")
+
+    return named("Odd", __repr__=fail)()
+
+
+@pytest.mark.parametrize(
+    "name", ["array", "set", "frozenset", "dict", "deque", "tuple", "list", "str", "int"]
+)
+def test_a_repr_does_not_depend_on_the_name_of_the_class(name: str) -> None:
+    plain, entries = named(name)(), named(name, list)([1, 2])
+    assert _core.short_repr(plain).startswith(f"<test_options.{name} object at")
+    assert _core.short_repr(entries) == "[1, 2]"
+    assert len(_core.short_repr([plain])) < 100  # reprlib may fail inside a list
+    with pytest.raises(TypeError, match=f"max_norm must be a number, not .*{name} object"):
+        fo.clip_grad_norm_([np.ones(2)], plain)
+
+
+def test_a_repr_that_fails() -> None:
+    for error in (ValueError, TypeError, RecursionError, AttributeError, OSError):
+        assert _core.short_repr(raising(error)) == "a value of type Odd"
+    assert _core.short_repr(named("Odd", __repr__=lambda self: 5)()) == "a value of type Odd"
+    for passed in (KeyboardInterrupt, MemoryError, SystemExit):
+        with pytest.raises(passed):
+            _core.short_repr(raising(passed))
+
+
+def test_a_repr_of_containers_is_cut() -> None:
+    for many in (deque([1] * 99), array("d", [0] * 99), [1] * 99, set(range(99)), "x" * 999):
+        assert len(_core.short_repr(many)) < 90
+    assert _core.short_repr(named("Many", list)(range(999))).endswith("...")
+
+
+def test_control_characters_in_a_name_are_escaped() -> None:
+    name = "a\0b\x1b[31m\x7f"
+    with pytest.raises(TypeError) as caught:
+        fo.grad_norm({name: 1.0})  # type: ignore[arg-type]
+    assert r"gradient 'a\x00b\x1b[31m\x7f' must be a NumPy array" in str(caught.value)
+    with pytest.raises(TypeError) as caught:
+        fo.WeightEMA({name: 1.0})  # type: ignore[arg-type]
+    assert r"'a\x00b\x1b[31m\x7f' must be a NumPy array" in str(caught.value)
+    with pytest.raises(TypeError, match="gradient 'two words' must be"):
+        fo.grad_norm({"two\n words": 1.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", [np.nan, -np.nan, np.inf, -np.inf])
+def test_the_norm_that_was_refused(norm: float) -> None:
+    name = "nan" if np.isnan(norm) else "inf"
+    grads = np.array([1.0, norm])
+    with pytest.raises(RuntimeError, match=f"norm of the gradients is {name}, but .* finite norms"):
+        fo.clip_grad_norm_(grads, 1.0, error_if_nonfinite=True)
+    assert grads[0] == 1

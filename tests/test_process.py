@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import mmap
 import os
-import platform
 import sys
 import threading
 from pathlib import Path
@@ -408,34 +408,36 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path) -> None:
     assert _core.cgroup_cpus(str(tmp_path)) == cpus
 
 
+def test_nobody_sees_a_result_before_it_is_whole() -> None:
+    x, y = np.zeros((3000, 50)), np.zeros(3000, int)
+    seen: list[Any] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            for item in gc.get_objects():
+                if type(item) is fo.CrossEntropyStats and item[1] is None:
+                    seen.append(item)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(20):
+            loss, _, stats = fo.CrossEntropyLoss().value_and_grad(x, y, stats=True)
+            assert loss == pytest.approx(np.log(50))
+            assert stats[1:] == (3000, 3000)
+    finally:
+        over.set()
+        watcher.join()
+    assert not seen
+    result = fo.CrossEntropyLoss().value_and_grad(x, y, stats=True)
+    assert all(map(gc.is_tracked, (result, result[2], fo.MSELoss().value_and_grad(x, x))))
+
+
 # -- floating-point control ----------------------------------------------------------------------
 
 FLUSH_TO_ZERO_AND_DENORMALS = 0x8040
 STICKY = 0x3F
-
-
-@pytest.fixture
-def mxcsr() -> Any:
-    """Return functions that read and write MXCSR, made of two instructions each."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("MXCSR is x86's")
-    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(bytes.fromhex("0fae1fc3") + b"\x90" * 12 + bytes.fromhex("0fae17c3"))
-    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
-    store, load = kind(start), kind(start + 16)
-
-    def read() -> int:
-        value = ctypes.c_uint32()
-        store(ctypes.byref(value))
-        return value.value
-
-    def write(value: int) -> None:
-        load(ctypes.byref(ctypes.c_uint32(value)))
-
-    before = read()
-    yield read, write
-    write(before)
 
 
 SMALL = np.full(200_000, 1e-39, np.float32)  # denormal, like the products with it

@@ -235,9 +235,10 @@ for name in {row.name for row in FUNCTIONS}:
 
 # Names that compute nothing with a team, and why.
 EXEMPT = {
-    "numbers of Python alone": {*fo.schedules.__all__, "decay_groups", "StepInfo"},
+    "numbers of Python alone": {*fo.schedules.__all__, "decay_groups"},
     "reads, writes or copies arrays as they are": {"Checkpoint", "load", "save", "checkpoint"},
     "the base of the optimizers": {"Optimizer"},
+    "what others return": {"StepInfo", "CrossEntropyStats", "IncompatibleKeys"},
     "an error": {"CheckpointError"},
     "NumPy, without the core": {"reference"},
     "calls the caller's function": {"testing"},

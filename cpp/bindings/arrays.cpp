@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <string_view>
 
 #include "../runtime/grid.hpp"
 #include "../runtime/memory.hpp"
@@ -29,7 +30,7 @@ bool share_memory(const py::array& a, const py::array& b) {
     return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
 }
 
-void let_go(void* memory) {
+void free_memory(void* memory) {
     const std::unique_ptr<Memory> held(static_cast<Memory*>(memory));
     give_back(*held);
 }
@@ -130,7 +131,8 @@ bool is_numpy_scalar(py::handle object) {
 }
 
 std::string type_name(py::handle object) {
-    const std::string name = short_text(py::type::of(object).attr("__name__"));
+    const std::string_view full = Py_TYPE(object.ptr())->tp_name;  // a metaclass has no part in it
+    const std::string name = short_text(py::str(std::string(full.substr(full.rfind('.') + 1))));
     return is_numpy_scalar(object) ? "a NumPy scalar (" + name + ")" : name;
 }
 
@@ -143,7 +145,7 @@ std::string describe_place(std::size_t number, const py::handle& shape) {
 }
 
 void require_no_mask(py::handle object, const std::string& what) {
-    const bool subclass = !py::type::of(object).is(py::module_::import("numpy").attr("ndarray"));
+    const bool subclass = Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_;
     if (subclass && py::hasattr(py::type::of(object), "mask"))
         throw py::type_error(what +
                              " is a masked array, whose mask would be ignored; pass its .data "
@@ -303,11 +305,11 @@ py::array empty_like(const py::array& model, Type type) {
     const auto size = static_cast<std::size_t>(model.size()) * size_of(type);
     const auto dtype = type == Type::float32 ? py::dtype::of<float>() : py::dtype::of<double>();
     if (size >= large_result) {
-        std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, let_go);
+        std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, free_memory);
         *memory = take_memory(size);
         if (memory->data != nullptr) {
             std::vector<py::ssize_t> shape(model.shape(), model.shape() + model.ndim());
-            const py::capsule owner(memory.get(), let_go);
+            const py::capsule owner(memory.get(), free_memory);
             void* const data = memory.release()->data;
             return py::array(dtype, std::move(shape), data, owner);
         }

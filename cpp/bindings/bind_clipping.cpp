@@ -2,6 +2,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/norm.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -67,8 +68,10 @@ py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_give
             scale_all(arrays, clipping(max_norm, value, 1.0));
     }
     if (!std::isfinite(value) && must_be_finite)
-        throw std::runtime_error("the norm of the gradients is " + std::to_string(value) +
-                                 "; nothing was clipped (error_if_nonfinite)");
+        throw std::runtime_error(std::string("the norm of the gradients is ") +
+                                 (std::isnan(value) ? "nan" : "inf") +
+                                 ", but error_if_nonfinite takes finite norms only; nothing was "
+                                 "clipped (pass error_if_nonfinite=False to clip all the same)");
     norm.set(value);
     return norm.object();
 }
@@ -83,10 +86,13 @@ void clip_grad_value(const py::list& grads, const py::object& clip_value) {
 }  // namespace
 
 void bind_clipping(py::module_& module) {
-    module.def("grad_norm", &grad_norm, py::arg("grads"), py::arg("norm_type"));
+    module.def("grad_norm", &grad_norm, py::arg("grads"), py::arg("norm_type"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("clip_grad_norm", &clip_grad_norm, py::arg("grads"), py::arg("max_norm"),
-               py::arg("norm_type"), py::arg("error_if_nonfinite"));
-    module.def("clip_grad_value", &clip_grad_value, py::arg("grads"), py::arg("clip_value"));
+               py::arg("norm_type"), py::arg("error_if_nonfinite"),
+               py::call_guard<DefaultFloatingPoint>());
+    module.def("clip_grad_value", &clip_grad_value, py::arg("grads"), py::arg("clip_value"),
+               py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "../runtime/cross_entropy.hpp"
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/nll.hpp"
 #include "arrays.hpp"
@@ -268,31 +269,32 @@ public:
     // `losses` and `grad` are None if unwanted; `stats` is a type made of an array and two numbers.
     LossResult(const py::object& losses, const py::object& grad, const py::object& stats,
                const py::object& log_sum_exp)
-        : items_(1 + (grad.is_none() ? 0u : 1u) + (stats.is_none() ? 0u : 1u)) {
-        items_[0] = losses.is_none() ? py::object(loss_.object()) : losses;
-        if (!grad.is_none()) items_[1] = grad;
-        if (!stats.is_none()) stats_ = stats(log_sum_exp, py::none(), py::none());
+        : first_(losses.is_none() ? loss_.object() : losses),
+          size_(1 + (grad.is_none() ? 0u : 1u) + (stats.is_none() ? 0u : 1u)),
+          items_(size_) {
+        items_.set(0, first_);
+        if (!grad.is_none()) items_.set(1, grad);
+        if (!stats.is_none())
+            stats_.emplace(stats, py::make_tuple(log_sum_exp, py::none(), py::none()));
     }
 
     void set_loss(double loss) { loss_.set(loss); }
 
     void set_stats(std::int64_t correct, std::int64_t counted) {
-        // Nobody else has seen the tuple: its items may still be set.
-        PyTuple_SetItem(stats_.ptr(), 1, correct_.make(correct).release().ptr());
-        PyTuple_SetItem(stats_.ptr(), 2, counted_.make(counted).release().ptr());
-        items_[items_.size() - 1] = stats_;
+        stats_->set(1, correct_.make(correct));
+        stats_->set(2, counted_.make(counted));
+        items_.set(size_ - 1, stats_->get());
     }
 
-    py::object get() const {
-        if (items_.size() == 1) return items_[0];
-        return items_;
-    }
+    py::object get() const { return size_ == 1 ? first_ : items_.get(); }
 
 private:
     LateFloat loss_;
     LateInteger correct_, counted_;
-    py::tuple items_;
-    py::object stats_;
+    py::object first_;
+    std::size_t size_;
+    LateTuple items_;
+    std::optional<LateTuple> stats_;
 };
 
 // Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
@@ -357,13 +359,13 @@ py::object cross_entropy(const py::object& logits_given, const py::object& targe
     batch.z_loss = options.z_loss;
     batch.softcap = options.logit_softcap;
     LossResult result(losses, grad, stats, log_sum_exp);
-    CrossEntropyResult told{};
+    CrossEntropyResult computed{};
     {
         const GilRelease release;
-        told = run_cross_entropy(batch);
+        computed = run_cross_entropy(batch);
     }
-    result.set_loss(told.loss);
-    if (!stats.is_none()) result.set_stats(told.correct, told.counted);
+    result.set_loss(computed.loss);
+    if (!stats.is_none()) result.set_stats(computed.correct, computed.counted);
     return result.get();
 }
 
@@ -511,24 +513,26 @@ void bind_losses(py::module_& module) {
             checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
         },
         py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"), py::arg("z_loss"),
-        py::arg("logit_softcap"));
+        py::arg("logit_softcap"), py::call_guard<DefaultFloatingPoint>());
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
                py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
                py::arg("want_grad"), py::arg("out"), py::arg("stats"), py::arg("denominator"),
-               py::arg("most_threads"));
+               py::arg("most_threads"), py::call_guard<DefaultFloatingPoint>());
     module.def(
         "check_nll_loss",
         [](const py::object& weight, const py::object& reduction) {
             check_weight(weight);
             parse_reduction(reduction);
         },
-        py::arg("weight"), py::arg("reduction"));
+        py::arg("weight"), py::arg("reduction"), py::call_guard<DefaultFloatingPoint>());
     module.def("nll_loss", &nll_loss, py::arg("log_probs"), py::arg("targets"), py::arg("weight"),
-               py::arg("ignore_index"), py::arg("reduction"), py::arg("want_grad"), py::arg("out"));
+               py::arg("ignore_index"), py::arg("reduction"), py::arg("want_grad"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("check_linear_cross_entropy", &check_linear_cross_entropy, py::arg("hidden"),
                py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
-               py::arg("weight"), py::arg("ignore_index"), py::arg("out"));
+               py::arg("weight"), py::arg("ignore_index"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/pointwise.hpp"
 #include "arrays.hpp"
@@ -163,14 +164,15 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     }
     LateFloat loss;
     const py::object value = losses ? py::object(*losses) : py::object(loss.object());
-    py::object returned = value;
-    if (want_grad) returned = py::make_tuple(value, out.is_none() ? py::object(*grad) : out);
+    LateTuple both(2);
+    both.set(0, value);
+    if (want_grad) both.set(1, out.is_none() ? py::object(*grad) : out);
     const PointwiseResult result = run(batch);
     if (result.outside) throw_outside(input, *result.outside);
     if (wide && losses) copy_rounded(*losses_computed, *losses);
     if (wide && grad) copy_rounded(*grad_computed, *grad);  // the last that can fail
     loss.set(result.loss);
-    return returned;
+    return want_grad ? both.get() : value;
 }
 
 // A function of operands of one shape, pairs of a name and an array, into `out` if it is given,
@@ -209,9 +211,10 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
 void bind_pointwise(py::module_& module) {
     module.def("pointwise_loss", &pointwise_loss, py::arg("kernel"), py::arg("input"),
                py::arg("target"), py::arg("weight"), py::arg("pos_weight"), py::arg("options"),
-               py::arg("reduction"), py::arg("want_grad"), py::arg("out"));
+               py::arg("reduction"), py::arg("want_grad"), py::arg("out"),
+               py::call_guard<DefaultFloatingPoint>());
     module.def("pointwise_function", &pointwise_function, py::arg("kernel"), py::arg("operands"),
-               py::arg("options"), py::arg("out"));
+               py::arg("options"), py::arg("out"), py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

@@ -1,4 +1,5 @@
 // softmax, log_softmax and their backward forms: checks, buffers and the call.
+#include "../runtime/floating_point.hpp"
 #include "../runtime/softmax.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -79,7 +80,7 @@ py::object softmax(const py::object& x, const py::object& grad, const py::object
 
 void bind_softmax(py::module_& module) {
     module.def("softmax", &softmax, py::arg("x"), py::arg("grad"), py::arg("axis"), py::arg("log"),
-               py::arg("out"));
+               py::arg("out"), py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

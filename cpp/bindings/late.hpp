@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace fastopt {
@@ -17,7 +18,8 @@ inline pybind11::object new_integer(std::int64_t value) {
     return new_object(PyLong_FromLongLong(value));
 }
 
-// A float that nobody else has seen before it gets its value.
+// A float that gets its value later. Whatever holds it before must be hidden from other threads, as
+// LateTuple is.
 class LateFloat {
 public:
     void set(double value) { reinterpret_cast<PyFloatObject*>(object_.ptr())->ob_fval = value; }
@@ -37,6 +39,39 @@ public:
 
 private:
     pybind11::object reserve_ = new_integer(std::int64_t{1} << 59);
+};
+
+// A tuple that gets its items later. Until get() the garbage collector does not know it, so no
+// other thread can reach it through gc.get_objects(), and its items may still be set.
+class LateTuple {
+public:
+    explicit LateTuple(std::size_t size)
+        : tuple_(new_object(PyTuple_New(static_cast<Py_ssize_t>(size)))) {
+        PyObject_GC_UnTrack(tuple_.ptr());
+    }
+
+    // Of a subclass of tuple, with these items. No Python code runs before it is hidden.
+    LateTuple(const pybind11::object& type, const pybind11::tuple& items)
+        : tuple_(pybind11::handle(reinterpret_cast<PyObject*>(&PyTuple_Type))
+                     .attr("__new__")(type, items)) {
+        PyObject_GC_UnTrack(tuple_.ptr());
+    }
+
+    void set(std::size_t index, pybind11::object item) noexcept {
+        const auto place = static_cast<Py_ssize_t>(index);
+        const auto before =
+            pybind11::reinterpret_steal<pybind11::object>(PyTuple_GET_ITEM(tuple_.ptr(), place));
+        PyTuple_SET_ITEM(tuple_.ptr(), place, item.release().ptr());
+    }
+
+    // Once all items are set.
+    pybind11::object get() const {
+        PyObject_GC_Track(tuple_.ptr());
+        return tuple_;
+    }
+
+private:
+    pybind11::object tuple_;
 };
 
 }  // namespace fastopt

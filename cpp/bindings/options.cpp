@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <limits>
 #include <string_view>
 
@@ -12,11 +13,30 @@ namespace {
 
 constexpr py::ssize_t longest_repr = 80;
 
+bool is_control(char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }
+
+// Without control characters: a NUL would end the message.
 std::string utf8(py::handle text) {
     const auto bytes = py::reinterpret_steal<py::bytes>(
         PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
     if (!bytes) throw py::error_already_set();
-    return bytes;
+    std::string escaped;
+    for (const char c : std::string_view(bytes)) {
+        if (is_control(c))
+            (escaped += "\\x") += {"0123456789abcdef"[c / 16], "0123456789abcdef"[c % 16]};
+        else
+            escaped += c;
+    }
+    return escaped;
+}
+
+// Of these reprlib prints a part. It chooses by the name of the class alone, which others may have.
+bool is_container(py::handle value) {
+    PyObject* const it = value.ptr();
+    return PyList_CheckExact(it) || PyTuple_CheckExact(it) || PyDict_CheckExact(it) ||
+           PyUnicode_CheckExact(it) || PyLong_CheckExact(it) || PyAnySet_CheckExact(it) ||
+           py::type::of(value).is(py::module_::import("collections").attr("deque")) ||
+           py::type::of(value).is(py::module_::import("array").attr("array"));
 }
 
 [[noreturn]] void throw_kind(py::handle value, const std::string& name, const char* taken) {
@@ -90,6 +110,14 @@ std::string as_text(py::handle value, const std::string& name) {
 }
 
 std::string short_text(py::handle text) {
+    if (PyUnicode_IS_COMPACT_ASCII(text.ptr()) &&
+        PyUnicode_GET_LENGTH(text.ptr()) <= longest_repr) {
+        Py_ssize_t size = 0;
+        const char* const start = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+        const std::string_view plain(start, static_cast<std::size_t>(size));
+        const auto other = [](char c) { return c == ' ' || is_control(c); };
+        if (std::none_of(plain.begin(), plain.end(), other)) return std::string(plain);
+    }
     const py::object line = py::str(" ").attr("join")(text.attr("split")());
     const auto start =
         py::reinterpret_steal<py::object>(PyUnicode_Substring(line.ptr(), 0, longest_repr));
@@ -112,14 +140,17 @@ std::string short_repr(py::handle value) {
                    short_text(py::str(py::object(array.dtype())));
     }
     try {
+        if (!is_container(value)) return short_text(py::repr(value));
         const py::object maker = py::module_::import("reprlib").attr("Repr")();
         for (const char* limit : {"maxstring", "maxother", "maxlong"})
             maker.attr(limit) = longest_repr;
         maker.attr("maxlevel") = 2;
         return short_text(maker.attr("repr")(value));
-    } catch (py::error_already_set& error) {  // an int of more digits than Python prints
-        if (!error.matches(PyExc_ValueError)) throw;
-        return "a value of type " + type_name(value) + " that is too long to print";
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
+        // An int may have more digits than Python prints.
+        return "a value of type " + type_name(value) +
+               (PyLong_Check(value.ptr()) ? " that is too long to print" : "");
     }
 }
 

@@ -25,16 +25,18 @@ bool as_flag(py::handle value, const std::string& name);
 // What has __index__. Throws ValueError beyond 64 bits.
 std::int64_t as_integer(py::handle value, const std::string& name);
 
-// In UTF-8; lone surrogates are escaped.
+// In UTF-8; lone surrogates and control characters are escaped.
 std::string as_text(py::handle value, const std::string& name);
 
 // 2 or infinity.
 NormType as_norm_type(py::handle value, const std::string& name);
 
-// The repr for messages: of some 80 characters, and never all of an array or a long list.
+// The repr for messages: of some 80 characters, and never all of an array or a long list. Where
+// the object's own raises an Exception it is the type's name; MemoryError passes.
 std::string short_repr(py::handle value);
 
-// A str as one line of UTF-8, cut after 80 characters; lone surrogates are escaped.
+// A str as one line of UTF-8, cut after 80 characters; lone surrogates and control characters are
+// escaped.
 std::string short_text(py::handle text);
 
 // An attribute, or a null object if there is none; what else user code raises is thrown.

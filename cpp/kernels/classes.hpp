@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "index.hpp"
 #include "math.hpp"
 #include "table.hpp"
 #include "transpose.hpp"
@@ -84,10 +85,6 @@ T largest(const T* x, std::size_t count) {
             best[lane] = best[lane + half] > best[lane] ? best[lane + half] : best[lane];
     return best[0];
 }
-
-// An index of the elements' width, for comparisons in vectors.
-template <class T>
-using Index = typename VectorsOf<T>::index;
 
 // The first i < count with x[i] == value; 0 if there is none.
 template <class T>

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "classes.hpp"
+#include "index.hpp"
 #include "table.hpp"
 
 namespace fastopt::FASTOPT_ISA {

@@ -3,7 +3,8 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "index.hpp"
 
 // How many times four float a vector holds. GCC before 12 cannot join shorter ones.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -27,10 +28,9 @@ template <class T>
 struct VectorsOf;
 template <>
 struct VectorsOf<float> {
-    using index = std::int32_t;
     using four = float __attribute__((vector_size(16)));
     using fours = float __attribute__((vector_size(16 * FASTOPT_FOURS)));
-    using indices = index __attribute__((vector_size(16 * FASTOPT_FOURS)));
+    using indices = Index<float> __attribute__((vector_size(16 * FASTOPT_FOURS)));
 #if FASTOPT_FOURS == 4
     using numbers = Numbers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
 #elif FASTOPT_FOURS == 2
@@ -41,10 +41,9 @@ struct VectorsOf<float> {
 };
 template <>
 struct VectorsOf<double> {
-    using index = std::int64_t;
     using four = double __attribute__((vector_size(32)));
     using fours = four;
-    using indices = index __attribute__((vector_size(32)));
+    using indices = Index<double> __attribute__((vector_size(32)));
     using numbers = Numbers<0, 1, 2, 3>;
 };
 template <class T>

@@ -2,11 +2,10 @@
 //
 // An optimizer is a struct with its options, its states, `prepare` (the scalars of a step, in
 // double), `ranges` (what of them must fit into the element type) and `with_rule`, which picks a
-// rule and hands it to its callback. A rule is the
-// mathematics of one element: it takes param and states by reference, the gradient by value, and
-// says in `states` (one bit each) which states it reads and writes. Loading, converting and storing
-// happen here and only here. What is no optimizer but updates arrays by others has words of its
-// own.
+// rule and hands it to its callback. A rule is the mathematics of one element: it takes param and
+// states by reference, the gradient by value, and says in `states` (one bit each) which states it
+// reads and writes. Loading, converting and storing happen here and only here. What is no optimizer
+// but updates arrays by others gives its own labels for the arrays.
 #pragma once
 
 #include <cstddef>

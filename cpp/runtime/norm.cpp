@@ -102,8 +102,11 @@ Scaling clipping(double max_norm, double norm, double scale) {
     const double clip = max_norm / (norm / scale + 1e-6);
     const Scaling plain{1.0 / scale, scale, 1.0};
     if (clip > 1.0) return plain;  // NaN stays
-    if (norm == 0.0) return {plain.factor * clip, scale, 1.0};
-    return {plain.factor * clip, norm + 1e-6 * scale, max_norm};
+    // A denormal clip has lost digits, which the product may hide.
+    const bool exact = std::isnormal(clip) && std::isnormal(plain.factor);
+    const double factor = exact ? plain.factor * clip : 0.0;
+    if (norm == 0.0) return {factor, scale, 1.0};
+    return {factor, norm + 1e-6 * scale, max_norm};
 }
 
 void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {

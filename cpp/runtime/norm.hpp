@@ -28,7 +28,7 @@ enum class NormType {
 // order, or the largest magnitude in it.
 class NormParts {
 public:
-    // Forgets the parts and makes room for those of a grid.
+    // Forgets the parts and allocates those of a grid.
     void start(const Grid& grid, NormType type = NormType::two) {
         parts_.assign(grid.chunks(), 0.0);
         chunk_size_ = grid.chunk_size();
@@ -77,7 +77,7 @@ Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
 Norm total_norm(const std::vector<GradView>& grads, NormType type);
 
 // How gradients are scaled: by one factor, or where their type does not hold it with all its
-// digits, by a division and a product in double.
+// digits, by a division and a product in double. The factor is 0 where double does not hold it so.
 struct Scaling {
     double factor = 1.0, divisor = 1.0, multiplier = 1.0;
 

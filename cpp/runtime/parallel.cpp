@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cfenv>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -23,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "floating_point.hpp"
 #include "scratch.hpp"
 #include "threads.hpp"
 #include "tuning.hpp"
@@ -37,30 +37,6 @@
 
 namespace fastopt {
 namespace {
-
-// The host's rounding mode, flush-to-zero and exception flags, put aside for the time of a step.
-class DefaultFloatingPoint {
-public:
-#if defined(__x86_64__)
-    DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-    ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
-
-private:
-    unsigned saved_;
-#else
-    DefaultFloatingPoint() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~DefaultFloatingPoint() { std::fesetenv(&saved_); }
-
-private:
-    std::fenv_t saved_;
-#endif
-public:
-    DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
-    DefaultFloatingPoint& operator=(const DefaultFloatingPoint&) = delete;
-};
 
 // Around what a thread does of a job.
 class Part {

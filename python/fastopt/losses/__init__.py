@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastopt.losses.cross_entropy import CrossEntropyLoss
+from fastopt.losses.cross_entropy import CrossEntropyLoss, CrossEntropyStats
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.losses.nll import NLLLoss
 from fastopt.losses.pointwise import (
@@ -19,6 +19,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "CrossEntropyStats",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",

@@ -10,7 +10,7 @@ from fastopt._types import FloatArray, IntArray
 
 
 class CrossEntropyStats(NamedTuple):
-    """What a call with ``stats=True`` tells besides.
+    """The statistics that a call with ``stats=True`` returns.
 
     Attributes
     ----------

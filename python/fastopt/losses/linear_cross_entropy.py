@@ -177,10 +177,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         IndexError
             If a target is outside [0, V) and not `ignore_index`.
         """
-        loss, _, told = self._chunks(
+        loss, _, summary = self._chunks(
             hidden, linear_weight, targets, linear_bias, want_grad=False, out=None, stats=stats
         )
-        return loss if told is None else (loss, told)
+        return loss if summary is None else (loss, summary)
 
     @overload
     def value_and_grad(
@@ -239,10 +239,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         TypeError, ValueError, IndexError
             As in `__call__`. Nothing has been written then.
         """
-        loss, grads, told = self._chunks(
+        loss, grads, summary = self._chunks(
             hidden, linear_weight, targets, linear_bias, want_grad=True, out=out, stats=stats
         )
-        return (loss, grads) if told is None else (loss, grads, told)
+        return (loss, grads) if summary is None else (loss, grads, summary)
 
     def _chunks(
         self,
@@ -305,7 +305,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 np.matmul(h, w.T, out=g)
                 if linear_bias is not None:
                     g += linear_bias
-                told = self._run(
+                computed = self._run(
                     g,
                     y[rows],
                     want_grad=want_grad,
@@ -314,14 +314,14 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                     denominator=denominator,
                     most_threads=plan.threads,
                 )
-                value = told[0] if want_grad or wants_stats else told
+                value = computed[0] if want_grad or wants_stats else computed
                 if self.reduction == "none":
                     losses[rows] = value
                 else:
                     loss += float(value)
                 if wants_stats:
-                    logsumexp[rows] = told[-1].logsumexp
-                    correct += told[-1].correct
+                    logsumexp[rows] = computed[-1].logsumexp
+                    correct += computed[-1].correct
                 if not want_grad:
                     continue
                 if kept is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
@@ -63,7 +64,8 @@ class ReferenceOptimizer(OptimizerBase):
                 return StepInfo(norm, True)
             clip = 2.0 if max_norm is None else float(max_norm) / (norm + 1e-6)
             if max_norm is not None and not clip > 1:  # NaN stays
-                factor *= clip
+                # Where one of them is denormal it has lost digits: 0 fits no dtype.
+                factor = factor * clip if min(factor, clip) >= sys.float_info.min else 0.0
                 if plain != 0:
                     divisor, multiplier = plain + 1e-6 * grad_scale, float(max_norm)
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]

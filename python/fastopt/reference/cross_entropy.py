@@ -34,8 +34,8 @@ class CrossEntropyLoss:
         self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
     ) -> Any:
         """Return the loss, and the statistics if asked for."""
-        loss, _, told = self.value_and_grad(logits, targets, stats=True)
-        return (loss, told) if stats else loss
+        loss, _, summary = self.value_and_grad(logits, targets, stats=True)
+        return (loss, summary) if stats else loss
 
     def value_and_grad(
         self,

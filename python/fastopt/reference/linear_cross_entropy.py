@@ -44,8 +44,10 @@ class LinearCrossEntropyLoss:
         stats: bool = False,
     ) -> Any:
         """Return the loss, and the statistics if asked for."""
-        loss, _, told = self.value_and_grad(hidden, linear_weight, targets, linear_bias, stats=True)
-        return (loss, told) if stats else loss
+        loss, _, summary = self.value_and_grad(
+            hidden, linear_weight, targets, linear_bias, stats=True
+        )
+        return (loss, summary) if stats else loss
 
     def value_and_grad(
         self,
@@ -71,7 +73,7 @@ class LinearCrossEntropyLoss:
         logits = x @ w.T
         if linear_bias is not None:
             logits += linear_bias
-        loss, grad, told = self.cross_entropy.value_and_grad(logits, y, stats=True)
+        loss, grad, summary = self.cross_entropy.value_and_grad(logits, y, stats=True)
         grads = [(grad @ w).reshape(hidden.shape), grad.T @ x]
         if linear_bias is not None:
             grads.append(grad.sum(axis=0))
@@ -81,5 +83,5 @@ class LinearCrossEntropyLoss:
             grads = list(out)
         if self.cross_entropy.reduction == "none":
             loss = loss.reshape(shape)
-        told = told._replace(logsumexp=told.logsumexp.reshape(shape))
-        return (loss, tuple(grads), told) if stats else (loss, tuple(grads))
+        summary = summary._replace(logsumexp=summary.logsumexp.reshape(shape))
+        return (loss, tuple(grads), summary) if stats else (loss, tuple(grads))
