@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "../runtime/parallel.hpp"
 #include "../runtime/step.hpp"
@@ -745,12 +746,8 @@ private:
     // The first scalar of step number `step` that the element type of `param` cannot hold.
     Unfit unfit(const GroupOptions& options, std::int64_t step, const py::array& param) const {
         Coefficients coefficients;
-        Unfit result{};
-        with_default_floating_point([&] {
-            row(optimizer_).prepare(options.values.data(), step, true, coefficients);
-            result = row(optimizer_).unfit(coefficients, type_of(param));
-        });
-        return result;
+        row(optimizer_).prepare(options.values.data(), step, true, coefficients);
+        return row(optimizer_).unfit(coefficients, type_of(param));
     }
 
     // States that were made for a step which was not taken have never been: the next step is the
@@ -931,23 +928,24 @@ void update(const py::object& kernel, const py::object& param, const py::object&
 }  // namespace
 
 void bind_optim(py::module_& module) {
+    using Guard = py::call_guard<DefaultFloatingPoint>;
     py::class_<OptimizerCore>(module, "Optimizer",
                               "Parameters, states and step counters of one optimizer.",
                               collected<OptimizerCore>())
         .def(py::init<const py::object&, py::object>(), py::arg("kernel"),
              py::arg("step_info") = py::none())
-        .def("check_options", &OptimizerCore::check_options, py::arg("group"))
+        .def("check_options", &OptimizerCore::check_options, py::arg("group"), Guard())
         .def("add_group", &OptimizerCore::add_group, py::arg("names"), py::arg("params"),
-             py::arg("group"), py::arg("groups"))
+             py::arg("group"), py::arg("groups"), Guard())
         .def("remove_group", &OptimizerCore::remove_group, py::arg("index"), py::arg("groups"))
         .def("step", &OptimizerCore::step, py::arg("groups"), py::arg("grads"), py::arg("max_norm"),
              py::arg("norm_type"), py::arg("grad_scale"), py::arg("skip_nonfinite"),
-             py::arg("zero_grads"))
+             py::arg("zero_grads"), Guard())
         .def("state", &OptimizerCore::state, py::arg("index"))
         .def("load", &OptimizerCore::load, py::arg("states"), py::arg("groups"),
-             py::arg("loaded_groups"), py::arg("values") = py::list());
+             py::arg("loaded_groups"), py::arg("values") = py::list(), Guard());
     module.def("update", &update, py::arg("kernel"), py::arg("param"), py::arg("grad"),
-               py::arg("states"), py::arg("step"), py::arg("group"));
+               py::arg("states"), py::arg("step"), py::arg("group"), Guard());
 }
 
 }  // namespace fastopt
