@@ -62,7 +62,7 @@ def parse_whole(text: str | int) -> int:
 def parse_number(text: str | float) -> float:
     """Return the number in a text."""
     try:
-        return float(text)
+        return float(text) + 0.0  # -0 is 0
     except ValueError:
         raise typer.BadParameter(f"must be a number, not {shown(text)}") from None
 

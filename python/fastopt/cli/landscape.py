@@ -68,6 +68,11 @@ def landscape(
         if value is not None and not 0 < value < math.inf:
             fail(f"{option} must be finite and greater than 0, not {value}")
     point = None if start is None else parse_point(start)
+    for name in optimizers if lr is not None else ():
+        try:
+            fx.descend(fx.LANDSCAPES[functions[0]], name, lr, 1)
+        except ValueError as error:
+            fail(f"--lr cannot be {lr:g} for {name}: {str(error).partition(', the dtype')[0]}")
 
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
         paths = follow(name, optimizers, lr, steps, point, tolerance)
@@ -157,7 +162,7 @@ def draw(
 
 
 def facts_of(name: str, path: fx.Descent, tolerance: float) -> dict[str, Any]:
-    """Return what files tell of a path."""
+    """Return what the files hold of a path."""
     return {
         "function": name,
         "optimizer": path.optimizer,

@@ -284,9 +284,10 @@ def vary_lr(
         if small.too_small:
             break
     for doublings in range(1, 15):
-        if not lr * 2**doublings < inf:
+        try:
+            large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
+        except ValueError:  # beyond float64
             break
-        large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
         if large.too_large:
             break
     return [small, good, large]

@@ -138,6 +138,10 @@ def compare(
     >>> [run.config.optimizer for run in experiments.compare(configs, base.load())]
     ['sgd', 'adam']
     """
+    configs = list(configs)
+    for config in configs:  # before the first has taken its time
+        checks.kind("each of configs", config, ft.RunConfig)
+        config.check(data)
     for config in configs:
         yield run(config, data, callbacks(config))
 
