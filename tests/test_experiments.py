@@ -219,6 +219,24 @@ def test_a_bad_start_is_no_divergence(recovers: bool, iris: ft.Data) -> None:
     assert run.final.epoch == (3 if recovers else 2)
 
 
+def test_the_loss_before_training_may_be_given(iris: ft.Data) -> None:
+    for before, diverged in ((1e-9, True), (1e9, False)):
+        history = IRIS.build(iris).fit(3, [ft.Divergence(before)])
+        assert history.diverged is diverged
+        assert ("best" in repr(history)) is not diverged
+        assert ft.History.from_state_dict(history.state_dict()).diverged is diverged
+    with pytest.raises(ValueError, match="before must be a number, not nan"):
+        ft.Divergence(float("nan"))
+
+
+def test_a_comparison_refuses_every_configuration_before_it_trains(iris: ft.Data) -> None:
+    began: list[ft.RunConfig] = []
+    configs = [IRIS, replace(IRIS, lr=1e39)]
+    with pytest.raises(ft.ConfigError, match="lr cannot be 1e\\+39 here"):
+        list(fx.compare(configs, iris, lambda config: began.append(config) or ()))
+    assert not began
+
+
 def test_runs_are_sorted_by_score_then_loss_and_the_diverged_come_last() -> None:
     def made(score: float, loss: float, reason: str = "") -> fx.Run:
         epoch = ft.Epoch(1, loss, score, loss, score, 0.1, nan, nan, 1.0)
@@ -229,7 +247,7 @@ def test_runs_are_sorted_by_score_then_loss_and_the_diverged_come_last() -> None
         made(0.9, 0.3),
         made(0.8, 0.1),
         made(nan, 0.1),
-        made(0.99, 0.1, fx.runs.DIVERGED),
+        made(0.99, 0.1, ft.history.DIVERGED),
         made(0.5, nan),
     ]
     order = sorted(range(6), key=lambda i: runs[i].rank)

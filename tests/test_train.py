@@ -22,6 +22,10 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
+from typer.testing import CliRunner
+
+from fastopt.cli.app import app
+
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
@@ -88,6 +92,24 @@ def test_a_diverged_run_is_reported_as_json(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert run["results"]["final"]["train_loss"] is None
     assert "the loss is not finite since epoch 1: try a smaller --lr" in result.stdout
+
+
+def test_a_run_whose_loss_grows_but_stays_finite_has_diverged(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["train", "--data", "iris", "--lr", "100", "--epochs", "5", "--output", str(out)]
+    result = CliRunner().invoke(app, [*options, "--checkpoint"])
+    assert result.exit_code == 1, result.output
+    assert "stopped after epoch 2: the loss is more than ten times what it was" in result.output
+    assert result.output.rstrip().splitlines()[-1].startswith("wrote into ")
+    results = json.loads((out / "run.json").read_text())["results"]
+    assert results["final"]["train_loss"] > 100
+    assert (results["diverged"], results["best"]) == (True, None)
+    row = next(line for line in result.output.splitlines() if "best accuracy" in line)
+    assert row.split()[-2] == "-", row
+    # To resume does not go on: the history still says why it ended.
+    result = CliRunner().invoke(app, ["train", "--resume", "--output", str(out)])
+    assert result.exit_code == 1, result.output
+    assert json.loads((out / "run.json").read_text())["results"]["diverged"] is True
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])

@@ -483,6 +483,8 @@ def test_divergence_ends_the_run_in_the_batch_where_it_is_seen(iris: ft.Data) ->
     history = trainer.fit(5, [recorder])
     assert history.diverged
     assert history.stop_reason == "the loss is not finite"
+    assert "best" not in repr(history)
+    assert ft.History.from_state_dict(history.state_dict()).diverged
     assert len(history.epochs) == 1
     assert recorder.calls.count("batch") < 12
     assert len(trainer.fit(9).epochs) == 1

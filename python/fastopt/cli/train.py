@@ -147,20 +147,29 @@ def train(
         dataset = config.load()
         use_threads(threads)
         trainer = config.build(dataset)
+        divergence = ft.Divergence(trainer.evaluate()[0])
         if resume:
             try:
                 trainer.resume(path)
             except (KeyError, TypeError, ValueError) as error:
                 fail(error.args[0])
     with results_folder(output):
-        code = fit(trainer, config, path, checkpoint=checkpoint or resume, resumed=resume)
+        code = fit(
+            trainer, config, path, divergence, checkpoint=checkpoint or resume, resumed=resume
+        )
         if trainer.history.epochs:
             report(output, trainer, config)
     raise typer.Exit(code)
 
 
 def fit(
-    trainer: ft.Trainer, config: ft.RunConfig, path: Path, *, checkpoint: bool, resumed: bool
+    trainer: ft.Trainer,
+    config: ft.RunConfig,
+    path: Path,
+    divergence: ft.Divergence,
+    *,
+    checkpoint: bool,
+    resumed: bool,
 ) -> int:
     """Train with live progress, say how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
@@ -174,7 +183,7 @@ def fit(
     )
     if resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
-    callbacks: list[ft.Callback] = [Live(epochs)]
+    callbacks: list[ft.Callback] = [divergence, Live(epochs)]
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
     if checkpoint:
@@ -186,12 +195,13 @@ def fit(
         again = "; go on with --resume" if checkpoint else ""
         say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
-    if history.diverged:
-        say(f"the loss is not finite since epoch {len(history.epochs)}: try a smaller --lr")
-        return 1
-    if history.stop_reason:
-        say(f"stopped after epoch {len(history.epochs)}: {history.stop_reason}")
-    return code
+    done, hint = len(history.epochs), "try a smaller --lr"
+    if history.diverged and not math.isfinite(history.epochs[-1].train_loss):
+        say(f"the loss is not finite since epoch {done}: {hint}")
+    elif history.stop_reason:
+        end = f"; {hint}" if history.diverged else ""
+        say(f"stopped after epoch {done}: {history.stop_reason}{end}")
+    return 1 if history.diverged else code
 
 
 def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
@@ -339,9 +349,9 @@ def result_table(trainer: ft.Trainer) -> Table:
     table.add_column(justify="left")
     table.add_column(justify="right")
     score = objective.score_name
-    best_score = objective.format_score(best.val_score)
+    best_score = f"{objective.format_score(best.val_score)} (epoch {best.epoch})"
     table.add_row(f"final {score} on held-out data", objective.format_score(final.val_score))
-    table.add_row(f"best {score} on held-out data", f"{best_score} (epoch {best.epoch})")
+    table.add_row(f"best {score} on held-out data", "-" if history.diverged else best_score)
     table.add_row(
         "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
     )

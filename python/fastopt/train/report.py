@@ -53,7 +53,7 @@ def check_folder(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others, on held-out data."""
+    """How well one class is separated from the others, on held-out data."""
 
     label: str
     precision: float  # of what was taken for the class, the share that is; nan if nothing was
@@ -158,7 +158,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     """Write the run's metrics, facts and pictures into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
-    curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
+    curves. A run that diverged has no best epoch: ``run.json`` holds null there. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
     what (see `plot_confusion`); for a regression, ``predictions.png`` shows predicted against true
     values. The files are put in place together, when all are complete; what another task has left
     under these names is removed.
@@ -188,7 +188,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         raise ValueError("there is nothing to report before the first epoch")
     results: dict[str, Any] = {
         "final": asdict(history.epochs[-1]),
-        "best": asdict(history.best),
+        "best": None if history.diverged else asdict(history.best),
         "diverged": history.diverged,
         "seconds": asdict(history.seconds),
         "stop_reason": history.stop_reason,
@@ -303,7 +303,7 @@ def _draw_losses(axes: Axes, history: History, objective: Objective) -> None:
         axes.axvline(turned.epoch, linestyle=":", color=BLACK, label=label)
     axes.set(ylabel=objective.loss_label, title="Loss")
     if history.diverged:
-        text = "the loss is not finite:\nthe run diverged"
+        text = "the run diverged"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     _log_scale(axes, train_loss + val_loss)
     axes.legend()
@@ -318,7 +318,7 @@ def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
     val_score = [e.val_score for e in history.epochs]
     axes.plot(epochs, train_score, "-", marker=marker, color=BLUE, label="training")
     axes.plot(epochs, val_score, "--", marker=marker, color=ORANGE, label="held out")
-    if math.isfinite(best.val_score):
+    if math.isfinite(best.val_score) and not history.diverged:
         label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
         axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
     name = objective.score_name[0].upper() + objective.score_name[1:]
