@@ -598,3 +598,58 @@ def test_a_disk_that_is_full_leaves_the_journal_whole(
         journal.add(runs[1])
     with fx.Journal(path, SPACE, iris) as journal:
         assert len(journal.finished) == 2
+
+
+@pytest.mark.parametrize("low", [-1e308, -1.7e308])
+def test_a_range_that_is_too_wide_to_draw_from(low: float) -> None:
+    with pytest.raises(ValueError, match="a range must have a finite width, not from"):
+        fx.Range(low, 1e308)
+
+
+def test_a_journal_names_arguments_of_another_kind(tmp_path: Path, iris: ft.Data) -> None:
+    space = fx.Space(IRIS, {"lr": [0.1]})
+    wrong: list[tuple[Any, Any, Any, str]] = [
+        (None, space, iris, "path must be a path, not None"),
+        (tmp_path / "a", {"lr": [0.1]}, iris, "space must be a Space, not "),
+        (tmp_path / "a", space, None, "data must be a Data, not None"),
+    ]
+    for path, given, data, text in wrong:
+        with pytest.raises(TypeError, match=text):
+            fx.Journal(path, given, data)
+    assert not list(tmp_path.iterdir())
+    with fx.Journal(str(tmp_path / "a"), space, iris) as journal:  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="run must be a Run, not 1"):
+            journal.add(1)  # type: ignore[arg-type]
+        assert journal.finished == []
+
+
+def test_a_journal_that_is_removed_while_it_is_opened_is_made_anew(
+    tmp_path: Path, iris: ft.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, space = tmp_path / "runs.jsonl", fx.Space(IRIS, {"lr": [0.1]})
+    flock = fcntl.flock
+    calls = iter(range(9))
+
+    def remove_first(*arguments: Any) -> None:
+        now = next(calls)
+        if now < 2:
+            path.unlink()
+        if now == 1:
+            path.touch()  # another sweep has begun meanwhile
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with fx.Journal(path, space, iris):
+        assert next(calls) == 3
+        assert path.read_bytes().count(b"\n") == 1
+
+
+def test_pictures_need_runs() -> None:
+    objective, space = ft.Objective("classification"), fx.Space(IRIS, {"lr": [0.1]})
+    for call in (
+        lambda: fx.plot_comparison([], ["lr"], objective),
+        lambda: fx.plot_sweep([], ["lr"], objective),
+        lambda: fx.plot_map([], space, objective),
+    ):
+        with pytest.raises(ValueError, match="runs must hold at least one run"):
+            call()
