@@ -139,9 +139,15 @@ def test_a_package_that_is_missing_is_named_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastopt.cli.common.find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["train", "--data", "iris", "--epochs", "1"])
-    assert str(result.exception).startswith("fastopt: the command needs matplotlib; install it")
+    for package, name in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+        found = {"matplotlib", "sklearn"} - {package}
+        monkeypatch.setattr(
+            "fastopt.cli.common.find_spec", lambda n, found=found: n in found or None
+        )
+        result = CliRunner().invoke(app, ["train", "--data", "iris", "--epochs", "1"])
+        assert result.exit_code == 2
+        message = f"fastopt: error: the command needs {name}; install it"
+        assert result.stderr.startswith(message)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, cast
@@ -145,6 +146,8 @@ def train(
         if resume:
             config = _saved_config(path, config, _given(context))
         dataset = config.load()
+        if resume:
+            _check_shapes(path, config, dataset)
         use_threads(threads)
         trainer = config.build(dataset)
         divergence = ft.Divergence(trainer.evaluate()[0])
@@ -259,9 +262,11 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
             saved = replace(saved, data=config.data)
             continue
         if name != "epochs":
-            text = "not given" if before[name] is None else before[name]
+            option = f"--{name.replace('_', '-')}"
             fail(
-                f"--{name.replace('_', '-')} was {text} in the run to resume, not {wanted[name]}; "
+                f"the run to resume was made without {option}; leave it out"
+                if before[name] is None
+                else f"{option} was {before[name]} in the run to resume, not {wanted[name]}; "
                 "leave it out"
             )
         if saved.schedule != "constant":
@@ -270,8 +275,27 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
             )
         saved = replace(saved, epochs=config.epochs)
     if saved.data not in ft.BUNDLED and not Path(saved.data).exists():
+        if "data" in given:
+            fail(f"--data: there is no file or folder {saved.data}")
         fail(f"the data of the run to resume are not at {saved.data}; give their place with --data")
     return saved
+
+
+def _check_shapes(path: Path, config: ft.RunConfig, dataset: ft.Data) -> None:
+    """Fail unless a checkpoint's arrays have the shapes that its configuration gives a model.
+
+    They are compared before the model is made: a damaged configuration may describe a huge one.
+    """
+    widths = [dataset.features, *config.hidden, dataset.outputs]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        shapes |= {f"{i}.weight": (n_out, n_in), f"{i}.bias": (n_out,)}
+    saved = fo.load(path).params
+    if {name: array.shape for name, array in saved.items()} != shapes:
+        fail(
+            f"{path} is of a model of other shapes than {'-'.join(map(str, widths))}: "
+            "either --data are not the data of that run, or the checkpoint is damaged"
+        )
 
 
 class Live(ft.Callback):

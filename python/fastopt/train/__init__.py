@@ -36,6 +36,7 @@ from fastopt.train.report import (
     score_classes,
     to_json,
     write_report,
+    write_together,
 )
 
 __all__ = [
@@ -77,4 +78,5 @@ __all__ = [
     "score_classes",
     "to_json",
     "write_report",
+    "write_together",
 ]

@@ -11,7 +11,6 @@ import numpy as np
 
 from fastopt.train.checks import counted
 
-
 # Why a run that diverged has ended.
 NOT_FINITE = "the loss is not finite"
 DIVERGED = "the loss is more than ten times what it was before training"
