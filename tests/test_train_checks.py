@@ -548,7 +548,8 @@ def test_labels_that_are_refused(labels: Any, error: type[Exception], text: str)
     x, y = np.zeros((2, 1), np.float32), np.array([0, 1])
     with pytest.raises(error, match=re.escape(text)):
         ft.Data("name", "classification", x, y, x, y, labels)
-    assert ft.Data("name", "classification", x, y, x, y, np.array([3, 4])).labels == ("3", "4")
+    numbers: Any = np.array([3, 4])
+    assert ft.Data("name", "classification", x, y, x, y, numbers).labels == ("3", "4")
 
 
 def test_an_objective_refuses_what_has_no_score_by_name() -> None:
@@ -557,16 +558,21 @@ def test_an_objective_refuses_what_has_no_score_by_name() -> None:
     for call in (objective.value, objective.value_and_grad, objective.points, objective.score):
         with pytest.raises(ValueError, match=r"outputs must hold samples, not shape \(0, 3\)"):
             call(none, y)
-    for task in ("classification", "binary", "regression"):
+    for task in ft.TASKS:
         with pytest.raises(ValueError, match="targets must hold samples"):
             ft.Objective(task).score_of(0, y)
-    for task, shapes in (("classification", [(3, 0), (3,), ()]), ("binary", [(3, 2), (3,), ()])):
+    refused: dict[ft.Task, list[tuple[int, ...]]] = {
+        "classification": [(3, 0), (3,), ()],
+        "binary": [(3, 2), (3,), ()],
+    }
+    for task, shapes in refused.items():
         for shape in shapes:
             with pytest.raises(
                 ValueError, match=r"outputs must have shape \(N, (1|classes)\), not"
             ):
                 ft.Objective(task).predicted(np.zeros(shape, np.float32))
-    for smoothing in (np.array([0, 1]), "0.1", None):
+    strange: list[Any] = [np.array([0, 1]), "0.1", None]
+    for smoothing in strange:
         with pytest.raises(TypeError, match="label_smoothing"):
             ft.Objective("classification", label_smoothing=smoothing)
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], not 2"):

@@ -76,9 +76,9 @@ def landscape(
 
     rows: list[dict[str, Any]] = []
     with results_folder(output):
-        for name in () if lr is None else optimizers:
+        for name in optimizers:
             try:
-                fx.descend(fx.LANDSCAPES[functions[0]], name, lr, 1)
+                follow(functions[0], [name], lr, 1, point, tolerance)
             except ValueError as error:
                 fail(f"--lr cannot be {lr:g} for {name}: {str(error).partition(', the dtype')[0]}")
         try:

@@ -290,7 +290,7 @@ def _check_shapes(path: Path, config: ft.RunConfig, dataset: ft.Data) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (n_in, n_out) in enumerate(pairwise(widths)):
         shapes |= {f"{i}.weight": (n_out, n_in), f"{i}.bias": (n_out,)}
-    saved = fo.load(path).params
+    saved = fo.load(path).params or {}
     if {name: array.shape for name, array in saved.items()} != shapes:
         fail(
             f"{path} is of a model of other shapes than {'-'.join(map(str, widths))}: "
