@@ -698,7 +698,7 @@ def test_a_warm_up_comes_before_the_schedule() -> None:
         ({"optimizer": "lion"}, "sgd, momentum, rmsprop, adam, adamw, not 'lion'"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum is for SGD and RMSprop, not adam"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"epochs": 10**400}, "epochs must be at least 1, not 1000"),
+        ({"epochs": 10**400}, "epochs must be from 1 to"),
         ({"lr": 10**400}, "lr must be finite and >= 0, not 1000"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"hidden": (4, 0)}, "hidden must hold widths of at least 1, not 0"),

@@ -48,7 +48,10 @@ class Callback:
 
 
 class Divergence(Callback):
-    """Ends a run whose loss has grown to more than ten times, after its second epoch or later.
+    """Ends a run whose loss has grown, after its second epoch or later.
+
+    That is so if the training loss is more than ten times the held-out loss before training, and
+    the held-out loss is higher than then too.
 
     `Trainer.fit` itself ends a run whose loss is not finite; this is for losses that stay finite.
     The first epoch may end with any loss: a good learning rate may begin with a leap.
@@ -79,12 +82,12 @@ class Divergence(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Take the loss before training as the measure."""
-        before = trainer.evaluate()[0] if self._before is None else self._before
-        self._limit = 10 * before
+        self._measure = trainer.evaluate()[0] if self._before is None else self._before
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Stop if both losses are beyond it."""
-        if epoch.epoch > 1 and min(epoch.train_loss, epoch.val_loss) > self._limit:
+        """Stop if the training loss is ten times it and the held-out loss is above it."""
+        grew = epoch.train_loss > 10 * self._measure and epoch.val_loss > self._measure
+        if epoch.epoch > 1 and grew:
             trainer.stop(DIVERGED)
 
 
