@@ -8,6 +8,7 @@ import hashlib
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -176,8 +177,8 @@ def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
         if not isinstance(label, str | Number | np.generic) or isinstance(label, bytes):
             raise TypeError(f"labels must hold strings or numbers, not {short_repr(label)}")
     names = tuple(map(str, labels))
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise DataError(f"labels must differ, but {short_repr(twice)} is there twice")
     if task == "regression":
         if names:
