@@ -115,6 +115,9 @@ def test_what_each_folder_may_include() -> None:
     for path in (ROOT / "python/fastopt").rglob("*.py"):
         folder = path.relative_to(ROOT / "python/fastopt").parts[0]
         if folder in ("train", "experiments", "cli", "benchmark", "__main__.py"):
+            private = re.findall(r"fastopt(?:\.| import )(_\w+)", path.read_text())
+            own = {"_types"} if folder == "benchmark" else set()
+            assert set(private) - own <= {"_checks", "_files", "_options"}, path
             assert "_core" not in path.read_text(), path
         else:
             upper = r"(fastopt\.|import )(train|experiments|cli|benchmark)\b"

@@ -160,7 +160,7 @@ def test_a_diverged_run_is_nowhere_the_best() -> None:
     runs = [
         made_run(nan, nan),
         made_run(inf, 0.99),
-        made_run(1e9, 0.99, fx.runs.DIVERGED),
+        made_run(1e9, 0.99, ft.history.DIVERGED),
         made_run(0.7, nan),
         made_run(0.9, 0.1),
     ]

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from helpers import HANG
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -189,7 +192,62 @@ def test_a_request_to_end_is_a_line_and_no_empty_folder() -> None:
     while not process.stdout.readline().startswith("kernels"):
         pass  # training begins
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=HANG)
     assert (process.returncode, errors) == (130, "")
     assert "interrupted" in output
     assert Path("a/run.json").exists() or not Path("a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(TRAIN, "loss.png"), (COMPARE, "compare.png"), (LANDSCAPE, "landscape.json")],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_folder_with_the_name_of_a_file_keeps_the_whole_set_out(
+    arguments: list[str], name: str
+) -> None:
+    Path("a/b", name).mkdir(parents=True)
+    result = call(arguments)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"fastopt: error: cannot write into a/b: {name} is a folder; choose another --output\n"
+    )
+    assert [path.name for path in Path("a/b").iterdir()] == [name]
+
+
+def write_abc(end: Callable[[], Any] = lambda: None) -> None:
+    with ft.write_together(".", ["old", "a", "none"]) as parts:
+        for name in "abc":
+            (parts / name).write_text("after")
+        end()
+
+
+@pytest.mark.parametrize("when", range(4))
+def test_an_interrupt_while_files_are_put_in_place_leaves_the_new_set(
+    when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c", "old"):
+        Path(name).write_text("before")
+    replace = Path.replace
+    calls = iter(range(9))
+
+    def interrupt(self: Path, target: Path) -> Path:
+        now = next(calls)
+        result = replace(self, target) if now % 2 else None  # before or after the call
+        if now == when:
+            raise KeyboardInterrupt
+        return result or replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with nullcontext() if when == 3 else pytest.raises(KeyboardInterrupt):
+        write_abc()
+    assert {path.name: path.read_text() for path in Path().iterdir()} == dict.fromkeys(
+        "abc", "after"
+    )
+
+
+def test_a_block_that_raises_puts_nothing_in_place() -> None:
+    Path("a").write_text("before")
+    with pytest.raises(ZeroDivisionError):
+        write_abc(lambda: 1 // 0)
+    assert [path.name for path in Path().iterdir()] == ["a"]

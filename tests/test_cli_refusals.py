@@ -98,6 +98,36 @@ def test_the_words(arguments: list[str], text: str) -> None:
     assert text in result.stderr
 
 
+# What the optimizer or the schedule refuses, alone or with another option.
+LARGE = {
+    "train --lr 1e39": "--lr cannot be 1e+39 here: lr / (1 - betas[0]",
+    "train --weight-decay 1e39": "--weight-decay cannot be 1e+39 here: weight_decay is 1e+39, out",
+    "train --optimizer sgd --momentum 1e39": "--momentum cannot be 1e+39 here: momentum is 1e+39",
+    "train --lr 1e37 --weight-decay 1e3": "--weight-decay cannot be 1000 here: 1 - lr *",
+    f"train --epochs {2**62} --schedule one-cycle": "--epochs must be less than",
+    f"train --epochs {2**63 - 1} --schedule cosine": "for the schedule cosine, which counts steps",
+    "compare --optimizer adam --lr 0.001,1e39": "--lr cannot be 1e+39 here",
+    "sweep --lr 0.001,1e39": "--lr cannot be 1e+39 here",
+    "sweep --lr 0,-0": "--lr has 0.0 twice",
+    "sweep --lr lin:-1e308:1e308": "--lr: a range must have a finite width",
+    "landscape --lr 1e308 --optimizer sgd,adam --function bowl": "--lr cannot be 1e+308 for adam",
+}
+
+
+@pytest.mark.parametrize("line", LARGE)
+def test_a_number_that_is_refused_ends_the_command_before_any_work(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = [] if line.startswith("landscape") else ["--data", "iris"]
+    result = CliRunner().invoke(app, [*line.split(), *data])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fastopt: error: ")
+    assert result.stderr.count("\n") == 1
+    assert LARGE[line] in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_command_at_all_shows_the_help() -> None:
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 2
@@ -109,9 +139,15 @@ def test_a_package_that_is_missing_is_named_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastopt.cli.common.find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["train", "--data", "iris", "--epochs", "1"])
-    assert str(result.exception).startswith("fastopt: the command needs matplotlib; install it")
+    for package, name in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+        found = {"matplotlib", "sklearn"} - {package}
+        monkeypatch.setattr(
+            "fastopt.cli.common.find_spec", lambda n, found=found: n in found or None
+        )
+        result = CliRunner().invoke(app, ["train", "--data", "iris", "--epochs", "1"])
+        assert result.exit_code == 2
+        message = f"fastopt: error: the command needs {name}; install it"
+        assert result.stderr.startswith(message)
     assert not list(tmp_path.iterdir())
 
 

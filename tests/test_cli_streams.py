@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import HANG
+
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
@@ -26,7 +28,7 @@ def run(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 
@@ -75,7 +77,7 @@ def test_a_training_that_cannot_print_writes_its_files(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-W", "error", "-m", "fastopt", "train", "--data", "diabetes",
          "--epochs", "2", "--hidden", "4", "--output", "out"],
-        cwd=tmp_path, stdout=writing, stderr=writing, timeout=300, check=False,
+        cwd=tmp_path, stdout=writing, stderr=writing, timeout=HANG, check=False,
     )  # fmt: skip
     os.close(writing)
     assert process.returncode == 0

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from math import inf, nan
 from pathlib import Path
@@ -219,6 +219,22 @@ def test_a_bad_start_is_no_divergence(recovers: bool, iris: ft.Data) -> None:
     assert run.final.epoch == (3 if recovers else 2)
 
 
+def test_the_loss_before_training_may_be_given(iris: ft.Data) -> None:
+    for before, diverged in ((1e-9, True), (1e9, False)):
+        history = IRIS.build(iris).fit(3, [ft.Divergence(before)])
+        assert history.diverged is diverged
+        assert ("best" in repr(history)) is not diverged
+        assert ft.History.from_state_dict(history.state_dict()).diverged is diverged
+    with pytest.raises(ValueError, match="before must be a number, not nan"):
+        ft.Divergence(float("nan"))
+
+
+def test_a_comparison_refuses_every_configuration_before_it_trains(iris: ft.Data) -> None:
+    configs = [IRIS, replace(IRIS, lr=1e39)]
+    with pytest.raises(ft.ConfigError, match="lr cannot be 1e\\+39 here"):
+        list(fx.compare(configs, iris, lambda config: pytest.fail("a run has begun")))
+
+
 def test_runs_are_sorted_by_score_then_loss_and_the_diverged_come_last() -> None:
     def made(score: float, loss: float, reason: str = "") -> fx.Run:
         epoch = ft.Epoch(1, loss, score, loss, score, 0.1, nan, nan, 1.0)
@@ -229,7 +245,7 @@ def test_runs_are_sorted_by_score_then_loss_and_the_diverged_come_last() -> None
         made(0.9, 0.3),
         made(0.8, 0.1),
         made(nan, 0.1),
-        made(0.99, 0.1, fx.runs.DIVERGED),
+        made(0.99, 0.1, ft.history.DIVERGED),
         made(0.5, nan),
     ]
     order = sorted(range(6), key=lambda i: runs[i].rank)
@@ -580,3 +596,59 @@ def test_a_disk_that_is_full_leaves_the_journal_whole(
         journal.add(runs[1])
     with fx.Journal(path, SPACE, iris) as journal:
         assert len(journal.finished) == 2
+
+
+@pytest.mark.parametrize("low", [-1e308, -1.7e308])
+def test_a_range_that_is_too_wide_to_draw_from(low: float) -> None:
+    with pytest.raises(ValueError, match="a range must have a finite width, not from"):
+        fx.Range(low, 1e308)
+
+
+def test_a_journal_names_arguments_of_another_kind(tmp_path: Path, iris: ft.Data) -> None:
+    space = fx.Space(IRIS, {"lr": [0.1]})
+    wrong: list[tuple[Any, Any, Any, str]] = [
+        (None, space, iris, "path must be a path, not None"),
+        (tmp_path / "a", {"lr": [0.1]}, iris, "space must be a Space, not "),
+        (tmp_path / "a", space, None, "data must be a Data, not None"),
+    ]
+    for path, given, data, text in wrong:
+        with pytest.raises(TypeError, match=text):
+            fx.Journal(path, given, data)
+    assert not list(tmp_path.iterdir())
+    with fx.Journal(str(tmp_path / "a"), space, iris) as journal:  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="run must be a Run, not 1"):
+            journal.add(1)  # type: ignore[arg-type]
+        assert journal.finished == []
+
+
+def test_a_journal_that_is_removed_while_it_is_opened_is_made_anew(
+    tmp_path: Path, iris: ft.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, space = tmp_path / "runs.jsonl", fx.Space(IRIS, {"lr": [0.1]})
+    flock = fcntl.flock
+    calls = iter(range(9))
+
+    def remove_first(*arguments: Any) -> None:
+        now = next(calls)
+        if now < 2:
+            path.unlink()
+        if now == 1:
+            path.touch()  # another sweep has begun meanwhile
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with fx.Journal(path, space, iris):
+        assert next(calls) == 3
+        assert path.read_bytes().count(b"\n") == 1
+
+
+def test_pictures_need_runs() -> None:
+    objective, space = ft.Objective("classification"), fx.Space(IRIS, {"lr": [0.1]})
+    calls: list[Callable[[], object]] = [
+        lambda: fx.plot_comparison([], ["lr"], objective),
+        lambda: fx.plot_sweep([], ["lr"], objective),
+        lambda: fx.plot_map([], space, objective),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="runs must hold at least one run"):
+            call()

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from helpers import fastopt, fastopt_until
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from fastopt import train as ft
+from fastopt.cli.app import app
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
@@ -90,6 +96,24 @@ def test_a_diverged_run_is_reported_as_json(tmp_path: Path) -> None:
     assert "the loss is not finite since epoch 1: try a smaller --lr" in result.stdout
 
 
+def test_a_run_whose_loss_grows_but_stays_finite_has_diverged(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["train", "--data", "iris", "--lr", "100", "--epochs", "5", "--output", str(out)]
+    result = CliRunner().invoke(app, [*options, "--checkpoint"])
+    assert result.exit_code == 1, result.output
+    assert "stopped after epoch 2: the loss is more than ten times what it was" in result.output
+    assert result.output.rstrip().splitlines()[-1].startswith("wrote into ")
+    results = json.loads((out / "run.json").read_text())["results"]
+    assert results["final"]["train_loss"] > 100
+    assert (results["diverged"], results["best"]) == (True, None)
+    row = next(line for line in result.output.splitlines() if "best accuracy" in line)
+    assert row.split()[-2] == "-", row
+    # To resume does not go on: the history still says why it ended.
+    result = CliRunner().invoke(app, ["train", "--resume", "--output", str(out)])
+    assert result.exit_code == 1, result.output
+    assert json.loads((out / "run.json").read_text())["results"]["diverged"] is True
+
+
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_names_are_shown_as_they_are(task: str, tmp_path: Path) -> None:
     # Brackets mean styles to rich, dollars formulas to matplotlib, whose font lacks the last.
@@ -113,9 +137,9 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.strip() == (
-        "fastopt: the command needs typer; install it with: pip install 'fastopt[train]' "
+        "fastopt: error: the command needs typer; install it with: pip install 'fastopt[train]' "
         "(in a checkout: '.[train]')"
     )
 
@@ -324,3 +348,36 @@ def test_every_task_has_its_report(
     else:
         rows = list(csv.DictReader((tmp_path / "fastopt-run/classes.csv").read_text().split("\n")))
         assert [row["label"] for row in rows] == [c["label"] for c in run["results"]["classes"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--data", "none.csv"], "--data: there is no file or folder none.csv\n"),
+        (["--data", "wine"], "is of a model of other shapes than 13-4-3: either --data are not"),
+        (["--task", "regression"], "the run to resume was made without --task; leave it out\n"),
+        (["--seed", "3"], "--seed was 0 in the run to resume, not 3; leave it out\n"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_to_resume_with_another_option_says_what_differs(
+    options: list[str], text: str, tmp_path: Path
+) -> None:
+    config = ft.RunConfig(data="iris", hidden=(4,), epochs=1)
+    config.build().save(tmp_path / "checkpoint.safetensors", asdict(config))
+    result = CliRunner().invoke(app, ["train", "--resume", "--output", str(tmp_path), *options])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert text in result.stderr
+
+
+def test_to_resume_makes_no_model_of_other_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ft.RunConfig(data="iris", hidden=(4,), epochs=1)
+    facts = asdict(config) | {"hidden": [2**26, 2]}
+    config.build().save(tmp_path / "checkpoint.safetensors", facts)
+    monkeypatch.setattr("fastopt.train.config.MLP", lambda *_: pytest.fail("a model is made"))
+    result = CliRunner().invoke(app, ["train", "--resume", "--output", str(tmp_path)])
+    assert result.exit_code == 2, result.output
+    assert "is of a model of other shapes than 4-67108864-2-3" in result.stderr

@@ -23,7 +23,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("threadpoolctl")
 
 from fastopt import train as ft
-from fastopt.train import loop
+from fastopt.train import checks, loop
 
 raw: Any = ft  # for arguments that mypy refuses
 
@@ -284,7 +284,7 @@ def test_a_run_that_diverges_is_reported_whatever_warnings_do(
     assert len(paths) == (4 if task == "regression" else 5)
     results = json.loads((tmp_path / "run.json").read_text())["results"]
     assert results["diverged"]
-    assert results["best"]["val_score"] is None
+    assert results["best"] is None
 
 
 @pytest.mark.parametrize("task", ["classification", "binary", "regression"])
@@ -514,7 +514,8 @@ MISSING = [
 def test_a_missing_extra_is_named(module: str, statement: str, what: str) -> None:
     code = WITHOUT.format(module=module, statement=statement)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    expected = f"{what} needs {module}; install it with: pip install 'fastopt[train]' {module}"
+    name = "scikit-learn" if module == "sklearn" else module
+    expected = f"{what} needs {name}; install it with: pip install 'fastopt[train]' {module}"
     assert run.stdout.strip() == expected
 
 
@@ -527,3 +528,61 @@ def test_train_and_experiments_are_attributes_that_are_imported_when_used() -> N
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "text"),
+    [
+        ({"a", "b"}, TypeError, "labels must be a sequence of strings, not "),
+        ({"a": 0, "b": 1}, TypeError, "labels must be a sequence of strings, not "),
+        (b"ab", TypeError, "labels must be a sequence of strings, not b'ab'"),
+        ([b"a", b"b"], TypeError, "labels must hold strings or numbers, not b'a'"),
+        (np.array([b"a", b"b"]), TypeError, "labels must hold strings or numbers, not "),
+        (["a", None], TypeError, "labels must hold strings or numbers, not None"),
+        (["a", "a"], ValueError, "labels must differ, but 'a' is there twice"),
+        ([1, "1"], ValueError, "labels must differ, but '1' is there twice"),
+    ],
+    ids=repr,
+)
+def test_labels_that_are_refused(labels: Any, error: type[Exception], text: str) -> None:
+    x, y = np.zeros((2, 1), np.float32), np.array([0, 1])
+    with pytest.raises(error, match=re.escape(text)):
+        ft.Data("name", "classification", x, y, x, y, labels)
+    numbers: Any = np.array([3, 4])
+    assert ft.Data("name", "classification", x, y, x, y, numbers).labels == ("3", "4")
+
+
+def test_an_objective_refuses_what_has_no_score_by_name() -> None:
+    none, y = np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
+    objective = ft.Objective("classification")
+    for call in (objective.value, objective.value_and_grad, objective.points, objective.score):
+        with pytest.raises(ValueError, match=r"outputs must hold samples, not shape \(0, 3\)"):
+            call(none, y)
+    for task in ft.TASKS:
+        with pytest.raises(ValueError, match="targets must hold samples"):
+            ft.Objective(task).score_of(0, y)
+    refused: dict[ft.Task, list[tuple[int, ...]]] = {
+        "classification": [(3, 0), (3,), ()],
+        "binary": [(3, 2), (3,), ()],
+    }
+    for task, shapes in refused.items():
+        for shape in shapes:
+            with pytest.raises(
+                ValueError, match=r"outputs must have shape \(N, (1|classes)\), not"
+            ):
+                ft.Objective(task).predicted(np.zeros(shape, np.float32))
+    strange: list[Any] = [np.array([0, 1]), "0.1", None]
+    for smoothing in strange:
+        with pytest.raises(TypeError, match="label_smoothing"):
+            ft.Objective("classification", label_smoothing=smoothing)
+    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], not 2"):
+        ft.Objective("regression", label_smoothing=2)
+
+
+def test_a_refused_number_or_array_is_shown_with_what_is_taken() -> None:
+    with pytest.raises(ft.ConfigError, match=f"epochs must be from 1 to {2**63 - 1}, not 10000"):
+        ft.RunConfig(epochs=10**30)
+    with pytest.raises(TypeError, match="x must be an array of numbers, not None"):
+        checks.plain_array("x", None, "numbers")
+    with pytest.raises(TypeError, match=r"x must be an array of numbers, not \[10000"):
+        checks.plain_array("x", [10**30], "numbers")

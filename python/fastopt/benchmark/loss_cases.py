@@ -18,7 +18,7 @@ Buffer: TypeAlias = Literal["in place", "reused buffer", "without out", "new mem
 
 
 def logits_and_classes(shape: Shape) -> Arrays:
-    """Return logits of a model that knows little, and class indices."""
+    """Return logits from a normal distribution of deviation 3, and class indices."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal(shape, dtype=np.float32)
     logits *= 3
@@ -40,7 +40,7 @@ def logits_and_probabilities(shape: Shape) -> Arrays:
 
 
 def logits_alone(shape: Shape) -> Arrays:
-    """Return logits of a model that knows little."""
+    """Return logits from a normal distribution of deviation 3."""
     return logits_and_classes(shape)[:1]
 
 

@@ -33,10 +33,12 @@ def _import_app() -> Any:
             sys.exit(2)
         if error.name is None or error.name.partition(".")[0] == "fastopt":
             raise
-        sys.exit(
-            f"fastopt: the command needs {error.name}; install it with: "
-            "pip install 'fastopt[train]' (in a checkout: '.[train]')"
+        print(
+            f"fastopt: error: the command needs {error.name}; install it with: "
+            "pip install 'fastopt[train]' (in a checkout: '.[train]')",
+            file=sys.stderr,
         )
+        sys.exit(2)
     return app
 
 

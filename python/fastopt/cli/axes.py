@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import typer
@@ -79,8 +78,8 @@ def make_space(
 def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
     """Raise if a configuration cannot be run on the data."""
     for config in configs:
-        replace(config, task=dataset.task)
-    configs[0].build(dataset)
+        config.check(dataset)
+    configs[0].build(dataset)  # whether there is memory for the model
 
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
@@ -141,7 +140,7 @@ def epoch_rows(
 
 
 def folder_facts(objective: ft.Objective, dataset: ft.Data) -> dict[str, Any]:
-    """Return what the JSON files of both commands tell beside the runs."""
+    """Return what the JSON files of both commands hold beside the runs."""
     return {
         "data": str(dataset),
         "loss": objective.loss_label,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fastopt as fo
+from fastopt import train as ft
 from fastopt.cli.common import (
     Folder,
     Number,
@@ -20,12 +21,11 @@ from fastopt.cli.common import (
     fail,
     results_folder,
     say,
-    shown,
-    together,
     use_threads,
     wide_table,
     written,
 )
+from fastopt.train.checks import short_repr
 
 if TYPE_CHECKING:
     from fastopt import benchmark
@@ -52,7 +52,7 @@ def bench(
 
     name = what.lower()
     if name not in NAMES:
-        fail(f"what to measure must be one of {', '.join(NAMES)}, not {shown(what)}")
+        fail(f"what to measure must be one of {', '.join(NAMES)}, not {short_repr(what)}")
     check_range("--seconds", seconds, 0.01, 1e6)
     use_threads(threads)
     if name == "accuracy":
@@ -92,7 +92,7 @@ def bench_suite(
     results = each(cases, "timing", time)
     others = peers[1:]
     try:
-        with together(output) as folder:
+        with ft.write_together(output) as folder:
             paths = benchmark.write_results(folder, suite, bandwidth, results, others)
     finally:
         console.print(
@@ -117,7 +117,7 @@ def bench_accuracy(output: Path) -> None:
     say(fo.show_config())
     results = each(accuracy.CASES, "comparing", accuracy.measure_errors)
     try:
-        with together(output) as folder:
+        with ft.write_together(output) as folder:
             paths = accuracy.write_errors(folder, results)
     finally:
         rows = accuracy.table_rows(results)

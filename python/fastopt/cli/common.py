@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import token_hex
-from shutil import rmtree
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -20,7 +18,7 @@ from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.train.checks import counted
+from fastopt.train.checks import counted, pip_name, short_repr
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,12 +40,6 @@ def fail(message: object) -> NoReturn:
     raise typer.Exit(2)
 
 
-def shown(value: object) -> str:
-    """Return a value for a message: its repr, cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def parse_whole(text: str | int) -> int:
     """Return the whole number in a text."""
     try:
@@ -55,22 +47,22 @@ def parse_whole(text: str | int) -> int:
     except ValueError:
         number = 2**63
     if not abs(number) < 2**63:
-        raise typer.BadParameter(f"must be a whole number of 64 bits, not {shown(text)}")
+        raise typer.BadParameter(f"must be a whole number of 64 bits, not {short_repr(text)}")
     return number
 
 
 def parse_number(text: str | float) -> float:
     """Return the number in a text."""
     try:
-        return float(text)
+        return float(text) + 0.0  # -0 is 0
     except ValueError:
-        raise typer.BadParameter(f"must be a number, not {shown(text)}") from None
+        raise typer.BadParameter(f"must be a number, not {short_repr(text)}") from None
 
 
 def parse_folder(text: str | Path) -> Path:
     """Return the path in a text."""
     if not str(text) or "\0" in str(text):
-        raise typer.BadParameter(f"must be the path of a folder, not {shown(text)}")
+        raise typer.BadParameter(f"must be the path of a folder, not {short_repr(text)}")
     return Path(text)
 
 
@@ -107,7 +99,7 @@ def parse_hidden(text: str) -> tuple[int, ...]:
     except ValueError:
         widths = (0,)
     if not all(1 <= width < 2**31 for width in widths):
-        fail(f"--hidden must be widths such as 128,64, or none, not {shown(text)}")
+        fail(f"--hidden must be widths such as 128,64, or none, not {short_repr(text)}")
     return widths
 
 
@@ -132,8 +124,8 @@ def results_folder(folder: Path) -> Iterator[None]:
     """Make sure that results can be written into `folder`; it does not stay if there are none."""
     for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
         if find_spec(package) is None:
-            sys.exit(
-                f"fastopt: the command needs {package}; install it with: "
+            fail(
+                f"the command needs {pip_name(package)}; install it with: "
                 "pip install 'fastopt[train]' (in a checkout: '.[train]')"
             )
     made: list[Path] = []
@@ -148,27 +140,6 @@ def results_folder(folder: Path) -> Iterator[None]:
                 path.rmdir()
         except OSError:
             pass  # it is not empty
-
-
-@contextmanager
-def together(folder: Path) -> Iterator[Path]:
-    """Give a folder for files that get into `folder` when all are whole, or not at all."""
-    temporary = folder / f".fastopt-{token_hex(8)}"
-    try:
-        temporary.mkdir()
-        yield temporary
-        try:
-            _move_files(temporary, folder)
-        except KeyboardInterrupt:  # half a set would be worse than to be late
-            _move_files(temporary, folder)
-            raise
-    finally:
-        rmtree(temporary, ignore_errors=True)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for file in source.iterdir():
-        file.replace(target / file.name)
 
 
 def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:

@@ -22,7 +22,6 @@ from fastopt.cli.common import (
     one_line_errors,
     results_folder,
     say,
-    together,
     use_threads,
     written,
 )
@@ -144,7 +143,7 @@ def report(
         "runs": [run.facts(dataset.task) for run in runs],
     }
     try:
-        with together(output) as folder:
+        with ft.write_together(output) as folder:
             picture = fx.plot_comparison(runs, names, objective, title)
             files = [
                 write_picture(folder / "compare.png", picture),

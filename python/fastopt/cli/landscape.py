@@ -21,14 +21,12 @@ from fastopt.cli.common import (
     fail,
     results_folder,
     say,
-    shown,
-    together,
     wide_table,
     written,
 )
 from fastopt.cli.lists import parse_names
 from fastopt.experiments.files import write_json, write_picture, write_table
-from fastopt.train.checks import counted
+from fastopt.train.checks import counted, short_repr
 
 
 def landscape(
@@ -78,8 +76,13 @@ def landscape(
 
     rows: list[dict[str, Any]] = []
     with results_folder(output):
+        for name in optimizers:
+            try:
+                follow(functions[0], [name], lr, 1, point, tolerance)
+            except ValueError as error:
+                fail(f"--lr cannot be {lr:g} for {name}: {str(error).partition(', the dtype')[0]}")
         try:
-            with together(output) as folder:
+            with ft.write_together(output) as folder:
                 parts = each(functions, "descending", draw_one)
                 files = [file for part, _ in parts for file in part]
                 rows += [row for _, part in parts for row in part]
@@ -115,7 +118,7 @@ def parse_point(text: str) -> tuple[float, float]:
     except ValueError:
         x = y = math.nan
     if not (abs(x) <= 1000 and abs(y) <= 1000):
-        fail(f"--start must be two numbers in [-1000, 1000] such as -1,0.5, not {shown(text)}")
+        fail(f"--start must be two numbers in [-1000, 1000] such as -1,0.5, not {short_repr(text)}")
     return x, y
 
 
@@ -145,7 +148,7 @@ def draw(
     """Write the pictures of a function, all or none; return where they were made."""
     plane = fx.LANDSCAPES[name]
     rates = fx.vary_lr(plane, paths[0].optimizer, paths[0].lr, steps, start)
-    with together(output) as folder:
+    with ft.write_together(output) as folder:
         files = [
             write_picture(folder / f"{name}.png", fx.plot_paths(plane, paths)),
             write_picture(folder / f"{name}-lr.png", fx.plot_rates(plane, rates)),
@@ -157,7 +160,7 @@ def draw(
 
 
 def facts_of(name: str, path: fx.Descent, tolerance: float) -> dict[str, Any]:
-    """Return what files tell of a path."""
+    """Return what the files hold of a path."""
     return {
         "function": name,
         "optimizer": path.optimizer,

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from fastopt import experiments as fx
-from fastopt.cli.common import fail, parse_number, parse_whole, shown
+from fastopt.cli.common import fail, parse_number, parse_whole
+from fastopt.train.checks import short_repr
 
 
 def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
@@ -19,7 +20,7 @@ def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
         return choices
     for name in names:
         if name not in choices:
-            fail(f"{option} must be of {', '.join(choices)}, not {shown(name)}")
+            fail(f"{option} must be of {', '.join(choices)}, not {short_repr(name)}")
     refuse_repeats(option, names)
     return names
 
@@ -53,7 +54,8 @@ def parse_axis(name: str, text: str, choices: Mapping[str, Iterable[str]]) -> li
         fail(
             f"{option} must be {'whole numbers' if kind is int else 'numbers'} such as "
             f"{'32,128' if kind is int else '0.01,0.1'}, or a range such as "
-            f"{'log:16:256' if kind is int else 'log:0.001:0.1'} to draw from, not {shown(text)}"
+            f"{'log:16:256' if kind is int else 'log:0.001:0.1'} to draw from, "
+            f"not {short_repr(text)}"
         )
     if not colon:
         refuse_repeats(option, values)

@@ -24,7 +24,6 @@ from fastopt.cli.common import (
     one_line_errors,
     results_folder,
     say,
-    together,
     written,
 )
 from fastopt.cli.compare import summary
@@ -202,7 +201,7 @@ def report(
     }
     title = f"{dataset.name}, {runs_text}"
     try:
-        with together(output) as folder:
+        with ft.write_together(output) as folder:
             files = [
                 write_picture(folder / "map.png", fx.plot_map(runs, space, objective, title)),
                 write_picture(folder / "curves.png", fx.plot_sweep(runs, names, objective, title)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, cast
@@ -145,22 +146,33 @@ def train(
         if resume:
             config = _saved_config(path, config, _given(context))
         dataset = config.load()
+        if resume:
+            _check_shapes(path, config, dataset)
         use_threads(threads)
         trainer = config.build(dataset)
+        divergence = ft.Divergence(trainer.evaluate()[0])
         if resume:
             try:
                 trainer.resume(path)
             except (KeyError, TypeError, ValueError) as error:
                 fail(error.args[0])
     with results_folder(output):
-        code = fit(trainer, config, path, checkpoint=checkpoint or resume, resumed=resume)
+        code = fit(
+            trainer, config, path, divergence, checkpoint=checkpoint or resume, resumed=resume
+        )
         if trainer.history.epochs:
             report(output, trainer, config)
     raise typer.Exit(code)
 
 
 def fit(
-    trainer: ft.Trainer, config: ft.RunConfig, path: Path, *, checkpoint: bool, resumed: bool
+    trainer: ft.Trainer,
+    config: ft.RunConfig,
+    path: Path,
+    divergence: ft.Divergence,
+    *,
+    checkpoint: bool,
+    resumed: bool,
 ) -> int:
     """Train with live progress, say how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
@@ -174,7 +186,7 @@ def fit(
     )
     if resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
-    callbacks: list[ft.Callback] = [Live(epochs)]
+    callbacks: list[ft.Callback] = [divergence, Live(epochs)]
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
     if checkpoint:
@@ -186,12 +198,13 @@ def fit(
         again = "; go on with --resume" if checkpoint else ""
         say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
-    if history.diverged:
-        say(f"the loss is not finite since epoch {len(history.epochs)}: try a smaller --lr")
-        return 1
-    if history.stop_reason:
-        say(f"stopped after epoch {len(history.epochs)}: {history.stop_reason}")
-    return code
+    done, hint = len(history.epochs), "try a smaller --lr"
+    if history.diverged and not math.isfinite(history.epochs[-1].train_loss):
+        say(f"the loss is not finite since epoch {done}: {hint}")
+    elif history.stop_reason:
+        end = f"; {hint}" if history.diverged else ""
+        say(f"stopped after epoch {done}: {history.stop_reason}{end}")
+    return 1 if history.diverged else code
 
 
 def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
@@ -249,9 +262,11 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
             saved = replace(saved, data=config.data)
             continue
         if name != "epochs":
-            text = "not given" if before[name] is None else before[name]
+            option = f"--{name.replace('_', '-')}"
             fail(
-                f"--{name.replace('_', '-')} was {text} in the run to resume, not {wanted[name]}; "
+                f"the run to resume was made without {option}; leave it out"
+                if before[name] is None
+                else f"{option} was {before[name]} in the run to resume, not {wanted[name]}; "
                 "leave it out"
             )
         if saved.schedule != "constant":
@@ -260,8 +275,27 @@ def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunCo
             )
         saved = replace(saved, epochs=config.epochs)
     if saved.data not in ft.BUNDLED and not Path(saved.data).exists():
+        if "data" in given:
+            fail(f"--data: there is no file or folder {saved.data}")
         fail(f"the data of the run to resume are not at {saved.data}; give their place with --data")
     return saved
+
+
+def _check_shapes(path: Path, config: ft.RunConfig, dataset: ft.Data) -> None:
+    """Fail unless a checkpoint's arrays have the shapes that its configuration gives a model.
+
+    They are compared before the model is made: a damaged configuration may describe a huge one.
+    """
+    widths = [dataset.features, *config.hidden, dataset.outputs]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        shapes |= {f"{i}.weight": (n_out, n_in), f"{i}.bias": (n_out,)}
+    saved = fo.load(path).params or {}
+    if {name: array.shape for name, array in saved.items()} != shapes:
+        fail(
+            f"{path} is of a model of other shapes than {'-'.join(map(str, widths))}: "
+            "either --data are not the data of that run, or the checkpoint is damaged"
+        )
 
 
 class Live(ft.Callback):
@@ -339,9 +373,9 @@ def result_table(trainer: ft.Trainer) -> Table:
     table.add_column(justify="left")
     table.add_column(justify="right")
     score = objective.score_name
-    best_score = objective.format_score(best.val_score)
+    best_score = f"{objective.format_score(best.val_score)} (epoch {best.epoch})"
     table.add_row(f"final {score} on held-out data", objective.format_score(final.val_score))
-    table.add_row(f"best {score} on held-out data", f"{best_score} (epoch {best.epoch})")
+    table.add_row(f"best {score} on held-out data", "-" if history.diverged else best_score)
     table.add_row(
         "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
     )

@@ -19,14 +19,13 @@ from fastopt.experiments.landscape import (
 )
 from fastopt.experiments.parallel import RunError, run_parallel
 from fastopt.experiments.pictures import plot_comparison, plot_map, plot_sweep
-from fastopt.experiments.runs import AXES, Divergence, Run, compare, label, run
+from fastopt.experiments.runs import AXES, Run, compare, label, run
 from fastopt.experiments.space import Range, Space
 
 __all__ = [
     "AXES",
     "LANDSCAPES",
     "Descent",
-    "Divergence",
     "Journal",
     "JournalError",
     "Landscape",

@@ -15,6 +15,7 @@ from fastopt import train as ft
 from fastopt._files import parse_json
 from fastopt.experiments.runs import Run, choice_of
 from fastopt.experiments.space import Range, Space
+from fastopt.train import checks
 
 
 class JournalError(ValueError):
@@ -24,7 +25,7 @@ class JournalError(ValueError):
 class Journal:
     """Finished runs in a file of JSON lines, which may be interrupted anywhere and continued.
 
-    The first line tells which space and which data the runs are of; each other line is a run. A
+    The first line holds the space and a hash of the data; each other line is a run. A
     line that was cut short is dropped: that run is then done again.
 
     Parameters
@@ -43,6 +44,8 @@ class Journal:
     ------
     JournalError
         If the file is of another space or other data, is damaged, or is in use.
+    TypeError
+        If an argument is of another kind.
     OSError
         If it cannot be read or written.
 
@@ -63,24 +66,39 @@ class Journal:
     """
 
     def __init__(self, path: Path, space: Space, data: ft.Data) -> None:
-        self.path = path
+        checks.kind("space", space, Space)
+        checks.kind("data", data, ft.Data)
+        self.path = checks.path("path", path)
         self.finished: list[Run] = []
         self._space = space
         head = json.loads(_line({"format": 1, "data": data.digest()} | space.facts()))
         # Append mode: whatever is written goes to the end, also after truncation. Without a buffer,
         # what a write has failed to bring to the disk does not come there later.
-        self._file = path.open("ab+", buffering=0)
+        self._file = self.path.open("ab+", buffering=0)
         try:
+            while not self._lock():
+                self._file.close()
+                self._file = self.path.open("ab+", buffering=0)
             self._read(head)
         except BaseException:
             self._file.close()
             raise
 
-    def _read(self, head: dict[str, Any]) -> None:
+    def _lock(self) -> bool:
+        """Lock the file; return whether it still is the one at `path`.
+
+        A sweep that ends without a run removes its file, perhaps between our opening and locking.
+        """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JournalError(f"{self.path} is in use by another sweep") from None
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _read(self, head: dict[str, Any]) -> None:
         self._file.seek(0)
         whole, newline, rest = self._file.read().rpartition(b"\n")
         lines = whole.split(b"\n") if newline else []
@@ -174,7 +192,8 @@ class Journal:
         return [config for config in configs if config not in done]
 
     def add(self, run: Run) -> None:
-        """Write a run to the end of the file, and see that it is on the disk."""
+        """Write a run to the end of the file, and wait until it is on the disk."""
+        checks.kind("run", run, Run)
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
         self._append(_line({"config": config, "history": run.history.state_dict()}), run)

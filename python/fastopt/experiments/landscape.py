@@ -284,9 +284,10 @@ def vary_lr(
         if small.too_small:
             break
     for doublings in range(1, 15):
-        if not lr * 2**doublings < inf:
+        try:
+            large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
+        except ValueError:  # beyond float64
             break
-        large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
         if large.too_large:
             break
     return [small, good, large]
@@ -302,8 +303,8 @@ def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     _add_scale(figure, _draw_landscape(plane, landscape, paths[0]), [plane])
     for i, path in enumerate(paths):
         _draw_path(plane, path, i)
-        # A value of 0 has no place on a log axis: it is drawn at the smallest that float64 tells
-        # apart from 0 beside 1.
+        # A value of 0 has no place on a log axis: it is drawn at float64's
+        # epsilon.
         heights = np.maximum(path.values, np.finfo(np.float64).eps)
         style = {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)]}
         every = max(1, len(heights) // 8)

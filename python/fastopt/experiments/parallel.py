@@ -176,7 +176,7 @@ def _work(connection: Any) -> None:
                     answer = ForkingPickler.dumps(run(connection.recv(), data).history)
                 except (EOFError, ConnectionError):
                     raise
-                except Exception as error:  # told by the parent
+                except Exception as error:  # the parent raises it
                     answer = ForkingPickler.dumps(f"{type(error).__name__}: {error}")
                 connection.send_bytes(answer)
         except (EOFError, ConnectionError):

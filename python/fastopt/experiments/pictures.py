@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# The later ones have gaps, through which a line shows that they cover.
+# Lines of runs that are equal lie on each other: the later styles have gaps, so that the earlier
+# lines stay visible below them.
 STYLES = ("-", "--", "-.", ":", (0, (4, 4)), (0, (1, 4)), (0, (8, 3, 2, 3)))
 SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
+
+
+def _require_runs(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise ValueError("runs must hold at least one run")
 
 
 @np.errstate(all="ignore")
@@ -34,10 +40,11 @@ def plot_comparison(
     ----------
     runs : sequence of Run
     names : sequence of str
-        The fields that tell them apart.
+        The fields in which they differ.
     objective : Objective
     title : str
     """
+    _require_runs(runs)
     from matplotlib.figure import Figure  # takes half a second: not for --help
 
     rows = -(-len(runs) // 5)  # of the legend
@@ -68,6 +75,7 @@ def plot_sweep(
     runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
 ) -> Figure:
     """Return a picture of the held-out losses and scores of all runs; the best have colours."""
+    _require_runs(runs)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.2), layout="constrained")
@@ -174,6 +182,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: 
     both vary), in a panel for each value of a third; if one of the two is a range, it has a dot for
     each run. Where several runs share a place, it shows the best of them.
     """
+    _require_runs(runs)
     from matplotlib.figure import Figure
 
     varied = [
@@ -200,7 +209,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: 
         finite = [r.final.val_score for r in runs if not r.diverged and isfinite(r.final.val_score)]
         high = max(finite, default=1.0)
         low = min(finite, default=0.0)
-        # The colours are for the better half: one bad run would leave none to tell the others.
+        # The colours are for the better half: one bad run would make all others look alike.
         low = max(low, high - 3 * (high - float(np.median(finite or [0.0]))) - 1e-3)
         for axes, value in zip(grid.flat, panels, strict=False):
             part = [r for r in runs if third is None or getattr(r.config, third) == value]

@@ -10,25 +10,6 @@ from typing import Any
 from fastopt import train as ft
 from fastopt.train import checks
 
-DIVERGED = "the loss is more than ten times what it was before training"
-
-
-class Divergence(ft.Callback):
-    """Ends a run whose loss has grown, after its second epoch or later.
-
-    A run whose loss is not finite ends by itself; this one is for losses that stay finite. The
-    first epoch is let pass: a good learning rate may begin with a leap.
-    """
-
-    def on_fit_begin(self, trainer: ft.Trainer) -> None:
-        """Take the loss before training as the measure."""
-        self._limit = 10 * trainer.evaluate()[0]
-
-    def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
-        """Stop if both losses are beyond it."""
-        if epoch.epoch > 1 and min(epoch.train_loss, epoch.val_loss) > self._limit:
-            trainer.stop(DIVERGED)
-
 
 @dataclass(frozen=True)
 class Run:
@@ -51,8 +32,8 @@ class Run:
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss grew beyond all bounds."""
-        return self.history.diverged or self.history.stop_reason == DIVERGED
+        """Whether its loss grew; see `History.diverged`."""
+        return self.history.diverged
 
     @property
     def rank(self) -> tuple[bool, float, float]:
@@ -107,7 +88,7 @@ def run(config: ft.RunConfig, data: ft.Data, callbacks: Iterable[ft.Callback] = 
     """
     checks.kind("config", config, ft.RunConfig)
     checks.kind("data", data, ft.Data)
-    own: list[ft.Callback] = [Divergence()]
+    own: list[ft.Callback] = [ft.Divergence()]
     if config.patience is not None:
         own.append(ft.EarlyStopping(config.patience))
     return Run(config, config.build(data).fit(config.epochs, [*own, *callbacks]))
@@ -138,6 +119,10 @@ def compare(
     >>> [run.config.optimizer for run in experiments.compare(configs, base.load())]
     ['sgd', 'adam']
     """
+    configs = list(configs)
+    for config in configs:  # before the first has taken its time
+        checks.kind("each of configs", config, ft.RunConfig)
+        config.check(data)
     for config in configs:
         yield run(config, data, callbacks(config))
 

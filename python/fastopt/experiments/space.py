@@ -44,6 +44,10 @@ class Range:
             object.__setattr__(self, name, value)
         if not self.low < self.high:
             raise ValueError(f"a range must go up, not from {self.low:g} to {self.high:g}")
+        if not isfinite(self.high - self.low):
+            raise ValueError(
+                f"a range must have a finite width, not from {self.low:g} to {self.high:g}"
+            )
         if self.log and self.low <= 0:
             raise ValueError(f"a log range must begin above 0, not at {self.low:g}")
 

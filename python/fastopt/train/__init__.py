@@ -12,6 +12,7 @@ from fastopt.train.callbacks import (
     Callback,
     Checkpointer,
     CSVLogger,
+    Divergence,
     EarlyStopping,
     Overfitting,
     TensorBoardLogger,
@@ -35,6 +36,7 @@ from fastopt.train.report import (
     score_classes,
     to_json,
     write_report,
+    write_together,
 )
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Confusion",
     "Data",
     "DataError",
+    "Divergence",
     "EarlyStopping",
     "Epoch",
     "History",
@@ -75,4 +78,5 @@ __all__ = [
     "score_classes",
     "to_json",
     "write_report",
+    "write_together",
 ]

@@ -6,14 +6,14 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from fastopt._files import remove_leftovers
 from fastopt.train import checks
-from fastopt.train.history import Epoch
+from fastopt.train.history import DIVERGED, Epoch
 
 if TYPE_CHECKING:
     from fastopt.train.loop import Trainer
@@ -45,6 +45,50 @@ class Callback:
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """At the end, also if an exception (Ctrl-C too) ends it."""
+
+
+class Divergence(Callback):
+    """Ends a run whose loss has grown, after its second epoch or later.
+
+    That is so if the training loss is more than ten times the held-out loss before training, and
+    the held-out loss is higher than then too.
+
+    `Trainer.fit` itself ends a run whose loss is not finite; this is for losses that stay finite.
+    The first epoch may end with any loss: a good learning rate may begin with a leap.
+
+    Parameters
+    ----------
+    before : float, optional
+        The held-out loss before training. Without it, that of the model as ``fit`` begins; a run
+        that is resumed needs it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `before` is no number, or NaN.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="digits", lr=100.0).build()
+    >>> trainer.fit(10, [train.Divergence()]).diverged
+    True
+    """
+
+    def __init__(self, before: float | None = None) -> None:
+        if before is not None:
+            before = checks.number("before", before, "a number", lambda value: not isnan(value))
+        self._before = before
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Take the loss before training as the measure."""
+        self._measure = trainer.evaluate()[0] if self._before is None else self._before
+
+    def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Stop if the training loss is ten times it and the held-out loss is above it."""
+        grew = epoch.train_loss > 10 * self._measure and epoch.val_loss > self._measure
+        if epoch.epoch > 1 and grew:
+            trainer.stop(DIVERGED)
 
 
 class CSVLogger(Callback):

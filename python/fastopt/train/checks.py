@@ -24,6 +24,7 @@ __all__ = [
     "kind",
     "number",
     "path",
+    "pip_name",
     "plain_array",
     "seed",
     "short_repr",
@@ -47,6 +48,11 @@ def ieee(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def pip_name(package: str) -> str:
+    """Return the name under which pip installs a package that Python imports as `package`."""
+    return {"sklearn": "scikit-learn", "PIL": "pillow"}.get(package, package)
+
+
 @contextmanager
 def from_extra(what: str) -> Iterator[None]:
     """Say how to install what an import in the block lacks."""
@@ -55,7 +61,8 @@ def from_extra(what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(
-            f"{what} needs {package}; install it with: pip install 'fastopt[train]'", name=package
+            f"{what} needs {pip_name(package)}; install it with: pip install 'fastopt[train]'",
+            name=package,
         ) from error
 
 
@@ -89,12 +96,14 @@ def choice(name: str, value: object, choices: Iterable[str], where: str = "") ->
 
 
 def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str = "") -> int:
-    """Return a whole number from `least` to `most` as an int; `taken` says which."""
+    """Return a whole number from `least` to `most` as an int; `taken` says it in other words."""
     result = _index(value)
     if result is None:
         raise TypeError(f"{name} must be a whole number, not {short_repr(value)}")
     if not least <= result <= most:
-        raise ValueError(f"{name} must be {taken or f'at least {least}'}, not {short_repr(result)}")
+        if not taken:
+            taken = f"from {least} to {most}" if result > most else f"at least {least}"
+        raise ValueError(f"{name} must be {taken}, not {short_repr(result)}")
     return result
 
 
@@ -163,7 +172,8 @@ def plain_array(name: str, value: Any, taken: str, kinds: str = "fiub") -> npt.N
                 f"{name} must be an array of {taken}; NumPy cannot make one of {short_repr(value)}"
             ) from error
     if array.dtype.kind not in kinds:
-        shown = f"{type(value).__name__} of {array.dtype}"
+        plain = value is None or isinstance(value, str | bytes | int | list | tuple)
+        shown = short_repr(value) if plain else f"{type(value).__name__} of {array.dtype}"
         hint = f"; convert it: {name}.toarray()" if hasattr(value, "toarray") else ""
         raise TypeError(f"{name} must be an array of {taken}, not {shown}{hint}")
     return array

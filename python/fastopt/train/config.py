@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import fastopt as fo
 from fastopt.train import checks
-from fastopt.train.data import TASKS, Data, Task, load_data
+from fastopt.train.data import TASKS, Array, Data, Task, load_data
 from fastopt.train.loop import Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
@@ -57,7 +59,7 @@ class RunConfig:
     NumPy's numbers are taken too; they are kept as int and float, sequences as tuples.
 
     The command ``fastopt train`` has an option for each field. None leaves the choice to the task
-    or the optimizer; `resolved` tells what that comes to.
+    or the optimizer; `resolved` returns the values that are used.
 
     Parameters
     ----------
@@ -207,20 +209,13 @@ class RunConfig:
         DataError
             If the data cannot be loaded.
         ConfigError
-            If the data's task does not take the loss.
+            If the data's task does not take the loss, or the optimizer or the schedule does not
+            take a number.
         """
         data = self.load() if data is None else data
-        if not isinstance(data, Data):
-            raise TypeError(f"data must be a Data, not {checks.short_repr(data)}")
-        self._check_task(data.task)
-        full = self.resolved(data.task)
+        self.check(data)
         model = MLP([data.features, *self.hidden, data.outputs], self.dropout, (self.seed, 1))
-        options: dict[str, Any] = {"lr": full.lr, "weight_decay": full.weight_decay}
-        if full.momentum is not None:
-            options["momentum"] = full.momentum
-        optimizer = OPTIMIZERS[self.optimizer].make(model.params, **options)
-        batches = -(-len(data.y_train) // self.batch_size)
-        steps = -(-batches // self.accumulate)
+        optimizer, scheduler = self._make_optimizer(data, model.params)
         return Trainer(
             model,
             data,
@@ -228,14 +223,46 @@ class RunConfig:
             Objective(data.task, self.loss, label_smoothing=self.label_smoothing),
             batch_size=self.batch_size,
             seed=self.seed,
-            scheduler=make_scheduler(
-                optimizer, self.schedule, self.epochs, steps_per_epoch=steps, warmup=self.warmup
-            ),
+            scheduler=scheduler,
             schedule_per="epoch" if self.schedule == "plateau" else "step",
             max_norm=self.max_norm,
             accumulate=self.accumulate,
             ema=None if self.ema is None else fo.WeightEMA(model.params, self.ema, warmup=True),
         )
+
+    def check(self, data: Data) -> None:
+        """Raise what `build` would raise for these data, but make no model.
+
+        Raises
+        ------
+        ConfigError
+            If the data's task does not take the loss, or the optimizer or the schedule does not
+            take a number.
+        """
+        checks.kind("data", data, Data)
+        self._check_task(data.task)
+        self._make_optimizer(data, {"one": np.zeros(1, np.float32)})
+
+    def _make_optimizer(
+        self, data: Data, params: Mapping[str, Array]
+    ) -> tuple[fo.Optimizer, fo.LRScheduler | None]:
+        """Return the optimizer of parameters and its schedule."""
+        full = self.resolved(data.task)
+        options: dict[str, Any] = {"lr": full.lr, "weight_decay": full.weight_decay}
+        if full.momentum is not None:
+            options["momentum"] = full.momentum
+        try:
+            optimizer = OPTIMIZERS[self.optimizer].make(params, **options)
+        except ValueError as error:  # beyond float32, alone or multiplied
+            problem = str(error).partition(", the dtype")[0]
+            name = next((n for n in ("weight_decay", "momentum") if n in problem), "lr")
+            raise ConfigError(name, f"cannot be {options[name]:g} here: {problem}") from error
+        batches = -(-len(data.y_train) // self.batch_size)
+        steps = -(-batches // self.accumulate)
+        scheduler = make_scheduler(
+            optimizer, self.schedule, self.epochs, steps_per_epoch=steps, warmup=self.warmup
+        )
+        return optimizer, scheduler
 
     def command(self) -> str:
         """Return the command line that repeats the run."""
@@ -273,7 +300,8 @@ def make_scheduler(
     Raises
     ------
     ConfigError
-        If there is no such schedule or the warm-up is longer than the run.
+        If there is no such schedule, the warm-up is longer than the run, or the run has more steps
+        than the schedule can count.
     TypeError, ValueError
         If a number cannot be used.
 
@@ -296,6 +324,14 @@ def make_scheduler(
     if warmup and not warmup < total:
         steps = checks.counted(total, "step")
         raise ConfigError("warmup", f"must be less than the {steps} of the run, not {warmup}")
+    if checks.text("name", name) not in SCHEDULES:
+        raise ConfigError("schedule", f"must be one of {', '.join(SCHEDULES)}, not {name!r}")
+    if total >= 2**63 and name not in ("constant", "plateau"):
+        raise ConfigError(
+            "epochs",
+            f"must be less than {2**63 // steps_per_epoch} for the schedule {name}, which counts "
+            f"steps, not {epochs}",
+        )
     groups = optimizer.param_groups
     main: fo.LRScheduler
     if name == "constant":
@@ -317,10 +353,8 @@ def make_scheduler(
         main = fo.ExponentialLR(optimizer, 0.01 ** (1 / (total - warmup)))
     elif name == "linear":
         main = fo.LinearLR(optimizer, 1.0, 0.0, total - warmup)
-    elif name == "cosine":
-        main = fo.CosineAnnealingLR(optimizer, total - warmup)
     else:
-        raise ConfigError("schedule", f"must be one of {', '.join(SCHEDULES)}, not {name!r}")
+        main = fo.CosineAnnealingLR(optimizer, total - warmup)
     if rise is None:
         return main
     return fo.SequentialLR(optimizer, [rise, main], [warmup])

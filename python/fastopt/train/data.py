@@ -8,9 +8,11 @@ import hashlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import inf, isfinite
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -168,9 +170,16 @@ class Data:
 def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
     """Return the names of the classes."""
     choice("task", task, TASKS)
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    if isinstance(labels, str | bytes | Set | Mapping) or not isinstance(labels, Iterable):
         raise TypeError(f"labels must be a sequence of strings, not {short_repr(labels)}")
+    labels = tuple(labels)
+    for label in labels:
+        if not isinstance(label, str | Number | np.generic) or isinstance(label, bytes):
+            raise TypeError(f"labels must hold strings or numbers, not {short_repr(label)}")
     names = tuple(map(str, labels))
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise DataError(f"labels must differ, but {short_repr(twice)} is there twice")
     if task == "regression":
         if names:
             raise DataError("labels must be empty for a regression")

@@ -11,6 +11,10 @@ import numpy as np
 
 from fastopt.train.checks import counted
 
+# Why a run that diverged has ended.
+NOT_FINITE = "the loss is not finite"
+DIVERGED = "the loss is more than ten times what it was before training"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -81,8 +85,10 @@ class History:
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss became NaN or infinite."""
-        return not all(isfinite(e.train_loss) and isfinite(e.val_loss) for e in self.epochs)
+        """Whether a loss became NaN or infinite, or `Divergence` has ended the run."""
+        return self.stop_reason == DIVERGED or not all(
+            isfinite(e.train_loss) and isfinite(e.val_loss) for e in self.epochs
+        )
 
     @property
     def best(self) -> Epoch:
@@ -129,7 +135,7 @@ class History:
         if self.epochs:
             final, best = self.epochs[-1], self.best
             parts.append(f"final held-out loss {final.val_loss:.4g}")
-            if not isnan(best.val_score):
+            if not (self.diverged or isnan(best.val_score)):
                 parts.append(f"best held-out score {best.val_score:.4g} in epoch {best.epoch}")
         if self.stop_reason:
             parts.append(f"stopped: {self.stop_reason}")

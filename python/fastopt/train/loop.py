@@ -17,7 +17,7 @@ import fastopt as fo
 from fastopt.train import checks
 from fastopt.train.callbacks import Callback
 from fastopt.train.data import Array, Data
-from fastopt.train.history import Epoch, History
+from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
 
 with checks.from_extra("fastopt.train"):
@@ -221,10 +221,11 @@ class Trainer:
             if type(callback).on_batch_end is not Callback.on_batch_end
         ]
         history = self.history
-        history.stop_reason = ""
         self._stopping = False
         if history.diverged:
-            self.stop("the loss is not finite")
+            self.stop(NOT_FINITE)
+        else:
+            history.stop_reason = ""
         begin = perf_counter() - history.seconds.total
         largest = max(param.size for param in self.model.params.values())
         # BLAS's products may be too small to share: waiting costs more.
@@ -241,7 +242,7 @@ class Trainer:
                 history.epochs.append(epoch)
                 history.seconds.total = perf_counter() - begin
                 if not isfinite(epoch.train_loss + epoch.val_loss):
-                    self.stop("the loss is not finite")
+                    self.stop(NOT_FINITE)
                 for callback in callbacks:
                     callback.on_epoch_end(self, epoch)
         return history

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
-from fastopt.train.checks import choice, ieee, plain_array, short_repr
+from fastopt.train.checks import choice, ieee, number, plain_array, short_repr
 from fastopt.train.data import Array, Targets, Task
 
 
@@ -68,7 +68,9 @@ class Objective:
     ------
     TypeError, ValueError
         If the task does not take the loss or the label smoothing; from a method, if outputs or
-        targets are not what the task needs.
+        targets are not what the task needs, or there is no sample.
+    IndexError
+        From a method, if a target is not the index of a class.
 
     Examples
     --------
@@ -89,6 +91,9 @@ class Objective:
         self.task = task
         self.loss_name = LOSSES[task][0] if loss is None else loss
         choice("loss", self.loss_name, LOSSES[task], f" for {task}")
+        label_smoothing = number(
+            "label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1
+        )
         chosen = _LOSSES[self.loss_name]
         self._threshold = chosen.threshold
         self.loss: Any = chosen.make()
@@ -99,7 +104,7 @@ class Objective:
                 f"label_smoothing is for the loss cross-entropy, not {self.loss_name}; "
                 f"it must be 0, not {label_smoothing}"
             )
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = label_smoothing
         standardized = " (standardized target)" if task == "regression" else ""
         self.loss_label = f"mean {chosen.label}{standardized}"
         self.score_name = "R²" if task == "regression" else "accuracy"
@@ -173,6 +178,8 @@ class Objective:
     def score_of(self, points: float, targets: Targets) -> float:
         """Return the score of all `targets` from the sum of their points."""
         targets = plain_array("targets", targets, "numbers")
+        if targets.size == 0:
+            raise ValueError(f"targets must hold samples for a score, not shape {targets.shape}")
         if self.task != "regression":
             return points / len(targets)
         spread = float(np.var(targets, dtype=np.float64)) * targets.size
@@ -190,6 +197,9 @@ class Objective:
         outputs = plain_array("outputs", outputs, "numbers")
         if self.task == "regression":
             raise ValueError("the outputs of a regression are numbers, not classes")
+        columns = "1" if self.task == "binary" else "classes"
+        if outputs.ndim != 2 or (outputs.shape[1] != 1 if columns == "1" else not outputs.shape[1]):
+            raise ValueError(f"outputs must have shape (N, {columns}), not {outputs.shape}")
         if self.task == "binary":
             values = outputs.ravel()
             classes = (values > self._threshold).astype(np.int64)
@@ -201,6 +211,8 @@ class Objective:
     def _checked(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
         """Return outputs and targets as plain arrays whose shapes match."""
         outputs = plain_array("outputs", outputs, "numbers")
+        if outputs.size == 0:
+            raise ValueError(f"outputs must hold samples, not shape {outputs.shape}")
         if self.task != "classification":
             targets = plain_array("targets", targets, "numbers")
             if outputs.shape != targets.shape:

@@ -1,4 +1,4 @@
-"""The colours of every picture: told apart by colour-blind readers too (Okabe and Ito, 2008)."""
+"""The colours of every picture; colour-blind readers see them differ (Okabe and Ito, 2008)."""
 
 from __future__ import annotations
 

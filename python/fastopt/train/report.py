@@ -8,9 +8,10 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from errno import ENOENT
+from errno import EISDIR, ENOENT
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile
@@ -53,7 +54,7 @@ def check_folder(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others, on held-out data."""
+    """How well one class is separated from the others, on held-out data."""
 
     label: str
     precision: float  # of what was taken for the class, the share that is; nan if nothing was
@@ -149,6 +150,65 @@ def root_mean_squared_error(trainer: Trainer) -> float:
     )
 
 
+@contextmanager
+def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Give a temporary folder, whose files get into `folder` when the block has ended.
+
+    They are put in place together: none if the block raises or a folder has the name of one of
+    them, all of them if Ctrl-C comes meanwhile.
+
+    Parameters
+    ----------
+    folder : path
+        Must exist.
+    stale : iterable of str
+        Names of files to remove from `folder` then, unless they are written.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be put in place.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastopt import train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with train.write_together(folder) as parts:
+    ...         size = (parts / "a.txt").write_text("a")
+    ...         size = (parts / "b.txt").write_text("b")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['a.txt', 'b.txt']
+    """
+    folder = path("folder", folder)
+    parts = folder / f".fastopt-{token_hex(8)}"
+    try:
+        parts.mkdir()
+        yield parts
+        written = {file.name for file in parts.iterdir()}
+        for name in sorted(written):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise IsADirectoryError(EISDIR, f"{name} is a folder", str(folder / name))
+        unwritten = set(stale) - written
+        try:
+            _put_in_place(parts, folder, unwritten)
+        except KeyboardInterrupt:  # half a set would be worse than to be late
+            _put_in_place(parts, folder, unwritten)
+            raise
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _put_in_place(parts: Path, folder: Path, stale: Iterable[str]) -> None:
+    """Move all files of `parts` that are still there, and remove what is stale."""
+    for file in sorted(parts.iterdir()):
+        file.replace(folder / file.name)
+    for name in stale:
+        if (folder / name).is_file():
+            (folder / name).unlink()
+
+
 # What only some tasks write: of an earlier run in the same folder, it would pass for this one's.
 _OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
 
@@ -158,10 +218,12 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     """Write the run's metrics, facts and pictures into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
-    curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` what was taken for
-    what (see `plot_confusion`); for a regression, ``predictions.png`` shows predicted against true
-    values. The files are put in place together, when all are complete; what another task has left
-    under these names is removed.
+    curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` the classes that
+    were confused (see `plot_confusion`). For a regression, ``predictions.png`` shows predicted
+    against true values. A run that diverged has no best epoch: ``run.json`` holds null there.
+
+    The files are put in place together, as by `write_together`. Files of these names that another
+    task has left are removed.
 
     Parameters
     ----------
@@ -188,7 +250,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         raise ValueError("there is nothing to report before the first epoch")
     results: dict[str, Any] = {
         "final": asdict(history.epochs[-1]),
-        "best": asdict(history.best),
+        "best": None if history.diverged else asdict(history.best),
         "diverged": history.diverged,
         "seconds": asdict(history.seconds),
         "stop_reason": history.stop_reason,
@@ -219,17 +281,9 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(png, dpi=150)
         files[name] = png.getvalue()
-    parts = folder / f".fastopt-{token_hex(8)}"
-    try:
-        parts.mkdir()
+    with write_together(folder, _OF_ONE_TASK) as parts:
         for name, content in files.items():
             (parts / name).write_bytes(content)
-        for name in files:
-            (parts / name).replace(folder / name)
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
-    for name in _OF_ONE_TASK - files.keys():
-        (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]
 
 
@@ -303,7 +357,7 @@ def _draw_losses(axes: Axes, history: History, objective: Objective) -> None:
         axes.axvline(turned.epoch, linestyle=":", color=BLACK, label=label)
     axes.set(ylabel=objective.loss_label, title="Loss")
     if history.diverged:
-        text = "the loss is not finite:\nthe run diverged"
+        text = "the run diverged"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     _log_scale(axes, train_loss + val_loss)
     axes.legend()
@@ -318,7 +372,7 @@ def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
     val_score = [e.val_score for e in history.epochs]
     axes.plot(epochs, train_score, "-", marker=marker, color=BLUE, label="training")
     axes.plot(epochs, val_score, "--", marker=marker, color=ORANGE, label="held out")
-    if math.isfinite(best.val_score):
+    if math.isfinite(best.val_score) and not history.diverged:
         label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
         axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
     name = objective.score_name[0].upper() + objective.score_name[1:]
