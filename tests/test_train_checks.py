@@ -533,7 +533,7 @@ def test_train_and_experiments_are_attributes_that_are_imported_when_used() -> N
 @pytest.mark.parametrize(
     ("labels", "error", "text"),
     [
-        ({"a", "b"}, TypeError, "labels must be a sequence of strings, not "),
+        ({"a"}, TypeError, "labels must be a sequence of strings, not "),
         ({"a": 0, "b": 1}, TypeError, "labels must be a sequence of strings, not "),
         (b"ab", TypeError, "labels must be a sequence of strings, not b'ab'"),
         ([b"a", b"b"], TypeError, "labels must hold strings or numbers, not b'a'"),
