@@ -58,7 +58,8 @@ void require_converted(py::handle value, const std::string& name, const char* ta
 
 // Arrays with axes and masked ones convert themselves with warnings or errors of their own, and
 // NumPy's strings, dates and complex numbers convert to what nobody meant.
-void require_scalar(py::handle value, const std::string& name, const char* taken) {
+void require_scalar(py::handle value, const std::string& name, const char* taken,
+                    std::string_view kinds = "biuf") {
     if (PyComplex_Check(value.ptr()) || PyUnicode_Check(value.ptr()))
         throw_kind(value, name, taken);
     const py::object axes = attribute(value, "ndim");
@@ -67,8 +68,7 @@ void require_scalar(py::handle value, const std::string& name, const char* taken
     if (!py::isinstance<py::array>(value) && !is_numpy_scalar(value)) return;
     require_no_mask(value, name);
     const auto dtype = py::reinterpret_borrow<py::dtype>(value.attr("dtype"));
-    if (std::string_view("biuf").find(dtype.kind()) == std::string_view::npos)
-        throw_kind(value, name, taken);
+    if (kinds.find(dtype.kind()) == std::string_view::npos) throw_kind(value, name, taken);
 }
 
 }  // namespace
@@ -96,7 +96,8 @@ bool as_flag(py::handle value, const std::string& name) {
 std::int64_t as_integer(py::handle value, const std::string& name) {
     constexpr const char* taken = "an integer";
     constexpr const char* fitting = "an integer of 64 bits";
-    if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken);
+    // NumPy 1 takes its bool for an integer, with a warning.
+    if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken, "iu");
     const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     if (!integer) require_converted(value, name, taken, fitting);
     const long long number = PyLong_AsLongLong(integer.ptr());

@@ -37,8 +37,8 @@ def to_float(name: str, value: object) -> float:
 
 def to_int(name: str, value: object) -> int:
     """Return an integer as an int; TypeError if it is none, ValueError if beyond 64 bits."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value}")
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer, not {short_repr(value)}")
     return _as_integer(value, name)
 
 

@@ -9,7 +9,7 @@ from fastopt import _core
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import OptimizerBase, StepInfo
 
-_NOTHING_ASKED = StepInfo(None, False)
+_WITHOUT_NORM = StepInfo(None, False)
 
 
 class Optimizer(OptimizerBase):
@@ -55,7 +55,7 @@ class Optimizer(OptimizerBase):
             skip_nonfinite,
             zero_grads,
         )
-        return _NOTHING_ASKED if info is None else info
+        return _WITHOUT_NORM if info is None else info
 
     def _state(self, index: int) -> dict[str, Any]:
         return self._core.state(index)

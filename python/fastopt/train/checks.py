@@ -132,7 +132,7 @@ def widths(name: str, values: Any) -> tuple[int, ...]:
 def _index(value: Any) -> int | None:
     """Return a whole number as an int, None for what is none."""
     try:
-        return None if isinstance(value, bool) else index(value)
+        return None if isinstance(value, bool | np.bool_) else index(value)
     except TypeError:
         return None
 
