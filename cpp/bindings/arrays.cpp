@@ -10,8 +10,8 @@
 #include <string_view>
 
 #include "../runtime/grid.hpp"
-#include "../runtime/memory.hpp"
-#include "../runtime/parallel.hpp"
+#include "../runtime/result_memory.hpp"
+#include "../runtime/thread_pool.hpp"
 #include "options.hpp"
 
 namespace fastopt {

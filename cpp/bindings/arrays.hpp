@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../kernels/table.hpp"
-#include "../runtime/layout.hpp"
+#include "../runtime/strided.hpp"
 
 namespace fastopt {
 

@@ -3,7 +3,7 @@
 #include <stdexcept>
 
 #include "../runtime/floating_point.hpp"
-#include "../runtime/norm.hpp"
+#include "../runtime/run_norm.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"

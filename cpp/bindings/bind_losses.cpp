@@ -4,10 +4,10 @@
 #include <limits>
 #include <optional>
 
-#include "../runtime/cross_entropy.hpp"
 #include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
-#include "../runtime/nll.hpp"
+#include "../runtime/run_cross_entropy.hpp"
+#include "../runtime/run_nll.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"

@@ -13,8 +13,8 @@
 
 #include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
-#include "../runtime/parallel.hpp"
 #include "../runtime/step.hpp"
+#include "../runtime/thread_pool.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "collected.hpp"

@@ -7,7 +7,7 @@
 
 #include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
-#include "../runtime/pointwise.hpp"
+#include "../runtime/run_pointwise.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"

@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "../runtime/isa.hpp"
-#include "../runtime/parallel.hpp"
-#include "../runtime/threads.hpp"
+#include "../runtime/thread_count.hpp"
+#include "../runtime/thread_pool.hpp"
 #include "../runtime/tuning.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"

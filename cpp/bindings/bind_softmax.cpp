@@ -1,6 +1,6 @@
 // softmax, log_softmax and their backward forms: checks, buffers and the call.
 #include "../runtime/floating_point.hpp"
-#include "../runtime/softmax.hpp"
+#include "../runtime/run_softmax.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"

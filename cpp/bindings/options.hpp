@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../runtime/norm.hpp"
+#include "../runtime/run_norm.hpp"
 
 namespace fastopt {
 

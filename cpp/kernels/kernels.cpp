@@ -1,16 +1,16 @@
 // The one translation unit of the kernels, compiled once per instruction set: it fills the table.
-#include "accumulate.hpp"
-#include "adam.hpp"
-#include "clip.hpp"
-#include "cross_entropy.hpp"
-#include "ema.hpp"
-#include "norm.hpp"
-#include "pointwise.hpp"
-#include "rmsprop.hpp"
-#include "sgd.hpp"
-#include "softmax.hpp"
+#include "losses/cross_entropy.hpp"
+#include "losses/pointwise.hpp"
+#include "losses/softmax.hpp"
+#include "losses/targets.hpp"
 #include "table.hpp"
-#include "targets.hpp"
+#include "updates/accumulate.hpp"
+#include "updates/adam.hpp"
+#include "updates/average.hpp"
+#include "updates/clip.hpp"
+#include "updates/norm.hpp"
+#include "updates/rmsprop.hpp"
+#include "updates/sgd.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {

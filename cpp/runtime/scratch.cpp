@@ -6,7 +6,7 @@
 #include <new>
 #include <utility>
 
-#include "threads.hpp"
+#include "thread_count.hpp"
 
 namespace fastopt {
 namespace {

@@ -2,7 +2,7 @@
 #include "step.hpp"
 
 #include "isa.hpp"
-#include "parallel.hpp"
+#include "thread_pool.hpp"
 
 namespace fastopt {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "../kernels/table.hpp"
 #include "grid.hpp"
-#include "norm.hpp"
+#include "run_norm.hpp"
 
 namespace fastopt {
 

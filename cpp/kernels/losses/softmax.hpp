@@ -12,9 +12,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../arithmetic/functions.hpp"
+#include "../table.hpp"
 #include "classes.hpp"
-#include "math.hpp"
-#include "table.hpp"
 
 // As in classes.hpp.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "grid.hpp"
-#include "layout.hpp"
+#include "strided.hpp"
 
 namespace fastopt {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "table.hpp"
+#include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {

@@ -12,9 +12,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "math.hpp"
-#include "stream.hpp"
-#include "table.hpp"
+#include "../arithmetic/functions.hpp"
+#include "../arithmetic/stream.hpp"
+#include "../table.hpp"
 
 // Element i of the result depends on elements i alone, also where it replaces one of them.
 #if defined(__clang__)

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "../kernels/table.hpp"
-#include "layout.hpp"
+#include "strided.hpp"
 
 namespace fastopt {
 

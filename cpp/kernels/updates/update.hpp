@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "table.hpp"
+#include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {

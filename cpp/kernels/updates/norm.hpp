@@ -3,8 +3,8 @@
 
 #include <cstddef>
 
-#include "index.hpp"
-#include "table.hpp"
+#include "../arithmetic/index.hpp"
+#include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {

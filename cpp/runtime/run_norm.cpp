@@ -1,12 +1,12 @@
 // Norms over a fixed grid.
-#include "norm.hpp"
+#include "run_norm.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "isa.hpp"
-#include "parallel.hpp"
+#include "thread_pool.hpp"
 
 namespace fastopt {
 

@@ -1,7 +1,7 @@
 // Chooses the kernel and splits an array into blocks of positions.
-#include "softmax.hpp"
+#include "run_softmax.hpp"
 
-#include "classes.hpp"
+#include "class_blocks.hpp"
 #include "grid.hpp"
 #include "isa.hpp"
 

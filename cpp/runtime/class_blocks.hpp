@@ -9,8 +9,8 @@
 
 #include "../kernels/table.hpp"
 #include "grid.hpp"
-#include "parallel.hpp"
 #include "scratch.hpp"
+#include "thread_pool.hpp"
 #include "tuning.hpp"
 
 namespace fastopt {

@@ -1,7 +1,7 @@
 // Adam (Kingma and Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov and Hutter 2019).
 #pragma once
 
-#include "math.hpp"
+#include "../arithmetic/functions.hpp"
 #include "update.hpp"
 
 namespace fastopt::FASTOPT_ISA {

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "table.hpp"
+#include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {

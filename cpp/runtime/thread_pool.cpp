@@ -9,7 +9,7 @@
 // A worker enters by compare-and-swap while the gate is open; the caller shuts the gate when all
 // chunks are handed out and waits only for those inside. So a worker that wakes late costs nothing,
 // and a job's fields never change while anyone may read them.
-#include "parallel.hpp"
+#include "thread_pool.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -24,7 +24,7 @@
 
 #include "floating_point.hpp"
 #include "scratch.hpp"
-#include "threads.hpp"
+#include "thread_count.hpp"
 #include "tuning.hpp"
 
 #include <pthread.h>

@@ -1,9 +1,9 @@
 // One number of each position is read, one is written; the rest of the gradient is zeros.
-#include "nll.hpp"
+#include "run_nll.hpp"
 
 #include <algorithm>
 
-#include "parallel.hpp"
+#include "thread_pool.hpp"
 #include "tuning.hpp"
 
 namespace fastopt {

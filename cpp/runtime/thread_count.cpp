@@ -1,5 +1,5 @@
 // The thread count in force, read from the environment, the scheduler and the cgroup files.
-#include "threads.hpp"
+#include "thread_count.hpp"
 
 #include <pthread.h>
 

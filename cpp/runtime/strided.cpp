@@ -1,5 +1,5 @@
 // Gathering strided elements.
-#include "layout.hpp"
+#include "strided.hpp"
 
 #include <algorithm>
 #include <cstdlib>

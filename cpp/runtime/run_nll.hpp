@@ -1,7 +1,7 @@
 // The negative log-likelihood of given log-probabilities over all positions of a batch.
 #pragma once
 
-#include "cross_entropy.hpp"
+#include "run_cross_entropy.hpp"
 
 namespace fastopt {
 

@@ -1,4 +1,4 @@
-#include "memory.hpp"
+#include "result_memory.hpp"
 
 #include <sys/mman.h>
 

@@ -1,6 +1,6 @@
 // Walks the operands side by side. A chunk's losses are added up in lanes by the index of the
 // element, the chunks' sums in their order.
-#include "pointwise.hpp"
+#include "run_pointwise.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +8,8 @@
 
 #include "grid.hpp"
 #include "isa.hpp"
-#include "parallel.hpp"
 #include "scratch.hpp"
+#include "thread_pool.hpp"
 
 namespace fastopt {
 namespace {

@@ -11,10 +11,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "index.hpp"
-#include "math.hpp"
-#include "table.hpp"
-#include "transpose.hpp"
+#include "../arithmetic/functions.hpp"
+#include "../arithmetic/index.hpp"
+#include "../arithmetic/transpose.hpp"
+#include "../table.hpp"
 
 // exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
 // side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors

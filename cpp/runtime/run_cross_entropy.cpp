@@ -1,10 +1,10 @@
 // Splits a batch into blocks of positions. A position's result does not depend on its block, and
 // the losses are added up in an order of their own.
-#include "cross_entropy.hpp"
+#include "run_cross_entropy.hpp"
 
 #include <algorithm>
 
-#include "classes.hpp"
+#include "class_blocks.hpp"
 #include "isa.hpp"
 
 namespace fastopt {
