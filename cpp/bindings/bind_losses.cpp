@@ -136,7 +136,7 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     indices.values = BlockVector<std::int64_t>(static_cast<std::size_t>(converted.size()));
     // A uint64 beyond int64 has become negative here; only there can it pass for ignore_index.
     const bool none_ignored = kind == 'u' && ignore_index < 0;
-    const CheckedTargets checked = kernels().copy_targets(
+    const CheckedTargets checked = loss_kernels().copy_targets(
         first, indices.values.size(), classes, ignore_index, none_ignored, indices.values.data());
     indices.kept = checked.kept;
     if (checked.fine) return indices;

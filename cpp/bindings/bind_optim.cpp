@@ -28,13 +28,13 @@ namespace {
 using States = std::array<std::optional<py::array>, max_states>;
 
 int find_optimizer(const std::string& name) {
-    const Table& table = kernels();
+    const UpdateTable& table = update_kernels();
     for (int i = 0; i < table.optimizer_count; ++i)
         if (name == table.optimizers[i].name) return i;
     throw py::value_error("there is no optimizer kernel '" + name + "'");
 }
 
-const Optimizer& row(int optimizer) { return kernels().optimizers[optimizer]; }
+const Optimizer& row(int optimizer) { return update_kernels().optimizers[optimizer]; }
 
 std::string quoted(const std::string& name) { return "'" + name + "'"; }
 

@@ -22,7 +22,7 @@ void set_kernel(PointwiseBatch& batch, const py::object& name_given,
                 const py::object& options_given) {
     const py::tuple options(options_given);
     const std::string name = as_text(name_given, "kernel");
-    const Table& table = kernels();
+    const LossTable& table = loss_kernels();
     for (int i = 0; i < table.pointwise_count; ++i) {
         const Pointwise& kernel = table.pointwise[i];
         if (name != kernel.name) continue;

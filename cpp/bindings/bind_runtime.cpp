@@ -21,7 +21,7 @@ namespace fastopt {
 
 void bind_runtime(py::module_& module) {
     try {  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
-        kernels();
+        loss_kernels();
         num_threads();
     } catch (const std::invalid_argument& error) {  // whose text may hold any bytes
         const std::string_view text = error.what();

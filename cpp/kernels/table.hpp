@@ -1,5 +1,5 @@
-// What one instruction set's object exports: a table of function pointers, and the plain structs
-// that cross the border between the kernels and the rest.
+// The two tables of function pointers that the kernels export for each instruction set, and the
+// plain structs that their functions take.
 #pragma once
 
 #include <cstddef>
@@ -95,6 +95,22 @@ struct Optimizer {
     void (*update[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
 };
 
+// The table of updates, and what is computed from gradients before an update.
+struct UpdateTable {
+    const Optimizer* optimizers;
+    int optimizer_count;
+    // (x / divisor) * multiplier, computed in double; `out` may be `x`.
+    void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
+                                void* out);
+    // x * factor, and x clamped into [-limit, limit], in place.
+    void (*scale[type_count])(void* x, std::size_t count, double factor);
+    void (*clamp[type_count])(void* x, std::size_t count, double limit);
+    // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
+    void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
+    // The largest |x[i]|; NaN if there is one.
+    double (*largest_magnitude[type_count])(const void* x, std::size_t count);
+};
+
 // An array of classes at positions. Position p is number p % inner of a run, the runs are p /
 // inner. Strides are in elements, and the first position is number 0.
 struct ClassArray {
@@ -186,9 +202,8 @@ struct CheckedTargets {
     std::int64_t kept;  // those that are not ignored
 };
 
-struct Table {
-    const Optimizer* optimizers;
-    int optimizer_count;
+// The table of losses.
+struct LossTable {
     // Where the classes of a position are neighbours, and where they need not be.
     void (*cross_entropy_rows[type_count])(const CrossEntropyBlock& block);
     void (*cross_entropy_columns[type_count])(const CrossEntropyBlock& block);
@@ -197,16 +212,6 @@ struct Table {
     CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,
                                    bool none_ignored, std::int64_t* to);
-    // (x / divisor) * multiplier, computed in double; `out` may be `x`.
-    void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
-                                void* out);
-    // x * factor, and x clamped into [-limit, limit], in place.
-    void (*scale[type_count])(void* x, std::size_t count, double factor);
-    void (*clamp[type_count])(void* x, std::size_t count, double limit);
-    // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
-    void (*add_squares[type_count])(const void* x, std::size_t count, double scale, double* lanes);
-    // The largest |x[i]|; NaN if there is one.
-    double (*largest_magnitude[type_count])(const void* x, std::size_t count);
     const Pointwise* pointwise;
     int pointwise_count;
     // Whether an element is not in [0, 1], or NaN.

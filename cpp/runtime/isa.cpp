@@ -1,5 +1,4 @@
-// Choosing an instruction set. The tables themselves are compiled from cpp/kernels, one object
-// each.
+// Chooses an instruction set. The tables are compiled from cpp/kernels/updates.cpp and losses.cpp.
 #include "isa.hpp"
 
 #include <atomic>
@@ -9,9 +8,10 @@
 
 // CMakeLists.txt defines FASTOPT_ISA_LIST as X(name) X(name) ..., the lowest first.
 namespace fastopt {
-#define X(isa)                \
-    namespace isa {           \
-    extern const Table table; \
+#define X(isa)                        \
+    namespace isa {                   \
+    extern const UpdateTable updates; \
+    extern const LossTable losses;    \
     }
 FASTOPT_ISA_LIST
 #undef X
@@ -20,11 +20,12 @@ namespace {
 
 struct Isa {
     const char* name;
-    const Table* table;
+    const UpdateTable* updates;
+    const LossTable* losses;
 };
 
 constexpr Isa compiled[] = {
-#define X(isa) {#isa, &isa::table},
+#define X(isa) {#isa, &isa::updates, &isa::losses},
     FASTOPT_ISA_LIST
 #undef X
 };
@@ -82,6 +83,8 @@ std::string active_isa() { return active().load()->name; }
 
 void use_isa(std::string_view name) { active().store(&find(name)); }
 
-const Table& kernels() { return *active().load()->table; }
+const UpdateTable& update_kernels() { return *active().load()->updates; }
+
+const LossTable& loss_kernels() { return *active().load()->losses; }
 
 }  // namespace fastopt

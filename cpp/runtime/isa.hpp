@@ -1,4 +1,4 @@
-// Which kernel tables exist, which this machine runs, and which one is in use.
+// Which instruction sets there are, which this machine runs, and the kernels of the one in use.
 #pragma once
 
 #include <string>
@@ -17,7 +17,8 @@ std::string active_isa();
 // Makes `name` the instruction set in use; throws std::invalid_argument listing the choices.
 void use_isa(std::string_view name);
 
-// The table in use. Chosen on the first call: FASTOPT_ISA, else the highest that is available.
-const Table& kernels();
+// The tables in use. The first call chooses the set: FASTOPT_ISA, or the highest that is available.
+const UpdateTable& update_kernels();
+const LossTable& loss_kernels();
 
 }  // namespace fastopt

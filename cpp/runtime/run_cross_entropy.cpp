@@ -68,8 +68,8 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     else if (tiles > 1 || capped)
         scratch_size = row_scratch(batch.type, batch.classes * capped, tiles);
     const auto kernel =
-        (along_rows ? kernels().cross_entropy_rows
-                    : kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
+        (along_rows ? loss_kernels().cross_entropy_rows
+                    : loss_kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
     each_class_block(
         whole, along_rows, scratch_size,
         [&](CrossEntropyBlock& block) {

@@ -28,8 +28,8 @@ double larger(double a, double b) { return a != a || a > b ? a : b; }
 }  // namespace
 
 void NormParts::add(const GradView& grad, const Piece& piece, double scale) {
-    const auto add_squares = kernels().add_squares[static_cast<int>(grad.type)];
-    const auto largest_magnitude = kernels().largest_magnitude[static_cast<int>(grad.type)];
+    const auto add_squares = update_kernels().add_squares[static_cast<int>(grad.type)];
+    const auto largest_magnitude = update_kernels().largest_magnitude[static_cast<int>(grad.type)];
     double lanes[norm_lanes] = {};
     std::size_t done = 0;  // of the piece
     grad.reader.each_run(piece.start, piece.count, [&](const std::byte* data, std::size_t count) {
@@ -113,15 +113,15 @@ void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {
     change_all(grads, [&](Type type, void* x, std::size_t count) {
         const int index = static_cast<int>(type);
         if (scaling.fits(type))
-            kernels().scale[index](x, count, scaling.factor);
+            update_kernels().scale[index](x, count, scaling.factor);
         else
-            kernels().rescale[index](x, count, scaling.divisor, scaling.multiplier, x);
+            update_kernels().rescale[index](x, count, scaling.divisor, scaling.multiplier, x);
     });
 }
 
 void clamp_all(const std::vector<GradView>& grads, double limit) {
     change_all(grads, [&](Type type, void* x, std::size_t count) {
-        kernels().clamp[static_cast<int>(type)](x, count, limit);
+        update_kernels().clamp[static_cast<int>(type)](x, count, limit);
     });
 }
 

@@ -57,7 +57,7 @@ public:
     }
 
     void check_share(std::size_t share) {
-        const auto leaves = kernels().leaves_unit_interval[type_];
+        const auto leaves = loss_kernels().leaves_unit_interval[type_];
         grid_.each(share, [&](const Piece& piece) {
             batch_.operands[0]->each_run(piece.start, piece.count,
                                          [&](const void* x, std::size_t count) {
@@ -71,7 +71,7 @@ public:
 
     // The first element that is outside; slow.
     std::optional<std::size_t> first_outside() const {
-        const auto leaves = kernels().leaves_unit_interval[type_];
+        const auto leaves = loss_kernels().leaves_unit_interval[type_];
         for (std::size_t start = 0, step = grid_.chunk_size(); start < batch_.count;) {
             const std::size_t count = std::min(step, batch_.count - start);
             bool found = false;

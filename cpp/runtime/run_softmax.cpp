@@ -10,7 +10,7 @@ namespace fastopt {
 void run_softmax(const SoftmaxBatch& batch) {
     const bool backward = batch.grad.data != nullptr;
     const bool along_rows = runs_along_rows(batch.classes, batch.x, batch.grad, batch.out);
-    const SoftmaxKernels& table = kernels().softmax[static_cast<int>(batch.type)];
+    const SoftmaxKernels& table = loss_kernels().softmax[static_cast<int>(batch.type)];
     const auto& regime = along_rows ? (backward ? table.backward_rows : table.rows)
                                     : (backward ? table.backward_columns : table.columns);
     const auto kernel = regime[batch.log];

@@ -23,7 +23,8 @@ void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Pie
         alignas(64) std::byte block[4096];
         for (std::size_t part; count > 0; count -= part, grad += part * size) {
             part = std::min(count, sizeof(block) / size);
-            kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier, block);
+            update_kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier,
+                                           block);
             update(block, part);
         }
     };
@@ -61,7 +62,7 @@ std::optional<Misfit> Stepper::prepare(const Optimizer& kernel) {
 }
 
 StepResult Stepper::run(int optimizer, const GradOptions& options) {
-    const Optimizer& kernel = kernels().optimizers[optimizer];
+    const Optimizer& kernel = update_kernels().optimizers[optimizer];
     Scaling scaling;
     bool fits[type_count];
     const auto scale_by = [&](const Norm& norm) {

@@ -16,17 +16,6 @@
 #include "../arithmetic/transpose.hpp"
 #include "../table.hpp"
 
-// exp is a long chain of operations: a processor overlaps a few of them only if they stand side by
-// side. The updates wait for the divider instead: there this order costs 8 %, and 256-bit vectors
-// are best (CMakeLists.txt).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC optimize("schedule-insns", "sched-pressure")
-#if defined(__AVX512F__)
-#pragma GCC target("prefer-vector-width=512")
-#endif
-#endif
-
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
@@ -493,7 +482,3 @@ void scale_columns(Column<T>* e, std::size_t classes, const ColumnTile<T>* tiles
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC pop_options
-#endif

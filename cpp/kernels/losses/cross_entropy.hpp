@@ -26,15 +26,6 @@
 #include "../table.hpp"
 #include "classes.hpp"
 
-// As in classes.hpp.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC optimize("schedule-insns", "sched-pressure")
-#if defined(__AVX512F__)
-#pragma GCC target("prefer-vector-width=512")
-#endif
-#endif
-
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
@@ -448,7 +439,3 @@ void cross_entropy_columns(const CrossEntropyBlock& block) {
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC pop_options
-#endif

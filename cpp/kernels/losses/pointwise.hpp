@@ -23,11 +23,6 @@
 #define FASTOPT_INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-#if defined(__AVX512F__) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC target("prefer-vector-width=512")
-#endif
-
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
@@ -422,7 +417,3 @@ constexpr Pointwise make_pointwise() {
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
-
-#if defined(__AVX512F__) && !defined(__clang__)
-#pragma GCC pop_options
-#endif

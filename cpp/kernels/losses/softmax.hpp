@@ -16,15 +16,6 @@
 #include "../table.hpp"
 #include "classes.hpp"
 
-// As in classes.hpp.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC optimize("schedule-insns", "sched-pressure")
-#if defined(__AVX512F__)
-#pragma GCC target("prefer-vector-width=512")
-#endif
-#endif
-
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
@@ -212,7 +203,3 @@ constexpr SoftmaxKernels softmax_kernels() {
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC pop_options
-#endif
