@@ -12,7 +12,7 @@
 #include "../runtime/grid.hpp"
 #include "../runtime/result_memory.hpp"
 #include "../runtime/thread_pool.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace fastopt {
 namespace {

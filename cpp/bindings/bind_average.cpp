@@ -9,7 +9,7 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "collected.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace fastopt {
 namespace {

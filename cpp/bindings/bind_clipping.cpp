@@ -8,7 +8,7 @@
 #include "bindings.hpp"
 #include "gil.hpp"
 #include "late.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace fastopt {
 namespace {

@@ -20,7 +20,7 @@
 #include "collected.hpp"
 #include "gil.hpp"
 #include "late.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace fastopt {
 namespace {

@@ -13,7 +13,7 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "late.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace py = pybind11;
 

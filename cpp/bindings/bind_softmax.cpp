@@ -4,7 +4,7 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "gil.hpp"
-#include "options.hpp"
+#include "scalars.hpp"
 
 namespace fastopt {
 namespace {

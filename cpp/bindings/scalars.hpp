@@ -1,4 +1,4 @@
-// Options: the one place that turns a Python object into a number, a flag or a text.
+// The one place that turns a Python object into a number, a flag or a text.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-#include "options.hpp"
+#include "scalars.hpp"
 
 #include <pybind11/numpy.h>
 
