@@ -6,7 +6,7 @@
 namespace fastopt {
 
 void bind_runtime(pybind11::module_& module);
-void bind_optim(pybind11::module_& module);
+void bind_updates(pybind11::module_& module);
 void bind_average(pybind11::module_& module);
 void bind_clipping(pybind11::module_& module);
 void bind_losses(pybind11::module_& module);

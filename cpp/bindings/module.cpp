@@ -18,7 +18,7 @@ PYBIND11_MODULE(core, module) {
         }
     });
     fastopt::bind_runtime(module);
-    fastopt::bind_optim(module);
+    fastopt::bind_updates(module);
     fastopt::bind_average(module);
     fastopt::bind_clipping(module);
     fastopt::bind_losses(module);

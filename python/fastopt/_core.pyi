@@ -27,7 +27,7 @@ def set_num_threads(count: int, beyond: bool = False) -> None: ...
 def affinity_cpus() -> int: ...
 def cgroup_cpus(root: str = "") -> int: ...
 
-class Optimizer:
+class Updater:
     def __init__(self, kernel: str, step_info: type | None = None) -> None: ...
     def check_options(self, group: Group) -> None: ...
     def add_group(
@@ -38,11 +38,11 @@ class Optimizer:
         self,
         groups: list[Group],
         grads: Sequence[FloatArray | None],
-        max_norm: float | None,
-        norm_type: float,
-        grad_scale: float,
-        skip_nonfinite: bool,
-        zero_grads: bool,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        grad_scale: float = 1.0,
+        skip_nonfinite: bool = False,
+        zero_grads: bool = False,
     ) -> Any: ...
     def state(self, index: int) -> dict[str, Any]: ...
     def load(

@@ -126,7 +126,7 @@ class GradAccumulator:
         if isfinite(weight) and not isfinite(self.weight + weight):
             raise ValueError(f"weight is {weight}, and the sum of the weights is beyond float64")
         groups = [group | {"weight": weight} for group in self._groups]
-        self._core.step(groups, [_ONE, *flat], None, 2.0, 1.0, False, False)
+        self._core.step(groups, [_ONE, *flat])
 
     @property
     def grads(self) -> dict[str, FloatArray | None]:
@@ -165,9 +165,9 @@ def _make_group(sums: Mapping[str, FloatArray]) -> Group:
     return {"params": tuple(sums.values()), "param_names": tuple(sums), "weight": 1.0}
 
 
-def _make_core(groups: list[Group], counts: Sequence[int]) -> _core.Optimizer:
+def _make_core(groups: list[Group], counts: Sequence[int]) -> _core.Updater:
     """Return what adds to the sums of these groups, the first of which have had so many calls."""
-    core = _core.Optimizer("accumulate")
+    core = _core.Updater("accumulate")
     for group in groups:
         core.add_group(list(group["param_names"]), list(group["params"]), group, [])
     new = sum(len(group["params"]) for group in groups) - len(counts)

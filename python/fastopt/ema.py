@@ -113,7 +113,7 @@ class WeightEMA:
         averages = self._averages | dict(zip(names, copies, strict=True))
         steps = [self._step(i) for i in range(first)] + [0] * len(names)
         group = self._group | {"params": tuple(averages.values())}
-        core = _core.Optimizer("weight_ema")
+        core = _core.Updater("weight_ema")
         core.add_group(list(averages), list(averages.values()), group, [])
         core.load([{"step": step} for step in steps], [group], [group])
         # One statement without a call: no interrupt is seen within it.
@@ -169,7 +169,7 @@ class WeightEMA:
             Within `applied`, or if another thread is using this object.
         """
         self._refuse_within_applied("update()")
-        self._core.step([self._group], tuple(self._params.values()), None, 2.0, 1.0, False, False)
+        self._core.step([self._group], tuple(self._params.values()))
 
     def applied(self) -> AbstractContextManager[None]:
         """Put the averages into the parameters for the length of a ``with`` block.

@@ -21,7 +21,7 @@ class Optimizer(OptimizerBase):
     _kernel: ClassVar[str]  # the row of the kernel table
 
     def __init__(self, params: Params, defaults: Group) -> None:
-        self._core = _core.Optimizer(self._kernel, StepInfo)
+        self._core = _core.Updater(self._kernel, StepInfo)
         self._core.check_options(defaults)
         super().__init__(params, defaults)
 

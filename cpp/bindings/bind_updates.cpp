@@ -1,4 +1,4 @@
-// The optimizers: parameters, states and step counters, checked and stepped in one call.
+// The updates: arrays with their states and step counters, checked and stepped in one call.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -500,9 +500,9 @@ private:
     std::vector<py::object> before_;  // so that nothing dies, and runs code, within finish()
 };
 
-class OptimizerCore {
+class Updater {
 public:
-    OptimizerCore(const py::object& kernel, py::object step_info)
+    Updater(const py::object& kernel, py::object step_info)
         : optimizer_(find_optimizer(as_text(kernel, "kernel"))),
           step_info_(std::move(step_info)),
           plan_(optimizer_) {}
@@ -723,7 +723,7 @@ private:
     // Refuses a second thread while one is inside.
     class Use {
     public:
-        explicit Use(OptimizerCore& core) : core_(core) {
+        explicit Use(Updater& core) : core_(core) {
             unsigned user = 0;
             if (core.user_.compare_exchange_strong(user, 1 + fork_count())) return;
             const std::string owner = row(core.optimizer_).words.owner;
@@ -738,7 +738,7 @@ private:
         Use& operator=(const Use&) = delete;
 
     private:
-        OptimizerCore& core_;
+        Updater& core_;
     };
 
     static constexpr std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
@@ -927,22 +927,22 @@ void update(const py::object& kernel, const py::object& param, const py::object&
 
 }  // namespace
 
-void bind_optim(py::module_& module) {
+void bind_updates(py::module_& module) {
     using Guard = py::call_guard<DefaultFloatingPoint>;
-    py::class_<OptimizerCore>(module, "Optimizer",
-                              "Parameters, states and step counters of one optimizer.",
-                              collected<OptimizerCore>())
+    py::class_<Updater>(module, "Updater", "Arrays with their states and step counters.",
+                        collected<Updater>())
         .def(py::init<const py::object&, py::object>(), py::arg("kernel"),
              py::arg("step_info") = py::none())
-        .def("check_options", &OptimizerCore::check_options, py::arg("group"), Guard())
-        .def("add_group", &OptimizerCore::add_group, py::arg("names"), py::arg("params"),
+        .def("check_options", &Updater::check_options, py::arg("group"), Guard())
+        .def("add_group", &Updater::add_group, py::arg("names"), py::arg("params"),
              py::arg("group"), py::arg("groups"), Guard())
-        .def("remove_group", &OptimizerCore::remove_group, py::arg("index"), py::arg("groups"))
-        .def("step", &OptimizerCore::step, py::arg("groups"), py::arg("grads"), py::arg("max_norm"),
-             py::arg("norm_type"), py::arg("grad_scale"), py::arg("skip_nonfinite"),
-             py::arg("zero_grads"), Guard())
-        .def("state", &OptimizerCore::state, py::arg("index"))
-        .def("load", &OptimizerCore::load, py::arg("states"), py::arg("groups"),
+        .def("remove_group", &Updater::remove_group, py::arg("index"), py::arg("groups"))
+        .def("step", &Updater::step, py::arg("groups"), py::arg("grads"),
+             py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
+             py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false,
+             py::arg("zero_grads") = false, Guard())
+        .def("state", &Updater::state, py::arg("index"))
+        .def("load", &Updater::load, py::arg("states"), py::arg("groups"),
              py::arg("loaded_groups"), py::arg("values") = py::list(), Guard());
     module.def("update", &update, py::arg("kernel"), py::arg("param"), py::arg("grad"),
                py::arg("states"), py::arg("step"), py::arg("group"), Guard());
