@@ -312,7 +312,7 @@ def test_structures_overlaps_and_weights() -> None:
         assert acc.weight == 2
     listed = fo.GradAccumulator([ones(5), ones(2)])
     for count in (1, 3):
-        with refused(ValueError, "2 parameters", f"{count} gradients"):
+        with refused(ValueError, "2 parameters", f"{count} gradient"):
             listed.add([ones(5)] * count)
     acc.add(good, 2)
     assert acc.weight == 4

@@ -213,12 +213,12 @@ def test_structure_of_gradients() -> None:
             late.step(pair)
         late.step({"0": pair[0], "q": pair[1]})
     listed = fo.SGD([p, q])
-    with refused(ValueError, "2 parameters", "1 gradients", arrays=[p, q], optimizer=listed):
+    with refused(ValueError, "2 parameters", "1 gradient", arrays=[p, q], optimizer=listed):
         listed.step([ones(3)])
     with refused(TypeError, "ndarray", arrays=[p, q], optimizer=listed):
         listed.step(ones(2))
     grouped = fo.SGD([{"params": [p]}, {"params": [q]}])
-    with refused(ValueError, "2 parameter groups", "1 groups", arrays=[p, q], optimizer=grouped):
+    with refused(ValueError, "2 parameter groups", "1 group ", arrays=[p, q], optimizer=grouped):
         grouped.step([[ones(3)]])
     with refused(ValueError, "group 1", "2 gradients", arrays=[p, q], optimizer=grouped):
         grouped.step([[ones(3)], [ones(2), ones(2)]])

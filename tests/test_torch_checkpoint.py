@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused() -> None:
     params = [np.ones(2, np.float32), np.ones(3, np.float32)]
     with pytest.raises(ValueError, match="has 2 parameters, the optimizer's 1"):
         fo.checkpoint.from_torch(saved, fo.SGD(params[:1]))
-    with pytest.raises(ValueError, match="has 1 groups, the optimizer 2"):
+    with pytest.raises(ValueError, match="has 1 group, the optimizer 2"):
         fo.checkpoint.from_torch(saved, fo.SGD([{"params": params[:1]}, {"params": params[1:]}]))
     with pytest.raises(KeyError, match="'betas'"):
         fo.checkpoint.from_torch(saved, fo.AdamW(params))

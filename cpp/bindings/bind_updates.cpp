@@ -579,9 +579,9 @@ public:
         if (!sequence) throw py::error_already_set();
         const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()));
         if (count != parameters_.size())
-            throw py::value_error("there are " + std::to_string(parameters_.size()) +
-                                  " parameters but " + std::to_string(count) +
-                                  " gradients; pass None for a parameter without one");
+            throw py::value_error("grads has " + counted(count, "gradient") + " for " +
+                                  counted(parameters_.size(), "parameter") +
+                                  "; pass None for a parameter without one");
         std::vector<py::object> held;  // nobody may free a gradient while the GIL is released
         held.reserve(count);
         for (std::size_t i = 0; i < count; ++i)
@@ -769,8 +769,8 @@ private:
     void check_groups(const py::object& groups) const {
         const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(groups.ptr()));
         if (count != options_.size())
-            throw py::value_error("param_groups has " + std::to_string(count) +
-                                  " groups, the optimizer " + std::to_string(options_.size()) +
+            throw py::value_error("param_groups has " + counted(count, "group") +
+                                  ", the optimizer " + std::to_string(options_.size()) +
                                   (count > options_.size()
                                        ? "; add one with add_param_group"
                                        : "; remove one with remove_param_group"));

@@ -155,6 +155,10 @@ std::string short_repr(py::handle value) {
     }
 }
 
+std::string counted(std::size_t number, const char* singular) {
+    return std::to_string(number) + ' ' + singular + (number == 1 ? "" : "s");
+}
+
 py::object attribute(py::handle object, const char* name) {
     auto value = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object.ptr(), name));
     if (value) return value;

@@ -39,6 +39,9 @@ std::string short_repr(py::handle value);
 // escaped.
 std::string short_text(py::handle text);
 
+// A number and its noun: 1 group, 2 groups.
+std::string counted(std::size_t number, const char* singular);
+
 // An attribute, or a null object if there is none; what else user code raises is thrown.
 py::object attribute(py::handle object, const char* name);
 

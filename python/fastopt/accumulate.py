@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import _core
+from fastopt._checks import counted
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.optim._base import _flatten_grads, _groups, _new_params, _params_of, _settled
 
@@ -119,8 +120,8 @@ class GradAccumulator:
         flat = _flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):
             raise ValueError(
-                f"there are {len(self._sums)} parameters but {len(flat)} gradients; pass None for "
-                "a parameter without one"
+                f"grads has {counted(len(flat), 'gradient')} for "
+                f"{counted(len(self._sums), 'parameter')}; pass None for a parameter without one"
             )
         weight = _core.as_number(weight, "weight")
         if isfinite(weight) and not isfinite(self.weight + weight):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import NamesError
+from fastopt._checks import NamesError, counted
 from fastopt.optim._base import OptimizerBase, _few
 
 # What only one of the two has among a group's options, and torch's defaults.
@@ -57,7 +57,7 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
     states, groups = _parts(state_dict)
     if len(groups) != len(optimizer.param_groups):
         raise ValueError(
-            f"torch's state dict has {len(groups)} groups, the optimizer "
+            f"torch's state dict has {counted(len(groups), 'group')}, the optimizer "
             f"{len(optimizer.param_groups)}"
         )
     added = _ADDED | {"decoupled_weight_decay": type(optimizer).__name__ == "AdamW"}

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from fastopt import _core
-from fastopt._checks import NamesError
+from fastopt._checks import NamesError, counted
 from fastopt._types import FloatArray, Grads, Group, Params
 
 
@@ -170,7 +170,9 @@ class OptimizerBase(ABC):
         """
         number, count = _core.as_integer(index, "index"), len(self.param_groups)
         if not -count <= number < count:
-            raise IndexError(f"there is no group {number}: the optimizer has {count} groups")
+            raise IndexError(
+                f"there is no group {number}: the optimizer has {counted(count, 'group')}"
+            )
         number %= count
         gone = self.param_groups[number]["param_names"]
         index_of = {name: i for i, name in enumerate(n for n in self._index if n not in gone)}
@@ -281,7 +283,7 @@ class OptimizerBase(ABC):
             _require_same_names(self._index, state, "state dict")
             if len(saved) != len(self.param_groups):
                 raise ValueError(
-                    f"the state dict has {len(saved)} groups, the optimizer "
+                    f"the state dict has {counted(len(saved), 'group')}, the optimizer "
                     f"{len(self.param_groups)}"
                 )
         missing = [name for name in self._index if name not in state]
@@ -413,8 +415,9 @@ def _flatten_grads(
         return grads
     if len(grads) != len(groups):
         raise ValueError(
-            f"there are {len(groups)} parameter groups but {len(grads)} groups of "
-            "gradients; pass one list or mapping for each group, or one mapping by name"
+            f"grads has {counted(len(grads), 'group')} for "
+            f"{counted(len(groups), 'parameter group')}; pass one list or mapping for each group, "
+            "or one mapping by name"
         )
     flat: list[FloatArray | None] = []
     for number, (group, part) in enumerate(zip(groups, grads, strict=True)):
@@ -433,8 +436,8 @@ def _flatten_grads(
             _refuse_sequence(own)
         if len(part) != len(own):
             raise ValueError(
-                f"group {number} has {len(own)} parameters but {len(part)} gradients; "
-                "pass None for a parameter without one"
+                f"group {number} of grads has {counted(len(part), 'gradient')} for "
+                f"{counted(len(own), 'parameter')}; pass None for a parameter without one"
             )
         flat += part
     return flat
