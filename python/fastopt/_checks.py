@@ -1,17 +1,50 @@
-"""What the checks of the caller's values share: an error, words, and values in plain form."""
+"""Checks of the caller's values: one language for all options.
+
+A `Check` takes a name and a value. It returns the value in plain form, or raises TypeError or
+ValueError with the name and the value. `number`, `integer`, `choice` and `list_of` make checks.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from math import inf, isfinite
+from operator import index
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from fastopt._core import as_integer as _as_integer
-from fastopt._core import as_number as _as_number
-from fastopt._core import short_repr
+from fastopt._core import as_flag, as_number, short_repr
 
-__all__ = ["NamesError", "as_path", "counted", "to_float", "to_int"]
+__all__ = [
+    "Check",
+    "NamesError",
+    "Reduction",
+    "as_path",
+    "below_one",
+    "choice",
+    "counted",
+    "finite",
+    "flag",
+    "for_each_group",
+    "fraction",
+    "int64",
+    "integer",
+    "list_of",
+    "non_negative",
+    "number",
+    "one_or_each",
+    "positive",
+    "positive_fraction",
+    "reduction_of",
+    "short_repr",
+    "to_float",
+    "to_int",
+]
+
+Check: TypeAlias = Callable[[str, Any], Any]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 class NamesError(KeyError):
@@ -21,29 +54,131 @@ class NamesError(KeyError):
         return str(self.args[0]) if len(self.args) == 1 else super().__str__()
 
 
-def counted(number: int, singular: str, plural: str = "") -> str:
+def counted(count: int, singular: str, plural: str = "") -> str:
     """Return a number and its noun: 1 epoch, 2 epochs."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"
+
+
+def flag(name: str, value: object) -> bool:
+    """Check that `value` is True or False."""
+    return as_flag(value, name)
 
 
 def to_float(name: str, value: object) -> float:
-    """Return a number as a float; TypeError if it is none, ValueError if it is beyond float64."""
+    """Check that `value` is a number within float64; it may be NaN or infinite."""
     if type(value) is float:
         return value
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a number, not {short_repr(value)}")
-    return _as_number(value, name)
+    return as_number(value, name)
 
 
-def to_int(name: str, value: object) -> int:
-    """Return an integer as an int; TypeError if it is none, ValueError if beyond 64 bits."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an integer, not {short_repr(value)}")
-    return _as_integer(value, name)
+def to_int(name: str, value: Any) -> int:
+    """Check that `value` is an integer, of any size."""
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an integer, not {short_repr(value)}")
+
+
+def number(taken: str, allows: Callable[[float], bool]) -> Callable[[str, object], float]:
+    """Return a check for a number that `allows`; `taken` says in messages which these are."""
+
+    def check(name: str, value: object) -> float:
+        result = to_float(name, value)
+        if not allows(result):
+            raise ValueError(f"{name} must be {taken}, not {short_repr(value)}")
+        return result
+
+    return check
+
+
+finite = number("finite", isfinite)
+non_negative = number("finite and >= 0", lambda x: 0 <= x < inf)
+positive = number("finite and > 0", lambda x: 0 < x < inf)
+fraction = number("in [0, 1]", lambda x: 0 <= x <= 1)
+positive_fraction = number("in (0, 1]", lambda x: 0 < x <= 1)
+below_one = number("in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def integer(least: int, most: float = 2**63 - 1, taken: str = "") -> Callable[[str, object], int]:
+    """Return a check for an integer from `least` to `most`; `taken` says in messages which."""
+
+    def check(name: str, value: Any) -> int:
+        result = to_int(name, value)
+        if least <= result <= most:
+            return result
+        wanted = taken or (f">= {least}" if result < least else "an integer of 64 bits")
+        raise ValueError(f"{name} must be {wanted}, not {short_repr(value)}")
+
+    return check
+
+
+int64 = integer(-(2**63), taken="an integer of 64 bits")
+
+
+def choice(*names: str) -> Callable[[str, object], str]:
+    """Return a check for one of the `names`."""
+    *others, last = map(repr, names)
+    taken = " or ".join(filter(None, [", ".join(others), last]))
+
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in names:
+            error = ValueError if isinstance(value, str) else TypeError
+            raise error(f"{name} must be {taken}, not {short_repr(value)}")
+        return str(value)
+
+    return check
+
+
+reduction_of = choice("mean", "sum", "none")
+
+
+def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:
+    """Return a check for a sequence of `least` to `most` values that pass `item`."""
+
+    def check(name: str, value: Any) -> list[Any]:
+        if not _is_list(value):
+            raise TypeError(f"{name} must be a sequence, not {short_repr(value)}")
+        if len(value) < least or (most is not None and len(value) > most):
+            taken = counted(least, "value") if least == most else f"{least} to {most} values"
+            raise ValueError(f"{name} must have {taken}, not {len(value)}")
+        return [item(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+
+    return check
+
+
+def one_or_each(item: Check) -> Check:
+    """Return a check for one value for all groups, or a list with a value for each group."""
+
+    def check(name: str, value: Any) -> Any:
+        return list_of(item)(name, value) if _is_list(value) else item(name, value)
+
+    return check
+
+
+def for_each_group(name: str, value: Any, count: int) -> list[Any]:
+    """Return the value of each of `count` groups, from one for all or a list."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} has {counted(len(value), 'value')} but the optimizer has "
+            f"{counted(count, 'parameter group')}; pass one value for each group, or one for all"
+        )
+    return list(value)
+
+
+def _is_list(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
 def as_path(name: str, value: str | os.PathLike[str]) -> Path:
-    """Return a path as a `Path`; TypeError if it is none, ValueError if no file can have it."""
+    """Check that `value` is a path that a file can have."""
     try:
         path = Path(value)
     except TypeError:

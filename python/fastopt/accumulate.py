@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import _core
-from fastopt._checks import counted
+from fastopt._checks import counted, to_float
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.optim._base import _flatten_grads, _groups, _new_params, _params_of, _settled
 
@@ -123,7 +123,7 @@ class GradAccumulator:
                 f"grads has {counted(len(flat), 'gradient')} for "
                 f"{counted(len(self._sums), 'parameter')}; pass None for a parameter without one"
             )
-        weight = _core.as_number(weight, "weight")
+        weight = to_float("weight", weight)
         if isfinite(weight) and not isfinite(self.weight + weight):
             raise ValueError(f"weight is {weight}, and the sum of the weights is beyond float64")
         groups = [group | {"weight": weight} for group in self._groups]

@@ -7,10 +7,8 @@ an operand itself, which the result then replaces.
 
 from __future__ import annotations
 
-from math import isfinite
-
 from fastopt import _core
-from fastopt._options import as_index, as_number
+from fastopt._checks import below_one, finite, int64, integer
 from fastopt._types import FloatArray
 
 __all__ = [
@@ -177,12 +175,8 @@ def logistic(
     >>> print(fo.functional.logistic(np.array([5.0, 500.0]), L=10.0, k=2.0, x0=5.0))
     [ 5. 10.]
     """
-    options = []
-    for name, value in (("L", L), ("k", k), ("x0", x0)):
-        options.append(as_number(name, value))
-        if not isfinite(options[-1]):
-            raise ValueError(f"{name} must be finite, not {_core.short_repr(value)}")
-    return _core.pointwise_function("logistic", [("x", x)], tuple(options), out)
+    options = tuple(finite(name, value) for name, value in (("L", L), ("k", k), ("x0", x0)))
+    return _core.pointwise_function("logistic", [("x", x)], options, out)
 
 
 def dropout(
@@ -226,18 +220,14 @@ def dropout(
     >>> print(fo.functional.dropout(np.ones(8), 0.5, seed=0))
     [0. 0. 0. 0. 2. 0. 0. 2.]
     """
-    # The usual types first: this is called for small arrays.
-    number = p if type(p) is float else as_number("p", p)
-    if not 0 <= number < 1:
-        raise ValueError(f"p must be in [0, 1), not {_core.short_repr(p)}")
-    if not 0 <= (key := as_index("seed", seed)) < 2**64:
-        raise ValueError(f"seed must be in [0, 2^64), not {_core.short_repr(seed)}")
+    p = below_one("p", p)
+    key = integer(0, 2**64 - 1, "in [0, 2^64)")("seed", seed)
     # SplitMix64 (Steele, Lea and Flood 2014): seeds that are neighbours have nothing in common.
     key = (key + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
     key ^= key >> 31
-    threshold = min(round(number * 2**32), 2**32 - 1)
+    threshold = min(round(p * 2**32), 2**32 - 1)
     scale = 2**32 / (2**32 - threshold)
     return _core.pointwise_function(
         "dropout", [("x", x)], (threshold, scale, key % 2**32, key >> 32), out
@@ -256,7 +246,7 @@ def _axis(axis: int, dim: int | None) -> int:
         return axis
     if axis is not _LAST:
         raise TypeError("axis and dim are two names of one argument; pass one of them")
-    return _core.as_integer(dim, "dim")
+    return int64("dim", dim)
 
 
 def softmax(

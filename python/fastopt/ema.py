@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastopt import _core
+from fastopt._checks import flag
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
@@ -227,7 +228,7 @@ class WeightEMA:
             Within `applied`.
         """
         self._refuse_within_applied("load_state_dict()")
-        strict = _core.as_flag(strict, "strict")
+        strict = flag("strict", strict)
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
         own = self.state_dict()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fastopt import _core
+from fastopt._checks import int64
 from fastopt._types import FloatArray
 from fastopt.activations import (
     dropout,
@@ -98,7 +99,7 @@ def sgd_(
         param,
         grad,
         {"momentum_buffer": momentum_buffer},
-        1 if step is None else _core.as_integer(step, "step"),
+        1 if step is None else int64("step", step),
         {
             "lr": lr,
             "momentum": momentum,
@@ -183,7 +184,7 @@ def adam_(
         param,
         grad,
         {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
-        _core.as_integer(step, "step"),
+        int64("step", step),
         {
             "lr": lr,
             "betas": betas,

@@ -8,8 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastopt import _core
-from fastopt._options import as_index, as_number
+from fastopt._checks import flag, integer, non_negative, positive, short_repr
 from fastopt._types import FloatArray
 
 __all__ = ["GradcheckError", "gradcheck"]
@@ -117,10 +116,10 @@ def gradcheck(
       also [0, 1]: 0.5, not 1; [0, 2]: -1, not -2; [1, 0]: 0.1, not 0.2; [1, 1]: 0.2, not 0.4; ...
       all of these are 0.5 times the numerical derivative
     """
-    allow_kinks = _core.as_flag(allow_kinks, "allow_kinks")
-    raise_exception = _core.as_flag(raise_exception, "raise_exception")
-    if max_elements is not None and as_index("max_elements", max_elements) < 1:
-        raise ValueError(f"max_elements must be at least 1, not {max_elements}")
+    allow_kinks = flag("allow_kinks", allow_kinks)
+    raise_exception = flag("raise_exception", raise_exception)
+    if max_elements is not None:
+        max_elements = integer(1)("max_elements", max_elements)
     # What overflows in here is no concern of the host's np.seterr; fn runs with its own settings.
     host = np.geterr()
     with np.errstate(all="ignore"):
@@ -211,9 +210,9 @@ class _Check:
     ) -> list[str]:
         """Return the lines of a report; none if all is well."""
         defaults = DEFAULTS[self.coarsest]
-        self.eps = _positive("eps", eps, defaults["eps"])
-        self.rtol = _positive("rtol", rtol, defaults["rtol"], zero=True)
-        self.atol = _positive("atol", atol, defaults["atol"], zero=True)
+        self.eps = defaults["eps"] if eps is None else positive("eps", eps)
+        self.rtol = defaults["rtol"] if rtol is None else non_negative("rtol", rtol)
+        self.atol = defaults["atol"] if atol is None else non_negative("atol", atol)
         self.same_again()
         rng = np.random.default_rng(seed)
         reports: list[str] = []
@@ -255,8 +254,7 @@ class _Check:
         value = _plain(answer[0], "fn's value")
         if value.dtype.kind not in "fiu":
             raise TypeError(
-                "fn's value must be a number or an array of numbers, not "
-                f"{_core.short_repr(answer[0])}"
+                f"fn's value must be a number or an array of numbers, not {short_repr(answer[0])}"
             )
         return value.astype(np.float64)  # a copy: fn may return one buffer again and again
 
@@ -435,11 +433,3 @@ def _first(value: FloatArray, other: FloatArray | None = None) -> str:
         return f"{value:.9g}"
     at = np.argwhere(strange)[0].tolist()
     return f"{value[tuple(at)]:.9g} at {at}"
-
-
-def _positive(name: str, value: float | None, default: float, *, zero: bool = False) -> float:
-    value = default if value is None else as_number(name, value)
-    if not 0 <= value < math.inf or (value == 0 and not zero):
-        raise ValueError(f"{name} must be finite and {'not negative' if zero else 'positive'}, "
-                         f"not {value}")  # fmt: skip
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, overload
 
 from fastopt import _core
-from fastopt._options import Reduction, as_ignore_index, as_number
+from fastopt._checks import Reduction, flag, int64, reduction_of, to_float
 from fastopt._types import FloatArray, IntArray
 
 
@@ -42,11 +42,11 @@ class CrossEntropyOptions:
         logit_softcap: float = 0.0,
     ) -> None:
         self.weight = weight
-        self.ignore_index = as_ignore_index(ignore_index)
-        self.reduction = reduction
-        self.label_smoothing = as_number("label_smoothing", label_smoothing)
-        self.z_loss = as_number("z_loss", z_loss)
-        self.logit_softcap = as_number("logit_softcap", logit_softcap)
+        self.ignore_index = int64("ignore_index", ignore_index)
+        self.reduction = reduction_of("reduction", reduction)
+        self.label_smoothing = to_float("label_smoothing", label_smoothing)
+        self.z_loss = to_float("z_loss", z_loss)
+        self.logit_softcap = to_float("logit_softcap", logit_softcap)
         _core.check_cross_entropy(
             weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
         )
@@ -77,7 +77,7 @@ class CrossEntropyOptions:
             self.logit_softcap,
             want_grad,
             out,
-            CrossEntropyStats if _core.as_flag(stats, "stats") else None,
+            CrossEntropyStats if flag("stats", stats) else None,
             denominator,
             most_threads,
         )

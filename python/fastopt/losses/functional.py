@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, overload
 
-from fastopt._options import Reduction
+from fastopt._checks import Reduction
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyLoss, CrossEntropyStats
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss

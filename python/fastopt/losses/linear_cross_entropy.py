@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import inf
 from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
 from fastopt import _core
-from fastopt._options import Reduction, as_index
+from fastopt._checks import Reduction, flag, integer
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
@@ -109,13 +110,9 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             z_loss=z_loss,
             logit_softcap=logit_softcap,
         )
-        self.memory_limit = None
+        self.memory_limit: int | None = None
         if memory_limit is not None:
-            self.memory_limit = as_index("memory_limit", memory_limit)
-            if self.memory_limit <= 0:
-                raise ValueError(
-                    f"memory_limit must be positive, not {_core.short_repr(memory_limit)}"
-                )
+            self.memory_limit = integer(1, inf)("memory_limit", memory_limit)
 
     @overload
     def __call__(
@@ -255,7 +252,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         out: Sequence[FloatArray] | None,
         stats: bool,
     ) -> tuple[float | FloatArray, Grads, CrossEntropyStats | None]:
-        wants_stats = _core.as_flag(stats, "stats")
+        wants_stats = flag("stats", stats)
         indices, denominator, given = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt import _core
-from fastopt._options import Reduction, as_ignore_index
+from fastopt._checks import Reduction, int64, reduction_of
 from fastopt._types import FloatArray, IntArray
 
 
@@ -51,8 +51,8 @@ class NLLLoss:
         reduction: Reduction = "mean",
     ) -> None:
         self.weight = weight
-        self.ignore_index = as_ignore_index(ignore_index)
-        self.reduction = reduction
+        self.ignore_index = int64("ignore_index", ignore_index)
+        self.reduction = reduction_of("reduction", reduction)
         _core.check_nll_loss(weight, reduction)
 
     def __call__(self, log_probs: FloatArray, targets: IntArray | int) -> float | FloatArray:

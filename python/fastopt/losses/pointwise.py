@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from fastopt import _core
-from fastopt._options import Reduction, as_number, check_reduction
+from fastopt._checks import (
+    Check,
+    Reduction,
+    choice,
+    flag,
+    non_negative,
+    positive,
+    reduction_of,
+    to_float,
+)
 from fastopt._types import FloatArray
 
 
@@ -14,7 +23,8 @@ class PointwiseLoss:
     """What these losses share: the reductions, and how they are called."""
 
     _kernel: ClassVar[str]
-    _reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
+    # The reduction first, then the numbers that the kernel takes.
+    _options: ClassVar[Mapping[str, Check]] = {"reduction": reduction_of}
 
     def __init__(self, reduction: str) -> None:
         self.reduction = reduction
@@ -75,14 +85,8 @@ class PointwiseLoss:
 
     def _check(self) -> tuple[float, ...]:
         """Check the options and return the numbers among them."""
-        check_reduction(self.reduction)
-        if self.reduction not in self._reductions:
-            names = ", ".join(map(repr, self._reductions[:-1]))
-            raise ValueError(
-                f"reduction must be {names} or {self._reductions[-1]!r}, not "
-                f"{_core.short_repr(self.reduction)}"
-            )
-        return ()
+        _, *numbers = (check(name, getattr(self, name)) for name, check in self._options.items())
+        return tuple(numbers)
 
     def _run(
         self,
@@ -208,16 +212,15 @@ class SmoothL1Loss(PointwiseLoss):
     1.3125 [0.25 0.5 ]
     """
 
+    _options: ClassVar[Mapping[str, Check]] = {"reduction": reduction_of, "beta": non_negative}
+
     def __init__(self, reduction: Reduction = "mean", beta: float = 1.0) -> None:
-        self.beta = as_number("beta", beta)
+        self.beta = to_float("beta", beta)
         super().__init__(reduction)
 
     def _check(self) -> tuple[float, ...]:
-        super()._check()
-        beta = as_number("beta", self.beta)
-        if not (isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be finite and >= 0, not {_core.short_repr(self.beta)}")
-        return () if self._kernel == "l1" else (beta,)
+        numbers = super()._check()
+        return () if self._kernel == "l1" else numbers
 
     @property
     def _kernel(self) -> str:  # type: ignore[override]
@@ -265,17 +268,11 @@ class HuberLoss(PointwiseLoss):
     """
 
     _kernel = "huber"
+    _options: ClassVar[Mapping[str, Check]] = {"reduction": reduction_of, "delta": positive}
 
     def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
-        self.delta = as_number("delta", delta)
+        self.delta = to_float("delta", delta)
         super().__init__(reduction)
-
-    def _check(self) -> tuple[float, ...]:
-        super()._check()
-        delta = as_number("delta", self.delta)
-        if not (isfinite(delta) and delta > 0):
-            raise ValueError(f"delta must be finite and > 0, not {_core.short_repr(self.delta)}")
-        return (delta,)
 
 
 class BCELoss(PointwiseLoss):
@@ -406,14 +403,16 @@ class KLDivLoss(PointwiseLoss):
     0.2877 [[-0. -1.]]
     """
 
-    _reductions = ("mean", "sum", "none", "batchmean")
+    _options: ClassVar[Mapping[str, Check]] = {
+        "reduction": choice("mean", "sum", "none", "batchmean")
+    }
 
     def __init__(
         self,
         reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
         log_target: bool = False,
     ) -> None:
-        self.log_target = _core.as_flag(log_target, "log_target")
+        self.log_target = flag("log_target", log_target)
         super().__init__(reduction)
 
     @property

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from fastopt import _core
-from fastopt._checks import NamesError, counted
+from fastopt._checks import NamesError, counted, flag, int64
 from fastopt._types import FloatArray, Grads, Group, Params
 
 
@@ -168,7 +168,7 @@ class OptimizerBase(ABC):
         TypeError, IndexError
             If there is no such group.
         """
-        number, count = _core.as_integer(index, "index"), len(self.param_groups)
+        number, count = int64("index", index), len(self.param_groups)
         if not -count <= number < count:
             raise IndexError(
                 f"there is no group {number}: the optimizer has {counted(count, 'group')}"
@@ -277,7 +277,7 @@ class OptimizerBase(ABC):
             If the groups, or an array's dtype or shape, do not match. In every case nothing has
             been loaded.
         """
-        strict = _core.as_flag(strict, "strict")
+        strict = flag("strict", strict)
         state, saved = _read_state_dict(state_dict)
         if strict:
             _require_same_names(self._index, state, "state dict")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fastopt import _core
+from fastopt._checks import flag
 from fastopt._types import Group, Params
 from fastopt.optim._fused import Optimizer
 
@@ -156,7 +156,7 @@ class AdamW(Adam):
 
     def _loaded_group(self, number: int, old: Group, new: Mapping[str, Any] | None) -> Group:
         decoupled = True if new is None else new.get("decoupled_weight_decay", True)
-        if not _core.as_flag(decoupled, "decoupled_weight_decay"):
+        if not flag("decoupled_weight_decay", decoupled):
             raise ValueError(
                 f"group {number} of the state dict is that of an Adam with L2 weight decay; "
                 "load it into Adam"

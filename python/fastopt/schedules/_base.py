@@ -16,11 +16,18 @@ from math import inf
 from operator import ior
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from fastopt._checks import NamesError, counted, to_float
-from fastopt._core import short_repr
+from fastopt._checks import (
+    Check,
+    NamesError,
+    counted,
+    integer,
+    list_of,
+    non_negative,
+    short_repr,
+    to_float,
+)
 from fastopt._types import Group
 from fastopt.optim._base import _require_same_names
-from fastopt.schedules._checks import Check, integer, list_of, non_negative
 
 Schedule = TypeVar("Schedule", bound="LRScheduler")
 

@@ -6,10 +6,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from fastopt._checks import counted
-from fastopt._core import short_repr
+from fastopt._checks import Check, counted, integer, list_of, short_repr
 from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, initial_lr, keys_of
-from fastopt.schedules._checks import Check, integer, list_of
 from fastopt.schedules.plateau import ReduceLROnPlateau
 
 Composed = TypeVar("Composed", bound="ComposedLR")

@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import cos, floor, pi
 from typing import Any, ClassVar, Literal
 
-from fastopt._checks import to_float
-from fastopt._core import short_repr
-from fastopt._types import Group
-from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
-from fastopt.schedules._checks import (
+from fastopt._checks import (
     Check,
     below_one,
     choice,
@@ -22,7 +18,11 @@ from fastopt.schedules._checks import (
     non_negative,
     one_or_each,
     positive,
+    short_repr,
+    to_float,
 )
+from fastopt._types import Group
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
 
 
 class CosineAnnealingLR(LRScheduler):

@@ -13,10 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastopt._checks import to_float
-from fastopt._core import short_repr
-from fastopt.schedules._base import FactorLR, HasGroups, LRScheduler
-from fastopt.schedules._checks import (
+from fastopt._checks import (
     Check,
     for_each_group,
     fraction,
@@ -24,7 +21,10 @@ from fastopt.schedules._checks import (
     list_of,
     non_negative,
     positive_fraction,
+    short_repr,
+    to_float,
 )
+from fastopt.schedules._base import FactorLR, HasGroups, LRScheduler
 
 
 class StepLR(FactorLR):

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any, ClassVar, Literal, SupportsFloat
 
-from fastopt._checks import to_float
-from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, keys_of
-from fastopt.schedules._checks import (
+from fastopt._checks import (
     Check,
     below_one,
     choice,
@@ -17,7 +15,9 @@ from fastopt.schedules._checks import (
     integer,
     non_negative,
     one_or_each,
+    to_float,
 )
+from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, keys_of
 
 
 class ReduceLROnPlateau(LRScheduler):

@@ -13,7 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._options import as_flag, as_number, short_repr
+from fastopt._checks import short_repr
+from fastopt._checks import to_float as as_number
+from fastopt._core import as_flag
 
 __all__ = [
     "as_flag",
