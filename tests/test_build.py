@@ -113,17 +113,16 @@ def test_what_each_folder_may_include() -> None:
             assert folder == "bindings" or "pybind11" not in path.read_text()
     for path in (ROOT / "python/fastopt").rglob("*.py"):
         folder = path.relative_to(ROOT / "python/fastopt").parts[0]
-        if folder in ("train", "experiments", "cli", "benchmark", "__main__.py"):
+        if folder in ("train", "cli", "benchmark", "__main__.py"):
             private = re.findall(r"fastopt(?:\.| import )(_\w+)", path.read_text())
             own = {"_types"} if folder == "benchmark" else set()
             assert set(private) - own <= {"_checks", "_files", "_options"}, path
             assert "_core" not in path.read_text(), path
         else:
-            upper = r"(fastopt\.|import )(train|experiments|cli|benchmark)\b"
+            upper = r"(fastopt\.|import )(train|cli|benchmark)\b"
             assert not re.search(upper, path.read_text()), path
-        if folder in ("train", "experiments"):
-            above = "cli|benchmark" + ("|experiments" if folder == "train" else "")
-            assert not re.search(rf"fastopt(\.| import )({above})\b", path.read_text()), path
+        if folder == "train":
+            assert not re.search(r"fastopt(\.| import )(cli|benchmark)\b", path.read_text()), path
         if folder == "reference":
             assert "_core" not in path.read_text(), path
 
@@ -159,7 +158,6 @@ def test_examples_in_docstrings() -> None:
     for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
         if info.name.split(".")[1] in (
             "train",
-            "experiments",
             "cli",
             "benchmark",
             "_core",

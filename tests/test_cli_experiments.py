@@ -18,11 +18,11 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from fastopt import benchmark
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes
 from fastopt.cli.app import app
-from fastopt.experiments.files import write_picture
+from fastopt.train import experiments as fx
+from fastopt.train.experiments.files import write_picture
 
 BOWL = fx.LANDSCAPES["bowl"]
 

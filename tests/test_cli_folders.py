@@ -22,9 +22,9 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner, Result
 
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.app import app
+from fastopt.train import experiments as fx
 
 TRAIN = ["train", "--data", "iris", "--epochs", "2", "--hidden", "4"]
 COMPARE = ["compare", "--data", "iris", "--epochs", "1", "--hidden", "4", "--lr", "0.1,0.01"]
@@ -79,7 +79,7 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a second Ctrl-C does: the first has ended the training.
-    monkeypatch.setattr(ft, "to_json", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("fastopt.train.experiments.files.to_json", raising(KeyboardInterrupt()))
     monkeypatch.setattr("fastopt.train.report.to_json", raising(KeyboardInterrupt()))
     result = call(arguments)
     assert result.exit_code == 130

@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from fastopt import experiments as fx
 from fastopt import train as ft
+from fastopt.train import experiments as fx
 
 BASE = ft.RunConfig(data="iris", epochs=1, hidden=(4,))
 
@@ -47,7 +47,7 @@ class Data(ft.Data):
 
 
 def _act(name: str) -> ft.Data:
-    from fastopt.experiments import parallel
+    from fastopt.train.experiments import parallel
 
     if name == "raise":
         raise ValueError("these cannot be read")

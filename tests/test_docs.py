@@ -183,7 +183,7 @@ def test_only_the_last_digit_of_a_fraction_may_differ(printed: str, shown: str, 
 MODULES = [
     "fastopt",
     "fastopt.checkpoint",
-    "fastopt.experiments",
+    "fastopt.train.experiments",
     "fastopt.functional",
     "fastopt.reference",
     "fastopt.schedules",

@@ -1,4 +1,4 @@
-"""The pieces of `fastopt.experiments`: spaces, runs, processes, the journal, pictures."""
+"""The pieces of `fastopt.train.experiments`: spaces, runs, processes, the journal, pictures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("threadpoolctl")
 
-from fastopt import experiments as fx
 from fastopt import train as ft
+from fastopt.train import experiments as fx
 
 IRIS = ft.RunConfig(data="iris", epochs=3, hidden=(8,))
 DIABETES = ft.RunConfig(data="diabetes", epochs=6, hidden=(8,), optimizer="sgd")
@@ -50,7 +50,7 @@ def leave_no_process() -> Iterator[None]:
 
 
 def test_examples_in_docstrings() -> None:
-    for info in pkgutil.iter_modules(fx.__path__, "fastopt.experiments."):
+    for info in pkgutil.iter_modules(fx.__path__, "fastopt.train.experiments."):
         result = doctest.testmod(importlib.import_module(info.name))
         assert result.failed == 0, info.name
 
@@ -330,7 +330,7 @@ def test_what_a_journal_has_comes_back(tmp_path: Path, iris: ft.Data, runs: list
             np.testing.assert_array_equal(figures(there)[:2], figures(here)[:2])
 
 
-@pytest.mark.parametrize("interrupted", ["fastopt.train.to_json", "os.fsync"])
+@pytest.mark.parametrize("interrupted", ["fastopt.train.experiments.journal.to_json", "os.fsync"])
 def test_ctrl_c_while_a_run_is_written(
     interrupted: str,
     tmp_path: Path,

@@ -22,8 +22,8 @@ pytest.importorskip("typer")
 from PIL import Image
 from typer.testing import CliRunner
 
-from fastopt import experiments as fx
 from fastopt.cli.app import app
+from fastopt.train import experiments as fx
 
 fastopt = partial(run_fastopt, "landscape")
 

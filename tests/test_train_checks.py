@@ -502,8 +502,7 @@ except ModuleNotFoundError as error:
 MISSING = [
     ("threadpoolctl", "import fastopt.train", "fastopt.train"),
     ("threadpoolctl", "fo.train", "fastopt.train"),
-    ("threadpoolctl", "import fastopt.experiments", "fastopt.train"),
-    ("threadpoolctl", "fo.experiments.compare", "fastopt.train"),
+    ("threadpoolctl", "import fastopt.train.experiments", "fastopt.train"),
     ("sklearn", "fo.train.load_data('iris')", "load_data"),
     ("matplotlib", "fo.train.plot_confusion([0], [0], None)", "plot_confusion"),
     ("matplotlib", "fo.train.plot_history(None, None)", "plot_history"),
@@ -519,11 +518,11 @@ def test_a_missing_extra_is_named(module: str, statement: str, what: str) -> Non
     assert run.stdout.strip() == expected
 
 
-def test_train_and_experiments_are_attributes_that_are_imported_when_used() -> None:
+def test_train_is_an_attribute_that_is_imported_when_used() -> None:
     code = (
         "import sys, fastopt as fo\n"
         "assert 'fastopt.train' not in sys.modules\n"
-        "assert fo.train.MLP([2, 2]) and fo.experiments.Space\n"
+        "assert fo.train.MLP([2, 2]) and fo.train.experiments.Space\n"
         "assert not hasattr(fo, 'tarin')\n"
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
     )

@@ -135,7 +135,7 @@ if not TYPE_CHECKING:  # mypy would take any name for one of this module
 
     def __getattr__(name):
         """Import what needs more than NumPy when it is first used."""
-        if name in ("experiments", "train"):
+        if name == "train":
             import importlib
 
             return importlib.import_module(f"fastopt.{name}")

@@ -7,11 +7,11 @@ from typing import Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.common import Number, Whole, parse_hidden, say, wide_table
 from fastopt.cli.lists import parse_axis
 from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
+from fastopt.train import experiments as fx
 from fastopt.train.checks import counted
 
 DEFAULTS = ft.RunConfig()

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import (
@@ -25,7 +24,8 @@ from fastopt.cli.common import (
     use_threads,
     written,
 )
-from fastopt.experiments.files import write_json, write_picture, write_table
+from fastopt.train import experiments as fx
+from fastopt.train.experiments.files import write_json, write_picture, write_table
 
 
 def compare(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli.common import (
     Folder,
@@ -25,8 +24,9 @@ from fastopt.cli.common import (
     written,
 )
 from fastopt.cli.lists import parse_names
-from fastopt.experiments.files import write_json, write_picture, write_table
+from fastopt.train import experiments as fx
 from fastopt.train.checks import counted, short_repr
+from fastopt.train.experiments.files import write_json, write_picture, write_table
 
 
 def landscape(

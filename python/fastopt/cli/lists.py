@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from fastopt import experiments as fx
 from fastopt.cli.common import fail, parse_number, parse_whole
+from fastopt.train import experiments as fx
 from fastopt.train.checks import short_repr
 
 

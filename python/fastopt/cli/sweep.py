@@ -11,7 +11,6 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import fastopt as fo
-from fastopt import experiments as fx
 from fastopt import train as ft
 from fastopt.cli import axes as common
 from fastopt.cli.common import (
@@ -27,8 +26,9 @@ from fastopt.cli.common import (
     written,
 )
 from fastopt.cli.compare import summary
-from fastopt.experiments.files import write_json, write_picture, write_table
+from fastopt.train import experiments as fx
 from fastopt.train.checks import counted
+from fastopt.train.experiments.files import write_json, write_picture, write_table
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],

@@ -8,6 +8,7 @@ Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for th
 
 from __future__ import annotations
 
+from fastopt.train import experiments
 from fastopt.train.callbacks import (
     Callback,
     Checkpointer,
@@ -67,6 +68,7 @@ __all__ = [
     "TensorBoardLogger",
     "Trainer",
     "check_folder",
+    "experiments",
     "find_confusions",
     "find_overfitting",
     "load_data",

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastopt import train as ft
 from fastopt._files import write_whole
+from fastopt.train.report import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
     """Write `facts` as strict JSON: NaN and infinity become null."""
-    return _write(path, ft.to_json(facts))
+    return _write(path, to_json(facts))
 
 
 def write_picture(path: Path, figure: Figure) -> Path:

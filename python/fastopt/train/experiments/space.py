@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import train as ft
-from fastopt.experiments.runs import AXES
 from fastopt.train import checks
+from fastopt.train.config import RunConfig
+from fastopt.train.experiments.runs import AXES
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Space:
 
     Examples
     --------
-    >>> from fastopt import experiments, train
+    >>> from fastopt import train
+    >>> from fastopt.train import experiments
     >>> space = experiments.Space(
     ...     train.RunConfig(data="iris"), {"lr": [0.01, 0.1], "batch_size": [8, 16, 32]}
     ... )
@@ -96,12 +97,12 @@ class Space:
     [0.0001748, 0.001612]
     """
 
-    base: ft.RunConfig
+    base: RunConfig
     axes: Mapping[str, Sequence[Any] | Range]
     trials: int | None = None
 
     def __post_init__(self) -> None:
-        checks.kind("base", self.base, ft.RunConfig)
+        checks.kind("base", self.base, RunConfig)
         checks.kind("axes", self.axes, Mapping)
         if self.trials is not None:
             object.__setattr__(self, "trials", checks.whole("trials", self.trials))
@@ -126,7 +127,7 @@ class Space:
         """Whether configurations are drawn."""
         return self.trials is not None or any(isinstance(v, Range) for v in self.axes.values())
 
-    def configs(self) -> list[ft.RunConfig]:
+    def configs(self) -> list[RunConfig]:
         """Return what to try, no configuration twice."""
         lists = [values for values in self.axes.values() if not isinstance(values, Range)]
         if len(lists) == len(self.axes):
@@ -140,7 +141,7 @@ class Space:
             return [grid[i] for i in order[: self.trials]]
         rng = np.random.default_rng((self.base.seed, 2))
         wanted = self.trials or 20
-        drawn: dict[ft.RunConfig, None] = {}
+        drawn: dict[RunConfig, None] = {}
         known = 0  # draws in a row: a range of a few whole numbers may not have as many as wanted
         while len(drawn) < wanted and known < 1000:
             config = replace(self.base, **{name: self._draw(name, rng) for name in self.axes})

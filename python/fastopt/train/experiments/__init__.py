@@ -5,8 +5,8 @@ Needs the extra ``fastopt[train]``.
 
 from __future__ import annotations
 
-from fastopt.experiments.journal import Journal, JournalError
-from fastopt.experiments.landscape import (
+from fastopt.train.experiments.journal import Journal, JournalError
+from fastopt.train.experiments.landscape import (
     LANDSCAPES,
     Descent,
     Landscape,
@@ -17,10 +17,10 @@ from fastopt.experiments.landscape import (
     tune_lr,
     vary_lr,
 )
-from fastopt.experiments.parallel import RunError, run_parallel
-from fastopt.experiments.pictures import plot_comparison, plot_map, plot_sweep
-from fastopt.experiments.runs import AXES, Run, compare, label, run
-from fastopt.experiments.space import Range, Space
+from fastopt.train.experiments.parallel import RunError, run_parallel
+from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
+from fastopt.train.experiments.runs import AXES, Run, compare, label, run
+from fastopt.train.experiments.space import Range, Space
 
 __all__ = [
     "AXES",

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any
 
-from fastopt import train as ft
 from fastopt.train import checks
+from fastopt.train.callbacks import Callback, Divergence, EarlyStopping
+from fastopt.train.config import OPTIMIZERS, RunConfig
+from fastopt.train.data import Data, Task
+from fastopt.train.history import Epoch, History
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class Run:
         With at least one epoch.
     """
 
-    config: ft.RunConfig
-    history: ft.History
+    config: RunConfig
+    history: History
 
     @property
-    def final(self) -> ft.Epoch:
+    def final(self) -> Epoch:
         """Its last epoch."""
         return self.history.epochs[-1]
 
@@ -41,7 +44,7 @@ class Run:
         score, loss = self.final.val_score, self.final.val_loss
         return self.diverged, inf if isnan(score) else -score, inf if isnan(loss) else loss
 
-    def facts(self, task: ft.Task) -> dict[str, Any]:
+    def facts(self, task: Task) -> dict[str, Any]:
         """Return its choices and results as a flat mapping, a row of a table.
 
         A run that diverged has no best: None stands there.
@@ -69,7 +72,7 @@ def _nan_last(value: float) -> float:
     return inf if isnan(value) else value
 
 
-def run(config: ft.RunConfig, data: ft.Data, callbacks: Iterable[ft.Callback] = ()) -> Run:
+def run(config: RunConfig, data: Data, callbacks: Iterable[Callback] = ()) -> Run:
     """Train as `config` says and return the run; it is ended early if it diverges.
 
     Parameters
@@ -81,23 +84,24 @@ def run(config: ft.RunConfig, data: ft.Data, callbacks: Iterable[ft.Callback] = 
 
     Examples
     --------
-    >>> from fastopt import experiments, train
+    >>> from fastopt import train
+    >>> from fastopt.train import experiments
     >>> config = train.RunConfig(data="iris", epochs=20, lr=0.01)
     >>> experiments.run(config, config.load()).final.val_score > 0.8
     True
     """
-    checks.kind("config", config, ft.RunConfig)
-    checks.kind("data", data, ft.Data)
-    own: list[ft.Callback] = [ft.Divergence()]
+    checks.kind("config", config, RunConfig)
+    checks.kind("data", data, Data)
+    own: list[Callback] = [Divergence()]
     if config.patience is not None:
-        own.append(ft.EarlyStopping(config.patience))
+        own.append(EarlyStopping(config.patience))
     return Run(config, config.build(data).fit(config.epochs, [*own, *callbacks]))
 
 
 def compare(
-    configs: Iterable[ft.RunConfig],
-    data: ft.Data,
-    callbacks: Callable[[ft.RunConfig], Iterable[ft.Callback]] = lambda config: (),
+    configs: Iterable[RunConfig],
+    data: Data,
+    callbacks: Callable[[RunConfig], Iterable[Callback]] = lambda config: (),
 ) -> Generator[Run, None, None]:
     """Train one configuration after the other, and yield each run when it has ended.
 
@@ -113,7 +117,8 @@ def compare(
 
     Examples
     --------
-    >>> from fastopt import experiments, train
+    >>> from fastopt import train
+    >>> from fastopt.train import experiments
     >>> base = train.RunConfig(data="iris", epochs=5, hidden=(16,))
     >>> configs = experiments.Space(base, {"optimizer": ["sgd", "adam"]}).configs()
     >>> [run.config.optimizer for run in experiments.compare(configs, base.load())]
@@ -121,7 +126,7 @@ def compare(
     """
     configs = list(configs)
     for config in configs:  # before the first has taken its time
-        checks.kind("each of configs", config, ft.RunConfig)
+        checks.kind("each of configs", config, RunConfig)
         config.check(data)
     for config in configs:
         yield run(config, data, callbacks(config))
@@ -139,7 +144,7 @@ AXES: dict[str, type] = {
 }
 
 
-def label(config: ft.RunConfig, names: Sequence[str]) -> str:
+def label(config: RunConfig, names: Sequence[str]) -> str:
     """Return some of a configuration's choices as text, such as ``Adam, lr 0.001``."""
     full = config.resolved()
     parts = []
@@ -148,7 +153,7 @@ def label(config: ft.RunConfig, names: Sequence[str]) -> str:
     for name in sorted(names, key=["optimizer", *AXES].index):
         value = getattr(full, name)
         if name == "optimizer":
-            parts.append(ft.OPTIMIZERS[value].title)
+            parts.append(OPTIMIZERS[value].title)
         elif name == "loss":
             parts.append(str(value))
         else:
@@ -157,6 +162,6 @@ def label(config: ft.RunConfig, names: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def choice_of(config: ft.RunConfig, names: Iterable[str]) -> Mapping[str, Any]:
+def choice_of(config: RunConfig, names: Iterable[str]) -> Mapping[str, Any]:
     """Return the fields `names` of a configuration."""
     return {name: getattr(config, name) for name in sorted(names)}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastopt import train as ft
-from fastopt.experiments.runs import AXES, Run, label
-from fastopt.experiments.space import Range, Space
+from fastopt.train.config import OPTIMIZERS
+from fastopt.train.experiments.runs import AXES, Run, label
+from fastopt.train.experiments.space import Range, Space
+from fastopt.train.objective import Objective
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _require_runs(runs: Sequence[Run]) -> None:
 
 @np.errstate(all="ignore")
 def plot_comparison(
-    runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
+    runs: Sequence[Run], names: Sequence[str], objective: Objective, title: str = ""
 ) -> Figure:
     """Return a picture of the losses, training and held out, and of the held-out scores.
 
@@ -72,7 +73,7 @@ def plot_comparison(
 
 @np.errstate(all="ignore")
 def plot_sweep(
-    runs: Sequence[Run], names: Sequence[str], objective: ft.Objective, title: str = ""
+    runs: Sequence[Run], names: Sequence[str], objective: Objective, title: str = ""
 ) -> Figure:
     """Return a picture of the held-out losses and scores of all runs; the best have colours."""
     _require_runs(runs)
@@ -144,7 +145,7 @@ def _mark_within_decades(axis: Axis) -> None:
 
 
 def _finish_scores(
-    axes: Axes, runs: Sequence[Run], objective: ft.Objective, *, whole: bool = False
+    axes: Axes, runs: Sequence[Run], objective: Objective, *, whole: bool = False
 ) -> None:
     """Show where the runs come to, not how low they began: all that did not diverge, or half."""
     from matplotlib.ticker import PercentFormatter
@@ -175,7 +176,7 @@ def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 @np.errstate(all="ignore")
-def plot_map(runs: Sequence[Run], space: Space, objective: ft.Objective, title: str = "") -> Figure:
+def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str = "") -> Figure:
     """Return a picture of the final held-out score over what was varied.
 
     With two fields or more it is a heat map of the first two (the learning rate by batch size, if
@@ -248,7 +249,7 @@ def _values(space: Space, name: str) -> list[Any]:
 
 def _value_text(name: str, value: Any) -> str:
     if name == "optimizer":
-        return ft.OPTIMIZERS[value].title
+        return OPTIMIZERS[value].title
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -262,7 +263,7 @@ def _draw_map(
     space: Space,
     names: tuple[str, str],
     limits: tuple[float, float],
-    objective: ft.Objective,
+    objective: Objective,
 ) -> Any:
     """Draw one panel; return what a colour bar needs."""
     x, y = names
@@ -355,7 +356,7 @@ def _place(run: Run, space: Space, name: str) -> float:
 
 
 def _draw_line(
-    axes: Axes, runs: Sequence[Run], space: Space, name: str, objective: ft.Objective
+    axes: Axes, runs: Sequence[Run], space: Space, name: str, objective: Objective
 ) -> None:
     """Draw the score over one field."""
     numbers = AXES[name] is not str and all(getattr(r.config, name) is not None for r in runs)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import train as ft
 from fastopt._files import write_whole
 from fastopt.train import checks
+from fastopt.train.config import OPTIMIZERS
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Landscape:
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> from fastopt import experiments
+    >>> from fastopt.train import experiments
     >>> beale = experiments.LANDSCAPES["beale"]
     >>> value, grad = beale.value_and_grad(np.array([0.0, 0.0]))
     >>> print(value, grad)
@@ -151,7 +151,7 @@ class Descent:
     @property
     def title(self) -> str:
         """Its name and learning rate, and whether it diverged."""
-        name = f"{ft.OPTIMIZERS[self.optimizer].title}, lr {self.lr:g}"
+        name = f"{OPTIMIZERS[self.optimizer].title}, lr {self.lr:g}"
         return f"{name} (diverged)" if self.diverged else name
 
     @property
@@ -199,13 +199,13 @@ def descend(
 
     Examples
     --------
-    >>> from fastopt import experiments
+    >>> from fastopt.train import experiments
     >>> path = experiments.descend(experiments.LANDSCAPES["bowl"], "sgd", lr=0.25, steps=40)
     >>> path.steps_to(0.01), path.points.shape
     (19, (41, 2))
     """
     checks.kind("landscape", landscape, Landscape)
-    choice = ft.OPTIMIZERS[checks.choice("optimizer", optimizer, ft.OPTIMIZERS)]
+    choice = OPTIMIZERS[checks.choice("optimizer", optimizer, OPTIMIZERS)]
     lr = checks.number("lr", lr, "finite and >= 0", lambda value: 0 <= value < inf)
     steps = checks.whole("steps", steps, most=2**31, taken=f"in [1, {2**31}]")
     point = _point(landscape.start if start is None else start)
@@ -252,7 +252,7 @@ def tune_lr(
 
     Examples
     --------
-    >>> from fastopt import experiments
+    >>> from fastopt.train import experiments
     >>> experiments.tune_lr(experiments.LANDSCAPES["bowl"], "sgd", steps=50).lr
     0.2
     """
@@ -322,7 +322,7 @@ def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
-    name = ft.OPTIMIZERS[paths[0].optimizer].title
+    name = OPTIMIZERS[paths[0].optimizer].title
     for axes, path in zip(figure.subplots(1, len(paths)), paths, strict=True):
         image = _draw_landscape(axes, landscape, path)
         _draw_path(axes, path, 0)
@@ -344,7 +344,7 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from fastopt import experiments
+    >>> from fastopt.train import experiments
     >>> bowl = experiments.LANDSCAPES["bowl"]
     >>> path = experiments.descend(bowl, "sgd", lr=0.2, steps=10)
     >>> with TemporaryDirectory() as folder:

@@ -16,18 +16,17 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 import fastopt as fo
-from fastopt import train as ft
-from fastopt.experiments.runs import Run, run
 from fastopt.train import checks
+from fastopt.train.config import RunConfig
+from fastopt.train.data import Data
+from fastopt.train.experiments.runs import Run, run
 
 
 class RunError(RuntimeError):
     """A run that failed, or whose process ended; the message says which."""
 
 
-def run_parallel(
-    configs: Iterable[ft.RunConfig], data: ft.Data, jobs: int
-) -> Generator[Run, None, None]:
+def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generator[Run, None, None]:
     """Train configurations in `jobs` processes; yield each run as it ends, in any order.
 
     The processes are started anew ("spawn"), so a script that calls this needs
@@ -51,7 +50,8 @@ def run_parallel(
 
     Examples
     --------
-    >>> from fastopt import experiments, train
+    >>> from fastopt import train
+    >>> from fastopt.train import experiments
     >>> base = train.RunConfig(data="iris", epochs=3)
     >>> configs = experiments.Space(base, {"lr": [0.001, 0.01]}).configs()
     >>> runs = list(experiments.run_parallel(configs, base.load(), jobs=2))
@@ -59,15 +59,15 @@ def run_parallel(
     [0.001, 0.01]
     """
     configs, jobs = list(configs), checks.whole("jobs", jobs)
-    checks.kind("data", data, ft.Data)
+    checks.kind("data", data, Data)
     for config in configs:
-        checks.kind("each of configs", config, ft.RunConfig)
+        checks.kind("each of configs", config, RunConfig)
     waiting = deque(configs)
     # The data go through the pipe, not as an argument of the process: what start() writes waits for
     # ever if the process dies before it has read it.
     packed = ForkingPickler.dumps(data)
     context = get_context("spawn")
-    workers: dict[Any, tuple[BaseProcess, ft.RunConfig]] = {}  # by the end of a pipe to each
+    workers: dict[Any, tuple[BaseProcess, RunConfig]] = {}  # by the end of a pipe to each
     process: BaseProcess
     try:
         # The tracker is a process of multiprocessing, whose start would unblock the signal below.
@@ -140,7 +140,7 @@ def _interrupts_wait() -> Iterator[None]:
             handlers[arguments[0]](*arguments)
 
 
-def _send(connection: Any, process: BaseProcess, config: ft.RunConfig, packed: Any = None) -> None:
+def _send(connection: Any, process: BaseProcess, config: RunConfig, packed: Any = None) -> None:
     """Send a configuration, and the data before the first."""
     try:
         if packed is not None:
@@ -150,7 +150,7 @@ def _send(connection: Any, process: BaseProcess, config: ft.RunConfig, packed: A
         raise _lost(process, config) from None
 
 
-def _lost(process: BaseProcess, config: ft.RunConfig) -> RunError:
+def _lost(process: BaseProcess, config: RunConfig) -> RunError:
     process.join()
     hints = {
         -signal.SIGKILL: " (for want of memory?)",

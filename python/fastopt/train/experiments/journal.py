@@ -11,11 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fastopt import train as ft
 from fastopt._files import parse_json
-from fastopt.experiments.runs import Run, choice_of
-from fastopt.experiments.space import Range, Space
 from fastopt.train import checks
+from fastopt.train.config import RunConfig
+from fastopt.train.data import Data
+from fastopt.train.experiments.runs import Run, choice_of
+from fastopt.train.experiments.space import Range, Space
+from fastopt.train.history import History
+from fastopt.train.report import to_json
 
 
 class JournalError(ValueError):
@@ -53,7 +56,8 @@ class Journal:
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from fastopt import experiments, train
+    >>> from fastopt import train
+    >>> from fastopt.train import experiments
     >>> base = train.RunConfig(data="iris", epochs=2)
     >>> space, data = experiments.Space(base, {"lr": [0.01, 0.1]}), base.load()
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -65,9 +69,9 @@ class Journal:
     [0.1]
     """
 
-    def __init__(self, path: Path, space: Space, data: ft.Data) -> None:
+    def __init__(self, path: Path, space: Space, data: Data) -> None:
         checks.kind("space", space, Space)
-        checks.kind("data", data, ft.Data)
+        checks.kind("data", data, Data)
         self.path = checks.path("path", path)
         self.finished: list[Run] = []
         self._space = space
@@ -180,13 +184,11 @@ class Journal:
                 else epoch
                 for epoch in history["epochs"]
             ]
-            return Run(
-                ft.RunConfig(**config), ft.History.from_state_dict(history | {"epochs": epochs})
-            )
+            return Run(RunConfig(**config), History.from_state_dict(history | {"epochs": epochs}))
         except (TypeError, ValueError) as error:
             raise self._damaged(number, error) from error
 
-    def missing(self, configs: list[ft.RunConfig]) -> list[ft.RunConfig]:
+    def missing(self, configs: list[RunConfig]) -> list[RunConfig]:
         """Return those of `configs` that have not been run."""
         done = {run.config for run in self.finished}
         return [config for config in configs if config not in done]
@@ -228,7 +230,7 @@ class Journal:
 
 
 def _line(facts: Mapping[str, Any]) -> bytes:
-    return json.dumps(json.loads(ft.to_json(facts))).encode() + b"\n"  # without NaN, on one line
+    return json.dumps(json.loads(to_json(facts))).encode() + b"\n"  # without NaN, on one line
 
 
 def _is_on(axis: Sequence[Any] | Range, value: Any) -> bool:
