@@ -228,8 +228,7 @@ ROWS: dict[str, Work] = {
     "functional.softmax_backward": softmax("softmax_backward", 2),
 }
 ROWS |= {name: pointwise(rows) for name, rows in POINTWISE.items()}
-for name in ("SGD", "RMSprop", "Adam", "AdamW"):
-    ROWS[name] = optimizer([case for case in CASES if case.name == name][-1])
+ROWS |= {case.name: optimizer(case) for case in CASES}  # the last case of each
 for name in {row.name for row in FUNCTIONS}:
     ROWS[f"functional.{name}"] = function([row for row in FUNCTIONS if row.name == name])
 

@@ -1,8 +1,8 @@
-"""One call of a loss, of fastopt's and of its peers': the value and the gradient.
+"""One call of a loss of fastopt and of its peers: the value and the gradient.
 
-A loss that is a class of fastopt's and of torch's, of an input and a target, needs a line in
-`loss_cases.CASES`, one in `KINDS` and one in `OPTAX`. What is called otherwise needs a function for
-each peer, named in `MAKERS`, and one in `TRUTHS`.
+A loss that is a class of an input and a target in fastopt and in torch needs a line in
+`loss_cases.CASES`, one in `KINDS`, and one in `OPTAX` if optax has it. Any other needs a function
+for each peer, in `MAKERS`, and one in `TRUTHS`.
 """
 
 from __future__ import annotations
@@ -28,30 +28,24 @@ PEERS_CLOSE = 1e-4
 PIECE = 1 << 22  # elements that are turned into float64 at once
 
 
-def _ours(case: LossCase) -> Runner:
-    return _numpy(fo, case)
+def _numpy(module: Any) -> Maker:
+    """Return the maker for a loss of `fastopt` or of `fastopt.reference`."""
 
+    def make(case: LossCase) -> Runner:
+        loss = getattr(module, case.loss)(**case.options)
+        x, *rest = case.arrays
+        if case.buffer == "in place":
+            logits = x.copy()
+            return Runner(
+                lambda: loss.value_and_grad(logits, *rest, out=logits),
+                prepare=lambda: np.copyto(logits, x),  # the last call left a gradient there
+            )
+        if case.buffer == "new memory":
+            return Runner(lambda: loss.value_and_grad(x, *rest, out=np.empty_like(x)))
+        out = np.empty_like(x) if case.buffer == "reused buffer" else None
+        return Runner(lambda: loss.value_and_grad(x, *rest, out=out))
 
-def _reference(case: LossCase) -> Runner:
-    return _numpy(fo.reference, case)
-
-
-def _numpy(module: Any, case: LossCase) -> Runner:
-    loss = getattr(module, case.loss)(**case.options)
-    x, *rest = case.arrays
-    if case.buffer == "in place":
-        logits = x.copy()
-        return Runner(
-            lambda: loss.value_and_grad(logits, *rest, out=logits),
-            lambda answer: answer,
-            lambda: np.copyto(logits, x),  # the last call has replaced them by their gradient
-        )
-    if case.buffer == "new memory":
-        return Runner(
-            lambda: loss.value_and_grad(x, *rest, out=np.empty_like(x)), lambda answer: answer
-        )
-    out = np.empty_like(x) if case.buffer == "reused buffer" else None
-    return Runner(lambda: loss.value_and_grad(x, *rest, out=out), lambda answer: answer)
+    return make
 
 
 def _torch(case: LossCase) -> Runner:
@@ -200,18 +194,12 @@ def _log_softmax_truth(case: LossCase) -> Sequence[Any]:
 # -- linear cross-entropy: two gradients ---------------------------------------------------------
 
 
-def _linear(case: LossCase) -> Runner:
-    return _linear_numpy(fo, case)
+def _linear_numpy(module: Any) -> Maker:
+    def make(case: LossCase) -> Runner:
+        loss, arrays = module.LinearCrossEntropyLoss(**case.options), case.arrays
+        return Runner(lambda: loss.value_and_grad(*arrays), lambda answer: (answer[0], *answer[1]))
 
-
-def _linear_reference(case: LossCase) -> Runner:
-    return _linear_numpy(fo.reference, case)
-
-
-def _linear_numpy(module: Any, case: LossCase) -> Runner:
-    loss = module.LinearCrossEntropyLoss(**case.options)
-    arrays = case.arrays
-    return Runner(lambda: loss.value_and_grad(*arrays), lambda answer: (answer[0], *answer[1]))
+    return make
 
 
 def _linear_torch(kind: str) -> Maker:
@@ -275,16 +263,15 @@ def _linear_truth(case: LossCase) -> Sequence[Any]:
     return total / len(hidden), *grads
 
 
-# Where it is not the one above.
+# What differs from the losses that are a class of an input and a target: the truth, and by peer the
+# maker of the runner.
 TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {
     "LinearCrossEntropyLoss": _linear_truth,
     "log_softmax": _log_softmax_truth,
 }
-
-# By peer and loss, where it is not as above.
 MAKERS: dict[tuple[str, str], Maker] = {
-    ("fastopt", "LinearCrossEntropyLoss"): _linear,
-    ("reference", "LinearCrossEntropyLoss"): _linear_reference,
+    ("fastopt", "LinearCrossEntropyLoss"): _linear_numpy(fo),
+    ("reference", "LinearCrossEntropyLoss"): _linear_numpy(fo.reference),
     ("torch", "LinearCrossEntropyLoss"): _linear_torch("plain"),
     ("torch chunked", "LinearCrossEntropyLoss"): _linear_torch("chunked"),
     ("jitted optax", "LinearCrossEntropyLoss"): _linear_optax,
@@ -299,16 +286,11 @@ def _maker(peer: str, maker: Maker) -> Maker:
     return lambda case: MAKERS.get((peer, case.loss), maker)(case)
 
 
-PEERS: dict[str, Maker] = {
-    "fastopt": _maker("fastopt", _ours),
-    "reference": _maker("reference", _reference),
-    **({"torch": _maker("torch", _torch)} if torch else {}),
-    **({"torch chunked": _maker("torch chunked", lambda case: None)} if torch else {}),
-    **(
-        {"jitted optax": _maker("jitted optax", _optax)}
-        if find_spec("jax") and find_spec("optax")
-        else {}
-    ),
-}
+_makers: dict[str, Maker] = {"fastopt": _numpy(fo), "reference": _numpy(fo.reference)}
+if torch:
+    _makers |= {"torch": _torch, "torch chunked": lambda case: None}
+if find_spec("jax") and find_spec("optax"):
+    _makers["jitted optax"] = _optax
+PEERS = {peer: _maker(peer, maker) for peer, maker in _makers.items()}
 
 LOSSES = Suite(name="losses", cases=CASES, peers=PEERS, check=check, unit="call", yardstick="copy")

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from fastopt.benchmark.update_cases import UpdateCase
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = {"SGD": "#0072B2", "RMSprop": "#009E73", "Adam": "#D55E00", "AdamW": "#CC79A7"}
+# Optimizers take the colors and markers in turn; everybody can tell these colors apart.
+COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "o^DsvP*"
 PEER_COLORS = {"torch": "#D55E00", "torch chunked": "#E69F00", "jitted optax": "#0072B2"}
-MARKERS = {"SGD": "o", "RMSprop": "s", "Adam": "^", "AdamW": "D"}
 
 
 def table_head(suite: Suite[Any], peers: Sequence[str]) -> list[str]:
@@ -126,27 +128,27 @@ def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    singles = [r for r in results if isinstance(r.case, UpdateCase) and r.case.is_plain]
-    for name, color in COLORS.items():
-        mine = [r for r in singles if _optimizer(r) == name]
-        sizes = [r.case.elements for r in mine]
-        if not mine:
-            continue
-        speeds = [r.gigabytes_per_second for r in mine]
-        axes.plot(sizes, speeds, "-", marker=MARKERS[name], color=color, label=f"fastopt {name}")
-        for peer, style in (("torch fused", "--"), ("torch foreach", ":")):
+    lines: dict[str, list[Result]] = {}
+    for result in results:
+        if isinstance(result.case, UpdateCase) and result.case.is_plain:
+            lines.setdefault(result.case.optimizer, []).append(result)
+    for (name, mine), color, marker in zip(
+        lines.items(), cycle(COLORS), cycle(MARKERS), strict=False
+    ):
+        for peer, style in (("fastopt", "-"), ("torch fused", "--"), ("torch foreach", ":")):
             known = [r for r in mine if peer in r.seconds]
-            if known and (peer == "torch fused" or name == "RMSprop"):
-                axes.plot(
-                    [r.case.elements for r in known],
-                    [r.case.bytes_moved / r.seconds[peer] / 1e9 for r in known],
-                    style,
-                    marker=MARKERS[name],
-                    markersize=4,
-                    color=color,
-                    alpha=0.6,
-                    label=f"{peer} {name}",
-                )
+            if not known or (peer == "torch foreach" and "torch fused" in known[0].seconds):
+                continue
+            axes.plot(
+                [r.case.elements for r in known],
+                [r.case.bytes_moved / r.seconds[peer] / 1e9 for r in known],
+                style,
+                marker=marker,
+                markersize=6 if peer == "fastopt" else 4,
+                color=color,
+                alpha=1 if peer == "fastopt" else 0.6,
+                label=f"{peer} {name}",
+            )
     axes.axhline(bandwidth.best, color="black", lw=1, ls="-.", label="memory bandwidth (NumPy)")
     axes.set(
         xscale="log",
@@ -159,10 +161,6 @@ def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
     return figure
-
-
-def _optimizer(result: Result) -> str:
-    return result.case.optimizer if isinstance(result.case, UpdateCase) else ""
 
 
 def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:

@@ -42,7 +42,8 @@ class Runner(NamedTuple):
     """What one peer does, with its arrays."""
 
     run: Callable[[], Any]  # the call that is timed
-    read: Callable[[Any], Sequence[Any]]  # what it has computed, from what `run` returned
+    # What it has computed, from what `run` returned.
+    read: Callable[[Any], Sequence[Any]] = lambda answer: answer
     prepare: Callable[[], object] | None = None  # before each call, not timed
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
+
+import numpy as np
+
+import fastopt as fo
 
 Shapes = list[tuple[int, ...]]
 
@@ -13,7 +18,7 @@ Shapes = list[tuple[int, ...]]
 class UpdateCase:
     """One optimizer over one list of tensors."""
 
-    optimizer: str  # a class of fastopt's, and of torch.optim's
+    optimizer: str  # a class of fastopt
     label: str
     shapes: Shapes = field(repr=False)
     max_norm: float | None = None  # clip the gradients to it
@@ -24,21 +29,22 @@ class UpdateCase:
     @property
     def elements(self) -> int:
         """The number of parameters."""
-        total = 0
-        for shape in self.shapes:
-            size = 1
-            for side in shape:
-                size *= side
-            total += size
-        return total
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def states(self) -> int:
+        """The number of arrays that the optimizer keeps for a parameter."""
+        one = np.ones(1, np.float32)
+        optimizer = getattr(fo, self.optimizer)([one], **self.options)
+        optimizer.step([one.copy()])
+        return sum(isinstance(value, np.ndarray) for value in optimizer.state["0"].values())
 
     @property
     def bytes_moved(self) -> int:
         """The bytes that a step must read and write if nothing stays in cache."""
-        states = {"SGD": 1, "RMSprop": 1}.get(self.optimizer, 2)
         # Parameter and states are read and written, the gradient is read; for a norm twice.
-        per_element = 4 * (2 + 2 * states + 1 + (self.max_norm is not None))
-        return per_element * self.elements
+        arrays = 2 + 2 * self.states + 1 + (self.max_norm is not None)
+        return 4 * arrays * self.elements
 
     @property
     def is_plain(self) -> bool:
@@ -60,13 +66,19 @@ SIZES = {
     "16 M": 16 << 20,
     "64 M": 64 << 20,
 }
-MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
+OPTIMIZERS = [
+    name
+    for name, item in vars(fo).items()
+    if isinstance(item, type) and issubclass(item, fo.Optimizer) and item is not fo.Optimizer
+]
+# The options of an optimizer, where they are not its defaults.
+OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"lr": 1e-3, "momentum": 0.9}}
 MLP: Shapes = [(256, 784), (256,), (128, 256), (128,), (10, 128), (10,)]
 
 CASES = [
     *(
-        UpdateCase(name, label, [(size,)], options=options)
-        for name, options in (("SGD", MOMENTUM), ("RMSprop", {}), ("Adam", {}), ("AdamW", {}))
+        UpdateCase(name, label, [(size,)], options=OPTIONS.get(name, {}))
+        for name in OPTIMIZERS
         for label, size in SIZES.items()
     ),
     UpdateCase("AdamW", "MLP 784-256-128-10", MLP),

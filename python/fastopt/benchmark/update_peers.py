@@ -3,65 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 import fastopt as fo
-from fastopt._types import FloatArray
 from fastopt.benchmark.timing import Runner, Suite, torch
 from fastopt.benchmark.update_cases import CASES, UpdateCase
 
-Maker = Callable[[UpdateCase, Sequence[FloatArray], Sequence[FloatArray]], "Runner | None"]
+Tensors: TypeAlias = list[npt.NDArray[np.float32]]
+# From a case, parameters and gradients; None: the peer has no such optimizer.
+Maker: TypeAlias = Callable[[UpdateCase, Tensors, Tensors], Runner | None]
 
 
-def make_params(case: UpdateCase) -> list[FloatArray]:
+def make_params(case: UpdateCase) -> Tensors:
     """Return parameters for `case`, the same ones in every call."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
 
 
-def make_grads(case: UpdateCase) -> list[FloatArray]:
+def make_grads(case: UpdateCase) -> Tensors:
     """Return gradients for `case`, the same ones in every call."""
     rng = np.random.default_rng(1)
     grads = [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
     return [np.asfortranarray(grad) for grad in grads] if case.transposed else grads
 
 
-def _ours(case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]) -> Runner:
-    return _numpy(fo, case, params, grads)
+def _numpy(module: Any) -> Maker:
+    """Return the maker for an optimizer of `fastopt` or of `fastopt.reference`."""
 
+    def make(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner:
+        optimizer = getattr(module, case.optimizer)(params, **case.options)
+        return Runner(lambda: optimizer.step(grads, max_norm=case.max_norm), lambda _: params)
 
-def _reference(
-    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Runner:
-    return _numpy(fo.reference, case, params, grads)
-
-
-def _numpy(
-    module: Any, case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Runner:
-    optimizer = getattr(module, case.optimizer)(list(params), **case.options)
-    gradients = list(grads)
-    return Runner(lambda: optimizer.step(gradients, max_norm=case.max_norm), lambda _: params)
+    return make
 
 
 def _torch(kind: str) -> Maker:
-    def make(
-        case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-    ) -> Runner | None:
-        if kind == "fused" and case.optimizer == "RMSprop":  # torch has none
+    def make(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | None:
+        optimizer = getattr(torch.optim, case.optimizer, None)
+        if optimizer is None or kind not in inspect.signature(optimizer).parameters:
             return None
-        optimizer = getattr(torch.optim, case.optimizer)
         options = case.options | {kind: True}
         copies = case.transposed and kind == "fused"
         return _on_tensors(lambda t: optimizer(t, **options), case, params, grads, copies)
@@ -69,9 +62,7 @@ def _torch(kind: str) -> Maker:
     return make
 
 
-def _deepspeed(
-    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Runner | None:
+def _deepspeed(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | None:
     if case.optimizer not in ("Adam", "AdamW"):
         return None
     decoupled = case.optimizer == "AdamW"
@@ -85,14 +76,14 @@ def _deepspeed(
 def _on_tensors(
     make: Callable[[list[Any]], Any],
     case: UpdateCase,
-    params: Sequence[FloatArray],
-    grads: Sequence[FloatArray],
+    params: Tensors,
+    grads: Tensors,
     copies: bool,
 ) -> Runner:
     """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory.
 
-    With `copies` it begins by copying the gradients into the order of the parameters: fused steps
-    take a gradient laid out otherwise than its parameter for one laid out alike.
+    With `copies` a step first copies the gradients into the memory order of the parameters: the
+    fused steps read a gradient as if it had the order of its parameter.
     """
     torch.set_num_threads(fo.get_num_threads())
     tensors = [torch.nn.Parameter(torch.from_numpy(param)) for param in params]
@@ -124,9 +115,8 @@ def _cpu_adam() -> Any:
             optimizer([torch.nn.Parameter(torch.zeros(1))])
             from threadpoolctl import threadpool_limits
 
-            threadpool_limits(
-                fo.get_num_threads(), user_api="openmp"
-            )  # it has a runtime of its own
+            # It has an OpenMP runtime of its own.
+            threadpool_limits(fo.get_num_threads(), user_api="openmp")
     except Exception as error:  # a compiler that is not there, a header ...
         reason = str(error).strip().splitlines()[-1:]
         warnings.warn(f"DeepSpeed's CPUAdam cannot be built: {reason}", stacklevel=2)
@@ -134,16 +124,20 @@ def _cpu_adam() -> Any:
     return optimizer
 
 
-def _optax(
-    case: UpdateCase, params: Sequence[FloatArray], grads: Sequence[FloatArray]
-) -> Runner | None:
+# optax's options where fastopt has its defaults; an optimizer without a row is not compared.
+OPTAX: dict[str, dict[str, Any]] = {
+    "SGD": {"learning_rate": 1e-3},
+    "RMSprop": {"learning_rate": 1e-2, "decay": 0.99, "eps_in_sqrt": False},
+    "Adam": {"learning_rate": 1e-3},
+    "AdamW": {"learning_rate": 1e-3, "weight_decay": 0.01},
+}
+
+
+def _optax(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | None:
+    if case.optimizer not in OPTAX:
+        return None
     jax, optax = import_module("jax"), import_module("optax")
-    options = {
-        "SGD": {"learning_rate": 1e-3},
-        "RMSprop": {"learning_rate": 1e-2, "decay": 0.99, "eps_in_sqrt": False},
-        "Adam": {"learning_rate": 1e-3},
-        "AdamW": {"learning_rate": 1e-3, "weight_decay": 0.01},
-    }[case.optimizer] | {k: v for k, v in case.options.items() if k != "lr"}
+    options = OPTAX[case.optimizer] | {k: v for k, v in case.options.items() if k != "lr"}
     transform = getattr(optax, case.optimizer.lower())(**options)
     if case.max_norm is not None:
         transform = optax.chain(optax.clip_by_global_norm(case.max_norm), transform)
@@ -157,7 +151,7 @@ def _optax(
 
     jitted = jax.jit(update, donate_argnums=(1, 2))
     gradients = jax.device_put([grad.T if case.transposed else grad for grad in grads], cpu)
-    now = [jax.device_put(list(params), cpu)]
+    now = [jax.device_put(params, cpu)]
     now.append(jax.jit(transform.init)(now[0]))
 
     def step() -> None:
@@ -195,36 +189,37 @@ def check(case: UpdateCase, runners: Mapping[str, Runner]) -> None:
                 np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=peer)
 
 
-def _expected(case: UpdateCase) -> list[FloatArray]:
+def _expected(case: UpdateCase) -> Tensors:
     """Return what two steps make of a sample of the elements; with clipping, of all of them."""
     params, grads = make_params(case), make_grads(case)
     if case.max_norm is None:
         params = [p.ravel()[:: _stride(p)].copy() for p in params]
         grads = [g.ravel()[:: _stride(g)].copy() for g in grads]
-    runner = _reference(case, params, grads)
+    optimizer = getattr(fo.reference, case.optimizer)(params, **case.options)
     for _ in range(2):
-        runner.run()
+        optimizer.step(grads, max_norm=case.max_norm)
     if case.max_norm is None:
         return params
     return [p.ravel()[:: _stride(p)] for p in params]
 
 
-def _stride(array: FloatArray) -> int:
+def _stride(array: npt.NDArray[np.float32]) -> int:
     return max(1, array.size // 100_000)
+
+
+PEERS: dict[str, Maker] = {"fastopt": _numpy(fo), "reference": _numpy(fo.reference)}
+if torch:
+    PEERS |= {"torch fused": _torch("fused"), "torch foreach": _torch("foreach")}
+if torch and find_spec("deepspeed"):
+    PEERS["DeepSpeed"] = _deepspeed
+if find_spec("jax") and find_spec("optax"):
+    PEERS["jitted optax"] = _optax
 
 
 def _on_arrays(make: Maker) -> Callable[[UpdateCase], Runner | None]:
     """Give each runner arrays of its own; most update the parameters in place."""
     return lambda case: make(case, make_params(case), make_grads(case))
 
-
-PEERS: dict[str, Maker] = {
-    "fastopt": _ours,
-    "reference": _reference,
-    **({"torch fused": _torch("fused"), "torch foreach": _torch("foreach")} if torch else {}),
-    **({"DeepSpeed": _deepspeed} if torch and find_spec("deepspeed") else {}),
-    **({"jitted optax": _optax} if find_spec("jax") and find_spec("optax") else {}),
-}
 
 OPTIMIZERS = Suite(
     name="optimizers",
