@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from math import isfinite
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from fastopt import _core
 from fastopt._checks import counted, to_float
+from fastopt._structure import as_groups, flatten_grads, new_params
 from fastopt._types import FloatArray, Grads, Group, Params
-from fastopt.optim._base import _flatten_grads, _groups, _new_params, _params_of, _settled
 
 __all__ = ["GradAccumulator"]
 
@@ -68,8 +68,8 @@ class GradAccumulator:
         self._total = np.zeros(1)
         self._groups: list[Group] = [_make_group({"weight": self._total})]
         self._core = _make_core(self._groups, [])
-        self._named: set[str] = set()
-        groups, self._by_group = _groups(params)
+        self._named: Set[str] = set()
+        groups, self._by_group = as_groups(params)
         for group in groups:
             self.add_param_group(group)
 
@@ -86,12 +86,11 @@ class GradAccumulator:
         TypeError, ValueError
             If a parameter cannot be used. Nothing has been added then.
         """
-        params = _settled(_params_of(param_group))
-        names, arrays = _new_params({"params": params}, self._sums)
+        names, arrays, given = new_params(param_group, self._sums)
         sums = dict(zip(names, _core.twins(names, arrays, 0, False), strict=True))
         groups = [*self._groups, _make_group(sums)]
         core = _make_core(groups, [self._count(i) for i in range(1 + len(self._sums))])
-        named = self._named | set(names) if isinstance(params, Mapping) else self._named
+        named = self._named | given
         sums = self._sums | sums
         # One statement without a call: no interrupt is seen within it.
         self._core, self._groups, self._sums, self._named = core, groups, sums, named
@@ -117,7 +116,7 @@ class GradAccumulator:
         RuntimeError
             If another thread is using this object.
         """
-        flat = _flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
+        flat = flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):
             raise ValueError(
                 f"grads has {counted(len(flat), 'gradient')} for "

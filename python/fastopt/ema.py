@@ -11,8 +11,8 @@ import numpy as np
 
 from fastopt import _core
 from fastopt._checks import flag
+from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
 __all__ = ["WeightEMA"]
 
@@ -82,7 +82,7 @@ class WeightEMA:
         self._params: dict[str, FloatArray] = {}
         self._averages: dict[str, FloatArray] = {}
         self._applied = np.zeros(1, bool)  # within applied()
-        for group in _groups(params)[0]:
+        for group in as_groups(params)[0]:
             self.add_param_group(group)
 
     def __reduce__(self) -> NoReturn:
@@ -107,7 +107,7 @@ class WeightEMA:
             Within `applied`.
         """
         self._refuse_within_applied("add_param_group()")
-        names, arrays = _new_params(param_group, self._params)
+        names, arrays, _ = new_params(param_group, self._params)
         params = self._params | dict(zip(names, arrays, strict=True))
         first = len(self._params)
         copies = _core.twins(list(params), list(params.values()), first, True)
@@ -233,13 +233,13 @@ class WeightEMA:
             raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
         own = self.state_dict()
         missing = [] if strict else [key for key in ("decay", "warmup") if key not in state_dict]
-        _require_same_names(own.keys() - missing, state_dict, "state dict", extra=not strict)
+        require_same_names(own.keys() - missing, state_dict, "state dict", extra=not strict)
         state = state_dict["state"]
         decay, warmup = (state_dict.get(key, own[key]) for key in ("decay", "warmup"))
         if not isinstance(state, Mapping):
             raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
         if strict:
-            _require_same_names(self._params, state, "state dict")
+            require_same_names(self._params, state, "state dict")
         entries: list[dict[str, Any] | None] = []
         values: list[Any] = []
         for name in self._params:
@@ -252,7 +252,7 @@ class WeightEMA:
                 raise TypeError(
                     f"the state of {name!r} must be a mapping, not {_core.short_repr(entry)}"
                 )
-            _require_same_names(("step", "average"), entry, f"state of {name!r}")
+            require_same_names(("step", "average"), entry, f"state of {name!r}")
             entries.append({"step": entry["step"]})
             values.append(entry["average"])
         missing += [name for name in self._params if name not in state]

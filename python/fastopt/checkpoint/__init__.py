@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import NamesError, as_path
+from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import Params
 from fastopt.checkpoint._file import CheckpointError, read_file, write_file
 from fastopt.checkpoint._torch import from_torch, to_torch
-from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
 __all__ = ["Checkpoint", "CheckpointError", "Stateful", "from_torch", "load", "save", "to_torch"]
 
@@ -269,8 +269,8 @@ def _takes_strict(item: Stateful) -> bool:
 def _by_name(params: Any) -> dict[str, npt.NDArray[Any]]:
     """Return the parameters under the names that an optimizer gives them, as plain arrays."""
     found: dict[str, npt.NDArray[Any]] = {}
-    for group in _groups(params)[0]:
-        names, arrays = _new_params(group, found)
+    for group in as_groups(params)[0]:
+        names, arrays, _ = new_params(group, found)
         for name, array in zip(names, arrays, strict=True):
             if not isinstance(array, np.ndarray):
                 raise TypeError(
@@ -295,7 +295,7 @@ class _Arrays:
         self, state_dict: Mapping[str, npt.NDArray[Any]], strict: bool = True
     ) -> IncompatibleKeys:
         if strict:
-            _require_same_names(self._arrays, state_dict, "checkpoint's params")
+            require_same_names(self._arrays, state_dict, "checkpoint's params")
         pairs = [
             (name, array, state_dict[name])
             for name, array in self._arrays.items()

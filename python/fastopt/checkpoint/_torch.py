@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import NamesError, counted
-from fastopt.optim._base import OptimizerBase, _few
+from fastopt._structure import few
+from fastopt.optim._base import OptimizerBase
 
 # What only one of the two has among a group's options, and torch's defaults.
 _FASTOPT_ONLY = ("momentum_init",)
@@ -169,7 +170,7 @@ def _parts(state_dict: Any) -> tuple[Mapping[Any, Mapping[str, Any]], Sequence[M
     if strangers := states.keys() - numbered:
         raise NamesError(
             "torch's state dict has a state of parameters that are in none of its groups: "
-            + _few(sorted(map(repr, strangers)))
+            + few(sorted(map(repr, strangers)))
         )
     return states, groups
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastopt.optim._base import IncompatibleKeys, StepInfo
+from fastopt._structure import IncompatibleKeys
+from fastopt.optim._base import StepInfo
 from fastopt.optim._fused import Optimizer
 from fastopt.optim.adam import Adam, AdamW
 from fastopt.optim.groups import decay_groups

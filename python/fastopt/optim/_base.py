@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import (
-    Collection,
-    ItemsView,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-    Set,
-)
+from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastopt import _core
-from fastopt._checks import NamesError, counted, flag, int64
+from fastopt._checks import NamesError, counted, flag, int64, short_repr
+from fastopt._structure import (
+    IncompatibleKeys,
+    as_groups,
+    few,
+    flatten_grads,
+    new_params,
+    require_same_names,
+)
 from fastopt._types import FloatArray, Grads, Group, Params
 
 
@@ -36,26 +33,6 @@ class StepInfo(NamedTuple):
 
     grad_norm: float | None
     skipped: bool
-
-
-class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict(..., strict=False)`` did not find a partner for.
-
-    Attributes
-    ----------
-    missing_keys : list of str
-        Parameters of the object, and options of its groups as ``"param_groups[0].lr"``, that the
-        state dict does not have. They keep their values.
-    unexpected_keys : list of str
-        Parameters and options of the state dict that the object does not have. They are not loaded.
-    """
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self.missing_keys or self.unexpected_keys)
 
 
 class StateView(Mapping[str, Mapping[str, Any]]):
@@ -89,8 +66,8 @@ class OptimizerBase(ABC):
         self.defaults = defaults
         self.param_groups = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
-        self._named: set[str] = set()  # the names that were given, not numbered
-        groups, self._by_group = _groups(params)
+        self._named: Set[str] = set()  # the names that were given, not numbered
+        groups, self._by_group = as_groups(params)
         for group in groups:
             self.add_param_group(group)
 
@@ -133,8 +110,7 @@ class OptimizerBase(ABC):
         TypeError, ValueError
             If a parameter or an option cannot be used. Nothing has been added then.
         """
-        params = _settled(_params_of(param_group))
-        names, arrays = _new_params({"params": params}, self._index)
+        names, arrays, given = new_params(param_group, self._index)
         unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
         if unknown:
             raise ValueError(
@@ -144,7 +120,7 @@ class OptimizerBase(ABC):
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         index = self._index | {name: i for i, name in enumerate(names, len(self._index))}
-        named = self._named | set(names) if isinstance(params, Mapping) else self._named
+        named = self._named | given
         count, before = len(self.param_groups), (self._index, self._named)
         try:
             self._index, self._named = index, named
@@ -176,7 +152,7 @@ class OptimizerBase(ABC):
         number %= count
         gone = self.param_groups[number]["param_names"]
         index_of = {name: i for i, name in enumerate(n for n in self._index if n not in gone)}
-        named = self._named.difference(gone)
+        named = self._named - set(gone)
         try:
             self._remove_group(number)
             self._index, self._named = index_of, named
@@ -231,7 +207,7 @@ class OptimizerBase(ABC):
             If another thread is using this optimizer.
         """
         if type(grads) is not list or self._named or self._by_group or len(self.param_groups) > 1:
-            grads = _flatten_grads(
+            grads = flatten_grads(
                 grads, self._index, self.param_groups, self._by_group, self._named
             )
         return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
@@ -280,7 +256,7 @@ class OptimizerBase(ABC):
         strict = flag("strict", strict)
         state, saved = _read_state_dict(state_dict)
         if strict:
-            _require_same_names(self._index, state, "state dict")
+            require_same_names(self._index, state, "state dict")
             if len(saved) != len(self.param_groups):
                 raise ValueError(
                     f"the state dict has {counted(len(saved), 'group')}, the optimizer "
@@ -298,10 +274,10 @@ class OptimizerBase(ABC):
                 new: Mapping[str, Any] | None = saved[number]
                 if set(saved[number]["params"]) != set(names):
                     raise ValueError(
-                        f"group {number} holds {_few(names)}, in the state dict "
-                        f"{_few(saved[number]['params'])}"
+                        f"group {number} holds {few(names)}, in the state dict "
+                        f"{few(saved[number]['params'])}"
                     )
-                _require_same_names(
+                require_same_names(
                     self.defaults,
                     saved[number],
                     f"group {number} of the state dict",
@@ -337,7 +313,7 @@ class OptimizerBase(ABC):
         for number, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {number}")
             names = group["param_names"]
-            shown = _few(names)
+            shown = few(names)
             size = sum(param.size for param in group["params"])
             lines.append(f"    params: {shown} ({len(names)} arrays, {size:,} elements)")
             lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
@@ -349,220 +325,29 @@ def _read_state_dict(
 ) -> tuple[dict[str, dict[str, Any]], list[Mapping[str, Any]]]:
     """Return the states and the groups of a state dict, after a check of its structure."""
     if not isinstance(state_dict, Mapping):
-        raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
+        raise TypeError(f"state_dict must be a mapping, not {short_repr(state_dict)}")
     for key in ("state", "param_groups"):
         if key not in state_dict:
             raise NamesError(f"the state dict has no {key!r}")
     state, groups = state_dict["state"], state_dict["param_groups"]
     if not isinstance(state, Mapping):
-        raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
+        raise TypeError(f"'state' must be a mapping, not {short_repr(state)}")
     states = {}
     for name, entry in state.items():
         if not isinstance(entry, Mapping):
-            raise TypeError(
-                f"the state of {name!r} must be a mapping, not {_core.short_repr(entry)}"
-            )
+            raise TypeError(f"the state of {name!r} must be a mapping, not {short_repr(entry)}")
         states[name] = dict(entry)
     if not isinstance(groups, Sequence) or isinstance(groups, str):
-        raise TypeError(f"'param_groups' must be a list, not {_core.short_repr(groups)}")
+        raise TypeError(f"'param_groups' must be a list, not {short_repr(groups)}")
     for number, group in enumerate(groups):
         if not isinstance(group, Mapping):
             raise TypeError(
-                f"group {number} of the state dict must be a mapping, not {_core.short_repr(group)}"
+                f"group {number} of the state dict must be a mapping, not {short_repr(group)}"
             )
         names = group.get("params")
         if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
             raise TypeError(
                 f"the 'params' of group {number} of the state dict must be a list of names, not "
-                + _core.short_repr(names)
+                + short_repr(names)
             )
     return states, list(groups)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-
-
-def _flatten_grads(
-    grads: Grads,
-    names: Iterable[str],
-    groups: Sequence[Group],
-    by_group: bool,
-    named: Set[str],
-) -> Sequence[FloatArray | None]:
-    """Return the gradients as one flat sequence in the order of the parameters.
-
-    `names` are those of all `groups`; `by_group` says that the parameters were given as groups,
-    `named` are the names that were given, not numbered.
-    """
-    if isinstance(grads, Mapping):
-        if grads and not named and not by_group and set(grads).isdisjoint(names):
-            raise NamesError(
-                "gradients of parameters that were given as a sequence must be a sequence in the "
-                f"same order, or have their numbers as names; not {_few(list(map(repr, grads)))}"
-            )
-        return _by_name(grads, names)
-    if not isinstance(grads, Sequence) or isinstance(grads, str):
-        raise TypeError(
-            f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
-            + "; put a single array into a list" * isinstance(grads, np.ndarray)
-            + "; pass the mapping itself" * isinstance(grads, ItemsView)
-        )
-    nested = (isinstance(part, Mapping | list | tuple) for part in grads)
-    if not by_group and not (len(groups) > 1 and all(nested)):
-        if named:
-            _refuse_sequence(names)
-        return grads
-    if len(grads) != len(groups):
-        raise ValueError(
-            f"grads has {counted(len(grads), 'group')} for "
-            f"{counted(len(groups), 'parameter group')}; pass one list or mapping for each group, "
-            "or one mapping by name"
-        )
-    flat: list[FloatArray | None] = []
-    for number, (group, part) in enumerate(zip(groups, grads, strict=True)):
-        own = group["param_names"]
-        if isinstance(part, Mapping) and set(part) == {"params"} and "params" not in own:
-            part = part["params"]
-        if isinstance(part, Mapping):
-            flat += _by_name(part, own)
-            continue
-        if not isinstance(part, Sequence):
-            raise TypeError(
-                f"the gradients of group {number} must be a mapping or a sequence of arrays, "
-                f"not {type(part).__name__}; pass one list or mapping for each group"
-            )
-        if not named.isdisjoint(own):
-            _refuse_sequence(own)
-        if len(part) != len(own):
-            raise ValueError(
-                f"group {number} of grads has {counted(len(part), 'gradient')} for "
-                f"{counted(len(own), 'parameter')}; pass None for a parameter without one"
-            )
-        flat += part
-    return flat
-
-
-def _groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
-    """Return the groups that `params` stands for, and whether it was given as groups."""
-    if isinstance(params, Mapping):
-        return [{"params": params}], False
-    if isinstance(params, np.ndarray) or not isinstance(params, Iterable):
-        raise TypeError(
-            "params must be a mapping name -> array, a sequence of arrays or a list of groups, "
-            f"not {type(params).__name__}"
-            + "; put a single array into a list"
-            * isinstance(params, np.ndarray)
-        )
-    items: list[Any] = list(params)
-    if not items:
-        raise ValueError("params is empty: there is nothing to optimize")
-    if all(isinstance(item, Mapping) for item in items):
-        return items, True
-    return [{"params": items}], False
-
-
-def _params_of(group: Mapping[str, Any]) -> Any:
-    if not isinstance(group, Mapping):
-        raise TypeError(
-            f"a parameter group must be a mapping with 'params', not {type(group).__name__}"
-        )
-    if "params" not in group:
-        raise ValueError(
-            f"a parameter group needs 'params', this one has {_few(list(map(repr, group)))}; the "
-            "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
-        )
-    return group["params"]
-
-
-def _new_params(
-    group: Mapping[str, Any], taken: Collection[str]
-) -> tuple[list[str], list[FloatArray]]:
-    """Return the names and arrays of a group that joins parameters with the names `taken`."""
-    # Numbers go on behind the largest one there is: a group before may have been removed.
-    numbers = [int(name) + 1 for name in taken if name.isdecimal() and len(name) < 19]
-    names, arrays = _named(_params_of(group), first=max([len(taken), *numbers]))
-    for name in names:
-        if name in taken:
-            raise ValueError(f"there is a parameter named {name!r} already")
-    return names, arrays
-
-
-def _settled(params: Any) -> Any:
-    """Return the params of a group as a mapping, if they have names, or as a list."""
-    if isinstance(params, Mapping):
-        return params
-    if isinstance(params, np.ndarray):
-        return [params]
-    if not isinstance(params, Iterable) or isinstance(params, str):
-        raise TypeError(
-            "the params of a group must be a mapping or a sequence of arrays, not "
-            f"{type(params).__name__}"
-        )
-    items = list(params)
-    pairs = (isinstance(item, tuple) and len(item) == 2 for item in items)
-    if not items or not all(pairs) or not all(isinstance(name, str) for name, _ in items):
-        return items
-    by_name = dict(items)  # the items of a mapping, or torch's named_parameters()
-    if len(by_name) != len(items):
-        raise ValueError("two parameters have the same name; each needs a name of its own")
-    return by_name
-
-
-def _named(params: Any, first: int) -> tuple[list[str], list[FloatArray]]:
-    """Return the names and arrays of one group; a sequence is numbered from `first`."""
-    params = _settled(params)
-    if isinstance(params, Mapping):
-        for name, array in params.items():
-            if not isinstance(name, str):
-                raise TypeError(f"the names of parameters must be strings, not {name!r}")
-            if isinstance(array, Mapping):
-                raise TypeError(
-                    f"parameter {name!r} must be a NumPy array, not {type(array).__name__}; the "
-                    "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
-                )
-        names, arrays = list(params), list(params.values())
-    else:
-        arrays = params
-        names = [str(first + i) for i in range(len(arrays))]
-    if not arrays:
-        raise ValueError("a parameter group is empty: there is nothing to optimize")
-    return names, arrays
-
-
-def _refuse_sequence(names: Iterable[str]) -> NoReturn:
-    raise TypeError(
-        "gradients of parameters that were given by name must be a mapping name -> gradient, not a "
-        "sequence, whose order might be another one; the parameters are "
-        + _few(list(map(repr, names)))
-    )
-
-
-def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    try:
-        flat = [grads[name] for name in names]
-    except KeyError:
-        _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
-        raise
-    if len(flat) != len(grads):
-        _require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
-    return flat
-
-
-def _require_same_names(
-    expected: Iterable[str],
-    given: Iterable[str],
-    what: str,
-    *,
-    extra: bool = False,
-    hint: str = "",
-) -> None:
-    """Raise KeyError listing what `given` lacks and, unless `extra` is fine, what it adds."""
-    wanted, got = set(expected), set(given)
-    faults = []
-    if wanted - got:
-        faults.append(f"missing: {', '.join(sorted(map(repr, wanted - got)))}{hint}")
-    if got - wanted and not extra:
-        faults.append(f"not known: {', '.join(sorted(map(repr, got - wanted)))}")
-    if faults:
-        raise NamesError(f"the names in the {what} do not match; {'; '.join(faults)}")

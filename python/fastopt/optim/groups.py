@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
+from fastopt._structure import name_params
 from fastopt._types import Arrays, FloatArray, Group
-from fastopt.optim._base import _named
 
 
 def decay_groups(
@@ -55,7 +55,7 @@ def decay_groups(
     >>> opt = fo.AdamW(fo.decay_groups(params), lr=0.1)
     >>> info = opt.step({name: np.ones_like(array) for name, array in params.items()})
     """
-    names, arrays = _named(params, first=0)
+    names, arrays, _ = name_params(params, first=0)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._structure import as_groups, flatten_grads, new_params
 from fastopt._types import FloatArray, Grads, Group, Params
-from fastopt.optim._base import _flatten_grads, _groups, _new_params
 
 
 class GradAccumulator:
@@ -19,21 +19,20 @@ class GradAccumulator:
         self.weight = 0.0
         self._param_groups: list[Group] = []
         self._named: set[str] = set()
-        groups, self._by_group = _groups(params)
+        groups, self._by_group = as_groups(params)
         for group in groups:
             self.add_param_group(group)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add parameters."""
-        names, _ = _new_params(param_group, self.grads)
+        names, _, given = new_params(param_group, self.grads)
         self._param_groups.append({"param_names": names})
-        if isinstance(param_group["params"], Mapping):
-            self._named.update(names)
+        self._named.update(given)
         self.grads.update(dict.fromkeys(names))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
         """Add ``weight * grads`` to the sums; the first of a round replaces them."""
-        flat = _flatten_grads(grads, self.grads, self._param_groups, self._by_group, self._named)
+        flat = flatten_grads(grads, self.grads, self._param_groups, self._by_group, self._named)
         for (name, before), grad in zip(self.grads.items(), flat, strict=True):
             if grad is None:
                 continue

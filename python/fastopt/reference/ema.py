@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import FloatArray, Params
-from fastopt.optim._base import IncompatibleKeys, _groups, _new_params, _require_same_names
 
 
 class WeightEMA:
@@ -21,12 +21,13 @@ class WeightEMA:
         self.averages: dict[str, FloatArray] = {}
         self._params: dict[str, FloatArray] = {}
         self._steps: dict[str, int] = {}
-        for group in _groups(params)[0]:
+        for group in as_groups(params)[0]:
             self.add_param_group(group)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add parameters."""
-        for name, param in zip(*_new_params(param_group, self._params), strict=True):
+        names, params, _ = new_params(param_group, self._params)
+        for name, param in zip(names, params, strict=True):
             self._params[name] = param
             self.averages[name] = np.array(param, order="K")
             self._steps[name] = 0
@@ -75,7 +76,7 @@ class WeightEMA:
         """Take over what `state_dict` returned."""
         state = state_dict["state"]
         if strict:
-            _require_same_names(self._params, state, "state dict")
+            require_same_names(self._params, state, "state dict")
         for name in self._params.keys() & state.keys():
             self.averages[name][...] = state[name]["average"]
             self._steps[name] = state[name]["step"]

@@ -26,8 +26,8 @@ from fastopt._checks import (
     short_repr,
     to_float,
 )
+from fastopt._structure import require_same_names
 from fastopt._types import Group
-from fastopt.optim._base import _require_same_names
 
 Schedule = TypeVar("Schedule", bound="LRScheduler")
 
@@ -303,7 +303,7 @@ class LRScheduler(ABC):
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
         own = self.state_dict()
-        _require_same_names(own, state_dict, f"state dict of {name}")
+        require_same_names(own, state_dict, f"state dict of {name}")
         checks = self._checks()
         return {key: checks.get(key, _as_it_is)(key, state_dict[key]) for key in own}
 
