@@ -21,7 +21,7 @@ except ImportError as error:
     raise
 
 from fastopt import checkpoint, functional, reference, schedules, testing
-from fastopt._config import (
+from fastopt._settings import (
     active_isa,
     available_isas,
     get_num_threads,

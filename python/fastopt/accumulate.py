@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import counted, to_float
 from fastopt._structure import as_groups, flatten_grads, new_params
 from fastopt._types import FloatArray, Grads, Group, Params

@@ -7,7 +7,7 @@ an operand itself, which the result then replaces.
 
 from __future__ import annotations
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import below_one, finite, int64, integer
 from fastopt._types import FloatArray
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._types import FloatArray
 
 Gradients = Mapping[str, FloatArray | None] | Iterable[FloatArray | None] | FloatArray

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import flag
 from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import FloatArray, Group, Params

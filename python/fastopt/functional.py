@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import int64
 from fastopt._types import FloatArray
 from fastopt.activations import (

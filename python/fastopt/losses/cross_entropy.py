@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, overload
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import Reduction, flag, int64, reduction_of, to_float
 from fastopt._types import FloatArray, IntArray
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import Reduction, flag, integer
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import Reduction, int64, reduction_of
 from fastopt._types import FloatArray, IntArray
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._checks import (
     Check,
     Reduction,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
-from fastopt import _core
+import fastopt._core as _core
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import OptimizerBase, StepInfo
 

@@ -6,7 +6,7 @@ import platform
 
 import numpy as np
 
-from fastopt import _core
+import fastopt._core as _core
 
 
 def set_num_threads(count: int) -> None:
