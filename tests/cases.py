@@ -12,7 +12,6 @@ import numpy.typing as npt
 import fastopt as fo
 from fastopt import _core
 from fastopt._types import FloatArray
-from fastopt.optim._base import OptimizerBase
 from helpers import at_offset, hostile
 
 DTYPES: list[type[np.floating[Any]]] = [np.float32, np.float64]
@@ -29,8 +28,8 @@ class Case:
         optimizer: fo.Optimizer = getattr(fo, self.name)(params, **self.options)
         return optimizer
 
-    def reference(self, params: Any) -> OptimizerBase:
-        optimizer: OptimizerBase = getattr(fo.reference, self.name)(params, **self.options)
+    def reference(self, params: Any) -> fo.Optimizer:
+        optimizer: fo.Optimizer = getattr(fo.reference, self.name)(params, **self.options)
         return optimizer
 
     def __str__(self) -> str:

@@ -98,7 +98,7 @@ NESTS = st.recursive(
 @given(extra=NESTS)
 def test_what_goes_in_comes_out(extra: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "nest.safetensors"
-    fo.save(path, extra=extra)
+    fo.save(path, params=[np.ones(1)], extra=extra)
     assert equal(fo.load(path).extra, extra)
 
 
@@ -894,5 +894,50 @@ def test_what_has_no_state_is_refused(tmp_path: Path) -> None:
         fo.save(path, params=[np.ones(1)], optimizer=Item(1, [-1]))
         with pytest.raises(TypeError, match="optimizer must have state_dict and load_state_dict"):
             call(path, optimizer=nothing)
-    with pytest.raises(TypeError, match="strict must be True or False, not str"):
+    with pytest.raises(TypeError, match="strict must be True or False, not 'no'"):
         fo.load(path, strict="no")  # type: ignore[arg-type]
+
+
+def test_a_save_of_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="nothing to save"):
+        fo.save(path)
+    assert path.read_bytes() == b"old"
+
+
+def test_a_class_is_no_part(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="optimizer must be an object, not the class AdamW"):
+        fo.save(tmp_path / "x", optimizer=fo.AdamW)  # type: ignore[arg-type]
+    fo.save(tmp_path / "x", extra=1)
+    with pytest.raises(TypeError, match="optimizer must be an object, not the class AdamW"):
+        fo.load(tmp_path / "x", optimizer=fo.AdamW)  # type: ignore[arg-type]
+
+
+def test_repr_of_a_checkpoint_is_short(tmp_path: Path) -> None:
+    params = {"w": np.zeros(10_000), "b": np.zeros(3)}
+    fo.save(tmp_path / "x", params=params, optimizer=fo.SGD(params), extra=list(range(10_000)))
+    text = repr(fo.load(tmp_path / "x"))
+    assert text == "Checkpoint(params: w, b; optimizer; extra: [0, 1, 2, 3, 4, 5, ...])"
+    answer = fo.load(tmp_path / "x", params={"w": np.zeros(10_000)}, strict=False)
+    assert "incompatible: {'params': IncompatibleKeys(" in repr(answer)
+
+
+@pytest.mark.parametrize("cut", [3, 40, -5, -1])
+def test_the_message_for_a_file_that_was_cut_short(cut: int, tmp_path: Path) -> None:
+    fo.save(tmp_path / "x", params={"w": np.zeros(5)})
+    (tmp_path / "y").write_bytes((tmp_path / "x").read_bytes()[:cut])
+    with pytest.raises(fo.CheckpointError, match="is damaged or no safetensors file: ") as caught:
+        fo.load(tmp_path / "y")
+    reason = f"there are {40 + cut} bytes of tensors, not 40"
+    assert str(caught.value).endswith(reason if cut < 0 else "it ends within its header")
+
+
+def test_a_schedule_for_fewer_groups(tmp_path: Path) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(3)}
+    optimizer = fo.SGD([{"params": {"a": params["a"]}}, {"params": {"b": params["b"]}}])
+    schedule = fo.StepLR(optimizer, 2)
+    fo.save(tmp_path / "x", optimizer=optimizer, scheduler=schedule)
+    optimizer.remove_param_group(1)
+    with pytest.raises(ValueError, match=r"has 2 rates in .*, but the optimizer has 1 "):
+        fo.load(tmp_path / "x", optimizer=optimizer, scheduler=schedule, strict=False)

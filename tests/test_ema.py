@@ -7,6 +7,7 @@ import inspect
 import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -489,3 +490,20 @@ def test_one_thread_at_a_time() -> None:
     for thread in team:
         thread.join()
     assert ema.num_updates == len(done) >= 40
+
+
+def test_what_is_saved_within_applied(tmp_path: Path) -> None:
+    params = {"w": np.zeros(2)}
+    ema = fo.WeightEMA(params, decay=0.5)
+    ema.update()
+    params["w"][:] = 4
+    ema.update()
+    with ema.applied():
+        with pytest.raises(RuntimeError, match=r"state_dict\(\) within applied\(\)"):
+            fo.save(tmp_path / "x", params=params, ema=ema)
+        assert not (tmp_path / "x").exists()
+        fo.save(tmp_path / "x", params=params)
+    saved = fo.load(tmp_path / "x").params
+    assert saved is not None
+    assert saved["w"].tolist() == [2, 2]
+    assert params["w"].tolist() == [4, 4]

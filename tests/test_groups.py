@@ -188,6 +188,8 @@ def test_removing_a_group(module: Any) -> None:
 
 def test_a_group_cannot_leave_by_another_way() -> None:
     optimizer = fo.SGD([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}])
+    with pytest.raises(AttributeError, match=r"cannot be replaced: .* remove_param_group"):
+        optimizer.param_groups = []
     group = optimizer.param_groups.pop()
     with pytest.raises(ValueError, match="remove one with remove_param_group"):
         optimizer.step({"0": np.ones(2), "1": np.ones(2)})
@@ -343,3 +345,23 @@ def test_gradients_by_group_after_a_group_was_added(module: Any) -> None:
         optimizer.step(grads)
         arrays = [a for p in parts for a in (p.values() if isinstance(p, dict) else p)]
         assert all((a == 0).all() for a in arrays)
+
+
+@pytest.mark.parametrize(("params", "shown"), [({}, "{}"), ([], "[]"), ([{"params": []}], "[]")])
+def test_empty_params(params: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match="there is nothing to optimize") as caught:
+        fo.AdamW(params)
+    assert f"params is empty, {shown}:" in str(caught.value)
+
+
+def test_what_decay_groups_can_exclude() -> None:
+    params = {"w": np.ones((2, 2))}
+    with pytest.raises(TypeError, match="exclude must be a string or a list of them, not 3"):
+        fo.decay_groups(params, exclude=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="exclude must hold strings, not 3"):
+        fo.decay_groups(params, exclude=[3])  # type: ignore[list-item]
+
+
+def test_a_keyword_of_step_that_is_misspelt() -> None:
+    with pytest.raises(TypeError, match=r"^Optimizer\.step\(\) got .* 'maxnorm'"):
+        fo.SGD([np.ones(2)]).step([np.ones(2)], maxnorm=1.0)  # type: ignore[call-arg]

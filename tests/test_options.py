@@ -318,3 +318,14 @@ def test_the_norm_that_was_refused(norm: float) -> None:
     with pytest.raises(RuntimeError, match=f"norm of the gradients is {name}, but .* finite norms"):
         fo.clip_grad_norm_(grads, 1.0, error_if_nonfinite=True)
     assert grads[0] == 1
+
+
+@pytest.mark.parametrize(
+    "loss", [fo.MSELoss, fo.NLLLoss, fo.CrossEntropyLoss, fo.LinearCrossEntropyLoss]
+)
+def test_the_choices_of_reduction(loss: Any) -> None:
+    for value, error in ((None, TypeError), ("x", ValueError)):
+        with pytest.raises(error) as caught:
+            loss(reduction=value)
+        message = f"reduction must be 'mean', 'sum' or 'none', not {value!r}"
+        assert str(caught.value) == message

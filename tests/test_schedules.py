@@ -970,9 +970,14 @@ BAD_STATES: list[tuple[str, Callable[[dict[str, Any]], Any], type[Exception], li
     ("gamma", lambda d: d.update(gamma=-1), ValueError, ["gamma", "-1"]),
     ("count", lambda d: d.update(last_epoch=-1), ValueError, ["last_epoch", "-1"]),
     ("kind", lambda d: d.update(last_epoch="3"), TypeError, ["last_epoch", "'3'"]),
-    ("rates", lambda d: d.update(lr=[0.1]), ValueError, ["lr", "2 values", "not 1"]),
+    ("rates", lambda d: d.update(lr=[0.1]), ValueError, ["1 rate in 'lr'", "2 parameter groups"]),
     ("rate", lambda d: d.update(lr=[0.1, math.nan]), ValueError, ["lr[1]", "nan"]),
-    ("bases", lambda d: d.update(base_lrs=[1.0] * 3), ValueError, ["base_lrs", "0 to 2", "not 3"]),
+    (
+        "bases",
+        lambda d: d.update(base_lrs=[1.0] * 3),
+        ValueError,
+        ["3 rates in 'base_lrs'", "2 param"],
+    ),
     ("list", lambda d: d.update(base_lrs=1.0), TypeError, ["base_lrs", "1.0"]),
 ]
 

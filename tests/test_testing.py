@@ -397,3 +397,8 @@ def test_float32_slopes_of_zero_beside_others_are_right() -> None:
         gradcheck(lambda x, b: (shifted(x, b)[0], (0 * x, 0 * b)), (x, b))
     z = rng.standard_normal(5)
     assert gradcheck(lambda z: (float(np.sum(z - z.mean())), np.zeros_like(z)), z)
+
+
+def test_a_function_is_needed() -> None:
+    with pytest.raises(TypeError, match="fn must be a function of the inputs, not 3"):
+        fo.testing.gradcheck(3, np.ones(2))  # type: ignore[arg-type]

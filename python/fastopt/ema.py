@@ -176,8 +176,10 @@ class WeightEMA:
         """Put the averages into the parameters for the length of a ``with`` block.
 
         Afterwards the parameters are what they were before it, to the bit, whether the block ends
-        or raises, and wherever an interrupt comes. What the block has written into them is lost.
-        They are kept in a copy meanwhile.
+        or raises, and wherever an interrupt comes. They are kept in a copy meanwhile. What the
+        block writes into them is lost: do not call an optimizer's ``step`` or `fastopt.load` there.
+        `fastopt.save` with ``params=`` there saves the averages, as a file for evaluation;
+        ``ema=`` is refused.
 
         Raises
         ------
@@ -193,7 +195,13 @@ class WeightEMA:
         """Return the options, and of each parameter the average and the number of its updates.
 
         The arrays are those that `update` writes: copy what is to outlive the next one.
+
+        Raises
+        ------
+        RuntimeError
+            Within `applied`, so that no checkpoint holds the averages as its parameters too.
         """
+        self._refuse_within_applied("state_dict()")
         state = {
             name: {"step": self._step(i), "average": average}
             for i, (name, average) in enumerate(self._averages.items())

@@ -116,6 +116,8 @@ def gradcheck(
       also [0, 1]: 0.5, not 1; [0, 2]: -1, not -2; [1, 0]: 0.1, not 0.2; [1, 1]: 0.2, not 0.4; ...
       all of these are 0.5 times the numerical derivative
     """
+    if not callable(fn):
+        raise TypeError(f"fn must be a function of the inputs, not {short_repr(fn)}")
     allow_kinks = flag("allow_kinks", allow_kinks)
     raise_exception = flag("raise_exception", raise_exception)
     if max_elements is not None:

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import NamesError, as_path
-from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
+from fastopt._checks import NamesError, as_path, flag, short_repr
+from fastopt._structure import IncompatibleKeys, as_groups, few, new_params, require_same_names
 from fastopt._types import Params
 from fastopt.checkpoint._file import CheckpointError, read_file, write_file
 from fastopt.checkpoint._torch import from_torch, to_torch
@@ -41,7 +41,7 @@ class Stateful(Protocol):
         """Take it over whole, or raise and leave everything as it was."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """What a checkpoint holds; None for what was not saved.
 
@@ -63,6 +63,16 @@ class Checkpoint:
     ema: dict[str, Any] | None
     extra: Any
     incompatible: dict[str, IncompatibleKeys] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [name for name in _PARTS[1:4] if getattr(self, name) is not None]
+        if self.params is not None:
+            parts.insert(0, f"params: {few(list(self.params))}")
+        if self.extra is not None:
+            parts.append(f"extra: {short_repr(self.extra)}")
+        if any(self.incompatible.values()):
+            parts.append(f"incompatible: {self.incompatible}")
+        return f"Checkpoint({'; '.join(parts)})"
 
 
 def save(
@@ -127,6 +137,8 @@ def save(
     >>> folder.cleanup()
     """
     path = as_path("path", path)
+    if all(part is None for part in (params, optimizer, scheduler, ema, extra)):
+        raise ValueError("there is nothing to save: pass params=, optimizer= or another part")
     parts = {
         "params": None if params is None else _by_name(params),
         "optimizer": None if optimizer is None else _state_of(optimizer, "optimizer"),
@@ -199,8 +211,7 @@ def load(
     array([1., 1.])
     >>> folder.cleanup()
     """
-    if not isinstance(strict, (bool, np.bool_)):
-        raise TypeError(f"strict must be True or False, not {type(strict).__name__}")
+    strict = flag("strict", strict)
     path = as_path("path", path)
     checkpoint = Checkpoint(**_checked(read_file(path), path))
     objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
@@ -248,6 +259,8 @@ def _checked(parts: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _state_of(item: Stateful, name: str) -> Mapping[str, Any]:
+    if isinstance(item, type):
+        raise TypeError(f"{name} must be an object, not the class {item.__name__} itself")
     if not all(callable(getattr(item, name, None)) for name in ("state_dict", "load_state_dict")):
         raise TypeError(
             f"{name} must have state_dict and load_state_dict, as an optimizer has; "

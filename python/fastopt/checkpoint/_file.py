@@ -112,7 +112,8 @@ def read_file(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} {error}") from error.__cause__
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             # The hash of the document is right: another program has written it.
-            raise CheckpointError(f"{path} does not hold what save() writes: {error!r}") from error
+            reason = _reason(error)
+            raise CheckpointError(f"{path} does not hold what save() writes: {reason}") from error
 
 
 def _read(file: FileIO, size: int) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
         metadata = header.pop("__metadata__", None)
         places = _places(header, size - 8 - length)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"is damaged or no safetensors file: {error!r}") from error
+        raise CheckpointError(f"is damaged or no safetensors file: {_reason(error)}") from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("fastopt"), str):
         raise CheckpointError("is a safetensors file, but no checkpoint of fastopt")
     version, _, rest = metadata["fastopt"].partition(" ")
@@ -157,6 +158,11 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
     if tensors:
         raise ValueError(f"no place has the tensors {', '.join(tensors)}")
     return parts
+
+
+def _reason(error: Exception) -> str:
+    """Return the text of an error of this package, and for one of Python's what it means here."""
+    return str(error) if type(error) is ValueError else "its JSON has another structure"
 
 
 _Place: TypeAlias = tuple[int, int, str, np.dtype[Any], list[int]]  # begin, end, name, dtype, shape

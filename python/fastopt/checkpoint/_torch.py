@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastopt._checks import NamesError, counted
 from fastopt._structure import few
-from fastopt.optim._base import OptimizerBase
+from fastopt.optim._base import Optimizer
 
 # What only one of the two has among a group's options, and torch's defaults.
 _FASTOPT_ONLY = ("momentum_init",)
@@ -26,7 +26,7 @@ _ADDED = {
 }
 
 
-def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[str, Any]:
+def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """Turn the `state_dict` of a torch optimizer into one that `optimizer` loads.
 
     torch numbers the parameters, fastopt names them: they are matched by their order, group by
@@ -53,7 +53,7 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
         match; if a step is no whole number in [0, 2**63); if a tensor is no dense one of floats
         that NumPy has, on the CPU.
     """
-    if not isinstance(optimizer, OptimizerBase):
+    if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of fastopt's, not {type(optimizer).__name__}")
     states, groups = _parts(state_dict)
     if len(groups) != len(optimizer.param_groups):
@@ -89,7 +89,7 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: OptimizerBase) -> dict[
     return {"state": state, "param_groups": converted}
 
 
-def to_torch(optimizer: OptimizerBase) -> dict[str, Any]:
+def to_torch(optimizer: Optimizer) -> dict[str, Any]:
     """Return the state of `optimizer` as the `state_dict` of the torch optimizer of that name.
 
     The parameters are numbered in their order; tensors are copies. Needs torch, which keeps the

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fastopt._structure import IncompatibleKeys
-from fastopt.optim._base import StepInfo
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._base import Optimizer, StepInfo
 from fastopt.optim.adam import Adam, AdamW
 from fastopt.optim.groups import decay_groups
 from fastopt.optim.rmsprop import RMSprop

@@ -41,7 +41,7 @@ class StateView(Mapping[str, Mapping[str, Any]]):
     The mappings are read-only; the arrays in them are the optimizer's own.
     """
 
-    def __init__(self, optimizer: OptimizerBase) -> None:
+    def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
@@ -57,14 +57,16 @@ class StateView(Mapping[str, Mapping[str, Any]]):
         return repr({name: dict(self[name]) for name in self})
 
 
-class OptimizerBase(ABC):
-    """Parameter groups and their names; a subclass keeps the states and does the step."""
+class Optimizer(ABC):
+    """Base class of the optimizers: parameter groups and their names.
 
-    param_groups: list[Group]
+    A subclass keeps the states and does the step. One optimizer is for one thread at a time;
+    different ones may step at the same time.
+    """
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self.defaults = defaults
-        self.param_groups = []
+        self._param_groups: list[Group] = []
         self._index: dict[str, int] = {}  # of each name, in the order of the parameters
         self._named: Set[str] = set()  # the names that were given, not numbered
         groups, self._by_group = as_groups(params)
@@ -90,6 +92,22 @@ class OptimizerBase(ABC):
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod
     def _load(self, states: list[dict[str, Any] | None], groups: list[Group]) -> None: ...
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The groups: dicts of ``"params"``, ``"param_names"`` and the options, read at each step.
+
+        Change the options in them. Other keys are yours; `state_dict` holds them too.
+        """
+        return self._param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: object) -> None:
+        if groups is not self._param_groups:  # as after `+=`, which the next step refuses
+            raise AttributeError(
+                "param_groups cannot be replaced: change the options in its groups, or call "
+                "add_param_group or remove_param_group"
+            )
 
     @property
     def state(self) -> StateView:
@@ -206,10 +224,9 @@ class OptimizerBase(ABC):
         RuntimeError
             If another thread is using this optimizer.
         """
-        if type(grads) is not list or self._named or self._by_group or len(self.param_groups) > 1:
-            grads = flatten_grads(
-                grads, self._index, self.param_groups, self._by_group, self._named
-            )
+        groups = self._param_groups
+        if type(grads) is not list or self._named or self._by_group or len(groups) > 1:
+            grads = flatten_grads(grads, self._index, groups, self._by_group, self._named)
         return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
 
     def state_dict(self) -> dict[str, Any]:

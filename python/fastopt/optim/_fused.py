@@ -1,4 +1,4 @@
-"""The base class of the fused optimizers: all work of a step is one call into `_core`."""
+"""The base class of the optimizers in C++."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Any, ClassVar, NoReturn
 
 import fastopt._core as _core
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import OptimizerBase, StepInfo
+from fastopt.optim._base import Optimizer, StepInfo
 
 _WITHOUT_NORM = StepInfo(None, False)
 
 
-class Optimizer(OptimizerBase):
-    """Base class of the optimizers; not to be used by itself.
-
-    One instance is for one thread at a time; different instances may step at the same time.
-    """
+class FusedOptimizer(Optimizer):
+    """Base class of the optimizers in C++: each step is one call."""
 
     _kernel: ClassVar[str]  # the row of the kernel table
 
@@ -47,7 +44,7 @@ class Optimizer(OptimizerBase):
         zero_grads: bool,
     ) -> StepInfo:
         info: StepInfo | None = self._core.step(
-            self.param_groups,
+            self._param_groups,
             grads,
             max_norm,
             norm_type,

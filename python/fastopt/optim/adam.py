@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from fastopt._checks import flag
 from fastopt._types import Group, Params
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._fused import FusedOptimizer
 
 
-class Adam(Optimizer):
+class Adam(FusedOptimizer):
     r"""Adam, with AMSGrad if wanted.
 
     With the gradient :math:`g_t` and :math:`\lambda` = `weight_decay`:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
+from fastopt._checks import short_repr
 from fastopt._structure import name_params
 from fastopt._types import Arrays, FloatArray, Group
 
@@ -56,8 +57,13 @@ def decay_groups(
     >>> info = opt.step({name: np.ones_like(array) for name, array in params.items()})
     """
     names, arrays, _ = name_params(params, first=0)
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    patterns = [exclude] if isinstance(exclude, str) else exclude
+    if not isinstance(patterns, Iterable):
+        raise TypeError(f"exclude must be a string or a list of them, not {short_repr(exclude)}")
+    patterns = list(patterns)
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"exclude must hold strings, not {short_repr(pattern)}")
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
                 f"exclude: {pattern!r} matches no parameter; the names are {', '.join(names)}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fastopt._types import Params
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._fused import FusedOptimizer
 
 
-class RMSprop(Optimizer):
+class RMSprop(FusedOptimizer):
     r"""RMSprop, plain or centered, with momentum if wanted.
 
     With the gradient :math:`g_t`, :math:`\alpha` = `alpha`, :math:`\mu` = `momentum` and

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from fastopt._types import Params
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._fused import FusedOptimizer
 
 
-class SGD(Optimizer):
+class SGD(FusedOptimizer):
     r"""Stochastic gradient descent, with momentum if wanted.
 
     With the gradient :math:`g_t`, :math:`\mu` = `momentum`, :math:`\tau` = `dampening` and

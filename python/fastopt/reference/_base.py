@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from fastopt._types import FloatArray, Group, Params
-from fastopt.optim._base import OptimizerBase, StepInfo
+from fastopt.optim._base import Optimizer, StepInfo
 from fastopt.reference.clipping import grad_norm, memory_order
 
 
-class ReferenceOptimizer(OptimizerBase):
+class ReferenceOptimizer(Optimizer):
     """Keeps the states in plain dicts and calls `update` for each parameter with a gradient."""
 
     @abstractmethod

@@ -35,7 +35,8 @@ Schedule = TypeVar("Schedule", bound="LRScheduler")
 class HasGroups(Protocol):
     """What a schedule needs of an optimizer: groups with an ``"lr"``."""
 
-    param_groups: list[Group]
+    @property
+    def param_groups(self) -> list[Group]: ...
 
 
 class _Draft:
@@ -288,13 +289,10 @@ class LRScheduler(ABC):
 
     def _checks(self) -> dict[str, Check]:
         """Return the checks of the values in a state dict."""
-        groups = len(self.optimizer.param_groups)
         return {
             **self._options,
             "last_epoch": integer(0),
-            "base_lrs": list_of(non_negative, 0, groups),  # fewer: a group came after the last step
-            "last_lr": list_of(non_negative, 0, groups),
-            "lr": list_of(non_negative, groups, groups),
+            **dict.fromkeys(("base_lrs", "last_lr", "lr"), list_of(non_negative)),
         }
 
     def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +303,18 @@ class LRScheduler(ABC):
         own = self.state_dict()
         require_same_names(own, state_dict, f"state dict of {name}")
         checks = self._checks()
-        return {key: checks.get(key, _as_it_is)(key, state_dict[key]) for key in own}
+        values = {key: checks.get(key, _as_it_is)(key, state_dict[key]) for key in own}
+        groups = len(self.optimizer.param_groups)
+        # A group that was added after the last step has no entry in the last two.
+        for key, least in (("lr", groups), ("base_lrs", 0), ("last_lr", 0)):
+            count = len(values.get(key, ()))
+            if not least <= count <= groups:
+                raise ValueError(
+                    f"the state dict of {name} has {counted(count, 'rate')} in {key!r}, but the "
+                    f"optimizer has {counted(groups, 'parameter group')}; give it the same groups, "
+                    "or do not load the schedule"
+                )
+        return values
 
     def _take(self, values: dict[str, Any]) -> None:
         """Put checked values in place."""
