@@ -95,7 +95,7 @@ def test_each_option_of_a_class_counts() -> None:
         taken = inspect.signature(plain.call).parameters
         options = inspect.signature(type(plain.make())).parameters
         assert list(taken)[2:] != []
-        assert set(taken) - set(list(taken)[:2]) - {"out", "stats"} == set(options)
+        assert set(taken) - set(list(taken)[:2]) - {"out"} == set(options)
         for name, option in options.items():
             assert taken[name].default == option.default, (plain.function, name)
         assert {name for row in ROWS if row.loss == plain.loss for name in row.options} == set(
@@ -160,7 +160,7 @@ def test_options_reach_their_checks() -> None:
 def test_names_order_and_defaults_are_torchs() -> None:
     functional = pytest.importorskip("torch.nn.functional")
     renamed = {"logits": "input", "log_probs": "input", "targets": "target"}
-    ours_alone = {"out", "stats", "z_loss", "logit_softcap"}
+    ours_alone = {"out", "z_loss", "logit_softcap"}
     for row in PLAIN:
         theirs = inspect.signature(getattr(functional, row.function)).parameters
         ours = inspect.signature(row.call).parameters

@@ -53,8 +53,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "set_num_threads": lambda out, **o: fo.set_num_threads(**o),
 }
 OPTIONS = {
-    "cross_entropy": "ignore_index:i reduction:t label_smoothing:n z_loss:n logit_softcap:n "
-    "stats:f",
+    "cross_entropy": "ignore_index:i reduction:t label_smoothing:n z_loss:n logit_softcap:n",
     "nll_loss": "ignore_index:i reduction:t",
     "mse_loss": "reduction:t",
     "l1_loss": "reduction:t",
@@ -64,7 +63,7 @@ OPTIONS = {
     "binary_cross_entropy_with_logits": "reduction:t",
     "kl_div": "reduction:t log_target:f",
     "linear_cross_entropy": "ignore_index:i reduction:t label_smoothing:n z_loss:n logit_softcap:n "
-    "memory_limit:i? stats:f",
+    "memory_limit:i?",
     "logistic": "L:n k:n x0:n",
     "dropout": "p:n seed:i",
     "softmax": "axis:i dim:i?",
@@ -250,15 +249,12 @@ def test_axis_and_dim() -> None:
             F.softmax(X, axis, dim=0)
 
 
-def test_statistics_of_the_functions() -> None:
-    loss, grad, stats = F.cross_entropy(X, Y, stats=True)
-    again = fo.CrossEntropyLoss().value_and_grad(X, Y, stats=True)
-    assert (loss, stats.correct, stats.total) == (again[0], again[2].correct, again[2].total)
-    assert np.array_equal(grad, again[1])
-    assert np.array_equal(stats.logsumexp, again[2].logsumexp)
-    assert type(stats) is type(again[2])
-    linear = F.linear_cross_entropy(X, X, Y, stats=True)
-    assert linear[2].total == 4
+def test_a_wrong_kind_of_grad() -> None:
+    wrong: Any = "yes"
+    with pytest.raises(TypeError, match="grad must be True or False, not 'yes'"):
+        fo.CrossEntropyLoss().value_and_stats(X, Y, grad=wrong)
+    with pytest.raises(TypeError, match="grad must be True or False, not 'yes'"):
+        fo.LinearCrossEntropyLoss().value_and_stats(X, X, Y, grad=wrong)
 
 
 def named(name: str, base: type = object, **members: Any) -> Any:

@@ -28,10 +28,7 @@ from fastopt._settings import (
     set_num_threads,
     show_config,
 )
-from fastopt.accumulate import GradAccumulator
 from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
-from fastopt.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
-from fastopt.ema import WeightEMA
 from fastopt.losses import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -49,11 +46,16 @@ from fastopt.optim import (
     SGD,
     Adam,
     AdamW,
+    GradAccumulator,
     IncompatibleKeys,
     Optimizer,
     RMSprop,
     StepInfo,
+    WeightEMA,
+    clip_grad_norm_,
+    clip_grad_value_,
     decay_groups,
+    grad_norm,
 )
 from fastopt.schedules import (
     ChainedScheduler,

@@ -1,21 +1,21 @@
-"""Activations, losses without an object, and in-place updates on state that the caller owns.
+"""Functions: activations, losses without an object, and updates on state that the caller owns.
 
-A loss returns ``(loss, grad)``, as ``value_and_grad`` of its class does.
+Arrays are float32 or float64, of any shape and strides, and those of one call have one dtype.
+`out` is passed by name: the array for the result, or for the gradient of a loss. It has their shape
+and dtype, is C-contiguous, and may be an operand itself, which the result then replaces; otherwise
+it shares memory with no operand. It is also what the function returns. Where a function takes more,
+it says so.
 
-One call of an update is one step of one array. The updates run the kernels of the classes in
-`fastopt.optim`, give the same bits, and check their arguments in the same way before anything is
-written. All their arrays have the shape and dtype of `param` (float32 or float64); the states start
-as zeros. `step` is the number of this update, counted from 1.
+A loss returns ``(loss, grad)``, the gradient with respect to the first argument, as
+``value_and_grad`` of its class does. An update writes into the parameter and its state, and returns
+nothing.
+
+If an argument cannot be used, TypeError or ValueError names it, and nothing has been written.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-import fastopt._core as _core
-from fastopt._checks import int64
-from fastopt._types import FloatArray
-from fastopt.activations import (
+from fastopt.losses.activations import (
     dropout,
     log_softmax,
     log_softmax_backward,
@@ -39,6 +39,7 @@ from fastopt.losses.functional import (
     nll_loss,
     smooth_l1_loss,
 )
+from fastopt.optim.functional import adam_, adamw_, rmsprop_, sgd_
 
 __all__ = [
     "adam_",
@@ -66,173 +67,3 @@ __all__ = [
     "softmax",
     "softmax_backward",
 ]
-
-
-def sgd_(
-    param: FloatArray,
-    grad: FloatArray,
-    momentum_buffer: FloatArray | None = None,
-    *,
-    step: int | None = None,
-    lr: float = 1e-3,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-    momentum_init: Literal["grad", "zero"] = "grad",
-) -> None:
-    """Update `param` and `momentum_buffer` in place, as `fastopt.SGD` does.
-
-    `momentum_buffer` and `step` are needed with momentum only; at step 1 the buffer is set to the
-    gradient, or with `momentum_init` "zero" updated like at any other.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
-    """
-    if momentum != 0 and step is None:
-        raise TypeError("sgd_ with momentum needs step, the number of this update (1, 2, ...)")
-    _core.update(
-        "sgd",
-        param,
-        grad,
-        {"momentum_buffer": momentum_buffer},
-        1 if step is None else int64("step", step),
-        {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "momentum_init": momentum_init,
-        },
-    )
-
-
-def rmsprop_(
-    param: FloatArray,
-    grad: FloatArray,
-    square_avg: FloatArray,
-    momentum_buffer: FloatArray | None = None,
-    grad_avg: FloatArray | None = None,
-    *,
-    lr: float = 1e-2,
-    alpha: float = 0.99,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    centered: bool = False,
-    maximize: bool = False,
-) -> None:
-    """Update `param` and its averages in place, as `fastopt.RMSprop` does.
-
-    `momentum_buffer` is needed with momentum, `grad_avg` with `centered`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
-    """
-    _core.update(
-        "rmsprop",
-        param,
-        grad,
-        {"square_avg": square_avg, "momentum_buffer": momentum_buffer, "grad_avg": grad_avg},
-        1,
-        {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "maximize": maximize,
-        },
-    )
-
-
-def adam_(
-    param: FloatArray,
-    grad: FloatArray,
-    exp_avg: FloatArray,
-    exp_avg_sq: FloatArray,
-    max_exp_avg_sq: FloatArray | None = None,
-    *,
-    step: int,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    amsgrad: bool = False,
-    maximize: bool = False,
-    decoupled_weight_decay: bool = False,
-) -> None:
-    """Update `param` and its moments in place, as `fastopt.Adam` does.
-
-    `max_exp_avg_sq` is needed with `amsgrad`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
-    """
-    _core.update(
-        "adam",
-        param,
-        grad,
-        {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
-        int64("step", step),
-        {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        },
-    )
-
-
-def adamw_(
-    param: FloatArray,
-    grad: FloatArray,
-    exp_avg: FloatArray,
-    exp_avg_sq: FloatArray,
-    max_exp_avg_sq: FloatArray | None = None,
-    *,
-    step: int,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
-    amsgrad: bool = False,
-    maximize: bool = False,
-) -> None:
-    """Update `param` and its moments in place, as `fastopt.AdamW` does.
-
-    `max_exp_avg_sq` is needed with `amsgrad`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
-    """
-    adam_(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        max_exp_avg_sq,
-        step=step,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        decoupled_weight_decay=True,
-    )

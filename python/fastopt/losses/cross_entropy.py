@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import fastopt._core as _core
 from fastopt._checks import Reduction, flag, int64, reduction_of, to_float
@@ -10,10 +10,14 @@ from fastopt._types import FloatArray, IntArray
 
 
 class CrossEntropyStats(NamedTuple):
-    """The statistics that a call with ``stats=True`` returns.
+    """What ``value_and_stats`` of a cross-entropy returns.
 
     Attributes
     ----------
+    loss : float or array
+        As ``value_and_grad`` returns it.
+    grad : array, tuple of arrays or None
+        As ``value_and_grad`` returns it; None with ``grad=False``.
     logsumexp : array
         ``log(sum(exp(logits)))`` of each row, in the shape of the class indices; 0 where ignored.
     correct : int
@@ -23,6 +27,8 @@ class CrossEntropyStats(NamedTuple):
         Rows that are not ignored: ``correct / total`` is the accuracy.
     """
 
+    loss: float | FloatArray
+    grad: Any
     logsumexp: FloatArray
     correct: int
     total: int
@@ -58,7 +64,7 @@ class CrossEntropyOptions:
         *,
         want_grad: bool,
         out: FloatArray | None,
-        stats: bool,
+        stats: bool = False,
         denominator: float | None = None,
         most_threads: int | None = None,
     ) -> Any:
@@ -77,7 +83,7 @@ class CrossEntropyOptions:
             self.logit_softcap,
             want_grad,
             out,
-            CrossEntropyStats if flag("stats", stats) else None,
+            tuple if stats else None,
             denominator,
             most_threads,
         )
@@ -166,21 +172,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
             logit_softcap=logit_softcap,
         )
 
-    @overload
     def __call__(
-        self,
-        logits: FloatArray,
-        targets: IntArray | FloatArray | int,
-        *,
-        stats: Literal[False] = False,
-    ) -> float | FloatArray: ...
-    @overload
-    def __call__(
-        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: Literal[True]
-    ) -> tuple[float | FloatArray, CrossEntropyStats]: ...
-    def __call__(
-        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
-    ) -> float | FloatArray | tuple[float | FloatArray, CrossEntropyStats]:
+        self, logits: FloatArray, targets: IntArray | FloatArray | int
+    ) -> float | FloatArray:
         """Return the loss.
 
         Parameters
@@ -192,15 +186,11 @@ class CrossEntropyLoss(CrossEntropyOptions):
         targets : array of shape (N,), () or (N, d1, ...), or of the logits' shape
             Class indices of any integer dtype, each in [0, C) or `ignore_index`; or probabilities
             of the logits' dtype.
-        stats : bool
-            Return a `CrossEntropyStats` too, from the same pass.
 
         Returns
         -------
-        loss : float, or array in the shape of the class indices and the dtype of the logits
+        float, or array in the shape of the class indices and the dtype of the logits
             With "mean", nan if no target counts.
-        stats : CrossEntropyStats
-            If it was asked for.
 
         Raises
         ------
@@ -209,44 +199,22 @@ class CrossEntropyLoss(CrossEntropyOptions):
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
-        result: float | FloatArray | tuple[float | FloatArray, CrossEntropyStats]
-        result = self._run(logits, targets, want_grad=False, out=None, stats=stats)
-        return result
+        loss: float | FloatArray
+        loss = self._run(logits, targets, want_grad=False, out=None)
+        return loss
 
-    @overload
     def value_and_grad(
         self,
         logits: FloatArray,
         targets: IntArray | FloatArray | int,
-        out: FloatArray | None = None,
         *,
-        stats: Literal[False] = False,
-    ) -> tuple[float | FloatArray, FloatArray]: ...
-    @overload
-    def value_and_grad(
-        self,
-        logits: FloatArray,
-        targets: IntArray | FloatArray | int,
         out: FloatArray | None = None,
-        *,
-        stats: Literal[True],
-    ) -> tuple[float | FloatArray, FloatArray, CrossEntropyStats]: ...
-    def value_and_grad(
-        self,
-        logits: FloatArray,
-        targets: IntArray | FloatArray | int,
-        out: FloatArray | None = None,
-        *,
-        stats: bool = False,
-    ) -> (
-        tuple[float | FloatArray, FloatArray]
-        | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
-    ):
+    ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient with respect to the logits.
 
         Parameters
         ----------
-        logits, targets, stats
+        logits, targets
             As in `__call__`.
         out : array of the logits' shape, optional
             Where the gradient goes: of the logits' dtype; of any strides, but the axes behind the
@@ -256,16 +224,32 @@ class CrossEntropyLoss(CrossEntropyOptions):
 
         Returns
         -------
-        loss, stats
+        loss
             As in `__call__`.
         grad : array of the logits' shape
             `out` if it was given. With reduction "none", the gradient of the sum.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As in `__call__`. Nothing has been written then.
         """
         result: tuple[float | FloatArray, FloatArray]
-        result = self._run(logits, targets, want_grad=True, out=out, stats=stats)
+        result = self._run(logits, targets, want_grad=True, out=out)
         return result
+
+    def value_and_stats(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        *,
+        grad: bool = True,
+        out: FloatArray | None = None,
+    ) -> CrossEntropyStats:
+        """Return the loss, its gradient, and statistics of the same pass: accuracy, log-sum-exp.
+
+        Parameters
+        ----------
+        logits, targets, out
+            As in `value_and_grad`.
+        grad : bool
+            Whether to compute the gradient.
+        """
+        want_grad = flag("grad", grad)
+        loss, *grads, stats = self._run(logits, targets, want_grad=want_grad, out=out, stats=True)
+        return CrossEntropyStats(loss, grads[0] if grads else None, *stats)

@@ -1,19 +1,19 @@
 """The losses as functions, with the names of ``torch.nn.functional``.
 
-Each makes the class of the same options for one call and returns what its ``value_and_grad`` does:
-the loss and its gradient with respect to the first argument. What the arguments may be, the
-mathematics and the errors stand at the class. All checks come before the first write. Options that
-torch has after its deprecated ``size_average`` and ``reduce`` are passed by name.
+Each returns what ``value_and_grad`` of the class with these options does: the loss and its gradient
+with respect to the first argument. The class documents the arguments, the mathematics and the
+errors. Options that torch has after its deprecated ``size_average`` and ``reduce`` are passed by
+name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Literal
 
 from fastopt._checks import Reduction
 from fastopt._types import FloatArray, IntArray
-from fastopt.losses.cross_entropy import CrossEntropyLoss, CrossEntropyStats
+from fastopt.losses.cross_entropy import CrossEntropyLoss
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.losses.nll import NLLLoss
 from fastopt.losses.pointwise import (
@@ -27,7 +27,6 @@ from fastopt.losses.pointwise import (
 )
 
 
-@overload
 def cross_entropy(
     logits: FloatArray,
     targets: IntArray | FloatArray | int,
@@ -39,56 +38,8 @@ def cross_entropy(
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
     out: FloatArray | None = None,
-    stats: Literal[False] = False,
-) -> tuple[float | FloatArray, FloatArray]: ...
-@overload
-def cross_entropy(
-    logits: FloatArray,
-    targets: IntArray | FloatArray | int,
-    weight: FloatArray | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    out: FloatArray | None = None,
-    stats: Literal[True],
-) -> tuple[float | FloatArray, FloatArray, CrossEntropyStats]: ...
-@overload
-def cross_entropy(
-    logits: FloatArray,
-    targets: IntArray | FloatArray | int,
-    weight: FloatArray | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    out: FloatArray | None = None,
-    stats: bool,
-) -> (
-    tuple[float | FloatArray, FloatArray] | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
-): ...
-def cross_entropy(
-    logits: FloatArray,
-    targets: IntArray | FloatArray | int,
-    weight: FloatArray | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    out: FloatArray | None = None,
-    stats: bool = False,
-) -> (
-    tuple[float | FloatArray, FloatArray] | tuple[float | FloatArray, FloatArray, CrossEntropyStats]
-):
+) -> tuple[float | FloatArray, FloatArray]:
     """Return the softmax cross-entropy and its gradient; see `fastopt.CrossEntropyLoss`.
-
-    With `stats`, a `fastopt.CrossEntropyStats` is third.
 
     Examples
     --------
@@ -105,18 +56,14 @@ def cross_entropy(
         z_loss=z_loss,
         logit_softcap=logit_softcap,
     )
-    result: tuple[float | FloatArray, FloatArray]
-    result = loss_of.value_and_grad(logits, targets, out, stats=stats)  # type: ignore[call-overload]
-    return result
+    return loss_of.value_and_grad(logits, targets, out=out)
 
 
-@overload
 def linear_cross_entropy(
     hidden: FloatArray,
     linear_weight: FloatArray,
     targets: IntArray | FloatArray | int,
     linear_bias: FloatArray | None = None,
-    out: Sequence[FloatArray] | None = None,
     *,
     weight: FloatArray | None = None,
     ignore_index: int = -100,
@@ -125,74 +72,12 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
     memory_limit: int | None = None,
-    stats: Literal[False] = False,
-) -> tuple[float | FloatArray, tuple[FloatArray, ...]]: ...
-@overload
-def linear_cross_entropy(
-    hidden: FloatArray,
-    linear_weight: FloatArray,
-    targets: IntArray | FloatArray | int,
-    linear_bias: FloatArray | None = None,
     out: Sequence[FloatArray] | None = None,
-    *,
-    weight: FloatArray | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    memory_limit: int | None = None,
-    stats: Literal[True],
-) -> tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]: ...
-@overload
-def linear_cross_entropy(
-    hidden: FloatArray,
-    linear_weight: FloatArray,
-    targets: IntArray | FloatArray | int,
-    linear_bias: FloatArray | None = None,
-    out: Sequence[FloatArray] | None = None,
-    *,
-    weight: FloatArray | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    memory_limit: int | None = None,
-    stats: bool,
-) -> (
-    tuple[float | FloatArray, tuple[FloatArray, ...]]
-    | tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]
-): ...
-def linear_cross_entropy(
-    hidden: FloatArray,
-    linear_weight: FloatArray,
-    targets: IntArray | FloatArray | int,
-    linear_bias: FloatArray | None = None,
-    out: Sequence[FloatArray] | None = None,
-    *,
-    weight: FloatArray | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_softcap: float = 0.0,
-    memory_limit: int | None = None,
-    stats: bool = False,
-) -> (
-    tuple[float | FloatArray, tuple[FloatArray, ...]]
-    | tuple[float | FloatArray, tuple[FloatArray, ...], CrossEntropyStats]
-):
+) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
     """Return the cross-entropy of ``hidden @ linear_weight.T + linear_bias`` and its gradients.
 
-    ``(loss, (dhidden, dlinear_weight))``, with ``dlinear_bias`` third if there is a bias: what
-    `fastopt.LinearCrossEntropyLoss` with these options returns from ``value_and_grad``. With
-    `stats`, a `fastopt.CrossEntropyStats` follows.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If an option or an array cannot be used. Nothing has been written then.
+    They are ``(dhidden, dlinear_weight)``, and ``dlinear_bias`` if there is a bias; see
+    `fastopt.LinearCrossEntropyLoss`.
     """
     loss_of = LinearCrossEntropyLoss(
         weight,
@@ -203,11 +88,7 @@ def linear_cross_entropy(
         logit_softcap=logit_softcap,
         memory_limit=memory_limit,
     )
-    result: tuple[float | FloatArray, tuple[FloatArray, ...]]
-    result = loss_of.value_and_grad(  # type: ignore[call-overload]
-        hidden, linear_weight, targets, linear_bias, out, stats=stats
-    )
-    return result
+    return loss_of.value_and_grad(hidden, linear_weight, targets, linear_bias, out=out)
 
 
 def nll_loss(
@@ -228,7 +109,7 @@ def nll_loss(
     >>> print(f"{loss:.4f}", grad)
     1.3863 [[-1.  0.]]
     """
-    return NLLLoss(weight, ignore_index, reduction).value_and_grad(log_probs, targets, out)
+    return NLLLoss(weight, ignore_index, reduction).value_and_grad(log_probs, targets, out=out)
 
 
 def mse_loss(
@@ -246,7 +127,7 @@ def mse_loss(
     >>> print(*F.mse_loss(np.array([1.0, 5.0]), np.array([1.0, 2.0])))
     4.5 [0. 3.]
     """
-    return MSELoss(reduction).value_and_grad(input, target, out)
+    return MSELoss(reduction).value_and_grad(input, target, out=out)
 
 
 def l1_loss(
@@ -264,7 +145,7 @@ def l1_loss(
     >>> print(*F.l1_loss(np.array([1.0, 5.0]), np.array([1.0, 2.0]), reduction="sum"))
     3.0 [0. 1.]
     """
-    return L1Loss(reduction).value_and_grad(input, target, out)
+    return L1Loss(reduction).value_and_grad(input, target, out=out)
 
 
 def smooth_l1_loss(
@@ -283,7 +164,7 @@ def smooth_l1_loss(
     >>> print(*F.smooth_l1_loss(np.array([1.0, 5.0]), np.array([0.0, 2.0]), beta=2.0))
     1.125 [0.25 0.5 ]
     """
-    return SmoothL1Loss(reduction, beta).value_and_grad(input, target, out)
+    return SmoothL1Loss(reduction, beta).value_and_grad(input, target, out=out)
 
 
 def huber_loss(
@@ -302,7 +183,7 @@ def huber_loss(
     >>> print(*F.huber_loss(np.array([0.5, 5.0]), np.array([0.0, 2.0]), delta=2.0))
     2.0625 [0.25 1.  ]
     """
-    return HuberLoss(reduction, delta).value_and_grad(input, target, out)
+    return HuberLoss(reduction, delta).value_and_grad(input, target, out=out)
 
 
 def binary_cross_entropy(
@@ -322,7 +203,7 @@ def binary_cross_entropy(
     >>> print(f"{loss:.4f}", grad.round(4))
     0.4904 [-1.      0.6667]
     """
-    return BCELoss(weight, reduction).value_and_grad(input, target, out)
+    return BCELoss(weight, reduction).value_and_grad(input, target, out=out)
 
 
 def binary_cross_entropy_with_logits(
@@ -344,7 +225,7 @@ def binary_cross_entropy_with_logits(
     0.3466 0.2500 -2.1242e-18
     """
     loss_of = BCEWithLogitsLoss(weight, reduction, pos_weight)
-    return loss_of.value_and_grad(input, target, out)
+    return loss_of.value_and_grad(input, target, out=out)
 
 
 def kl_div(
@@ -365,4 +246,4 @@ def kl_div(
     >>> print(f"{loss:.4f}", grad)
     0.1438 [[-0.5 -0.5]]
     """
-    return KLDivLoss(reduction, log_target).value_and_grad(input, target, out)
+    return KLDivLoss(reduction, log_target).value_and_grad(input, target, out=out)

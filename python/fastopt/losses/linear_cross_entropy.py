@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from math import inf
-from typing import Literal, NamedTuple, TypeAlias, overload
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,26 +15,16 @@ from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
-# Where no limit is given. More rows at once than these no longer make the BLAS faster.
-SHARE_OF_LOGITS = 0.098
-LEAST_LIMIT = 16 << 20
+# Without a memory_limit: a share of all logits, which together with the block below is a tenth of
+# their memory; but at least so many bytes, and no more rows than make the BLAS faster.
+SHARE_OF_LOGITS = 1 / 11
+LEAST_BYTES = 16 << 20
 MOST_ROWS = 512
 # Rows at once in multiples of this leave the BLAS no narrow rest.
 ROW_STEP = 16
-# A part of linear_weight's gradient that is computed beside it and then added: small enough to
+# A block of linear_weight's gradient that is computed beside it and then added: small enough to
 # stay in cache, large enough for the BLAS.
-ADDED_BYTES = 2 << 20
-ROW_BYTES = 64  # the targets and losses of a row
-MOST_THREADS = 64  # that have a row of scratch each for `logit_softcap`
-BUFFER_SIZE = 8192  # elements that NumPy buffers where a row is added to many
-
-
-class _Plan(NamedTuple):
-    """How much is done at once."""
-
-    rows: int
-    classes: int  # of linear_weight's gradient; 0 if nothing is added to it
-    threads: int | None  # at most
+BLOCK_BYTES = 2 << 20
 
 
 class LinearCrossEntropyLoss(CrossEntropyOptions):
@@ -56,23 +45,17 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     The products are NumPy's (`numpy.matmul`) and run on its BLAS's threads, not on those of
     `fastopt.set_num_threads`. The last bits depend on that BLAS, on the number of its threads and
     on `memory_limit`; they are the same from call to call. All else is `CrossEntropyLoss`, whose
-    options these are. Rows that are ignored are left out of the products:
-    they cost nothing, and NaN in them stays there.
+    options these are. Rows that are ignored are left out of the products: they cost nothing, and
+    NaN in them stays there.
 
     Parameters
     ----------
     weight, ignore_index, reduction, label_smoothing, z_loss, logit_softcap
         As in `CrossEntropyLoss`; `weight` has a number for each class.
     memory_limit : int, optional
-        Bytes that a call may take besides its results: for the logits of a chunk, and all
-        temporaries. By default 9.8 % of what all logits would take, but at least 16 MiB and no
-        more than 512 rows need. The fewer rows at once, the slower the BLAS; with
-        `logit_softcap` also the fewer threads, at most 64, as each takes a row of its own.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
+        Bytes of logits that are held at once: as many rows as fit, and at least one. By default a
+        share of 1/11 of all logits, but at least 16 MiB and at most 512 rows. The fewer rows at
+        once, the slower the BLAS. With `logit_softcap` each thread takes one row more.
 
     References
     ----------
@@ -112,37 +95,15 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         )
         self.memory_limit: int | None = None
         if memory_limit is not None:
-            self.memory_limit = integer(1, inf)("memory_limit", memory_limit)
+            self.memory_limit = integer(1, math.inf)("memory_limit", memory_limit)
 
-    @overload
     def __call__(
         self,
         hidden: FloatArray,
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        *,
-        stats: Literal[False] = False,
-    ) -> float | FloatArray: ...
-    @overload
-    def __call__(
-        self,
-        hidden: FloatArray,
-        linear_weight: FloatArray,
-        targets: IntArray | FloatArray | int,
-        linear_bias: FloatArray | None = None,
-        *,
-        stats: Literal[True],
-    ) -> tuple[float | FloatArray, CrossEntropyStats]: ...
-    def __call__(
-        self,
-        hidden: FloatArray,
-        linear_weight: FloatArray,
-        targets: IntArray | FloatArray | int,
-        linear_bias: FloatArray | None = None,
-        *,
-        stats: bool = False,
-    ) -> float | FloatArray | tuple[float | FloatArray, CrossEntropyStats]:
+    ) -> float | FloatArray:
         """Return the loss.
 
         Parameters
@@ -151,71 +112,41 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             float32 or float64.
         linear_weight : array of shape (V, D)
             Of the dtype of `hidden`, V >= 1. Rows or columns that are contiguous are read as they
-            lie; other strides are copied, beyond `memory_limit`.
+            lie; other strides are copied.
         targets : array of shape (N,), () or (d1, ...), or one axis of V more
             Class indices of any integer dtype, each in [0, V) or `ignore_index`; or probabilities
             of the dtype of `hidden`.
         linear_bias : array of shape (V,), optional
             Of the dtype of `hidden`.
-        stats : bool
-            Return a `CrossEntropyStats` too, from the same pass.
 
         Returns
         -------
-        loss : float, or array in the shape of the class indices and the dtype of `hidden`
+        float, or array in the shape of the class indices and the dtype of `hidden`
             With "mean", nan if no target counts.
-        stats : CrossEntropyStats
-            If it was asked for.
 
         Raises
         ------
         TypeError, ValueError
-            If an array cannot be used, or `memory_limit` is too small for one row.
+            If an array cannot be used.
         IndexError
             If a target is outside [0, V) and not `ignore_index`.
         """
-        loss, _, summary = self._chunks(
-            hidden, linear_weight, targets, linear_bias, want_grad=False, out=None, stats=stats
-        )
-        return loss if summary is None else (loss, summary)
+        return self._by_chunks(hidden, linear_weight, targets, linear_bias, want_grad=False).loss
 
-    @overload
     def value_and_grad(
         self,
         hidden: FloatArray,
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        out: Sequence[FloatArray] | None = None,
         *,
-        stats: Literal[False] = False,
-    ) -> tuple[float | FloatArray, Grads]: ...
-    @overload
-    def value_and_grad(
-        self,
-        hidden: FloatArray,
-        linear_weight: FloatArray,
-        targets: IntArray | FloatArray | int,
-        linear_bias: FloatArray | None = None,
         out: Sequence[FloatArray] | None = None,
-        *,
-        stats: Literal[True],
-    ) -> tuple[float | FloatArray, Grads, CrossEntropyStats]: ...
-    def value_and_grad(
-        self,
-        hidden: FloatArray,
-        linear_weight: FloatArray,
-        targets: IntArray | FloatArray | int,
-        linear_bias: FloatArray | None = None,
-        out: Sequence[FloatArray] | None = None,
-        *,
-        stats: bool = False,
-    ) -> tuple[float | FloatArray, Grads] | tuple[float | FloatArray, Grads, CrossEntropyStats]:
+    ) -> tuple[float | FloatArray, Grads]:
         """Return the loss and its gradients.
 
         Parameters
         ----------
-        hidden, linear_weight, targets, linear_bias, stats
+        hidden, linear_weight, targets, linear_bias
             As in `__call__`.
         out : tuple of arrays, optional
             Where the gradients go, in the order of the result, each of the shape and dtype of what
@@ -225,23 +156,48 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
         Returns
         -------
-        loss, stats
+        loss
             As in `__call__`.
         grads : tuple of arrays
             ``(dhidden, dlinear_weight)``, and ``dlinear_bias`` if there is a bias: those of `out`
             if it was given. With reduction "none", the gradients of the sum.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As in `__call__`. Nothing has been written then.
         """
-        loss, grads, summary = self._chunks(
-            hidden, linear_weight, targets, linear_bias, want_grad=True, out=out, stats=stats
+        result = self._by_chunks(
+            hidden, linear_weight, targets, linear_bias, want_grad=True, out=out
         )
-        return (loss, grads) if summary is None else (loss, grads, summary)
+        return result.loss, result.grad
 
-    def _chunks(
+    def value_and_stats(
+        self,
+        hidden: FloatArray,
+        linear_weight: FloatArray,
+        targets: IntArray | FloatArray | int,
+        linear_bias: FloatArray | None = None,
+        *,
+        grad: bool = True,
+        out: Sequence[FloatArray] | None = None,
+    ) -> CrossEntropyStats:
+        """Return the loss, its gradients, and statistics of the same pass: accuracy, log-sum-exp.
+
+        Parameters
+        ----------
+        hidden, linear_weight, targets, linear_bias, out
+            As in `value_and_grad`.
+        grad : bool
+            Whether to compute the gradients.
+        """
+        result = self._by_chunks(
+            hidden,
+            linear_weight,
+            targets,
+            linear_bias,
+            want_grad=flag("grad", grad),
+            out=out,
+            want_stats=True,
+        )
+        return result if grad else result._replace(grad=None)
+
+    def _by_chunks(
         self,
         hidden: FloatArray,
         linear_weight: FloatArray,
@@ -249,11 +205,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         linear_bias: FloatArray | None,
         *,
         want_grad: bool,
-        out: Sequence[FloatArray] | None,
-        stats: bool,
-    ) -> tuple[float | FloatArray, Grads, CrossEntropyStats | None]:
-        wants_stats = flag("stats", stats)
-        indices, denominator, given = _core.check_linear_cross_entropy(
+        out: Sequence[FloatArray] | None = None,
+        want_stats: bool = False,
+    ) -> CrossEntropyStats:
+        indices, denominator, grads = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )
         # Of subclasses the plain arrays: np.matrix has another product.
@@ -263,38 +218,32 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         shape, dtype = hidden.shape[:-1], hidden.dtype
         classes, width = linear_weight.shape
         x = hidden.reshape(math.prod(shape), width)
-        y = indices
-        if y is None:
-            y = np.asarray(targets).reshape(len(x), classes)
+        y = np.asarray(targets).reshape(len(x), classes) if indices is None else indices
         kept = None  # the rows that are not ignored, if some are
         if indices is not None and np.any(indices == self.ignore_index):
             kept = np.flatnonzero(indices != self.ignore_index)
         count = len(x) if kept is None else len(kept)
+        at_once = self._rows_at_once(count, len(x), classes * dtype.itemsize)
         copies = kept is not None or not _is_for_blas(x)
-        plan = self._plan(
-            count, len(x), classes, width, dtype.itemsize, linear_bias is not None, copies
-        )
 
-        grads: Grads = ()
         if want_grad and out is None:
             grads = (np.empty(hidden.shape, dtype), np.empty_like(linear_weight))
             grads += () if linear_bias is None else (np.empty(classes, dtype),)
-        elif want_grad:
-            grads = given
         w = linear_weight if _is_for_blas(linear_weight) else np.ascontiguousarray(linear_weight)
+        logits = np.empty((at_once, classes), dtype)
+        losses = np.zeros(len(x) if self.reduction == "none" else 0, dtype)
+        logsumexp = np.zeros(len(x) if want_stats else 0, dtype)
+        loss, correct = 0.0, 0
         if want_grad:
             dx, dw = np.asarray(grads[0]).reshape(x.shape), np.asarray(grads[1])
-        db = np.zeros(classes if want_grad and linear_bias is not None else 0)
-        ones = np.ones(plan.rows if db.size else 0, dtype)
-        logits = np.empty((plan.rows, classes), dtype)
-        part = np.empty_like(dw[: plan.classes]) if want_grad else None
-        losses = np.zeros(len(x) if self.reduction == "none" else 0, dtype)
-        logsumexp = np.zeros(len(x) if wants_stats else 0, dtype)
-        loss, correct = 0.0, 0
+            db = np.zeros(0 if linear_bias is None else classes)
+            ones = np.ones(at_once, dtype)
+            step = max(1, BLOCK_BYTES // max(1, width * dtype.itemsize))
+            product = np.empty_like(dw[: step if count > at_once else 0])
 
         with np.errstate(all="ignore"):  # infinities and NaN are the caller's
-            for start in range(0, count, plan.rows):
-                rows: slice | IntArray = slice(start, min(start + plan.rows, count))
+            for start in range(0, count, at_once):
+                rows: slice | IntArray = slice(start, min(start + at_once, count))
                 if kept is not None:
                     rows = kept[rows]
                 h = np.ascontiguousarray(x[rows]) if copies else x[rows]
@@ -307,18 +256,17 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                     y[rows],
                     want_grad=want_grad,
                     out=g if want_grad else None,
-                    stats=wants_stats,
+                    stats=want_stats,
                     denominator=denominator,
-                    most_threads=plan.threads,
                 )
-                value = computed[0] if want_grad or wants_stats else computed
+                value = computed[0] if want_grad or want_stats else computed
                 if self.reduction == "none":
                     losses[rows] = value
                 else:
                     loss += float(value)
-                if wants_stats:
-                    logsumexp[rows] = computed[-1].logsumexp
-                    correct += computed[-1].correct
+                if want_stats:
+                    logsumexp[rows], part_correct, _ = computed[-1]
+                    correct += part_correct
                 if not want_grad:
                     continue
                 if kept is None:
@@ -330,70 +278,35 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 if start == 0:
                     np.matmul(g.T, h, out=dw)
                     continue
-                assert part is not None
-                for first in range(0, classes, plan.classes):
-                    block = dw[first : first + plan.classes]
-                    added = part[: len(block)]
-                    np.matmul(g[:, first : first + plan.classes].T, h, out=added)
-                    block += added
+                for first in range(0, classes, step):
+                    block = dw[first : first + step]
+                    part = np.matmul(g[:, first : first + step].T, h, out=product[: len(block)])
+                    block += part
 
-        if want_grad and kept is not None:
-            dx[indices == self.ignore_index] = 0
-        if want_grad and count == 0:
-            dw[...] = 0
-        if want_grad and linear_bias is not None:
-            with np.errstate(all="ignore"):
+            if want_grad and kept is not None:
+                dx[indices == self.ignore_index] = 0
+            if want_grad and count == 0:
+                dw[...] = 0
+            if want_grad and linear_bias is not None:
                 np.asarray(grads[2])[...] = db
         result: float | FloatArray = loss
         if self.reduction == "none":
             result = losses.reshape(shape)
         elif self.reduction == "mean" and count == 0:
             result = math.nan
-        summary = None
-        if wants_stats:
-            summary = CrossEntropyStats(logsumexp.reshape(shape), correct, count)
-        return result, grads, summary
+        lse = logsumexp.reshape(shape) if want_stats else logsumexp
+        return CrossEntropyStats(result, grads, lse, correct, count)
 
-    def _plan(
-        self,
-        count: int,
-        all_rows: int,
-        classes: int,
-        width: int,
-        size: int,
-        bias: bool,
-        copies: bool,
-    ) -> _Plan:
-        """Fit the rows at once into the memory, without gradients too: the bits depend on it."""
-        row = classes * size + ROW_BYTES
-        row += copies * 3 * width * size  # of hidden, those of the chunk before, and dhidden's
-        fixed = 8 * all_rows + (size + 8) * classes * ((self.weight is not None) + bias)
-        fixed += bias * BUFFER_SIZE * size
+    def _rows_at_once(self, count: int, all_rows: int, row_bytes: int) -> int:
         limit = self.memory_limit
-        added = max(1, width * size)  # for each class whose gradient is added
-        threads = None
-        if self.logit_softcap != 0:  # a row for each thread, and one to spare
-            threads = MOST_THREADS
-            if limit is not None:  # beyond the first, an eighth of what is left
-                left = limit - (fixed + 2 * classes * size + row + added)
-                threads = 1 + min(MOST_THREADS - 1, max(0, left) // 8 // (classes * size))
-            fixed += (threads + 1) * classes * size
-        least = fixed + row + added
         if limit is None:
-            limit = int(min(SHARE_OF_LOGITS * all_rows * classes * size, MOST_ROWS * row))
-            limit = max(limit, LEAST_LIMIT) + fixed
-        if count == 0 or row * count + fixed <= limit:
-            return _Plan(max(count, 1), 0, threads)
-        left = limit - fixed - row
-        if self.memory_limit is not None and limit < least:
-            raise ValueError(
-                f"memory_limit must be at least {least} bytes for {classes} classes, "
-                f"so that one row fits, not {limit}"
-            )
-        at_once = max(1, min(classes, ADDED_BYTES // added, limit // 12 // added, left // added))
-        rows = max(1, (limit - fixed - at_once * added) // row)
+            share = int(SHARE_OF_LOGITS * all_rows)
+            limit = max(LEAST_BYTES, min(share, MOST_ROWS) * row_bytes)
+        rows = max(1, limit // row_bytes)
+        if rows >= count:
+            return max(1, count)
         even = -(-count // -(-count // rows))  # all chunks alike
-        return _Plan(min(-(-even // ROW_STEP) * ROW_STEP, rows), at_once, threads)
+        return min(-(-even // ROW_STEP) * ROW_STEP, rows)
 
     def __repr__(self) -> str:
         limit = "" if self.memory_limit is None else f", memory_limit={self.memory_limit}"

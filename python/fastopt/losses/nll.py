@@ -81,7 +81,7 @@ class NLLLoss:
         return loss
 
     def value_and_grad(
-        self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
+        self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient with respect to the log-probabilities.
 

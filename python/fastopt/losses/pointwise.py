@@ -55,6 +55,7 @@ class PointwiseLoss:
         self,
         input: FloatArray,  # noqa: A002
         target: FloatArray,
+        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient with respect to `input`.

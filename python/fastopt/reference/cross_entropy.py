@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -31,21 +31,30 @@ class CrossEntropyLoss:
         self.logit_softcap = logit_softcap
 
     def __call__(
-        self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
-    ) -> Any:
-        """Return the loss, and the statistics if asked for."""
-        loss, _, summary = self.value_and_grad(logits, targets, stats=True)
-        return (loss, summary) if stats else loss
+        self, logits: FloatArray, targets: IntArray | FloatArray | int
+    ) -> float | FloatArray:
+        """Return the loss."""
+        return self.value_and_stats(logits, targets).loss
 
     def value_and_grad(
         self,
         logits: FloatArray,
         targets: IntArray | FloatArray | int,
-        out: FloatArray | None = None,
         *,
-        stats: bool = False,
-    ) -> Any:
+        out: FloatArray | None = None,
+    ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient (into `out`, if it is given)."""
+        return self.value_and_stats(logits, targets, out=out)[:2]
+
+    def value_and_stats(
+        self,
+        logits: FloatArray,
+        targets: IntArray | FloatArray | int,
+        *,
+        grad: bool = True,
+        out: FloatArray | None = None,
+    ) -> CrossEntropyStats:
+        """Return the loss, its gradient (into `out`, if it is given) and the statistics."""
         axis = min(1, logits.ndim - 1)
         moved = np.moveaxis(logits, axis, -1)
         classes = moved.shape[-1]
@@ -56,12 +65,12 @@ class CrossEntropyLoss:
         smooth = self.label_smoothing / classes
 
         with np.errstate(all="ignore"):
-            slope = np.ones_like(x)
+            bend = np.ones_like(x)
             if self.logit_softcap != 0:
                 u = x / self.logit_softcap
                 x = self.logit_softcap * np.tanh(u)
                 e = np.exp(-2 * abs(u))
-                slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2, where that is small too
+                bend = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2, where that is small too
             top = x.max(axis=1, initial=-np.inf)
 
             # One class of each row, the pivot, is left out of the sums: the target, or the largest
@@ -103,24 +112,26 @@ class CrossEntropyLoss:
                 losses += self.z_loss * lse**2
                 rest = rest + 2 * self.z_loss * lse
             p = e / (others + at_pivot)[:, None]
-            grad = (share + rest)[:, None] * p - pulls
-            grad[rows, pivot] = rest * p[rows, pivot] - share * (others / (others + at_pivot)) - own
-            grad *= slope
+            slopes = (share + rest)[:, None] * p - pulls
+            slopes[rows, pivot] = (
+                rest * p[rows, pivot] - share * (others / (others + at_pivot)) - own
+            )
+            slopes *= bend
             correct &= ~np.isnan(lse)
 
             losses = np.where(kept, losses, 0.0)
-            grad = np.where(kept[:, None], grad, 0.0)
+            slopes = np.where(kept[:, None], slopes, 0.0)
             loss: float | FloatArray = losses.reshape(positions)
             if self.reduction == "mean":
-                grad[kept] /= total
+                slopes[kept] /= total
                 loss = float(losses.sum() / total)
             elif self.reduction == "sum":
                 loss = float(losses.sum())
-        grad = np.moveaxis(grad.reshape(moved.shape), -1, axis)
+        slopes = np.moveaxis(slopes.reshape(moved.shape), -1, axis)
         if out is not None:
-            out[...] = grad
-            grad = out
-        if not stats:
-            return loss, grad
+            out[...] = slopes
+            slopes = out
         lse = np.where(kept, lse, 0.0).reshape(positions)
-        return loss, grad, CrossEntropyStats(lse, int(correct.sum()), int(kept.sum()))
+        return CrossEntropyStats(
+            loss, slopes if grad else None, lse, int(correct.sum()), int(kept.sum())
+        )

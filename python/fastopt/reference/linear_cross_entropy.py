@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fastopt._types import FloatArray, IntArray
+from fastopt.losses.cross_entropy import CrossEntropyStats
 from fastopt.reference.cross_entropy import CrossEntropyLoss
 
 
@@ -40,14 +41,9 @@ class LinearCrossEntropyLoss:
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        *,
-        stats: bool = False,
-    ) -> Any:
-        """Return the loss, and the statistics if asked for."""
-        loss, _, summary = self.value_and_grad(
-            hidden, linear_weight, targets, linear_bias, stats=True
-        )
-        return (loss, summary) if stats else loss
+    ) -> float | FloatArray:
+        """Return the loss."""
+        return self.value_and_stats(hidden, linear_weight, targets, linear_bias).loss
 
     def value_and_grad(
         self,
@@ -55,11 +51,23 @@ class LinearCrossEntropyLoss:
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        out: Sequence[FloatArray] | None = None,
         *,
-        stats: bool = False,
-    ) -> Any:
+        out: Sequence[FloatArray] | None = None,
+    ) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
         """Return the loss and its gradients (into `out`, if it is given)."""
+        return self.value_and_stats(hidden, linear_weight, targets, linear_bias, out=out)[:2]
+
+    def value_and_stats(
+        self,
+        hidden: FloatArray,
+        linear_weight: FloatArray,
+        targets: IntArray | FloatArray | int,
+        linear_bias: FloatArray | None = None,
+        *,
+        grad: bool = True,
+        out: Sequence[FloatArray] | None = None,
+    ) -> CrossEntropyStats:
+        """Return the loss, its gradients (into `out`, if it is given) and the statistics."""
         shape = hidden.shape[:-1]
         classes, width = linear_weight.shape
         x = hidden.reshape(-1, width).astype(np.float64)
@@ -73,15 +81,16 @@ class LinearCrossEntropyLoss:
         logits = x @ w.T
         if linear_bias is not None:
             logits += linear_bias
-        loss, grad, summary = self.cross_entropy.value_and_grad(logits, y, stats=True)
-        grads = [(grad @ w).reshape(hidden.shape), grad.T @ x]
+        loss, g, lse, correct, total = self.cross_entropy.value_and_stats(logits, y)
+        grads = [(g @ w).reshape(hidden.shape), g.T @ x]
         if linear_bias is not None:
-            grads.append(grad.sum(axis=0))
+            grads.append(g.sum(axis=0))
         if out is not None:
             for given, computed in zip(out, grads, strict=True):
                 given[...] = computed
             grads = list(out)
         if self.cross_entropy.reduction == "none":
-            loss = loss.reshape(shape)
-        summary = summary._replace(logsumexp=summary.logsumexp.reshape(shape))
-        return (loss, tuple(grads), summary) if stats else (loss, tuple(grads))
+            loss = np.reshape(loss, shape)
+        return CrossEntropyStats(
+            loss, tuple(grads) if grad else None, lse.reshape(shape), correct, total
+        )

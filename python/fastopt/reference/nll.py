@@ -27,7 +27,7 @@ class NLLLoss:
         return self.value_and_grad(log_probs, targets)[0]
 
     def value_and_grad(
-        self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
+        self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient (into `out`, if it is given)."""
         axis = min(1, log_probs.ndim - 1)

@@ -37,6 +37,7 @@ class PointwiseLoss(ABC):
         self,
         input: FloatArray,  # noqa: A002
         target: FloatArray,
+        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient (into `out`, if it is given)."""

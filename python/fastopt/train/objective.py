@@ -153,8 +153,8 @@ class Objective:
             raise TypeError(f"outputs must be an array to write into, not {short_repr(outputs)}")
         outputs, targets = self._checked(outputs, targets)
         if self.loss_name == "cross-entropy":  # counts in the same pass
-            value, _, stats = self.loss.value_and_grad(outputs, targets, out=outputs, stats=True)
-            return value, stats.correct
+            result = self.loss.value_and_stats(outputs, targets, out=outputs)
+            return result.loss, result.correct
         points = self.points(outputs, targets)
         return self.value_and_grad(outputs, targets, out=outputs)[0], points
 

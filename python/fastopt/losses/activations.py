@@ -1,9 +1,4 @@
-"""Activations and their backward forms: exported by `fastopt.functional`.
-
-Arrays are float32 or float64, of any strides and shape; the operands of a function have the same
-of both. `out` is C-contiguous (for the softmax functions its rows may be a stride apart) and may be
-an operand itself, which the result then replaces.
-"""
+"""Activations and their backward forms: the contract and the public names are `functional`'s."""
 
 from __future__ import annotations
 
@@ -25,7 +20,7 @@ __all__ = [
 ]
 
 
-def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """Return 1 / (1 + exp(-x)), as accurate near 0 as near 1.
 
     Parameters
@@ -33,17 +28,6 @@ def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     x : array
         float32 or float64, any shape and strides.
     out : array of the shape and dtype of `x`, optional
-        Where the result goes: C-contiguous; may be `x` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array cannot be used. Nothing has been written then.
 
     Examples
     --------
@@ -54,7 +38,9 @@ def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     return _core.pointwise_function("sigmoid", [("x", x)], (), out)
 
 
-def sigmoid_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
+def sigmoid_backward(
+    grad: FloatArray, y: FloatArray, *, out: FloatArray | None = None
+) -> FloatArray:
     """Return the gradient with respect to the input of `sigmoid`: ``grad * y * (1 - y)``.
 
     Parameters
@@ -64,22 +50,11 @@ def sigmoid_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = N
     y : array of the shape and dtype of `grad`
         The result of `sigmoid`.
     out : array of the shape and dtype of `grad`, optional
-        Where the result goes: C-contiguous; may be `grad` or `y` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `grad`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array cannot be used. Nothing has been written then.
     """
     return _core.pointwise_function("sigmoid_backward", [("grad", grad), ("y", y)], (), out)
 
 
-def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+def relu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """Return max(x, 0); NaN stays.
 
     Parameters
@@ -87,17 +62,6 @@ def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     x : array
         float32 or float64, any shape and strides.
     out : array of the shape and dtype of `x`, optional
-        Where the result goes: C-contiguous; may be `x` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array cannot be used. Nothing has been written then.
 
     Examples
     --------
@@ -109,7 +73,7 @@ def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
 
 
 def relu_backward(
-    grad: FloatArray, x_or_y: FloatArray, out: FloatArray | None = None
+    grad: FloatArray, x_or_y: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
     """Return the gradient with respect to the input of `relu`: `grad`, or 0 where ``x <= 0``.
 
@@ -120,17 +84,6 @@ def relu_backward(
     x_or_y : array of the shape and dtype of `grad`
         The input of `relu` or its result, which serves as well.
     out : array of the shape and dtype of `grad`, optional
-        Where the result goes: C-contiguous; may be `grad` or `x_or_y` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `grad`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array cannot be used. Nothing has been written then.
     """
     return _core.pointwise_function("relu_backward", [("grad", grad), ("x_or_y", x_or_y)], (), out)
 
@@ -140,6 +93,7 @@ def logistic(
     L: float = 1.0,
     k: float = 1.0,
     x0: float = 0.0,
+    *,
     out: FloatArray | None = None,
 ) -> FloatArray:
     """Return the general logistic function, ``L / (1 + exp(-k * (x - x0)))``.
@@ -153,17 +107,6 @@ def logistic(
     L, k, x0 : float
         The limit, the steepness and the middle; finite.
     out : array of the shape and dtype of `x`, optional
-        Where the result goes: C-contiguous; may be `x` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
 
     References
     ----------
@@ -197,17 +140,6 @@ def dropout(
     seed : int
         In [0, 2^64).
     out : array of the shape and dtype of `x`, optional
-        Where the result goes: C-contiguous; may be `x` itself.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used. Nothing has been written then.
 
     References
     ----------
@@ -250,7 +182,7 @@ def _axis(axis: int, dim: int | None) -> int:
 
 
 def softmax(
-    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
+    x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
 ) -> FloatArray:
     """Return exp(x) divided by its sum along `axis`; large x do no harm.
 
@@ -262,19 +194,9 @@ def softmax(
     axis : int
         The axis along which the results add up to 1.
     out : array of the shape and dtype of `x`, optional
-        Where the result goes; may be `x` itself.
+        Its rows may be a stride apart.
     dim : int, optional
         Another name of `axis`, torch's.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `axis` cannot be used. Nothing has been written then.
 
     Examples
     --------
@@ -286,7 +208,7 @@ def softmax(
 
 
 def log_softmax(
-    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
+    x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
 ) -> FloatArray:
     """Return the logarithm of `softmax`, exact also where that is close to 1.
 
@@ -294,16 +216,6 @@ def log_softmax(
     ----------
     x, axis, out, dim
         As for `softmax`.
-
-    Returns
-    -------
-    array of the shape and dtype of `x`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `axis` cannot be used. Nothing has been written then.
 
     Examples
     --------
@@ -318,8 +230,8 @@ def softmax_backward(
     grad: FloatArray,
     y: FloatArray,
     axis: int = _LAST,
-    out: FloatArray | None = None,
     *,
+    out: FloatArray | None = None,
     dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `softmax`: ``y * (grad - sum(grad * y))``.
@@ -333,19 +245,9 @@ def softmax_backward(
     axis : int
         The axis that `softmax` was given.
     out : array of the shape and dtype of `grad`, optional
-        Where the result goes; may be `grad` or `y` itself.
+        Its rows may be a stride apart.
     dim : int, optional
         Another name of `axis`, torch's.
-
-    Returns
-    -------
-    array of the shape and dtype of `grad`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `axis` cannot be used. Nothing has been written then.
     """
     return _core.softmax(y, grad, _axis(axis, dim), False, out)
 
@@ -354,8 +256,8 @@ def log_softmax_backward(
     grad: FloatArray,
     y: FloatArray,
     axis: int = _LAST,
-    out: FloatArray | None = None,
     *,
+    out: FloatArray | None = None,
     dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `log_softmax`: ``grad - exp(y) * sum(grad)``.
@@ -366,15 +268,5 @@ def log_softmax_backward(
         As for `softmax_backward`.
     y : array of the shape and dtype of `grad`
         The result of `log_softmax`.
-
-    Returns
-    -------
-    array of the shape and dtype of `grad`
-        `out` if it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `axis` cannot be used. Nothing has been written then.
     """
     return _core.softmax(y, grad, _axis(axis, dim), True, out)

@@ -1,0 +1,165 @@
+"""The updates as functions, on state that the caller owns.
+
+One call is one step of one array, with the same checks and the same bits as a step of the class.
+All arrays have the shape and dtype of `param`, float32 or float64; the states start as zeros.
+`step` is the number of this update, counted from 1. Nothing is written if a TypeError or ValueError
+is raised.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import fastopt._core as _core
+from fastopt._checks import int64
+from fastopt._types import FloatArray
+
+
+def sgd_(
+    param: FloatArray,
+    grad: FloatArray,
+    momentum_buffer: FloatArray | None = None,
+    *,
+    step: int | None = None,
+    lr: float = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    momentum_init: Literal["grad", "zero"] = "grad",
+) -> None:
+    """Update `param` and `momentum_buffer` in place, as `fastopt.SGD` does.
+
+    `momentum_buffer` and `step` are needed with momentum only; at step 1 the buffer is set to the
+    gradient, or with `momentum_init` "zero" updated like at any other.
+    """
+    if momentum != 0 and step is None:
+        raise TypeError("sgd_ with momentum needs step, the number of this update (1, 2, ...)")
+    _core.update(
+        "sgd",
+        param,
+        grad,
+        {"momentum_buffer": momentum_buffer},
+        1 if step is None else int64("step", step),
+        {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "momentum_init": momentum_init,
+        },
+    )
+
+
+def rmsprop_(
+    param: FloatArray,
+    grad: FloatArray,
+    square_avg: FloatArray,
+    momentum_buffer: FloatArray | None = None,
+    grad_avg: FloatArray | None = None,
+    *,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+) -> None:
+    """Update `param` and its averages in place, as `fastopt.RMSprop` does.
+
+    `momentum_buffer` is needed with momentum, `grad_avg` with `centered`.
+    """
+    _core.update(
+        "rmsprop",
+        param,
+        grad,
+        {"square_avg": square_avg, "momentum_buffer": momentum_buffer, "grad_avg": grad_avg},
+        1,
+        {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+        },
+    )
+
+
+def adam_(
+    param: FloatArray,
+    grad: FloatArray,
+    exp_avg: FloatArray,
+    exp_avg_sq: FloatArray,
+    max_exp_avg_sq: FloatArray | None = None,
+    *,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+) -> None:
+    """Update `param` and its moments in place, as `fastopt.Adam` does.
+
+    `max_exp_avg_sq` is needed with `amsgrad`.
+    """
+    _core.update(
+        "adam",
+        param,
+        grad,
+        {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
+        int64("step", step),
+        {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        },
+    )
+
+
+def adamw_(
+    param: FloatArray,
+    grad: FloatArray,
+    exp_avg: FloatArray,
+    exp_avg_sq: FloatArray,
+    max_exp_avg_sq: FloatArray | None = None,
+    *,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    amsgrad: bool = False,
+    maximize: bool = False,
+) -> None:
+    """Update `param` and its moments in place, as `fastopt.AdamW` does.
+
+    `max_exp_avg_sq` is needed with `amsgrad`.
+    """
+    adam_(
+        param,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        max_exp_avg_sq,
+        step=step,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        decoupled_weight_decay=True,
+    )
