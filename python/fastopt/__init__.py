@@ -20,7 +20,7 @@ except ImportError as error:
         sys.exit(2)
     raise
 
-from fastopt import checkpoint, functional, reference, schedules, testing
+from fastopt import checkpoint, functional, losses, optim, reference, schedules, testing
 from fastopt._settings import (
     active_isa,
     available_isas,
@@ -76,6 +76,10 @@ from fastopt.schedules import (
 
 __version__ = "0.1.0"
 
+# Public are the modules of the core, and of their names all of optim, losses, schedules and the
+# settings, and what saves and loads. The others are used as `fo.functional.softmax`. A module or
+# name that begins with an underscore is private, and so is a module below those that are named
+# here: it may move. `train` is public too, but stands for an extra, so `import *` leaves it out.
 __all__ = [
     "SGD",
     "Adam",
@@ -124,6 +128,8 @@ __all__ = [
     "get_num_threads",
     "grad_norm",
     "load",
+    "losses",
+    "optim",
     "reference",
     "save",
     "schedules",
@@ -133,12 +139,14 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # mypy would take any name for one of this module
+if TYPE_CHECKING:
+    from fastopt import train as train
+else:
 
     def __getattr__(name):
-        """Import what needs more than NumPy when it is first used."""
+        """Import `train` when it is first used; it says how to install what is missing."""
         if name == "train":
             import importlib
 
-            return importlib.import_module(f"fastopt.{name}")
+            return importlib.import_module("fastopt.train")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

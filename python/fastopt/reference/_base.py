@@ -33,13 +33,13 @@ class ReferenceOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
-        number = len(self.param_groups)
+        number = len(self._param_groups)
         slots = [*self._slots, *((array, number, {"step": 0}) for array in arrays)]
-        self._slots, self.param_groups[number:] = slots, [group]
+        self._slots, self._param_groups[number:] = slots, [group]
 
     def _remove_group(self, index: int) -> None:
         slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
-        self._slots, self.param_groups[index : index + 1] = slots, []
+        self._slots, self._param_groups[index : index + 1] = slots, []
 
     def _step(
         self,
@@ -91,7 +91,7 @@ class ReferenceOptimizer(Optimizer):
             copies = {} if loaded is None else loaded
             copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in copies.items()}
             slots.append((param, group, state if loaded is None else copies))
-        self._slots, self.param_groups[:] = slots, groups
+        self._slots, self._param_groups[:] = slots, groups
 
 
 def _scaled(grad: FloatArray, factor: float, divisor: float, multiplier: float) -> FloatArray:
