@@ -3,6 +3,15 @@
 The optimizers update NumPy arrays in place with vectorized C++ kernels; the losses return a value
 and the gradient. The same bits come out for any instruction set and any number of threads, and
 they equal those of the plain NumPy versions in `fastopt.reference`.
+
+Every function and method keeps this contract; its own page names only what differs:
+
+- An argument of the wrong kind raises TypeError, a value that cannot be used ValueError, and names
+  that do not match KeyError. The message names the argument, what it is, and what is taken.
+- All checks come before the first write: after such an error every array, state and file is as it
+  was before the call.
+- One object is for one thread at a time; a second thread gets a RuntimeError. Different objects may
+  work at the same time.
 """
 
 from __future__ import annotations

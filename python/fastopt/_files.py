@@ -86,13 +86,7 @@ def _prefix(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return what `text` says; NaN, infinities and a name that comes twice are refused.
-
-    Raises
-    ------
-    ValueError
-        Also if it is nested too deep.
-    """
+    """Return what `text` says; ValueError for NaN, infinities and a name that comes twice."""
     try:
         value = json.loads(text)
         if to_json(value) == text:  # as this package writes it: nothing comes twice
@@ -103,13 +97,7 @@ def parse_json(text: str) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Return `value` as JSON without spaces.
-
-    Raises
-    ------
-    ValueError
-        If it holds NaN or an infinity.
-    """
+    """Return `value` as JSON without spaces; ValueError if it holds NaN or an infinity."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 

@@ -19,11 +19,6 @@ def set_num_threads(count: int) -> None:
     ----------
     count : int
         At least 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `count` is no integer, or below 1.
     """
     _core.set_num_threads(count)
 

@@ -115,8 +115,7 @@ def save(
     Raises
     ------
     TypeError, ValueError
-        If something cannot be saved, or `path` is no path; the message names its place. Nothing has
-        been written then.
+        If something cannot be saved; the message names its place.
     OSError
         If the file cannot be written; an older one of this name is left as it was.
 
@@ -192,7 +191,7 @@ def load(
         If the file is damaged, cut short, or no checkpoint.
     KeyError, TypeError, ValueError
         If what is passed does not fit what was saved: names that are missing or extra, shapes,
-        dtypes, options; or if `path` is no path. Nothing has been changed then.
+        dtypes, options.
     OSError
         If the file cannot be read.
 

@@ -40,13 +40,7 @@ _HEXADECIMAL = re.compile("-?0x[0-9a-f]+")
 
 
 def pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]], depth: int = 0) -> Any:
-    """Return `value` as JSON, and put its arrays into `tensors`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it holds something that cannot be saved; the message names its place.
-    """
+    """Return `value` as JSON, and put its arrays into `tensors`; errors name the place `where`."""
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, np.generic):
@@ -85,10 +79,7 @@ def pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]], depth: in
 def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
     """Return what `pack` was given; each array is taken out of `tensors`.
 
-    Raises
-    ------
-    KeyError, TypeError, ValueError, RecursionError
-        If `pack` has not made it.
+    What `pack` has not made raises KeyError, TypeError, ValueError or RecursionError.
     """
     if value.__class__ is list:
         return [unpack(item, tensors) for item in value]

@@ -36,15 +36,7 @@ class CheckpointError(ValueError):
 
 
 def write_file(path: Path, parts: Mapping[str, Any]) -> None:
-    """Write the parts of a checkpoint.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If something cannot be saved; nothing has been written then.
-    OSError
-        If the file cannot be written.
-    """
+    """Write the parts of a checkpoint."""
     tensors: dict[str, npt.NDArray[Any]] = {}
     try:
         content = {name: pack(part, name, tensors) for name, part in parts.items()}
@@ -91,15 +83,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the parts of a checkpoint; their arrays are new.
-
-    Raises
-    ------
-    CheckpointError
-        If the file does not hold what `write_file` writes.
-    OSError
-        If it cannot be read.
-    """
+    """Return the parts of a checkpoint; their arrays are new."""
     require_regular(path, path.stat().st_mode)  # to open a pipe may wait for ever
     with path.open("rb", buffering=0) as file:
         try:

@@ -212,10 +212,7 @@ def log_softmax(
 ) -> FloatArray:
     """Return the logarithm of `softmax`, exact also where that is close to 1.
 
-    Parameters
-    ----------
-    x, axis, out, dim
-        As for `softmax`.
+    The arguments are those of `softmax`.
 
     Examples
     --------
@@ -262,11 +259,6 @@ def log_softmax_backward(
 ) -> FloatArray:
     """Return the gradient for the input of `log_softmax`: ``grad - exp(y) * sum(grad)``.
 
-    Parameters
-    ----------
-    grad, axis, out, dim
-        As for `softmax_backward`.
-    y : array of the shape and dtype of `grad`
-        The result of `log_softmax`.
+    The arguments are those of `softmax_backward`; `y` is the result of `log_softmax`.
     """
     return _core.softmax(y, grad, _axis(axis, dim), True, out)

@@ -138,11 +138,6 @@ class CrossEntropyLoss(CrossEntropyOptions):
         If it is not 0, the logits are replaced by ``logit_softcap * tanh(x / logit_softcap)``
         (Gemma 2 has 30), in the gradient too; in [1e-30, 1e30].
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
-
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -194,8 +189,6 @@ class CrossEntropyLoss(CrossEntropyOptions):
 
         Raises
         ------
-        TypeError, ValueError
-            If an array cannot be used.
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
@@ -210,12 +203,10 @@ class CrossEntropyLoss(CrossEntropyOptions):
         *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss and its gradient with respect to the logits.
+        """Return the loss, as `__call__` does, and its gradient with respect to the logits.
 
         Parameters
         ----------
-        logits, targets
-            As in `__call__`.
         out : array of the logits' shape, optional
             Where the gradient goes: of the logits' dtype; of any strides, but the axes behind the
             class axis must lie in C order and without gaps between them. May be `logits` itself,
@@ -224,8 +215,7 @@ class CrossEntropyLoss(CrossEntropyOptions):
 
         Returns
         -------
-        loss
-            As in `__call__`.
+        loss : float or array
         grad : array of the logits' shape
             `out` if it was given. With reduction "none", the gradient of the sum.
         """
@@ -241,12 +231,10 @@ class CrossEntropyLoss(CrossEntropyOptions):
         grad: bool = True,
         out: FloatArray | None = None,
     ) -> CrossEntropyStats:
-        """Return the loss, its gradient, and statistics of the same pass: accuracy, log-sum-exp.
+        """Return what `value_and_grad` does, and statistics of the same pass.
 
         Parameters
         ----------
-        logits, targets, out
-            As in `value_and_grad`.
         grad : bool
             Whether to compute the gradient.
         """

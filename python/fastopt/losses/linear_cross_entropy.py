@@ -50,8 +50,6 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
     Parameters
     ----------
-    weight, ignore_index, reduction, label_smoothing, z_loss, logit_softcap
-        As in `CrossEntropyLoss`; `weight` has a number for each class.
     memory_limit : int, optional
         Bytes of logits that are held at once: as many rows as fit, and at least one. By default a
         share of 1/11 of all logits, but at least 16 MiB and at most 512 rows. The fewer rows at
@@ -126,8 +124,6 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
         Raises
         ------
-        TypeError, ValueError
-            If an array cannot be used.
         IndexError
             If a target is outside [0, V) and not `ignore_index`.
         """
@@ -142,12 +138,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         *,
         out: Sequence[FloatArray] | None = None,
     ) -> tuple[float | FloatArray, Grads]:
-        """Return the loss and its gradients.
+        """Return the loss, as `__call__` does, and its gradients.
 
         Parameters
         ----------
-        hidden, linear_weight, targets, linear_bias
-            As in `__call__`.
         out : tuple of arrays, optional
             Where the gradients go, in the order of the result, each of the shape and dtype of what
             it belongs to: C-contiguous; the second in Fortran order too. None may share memory with
@@ -156,8 +150,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
         Returns
         -------
-        loss
-            As in `__call__`.
+        loss : float or array
         grads : tuple of arrays
             ``(dhidden, dlinear_weight)``, and ``dlinear_bias`` if there is a bias: those of `out`
             if it was given. With reduction "none", the gradients of the sum.
@@ -177,12 +170,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         grad: bool = True,
         out: Sequence[FloatArray] | None = None,
     ) -> CrossEntropyStats:
-        """Return the loss, its gradients, and statistics of the same pass: accuracy, log-sum-exp.
+        """Return what `value_and_grad` does, and statistics of the same pass.
 
         Parameters
         ----------
-        hidden, linear_weight, targets, linear_bias, out
-            As in `value_and_grad`.
         grad : bool
             Whether to compute the gradients.
         """

@@ -30,11 +30,6 @@ class NLLLoss:
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array in the shape of the class indices.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
-
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -72,8 +67,6 @@ class NLLLoss:
 
         Raises
         ------
-        TypeError, ValueError
-            If an array cannot be used.
         IndexError
             If a target is outside [0, C) and not `ignore_index`.
         """
@@ -83,12 +76,10 @@ class NLLLoss:
     def value_and_grad(
         self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss and its gradient with respect to the log-probabilities.
+        """Return the loss, as `__call__` does, and its gradient for the log-probabilities.
 
         Parameters
         ----------
-        log_probs, targets
-            As in `__call__`.
         out : array of the log-probabilities' shape, optional
             Where the gradient goes: of their dtype; of any strides, but the axes behind the class
             axis must lie in C order among themselves. May be `log_probs` itself, which the gradient
@@ -97,15 +88,9 @@ class NLLLoss:
 
         Returns
         -------
-        loss
-            As in `__call__`.
+        loss : float or array
         grad : array of the log-probabilities' shape
             `out` if it was given. With reduction "none", the gradient of the sum.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As in `__call__`. Nothing has been written then.
         """
         result: tuple[float | FloatArray, FloatArray]
         result = self._run(log_probs, targets, want_grad=True, out=out)

@@ -42,11 +42,6 @@ class PointwiseLoss:
         -------
         float, or with reduction "none" an array of the shape and dtype of `input`
             Added up in float64. With "mean", nan if there are no elements.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an array cannot be used.
         """
         loss: float | FloatArray = self._run(input, target, want_grad=False, out=None)
         return loss
@@ -58,27 +53,19 @@ class PointwiseLoss:
         *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss and its gradient with respect to `input`.
+        """Return the loss, as `__call__` does, and its gradient with respect to `input`.
 
         Parameters
         ----------
-        input, target
-            As in `__call__`.
         out : array of the shape and dtype of `input`, optional
             Where the gradient goes: C-contiguous. May be `input` itself, which the gradient then
             replaces; otherwise it may share memory with no argument.
 
         Returns
         -------
-        loss : float, or array of the shape of `input`
-            As in `__call__`.
+        loss : float or array
         grad : array of the shape of `input`
             `out` if it was given. With reduction "none", the gradient of the sum.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in `__call__`. Nothing has been written then.
         """
         result: tuple[float | FloatArray, FloatArray]
         result = self._run(input, target, want_grad=True, out=out)
@@ -129,11 +116,6 @@ class MSELoss(PointwiseLoss):
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array of the input's shape.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
-
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -155,11 +137,6 @@ class L1Loss(PointwiseLoss):
     ----------
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array of the input's shape.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
 
     Examples
     --------
@@ -195,11 +172,6 @@ class SmoothL1Loss(PointwiseLoss):
         What the loss returns: a float, or an array of the input's shape.
     beta : float
         Where the square ends; at least 0. With 0 it is `L1Loss`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
 
     References
     ----------
@@ -250,11 +222,6 @@ class HuberLoss(PointwiseLoss):
     delta : float
         Where the square ends; greater than 0.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
-
     References
     ----------
     Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 1964.
@@ -287,7 +254,8 @@ class BCELoss(PointwiseLoss):
         \frac{d\ell}{dx} &= w\, \frac{x - y}{\max(x (1 - x), 10^{-12})}
 
     Each logarithm is at least -100, and the gradient is bounded as in torch. Computed in float64.
-    `BCEWithLogitsLoss` takes what the probabilities are computed from, and keeps more digits.
+    `BCEWithLogitsLoss` takes what the probabilities are computed from, and keeps more digits. An
+    `input` outside [0, 1] raises ValueError.
 
     Parameters
     ----------
@@ -297,11 +265,6 @@ class BCELoss(PointwiseLoss):
         all the same.
     reduction : {"mean", "sum", "none"}
         What the loss returns: a float, or an array of the input's shape.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used; when called, also if an element of `input` is not in [0, 1].
 
     Examples
     --------
@@ -343,11 +306,6 @@ class BCEWithLogitsLoss(PointwiseLoss):
     pos_weight : array, optional
         A weight for the positives, as `weight`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
-
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -385,11 +343,6 @@ class KLDivLoss(PointwiseLoss):
         sum by the first axis's size: the divergence as it is defined, where "mean" is not.
     log_target : bool
         The target holds the logarithms of the probabilities.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
 
     References
     ----------

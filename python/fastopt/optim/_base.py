@@ -60,8 +60,17 @@ class StateView(Mapping[str, Mapping[str, Any]]):
 class Optimizer(ABC):
     """Base class of the optimizers: parameter groups and their names.
 
-    A subclass keeps the states and does the step. One optimizer is for one thread at a time;
-    different ones may step at the same time.
+    A subclass keeps the states and does the step.
+
+    Parameters
+    ----------
+    params : mapping, sequence or groups
+        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
+        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
+        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
+        name is not the one being trained.
+    defaults : dict
+        The options of a group that does not have its own.
     """
 
     def __init__(self, params: Params, defaults: Group) -> None:
@@ -122,11 +131,6 @@ class Optimizer(ABC):
         param_group : mapping
             ``"params"``, a mapping name -> array or a sequence of arrays, and any options that
             differ from the optimizer's defaults.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter or an option cannot be used. Nothing has been added then.
         """
         names, arrays, given = new_params(param_group, self._index)
         unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
@@ -159,7 +163,7 @@ class Optimizer(ABC):
 
         Raises
         ------
-        TypeError, IndexError
+        IndexError
             If there is no such group.
         """
         number, count = int64("index", index), len(self.param_groups)
@@ -216,13 +220,6 @@ class Optimizer(ABC):
         StepInfo
             ``grad_norm``, the norm before clipping (None without `max_norm` and
             `skip_nonfinite`), and ``skipped``.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError
-            If an array or an option cannot be used. Nothing has been written then.
-        RuntimeError
-            If another thread is using this optimizer.
         """
         groups = self._param_groups
         if type(grads) is not list or self._named or self._by_group or len(groups) > 1:
@@ -261,14 +258,6 @@ class Optimizer(ABC):
         -------
         IncompatibleKeys
             The names that are missing and those that are not known, both empty if `strict`.
-
-        Raises
-        ------
-        KeyError
-            If names of parameters, states or options are missing or unknown, and `strict`.
-        TypeError, ValueError
-            If the groups, or an array's dtype or shape, do not match. In every case nothing has
-            been loaded.
         """
         strict = flag("strict", strict)
         state, saved = _read_state_dict(state_dict)

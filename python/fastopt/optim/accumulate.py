@@ -37,11 +37,6 @@ class GradAccumulator:
         What the optimizer was given, for names, shapes, dtypes and memory orders; they are neither
         kept nor changed.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a parameter is not one that an optimizer can update.
-
     Examples
     --------
     Seven samples in micro-batches of 3, 3 and 1, and at once:
@@ -80,11 +75,6 @@ class GradAccumulator:
         ----------
         param_group : mapping
             With ``"params"``; its other options are passed over.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter cannot be used. Nothing has been added then.
         """
         names, arrays, given = new_params(param_group, self._sums)
         sums = dict(zip(names, _core.twins(names, arrays, 0, False), strict=True))
@@ -108,13 +98,6 @@ class GradAccumulator:
             targets that are not ignored, or the sum of their class weights, where that is what the
             mean was divided by. 1 gives equal parts to all calls. A positive number that the
             arrays' dtype rounds to 0 or infinity is refused.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError
-            If an array or `weight` cannot be used. Nothing has been written then.
-        RuntimeError
-            If another thread is using this object.
         """
         flat = flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):
@@ -142,13 +125,7 @@ class GradAccumulator:
         return float(self._total[0]) if self._count(0) else 0.0
 
     def reset(self) -> None:
-        """Begin a new round.
-
-        Raises
-        ------
-        RuntimeError
-            If another thread is using this object.
-        """
+        """Begin a new round."""
         steps: list[dict[str, Any] | None] = [{"step": 0}] * (1 + len(self._sums))
         self._core.load(steps, self._groups, self._groups)
 

@@ -29,10 +29,7 @@ class Adam(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
-        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
-        name is not the one being trained.
+        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     betas : pair of float
@@ -47,11 +44,6 @@ class Adam(FusedOptimizer):
         Ascend instead: the gradients are negated first.
     decoupled_weight_decay : bool
         Shrink the parameters by ``1 - lr * weight_decay`` instead of adding to the gradient.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or an option cannot be used.
 
     References
     ----------
@@ -106,18 +98,6 @@ class AdamW(Adam):
 
         p_t = (1 - \mathrm{lr}\,\lambda)\, p_{t-1} - \frac{\mathrm{lr}}{1 - \beta_1^t} \cdot
             \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
-
-    Parameters
-    ----------
-    params, lr, betas, eps, amsgrad, maximize
-        As in `Adam`.
-    weight_decay : float
-        :math:`\lambda` >= 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or an option cannot be used.
 
     References
     ----------

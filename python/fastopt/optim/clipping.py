@@ -44,11 +44,6 @@ def grad_norm(grads: Gradients, norm_type: float = 2.0) -> float:
     norm_type : float
         2, or inf for the largest magnitude.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `norm_type` cannot be used.
-
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -80,7 +75,7 @@ def clip_grad_norm_(
     norm_type : float
         2, or inf for the largest magnitude.
     error_if_nonfinite : bool
-        Raise instead if the norm is NaN or infinite.
+        Raise instead of scaling by a norm that is NaN or infinite.
 
     Returns
     -------
@@ -89,10 +84,8 @@ def clip_grad_norm_(
 
     Raises
     ------
-    TypeError, ValueError
-        If an array or an option cannot be used. Nothing has been written then.
     RuntimeError
-        With `error_if_nonfinite`. Nothing has been written then.
+        With `error_if_nonfinite`, if the norm is NaN or infinite.
 
     References
     ----------
@@ -117,13 +110,8 @@ def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
     Parameters
     ----------
     grads : mapping, sequence or array
-        As in `clip_grad_norm_`.
+        float32 or float64, any shapes and strides, writeable, sharing no memory; None is left out.
     clip_value : float
         At least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or `clip_value` cannot be used. Nothing has been written then.
     """
     _core.clip_grad_value(_named(grads), clip_value)

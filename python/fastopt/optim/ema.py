@@ -48,11 +48,6 @@ class WeightEMA:
     decay, warmup
         As above.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a parameter or an option cannot be used.
-
     References
     ----------
     Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992. The same
@@ -101,8 +96,6 @@ class WeightEMA:
 
         Raises
         ------
-        TypeError, ValueError
-            If a parameter cannot be used. Nothing has been added then.
         RuntimeError
             Within `applied`.
         """
@@ -163,9 +156,6 @@ class WeightEMA:
 
         Raises
         ------
-        TypeError, ValueError
-            If `decay`, a parameter or an average cannot be used any more. Nothing has been written
-            then.
         RuntimeError
             Within `applied`, or if another thread is using this object.
         """
@@ -183,8 +173,6 @@ class WeightEMA:
 
         Raises
         ------
-        TypeError, ValueError
-            If a parameter cannot be written any more. Nothing has been written then.
         RuntimeError
             Within another such block.
         """
@@ -227,11 +215,6 @@ class WeightEMA:
 
         Raises
         ------
-        KeyError
-            If names are missing or unknown, and `strict`.
-        TypeError, ValueError
-            If an option, an array's dtype or its shape does not match. In every case nothing has
-            been loaded.
         RuntimeError
             Within `applied`.
         """

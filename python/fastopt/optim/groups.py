@@ -35,11 +35,6 @@ def decay_groups(
         ``"weight_decay"``. A group without parameters is left out. The optimizer takes the
         gradients as one mapping by name.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `params` is no mapping or sequence of arrays, or a pattern matches nothing.
-
     References
     ----------
     He et al., "Bag of tricks for image classification with convolutional neural networks", CVPR

@@ -26,10 +26,7 @@ class RMSprop(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
-        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
-        name is not the one being trained.
+        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     alpha : float
@@ -44,11 +41,6 @@ class RMSprop(FusedOptimizer):
         Divide by an estimate of the standard deviation instead of the root mean square.
     maximize : bool
         Ascend instead: the gradients are negated first.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or an option cannot be used.
 
     References
     ----------

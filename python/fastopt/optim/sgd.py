@@ -26,10 +26,7 @@ class SGD(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
-        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
-        name is not the one being trained.
+        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     momentum : float
@@ -46,11 +43,6 @@ class SGD(FusedOptimizer):
         "grad" starts the buffer with the first gradient, as torch does. "zero" starts it at zero
         and applies `dampening` from the first step on: with ``dampening=momentum`` that is the
         moving average :math:`b_t = \mu b_{t-1} + (1 - \mu) g_t` of textbooks.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array or an option cannot be used.
 
     References
     ----------

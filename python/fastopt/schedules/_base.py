@@ -68,6 +68,9 @@ class LRScheduler(ABC):
     **A schedule of your own** is a subclass with `get_lr`. Attributes whose names do not begin with
     an underscore are saved by `state_dict`, so that it can be resumed.
 
+    All schedules take `optimizer` and `last_epoch`, but `ReduceLROnPlateau` and `ChainedScheduler`
+    have no `last_epoch`. After an exception a schedule and its groups are as they were.
+
     Parameters
     ----------
     optimizer
@@ -86,8 +89,6 @@ class LRScheduler(ABC):
 
     Raises
     ------
-    TypeError, ValueError
-        If an option cannot be used. The groups are as they were then.
     KeyError
         With `last_epoch` >= 0, if a group has no ``"initial_lr"``.
 
@@ -152,7 +153,6 @@ class LRScheduler(ABC):
         ------
         ValueError
             If a rate would be negative, infinite or NaN, or the schedule has no further step.
-            Rates and counters are as they were then.
         """
         self._change(lambda draft: draft._advance())
 
@@ -174,15 +174,7 @@ class LRScheduler(ABC):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, the rates of the groups included.
-
-        Raises
-        ------
-        KeyError
-            If entries are missing or not known.
-        TypeError, ValueError
-            If a value cannot be used. In every case nothing has been loaded.
-        """
+        """Take over what `state_dict` returned, the rates of the groups included."""
         values = self._read(state_dict)
         self._change(lambda draft: draft._take(values))
 

@@ -89,18 +89,12 @@ class SequentialLR(ComposedLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`; `last_epoch` only moves the count.
     schedulers : sequence of LRScheduler
-        Made over `optimizer` just before; it may hold a `SequentialLR` or `ChainedScheduler`, too.
+        Made over `optimizer` just before; it may hold a `SequentialLR` or `ChainedScheduler`, too,
+        but no `ReduceLROnPlateau`. `last_epoch` only moves the count.
     milestones : sequence of int
         The steps at which the second and each further schedule takes over: not decreasing, one
         less than there are schedules.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `LRScheduler`; also for a `ReduceLROnPlateau` and for schedules of other optimizers.
 
     Examples
     --------
@@ -186,14 +180,9 @@ class ChainedScheduler(ComposedLR):
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        In the order in which they work.
+        In the order in which they work, all over one optimizer; no `ReduceLROnPlateau`.
     optimizer, optional
         That of the schedules.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `LRScheduler`; also for a `ReduceLROnPlateau` and for schedules of other optimizers.
 
     Examples
     --------

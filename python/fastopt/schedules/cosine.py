@@ -41,17 +41,10 @@ class CosineAnnealingLR(LRScheduler):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     T_max : int
         Steps down to `eta_min`, at least 1.
     eta_min : float
         At least 0.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     References
     ----------
@@ -119,8 +112,6 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     T_0 : int
         Steps until the first restart, at least 1.
     T_mult : int
@@ -132,11 +123,6 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     ----------
     fraction : float
         The part of an epoch that has passed since `last_epoch`; see `step`.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     References
     ----------
@@ -183,16 +169,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         Parameters
         ----------
         epoch : float, optional
-            At least 0, and may have a fraction: ``epoch + batch / batches`` after each batch lets
-            the rate fall smoothly within an epoch. `last_epoch` is its whole part. Later steps
-            without `epoch` keep its fraction, as in torch, up to the last bit.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `epoch` is no number, negative, at least 2**63 as a float, or NaN, or a rate would be
-            negative, infinite or NaN. Rates and
-            counters are as they were then.
+            At least 0 and below 2**63. It may have a fraction: ``epoch + batch / batches`` after
+            each batch lets the rate fall smoothly within an epoch. `last_epoch` is its whole part.
+            Later steps without `epoch` keep its fraction, as in torch, up to the last bit.
 
         Examples
         --------
@@ -255,12 +234,10 @@ class OneCycleLR(LRScheduler):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     max_lr : float, or list with one for each group
         The peak, at least 0.
     total_steps : int, optional
-        At least 1. If None, ``epochs * steps_per_epoch``.
+        At least 1. If None, ``epochs * steps_per_epoch``. A `step` beyond it raises ValueError.
     epochs, steps_per_epoch : int, optional
         Used if `total_steps` is None.
     pct_start : float
@@ -268,7 +245,7 @@ class OneCycleLR(LRScheduler):
     anneal_strategy : {"cos", "linear"}
         The shape.
     cycle_momentum : bool
-        Set ``group["momentum"]``, or the first of ``group["betas"]``, too.
+        Set ``group["momentum"]``, or the first of ``group["betas"]``, too; a group must have one.
     base_momentum, max_momentum : float, or list with one for each group
         In [0, 1).
     div_factor, final_div_factor : float
@@ -276,12 +253,6 @@ class OneCycleLR(LRScheduler):
     three_phase : bool
         Fall to the first rate at step ``2 * pct_start * total_steps - 2``, as steeply as it rose,
         then to the last, as in the paper.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`; ValueError also if `cycle_momentum` finds neither momentum nor betas,
-        and at a `step` beyond number `total_steps`.
 
     Notes
     -----

@@ -34,17 +34,10 @@ class StepLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     step_size : int
         At least 1.
     gamma : float
         At least 0.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -81,17 +74,10 @@ class MultiStepLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     milestones : iterable of int
         Steps >= 0, in any order; one that appears twice counts twice.
     gamma : float
         At least 0.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -141,18 +127,11 @@ class ConstantLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     factor : float
         In [0, 1]. 0 and numbers below 6e-309 cannot be divided out again: the rates that follow are
         then the initial ones (torch raises ZeroDivisionError).
     total_iters : int
         At least 1.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -206,19 +185,12 @@ class LinearLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     start_factor : float
         In (0, 1].
     end_factor : float
         In [0, 1].
     total_iters : int
         At least 1.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -273,15 +245,8 @@ class ExponentialLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     gamma : float
         At least 0.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -317,17 +282,10 @@ class PolynomialLR(FactorLR):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     total_iters : int
         At least 1.
     power : float
         At least 0; 1 is a straight line.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------
@@ -373,16 +331,9 @@ class LambdaLR(LRScheduler):
 
     Parameters
     ----------
-    optimizer, last_epoch
-        As in `LRScheduler`.
     lr_lambda : callable, or list of callables for each group
         Takes the number of the step, an int from 0 on, and returns a factor >= 0. `state_dict`
         leaves it out: give the same function to the schedule that is to continue.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        As in `LRScheduler`.
 
     Examples
     --------

@@ -32,8 +32,6 @@ class ReduceLROnPlateau(LRScheduler):
 
     Parameters
     ----------
-    optimizer
-        As in `LRScheduler`.
     mode : {"min", "max"}
         Whether smaller or larger is better.
     factor : float
@@ -68,11 +66,6 @@ class ReduceLROnPlateau(LRScheduler):
         The best metric; None if there is none yet.
     num_bad_epochs, cooldown_counter : int
         Bad steps in a row; steps of the cooldown that are left.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `LRScheduler`.
 
     Warns
     -----
@@ -151,12 +144,6 @@ class ReduceLROnPlateau(LRScheduler):
         ----------
         metrics : float
             The loss or score, usually on validation data, of the epoch that has ended.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `metrics` is no number, or groups have come for which `min_lr` has none. Rates and
-            counters are as they were then.
         """
         metric = to_float("metrics", metrics)
         better = self._is_better(metric)
