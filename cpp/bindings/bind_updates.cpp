@@ -27,23 +27,23 @@ namespace {
 
 using States = std::array<std::optional<py::array>, max_states>;
 
-int find_optimizer(const std::string& name) {
+int find_update(const std::string& name) {
     const UpdateTable& table = update_kernels();
-    for (int i = 0; i < table.optimizer_count; ++i)
-        if (name == table.optimizers[i].name) return i;
-    throw py::value_error("there is no optimizer kernel '" + name + "'");
+    for (int i = 0; i < table.update_count; ++i)
+        if (name == table.updates[i].name) return i;
+    throw py::value_error("there is no update '" + name + "'");
 }
 
-const Optimizer& row(int optimizer) { return update_kernels().optimizers[optimizer]; }
+const Update& row(int number) { return update_kernels().updates[number]; }
 
 std::string quoted(const std::string& name) { return "'" + name + "'"; }
 
-// What messages call the array that optimizer number `optimizer` writes, and the one that it reads.
-std::string param_label(int optimizer, const std::string& name) {
-    return std::string(row(optimizer).words.param) + ' ' + quoted(name);
+// What messages call an array that update `number` writes, and one that it reads.
+std::string param_label(int number, const std::string& name) {
+    return std::string(row(number).words.param) + ' ' + quoted(name);
 }
-std::string grad_label(int optimizer, const std::string& name) {
-    return std::string(row(optimizer).words.grad) + ' ' + quoted(name);
+std::string grad_label(int number, const std::string& name) {
+    return std::string(row(number).words.grad) + ' ' + quoted(name);
 }
 
 [[noreturn]] void throw_option(const std::string& what, py::handle value, const char* taken) {
@@ -117,25 +117,25 @@ double read_option(const Option& option, py::handle value) {
 // The options of one group, kept while the group holds the same objects.
 class GroupOptions {
 public:
-    GroupOptions(const Optimizer& optimizer, const py::dict& group) {
-        for (int i = 0; i < optimizer.option_count; ++i) {
+    GroupOptions(const Update& kind, const py::dict& group) {
+        for (int i = 0; i < kind.option_count; ++i) {
             keys_.push_back(py::reinterpret_steal<py::object>(
-                PyUnicode_InternFromString(optimizer.options[i].name)));
+                PyUnicode_InternFromString(kind.options[i].name)));
             if (!keys_.back()) throw py::error_already_set();
         }
         seen_.resize(keys_.size());
-        read(optimizer, group);
+        read(kind, group);
     }
 
     // Reads and checks the options. Returns whether they use other states than before.
-    bool read(const Optimizer& optimizer, const py::dict& group) {
+    bool read(const Update& kind, const py::dict& group) {
         pending_.clear();
         std::array<double, max_options> fresh = values;
         bool changed = false;
         for (std::size_t i = 0; i < keys_.size(); ++i) {
             const auto value = py::reinterpret_borrow<py::object>(
                 PyDict_GetItemWithError(group.ptr(), keys_[i].ptr()));
-            const Option& option = optimizer.options[i];
+            const Option& option = kind.options[i];
             if (!value) {
                 if (PyErr_Occurred()) throw py::error_already_set();
                 throw_names("the parameter group has no option " + quoted(option.name));
@@ -146,18 +146,17 @@ public:
             pending_.emplace_back(i, immutable(value) ? value : py::object());
         }
         if (changed) {
-            const char* conflict = optimizer.conflict(fresh.data());
+            const char* conflict = kind.conflict(fresh.data());
             if (conflict == nullptr) {
                 values = fresh;
                 for (auto& [i, value] : pending_) seen_[i] = std::move(value);
             }
-            if (conflict != nullptr)
-                throw py::value_error(conflict + given(optimizer, conflict, group));
+            if (conflict != nullptr) throw py::value_error(conflict + given(kind, conflict, group));
         }
         if (!changed) return false;
         unsigned used = 0;
-        for (int i = 0; i < optimizer.state_count; ++i)
-            if (optimizer.uses_state(values.data(), i)) used |= 1u << i;
+        for (int i = 0; i < kind.state_count; ++i)
+            if (kind.uses_state(values.data(), i)) used |= 1u << i;
         return std::exchange(used_, used) != used;
     }
 
@@ -170,11 +169,11 @@ public:
 
 private:
     // The values of the options that a message names.
-    static std::string given(const Optimizer& optimizer, const std::string& message,
+    static std::string given(const Update& kind, const std::string& message,
                              const py::dict& group) {
         std::string result;
-        for (int i = 0; i < optimizer.option_count; ++i) {
-            const char* name = optimizer.options[i].name;
+        for (int i = 0; i < kind.option_count; ++i) {
+            const char* name = kind.options[i].name;
             if (message.find(name) == std::string::npos) continue;
             result.append(result.empty() ? ", not " : ", ").append(name).append("=");
             result.append(short_repr(group[name]));
@@ -259,7 +258,7 @@ PyObject* dtype_of(const py::array& array) { return py::detail::array_proxy(arra
 // are recognized by their fingerprints, a gradient that moved is checked by itself.
 class Plan {
 public:
-    explicit Plan(int optimizer) : optimizer_(optimizer) {}
+    explicit Plan(int number) : number_(number) {}
 
     void clear() {
         stepper_.tensors.clear();
@@ -273,7 +272,7 @@ public:
     // `options` must live as long as the plan. With `zero_grads` the gradient is written too.
     void add(const double* options, const std::string& name, const py::array& param,
              py::handle grad, States& states, bool fresh, bool zero_grads) {
-        const std::string param_what = param_label(optimizer_, name);
+        const std::string param_what = param_label(number_, name);
         const py::array plain = parameter_array(param, param_what);
         Entry entry;
         entry.order = memory_order(plain);
@@ -282,13 +281,13 @@ public:
         update.param = static_cast<std::byte*>(const_cast<void*>(plain.data()));
         overlap_.add(plain, param_what, true);
         const py::array grad_array = check_grad(grad, name, param, zero_grads);
-        overlap_.add(grad_array, grad_label(optimizer_, name), zero_grads);
+        overlap_.add(grad_array, grad_label(number_, name), zero_grads);
         update.grad = view(grad_array, entry.order);
         entry.grad = {grad_array, dtype_of(param)};
-        for (int i = 0; i < row(optimizer_).state_count; ++i) {
-            if (!row(optimizer_).uses_state(options, i)) continue;
+        for (int i = 0; i < row(number_).state_count; ++i) {
+            if (!row(number_).uses_state(options, i)) continue;
             std::optional<py::array>& state = states[static_cast<std::size_t>(i)];
-            const std::string what = row(optimizer_).states[i] + (" of " + quoted(name));
+            const std::string what = row(number_).states[i] + (" of " + quoted(name));
             if (!state) {
                 state = zeros_like(param);
                 fresh = true;
@@ -353,7 +352,7 @@ public:
 
     StepResult run(const GradOptions& options) {
         const GilRelease release;
-        return stepper_.run(optimizer_, options);
+        return stepper_.run(number_, options);
     }
 
 private:
@@ -369,9 +368,9 @@ private:
 
     py::array check_grad(py::handle grad, const std::string& name, const py::array& param,
                          bool zero_grads) const {
-        const std::string what = grad_label(optimizer_, name);
+        const std::string what = grad_label(number_, name);
         py::array array = float_array(grad, what);
-        require_like(array, what, param, param_label(optimizer_, name));
+        require_like(array, what, param, param_label(number_, name));
         if (zero_grads) {
             require_writeable(array, what);
             require_distinct_elements(array, what);
@@ -388,7 +387,7 @@ private:
         return begin != end && after != written_.begin() && std::prev(after)->second > begin;
     }
 
-    int optimizer_;
+    int number_;  // of the update
     Stepper stepper_;
     std::vector<Entry> entries_;
     OverlapCheck overlap_;
@@ -503,27 +502,27 @@ private:
 class Updater {
 public:
     Updater(const py::object& kernel, py::object step_info)
-        : optimizer_(find_optimizer(as_text(kernel, "kernel"))),
+        : number_(find_update(as_text(kernel, "kernel"))),
           step_info_(std::move(step_info)),
-          plan_(optimizer_) {}
+          plan_(number_) {}
 
-    void check_options(const py::dict& group) const { GroupOptions(row(optimizer_), group); }
+    void check_options(const py::dict& group) const { GroupOptions(row(number_), group); }
 
     // Adds the parameters of a group, and the group to the list `groups`. All of them are checked,
     // against those there too, first.
     void add_group(const py::list& names, const py::list& arrays, const py::dict& group,
                    const py::list& groups) {
         const Use use(*this);
-        GroupOptions options(row(optimizer_), group);
+        GroupOptions options(row(number_), group);
         py::object params = group["params"];
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
-            overlap.add(float_array(parameter.param, ""), param_label(optimizer_, parameter.name),
+            overlap.add(float_array(parameter.param, ""), param_label(number_, parameter.name),
                         true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto name = as_text(py::object(names[i]), "the name of a parameter");
-            const std::string what = param_label(optimizer_, name);
+            const std::string what = param_label(number_, name);
             const py::array param = parameter_array(py::object(arrays[i]), what);
             require_fit(unfit(options, 1, param), param, what);
             overlap.add(param, what, true);
@@ -597,7 +596,7 @@ public:
                 const Parameter& parameter = parameters_[planned_[k]];
                 if (parameter.step == last_step)
                     throw py::value_error("the step counter of " +
-                                          param_label(optimizer_, parameter.name) +
+                                          param_label(number_, parameter.name) +
                                           " is at its end (2**63 - 1)");
                 plan_.tensor(k).step = parameter.step + 1;
             }
@@ -605,7 +604,7 @@ public:
             if (result.misfit) {
                 const Parameter& parameter = parameters_[planned_[result.misfit->tensor]];
                 require_fit(result.misfit->scalar, parameter.param,
-                            param_label(optimizer_, parameter.name));
+                            param_label(number_, parameter.name));
             }
         } catch (...) {
             forget_created();
@@ -629,9 +628,9 @@ public:
         const Parameter& parameter = parameters_.at(index);
         py::dict result;
         result["step"] = parameter.step;
-        for (int i = 0; i < row(optimizer_).state_count; ++i)
+        for (int i = 0; i < row(number_).state_count; ++i)
             if (const auto& state = parameter.states[static_cast<std::size_t>(i)])
-                result[row(optimizer_).states[i]] = *state;
+                result[row(number_).states[i]] = *state;
         return result;
     }
 
@@ -650,7 +649,7 @@ public:
         std::vector<GroupOptions> options;
         for (std::size_t g = 0; g < options_.size(); ++g) {
             changes.emplace_back(py::dict(groups[g]), py::dict(loaded_groups[g]));
-            options.emplace_back(row(optimizer_), changes.back().second);
+            options.emplace_back(row(number_), changes.back().second);
         }
         std::vector<std::pair<States, std::int64_t>> fresh;
         fresh.reserve(loaded.size());
@@ -661,17 +660,17 @@ public:
                                             : read_state(parameter, py::dict(entry)));
             require_fit(unfit(options[parameter.group],
                               std::max<std::int64_t>(1, fresh.back().second), parameter.param),
-                        parameter.param, param_label(optimizer_, parameter.name));
+                        parameter.param, param_label(number_, parameter.name));
         }
         std::vector<std::pair<py::array, py::array>> copies;  // from, to
         for (std::size_t i = 0; i < values.size(); ++i) {
             const py::object value = values[i];
             if (value.is_none()) continue;
             const Parameter& parameter = parameters_[i];
-            const std::string what = param_label(optimizer_, parameter.name);
+            const std::string what = param_label(number_, parameter.name);
             parameter_array(parameter.param, what);
             const py::array array = float_array(value, what);
-            require_like(array, what, parameter.param, grad_label(optimizer_, parameter.name));
+            require_like(array, what, parameter.param, grad_label(number_, parameter.name));
             copies.emplace_back(copy_like(array, parameter.param), parameter.param);
         }
         DictChanges exchange(changes);
@@ -726,7 +725,7 @@ private:
         explicit Use(Updater& core) : core_(core) {
             unsigned user = 0;
             if (core.user_.compare_exchange_strong(user, 1 + fork_count())) return;
-            const std::string owner = row(core.optimizer_).words.owner;
+            const std::string owner = row(core.number_).words.owner;
             throw std::runtime_error(
                 user == 1 + fork_count()
                     ? "this " + owner + " is in use by another thread; one step at a time"
@@ -746,8 +745,8 @@ private:
     // The first scalar of step number `step` that the element type of `param` cannot hold.
     Unfit unfit(const GroupOptions& options, std::int64_t step, const py::array& param) const {
         Coefficients coefficients;
-        row(optimizer_).prepare(options.values.data(), step, true, coefficients);
-        return row(optimizer_).unfit(coefficients, type_of(param));
+        row(number_).prepare(options.values.data(), step, true, coefficients);
+        return row(number_).unfit(coefficients, type_of(param));
     }
 
     // States that were made for a step which was not taken have never been: the next step is the
@@ -801,7 +800,7 @@ private:
         if (!copy) throw py::error_already_set();
         check_groups(copy);
         for (std::size_t g = 0; g < options_.size(); ++g) {
-            if (options_[g].read(row(optimizer_), py::reinterpret_borrow<py::dict>(item(copy, g))))
+            if (options_[g].read(row(number_), py::reinterpret_borrow<py::dict>(item(copy, g))))
                 plan_stands_ = false;
         }
     }
@@ -851,7 +850,7 @@ private:
 
     std::pair<States, std::int64_t> read_state(const Parameter& parameter,
                                                const py::dict& entry) const {
-        const Optimizer& optimizer = row(optimizer_);
+        const Update& kind = row(number_);
         const std::string owner = "state of " + quoted(parameter.name);
         if (!entry.contains("step")) throw_names("the " + owner + " has no 'step'");
         const std::string step_what = "'step' in the " + owner;
@@ -863,25 +862,24 @@ private:
         static constexpr double no_options[max_options] = {};
         States states;
         std::size_t found = 1;
-        for (int i = 0; i < optimizer.state_count; ++i) {
-            const char* name = optimizer.states[i];
+        for (int i = 0; i < kind.state_count; ++i) {
+            const char* name = kind.states[i];
             if (!entry.contains(name)) {
-                if (step > 0 && optimizer.uses_state(no_options, i))
+                if (step > 0 && kind.uses_state(no_options, i))
                     throw_names("the " + owner + " has no " + quoted(name));
                 continue;
             }
             ++found;
             const std::string what = name + (" of " + quoted(parameter.name));
             const py::array given = float_array(entry[name], what);
-            require_like(given, what, parameter.param, param_label(optimizer_, parameter.name));
+            require_like(given, what, parameter.param, param_label(number_, parameter.name));
             states[static_cast<std::size_t>(i)] = copy_like(given, parameter.param);
         }
         if (found != entry.size())
             for (const auto& item : entry) {
                 const std::string key = short_repr(item.first);
                 bool known = key == "'step'";
-                for (int i = 0; i < optimizer.state_count; ++i)
-                    known |= key == quoted(optimizer.states[i]);
+                for (int i = 0; i < kind.state_count; ++i) known |= key == quoted(kind.states[i]);
                 if (known) continue;
                 throw_names(std::string("the ").append(owner).append(" has ").append(key).append(
                     ", which this optimizer does not know"));
@@ -889,7 +887,7 @@ private:
         return {std::move(states), step};
     }
 
-    int optimizer_;
+    int number_;            // of the update
     py::object step_info_;  // the type
     std::vector<Parameter> parameters_;
     std::vector<GroupOptions> options_;  // of each group
@@ -906,18 +904,18 @@ private:
 // One update of one array on state that the caller owns. `given` maps names to arrays.
 void update(const py::object& kernel, const py::object& param, const py::object& grad,
             const py::dict& given, const py::object& step_given, const py::dict& group) {
-    const int optimizer = find_optimizer(as_text(kernel, "kernel"));
-    const GroupOptions options(row(optimizer), group);
+    const int number = find_update(as_text(kernel, "kernel"));
+    const GroupOptions options(row(number), group);
     const std::int64_t step = as_integer(step_given, "step");
     if (step < 1) throw_option("step", step_given, ">= 1 (the number of this update)");
     States states;
-    for (int i = 0; i < row(optimizer).state_count; ++i) {
-        const char* name = row(optimizer).states[i];
-        if (!row(optimizer).uses_state(options.values.data(), i)) continue;
+    for (int i = 0; i < row(number).state_count; ++i) {
+        const char* name = row(number).states[i];
+        if (!row(number).uses_state(options.values.data(), i)) continue;
         states[static_cast<std::size_t>(i)] = float_array(given[name], name);
     }
     const py::array param_array = float_array(param, "param");
-    Plan plan(optimizer);
+    Plan plan(number);
     plan.add(options.values.data(), "param", param_array, grad, states, step == 1, false);
     plan.finish();
     plan.tensor(0).step = step;
@@ -942,8 +940,8 @@ void bind_updates(py::module_& module) {
              py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false,
              py::arg("zero_grads") = false, Guard())
         .def("state", &Updater::state, py::arg("index"))
-        .def("load", &Updater::load, py::arg("states"), py::arg("groups"),
-             py::arg("loaded_groups"), py::arg("values") = py::list(), Guard());
+        .def("load", &Updater::load, py::arg("states"), py::arg("groups"), py::arg("loaded_groups"),
+             py::arg("values") = py::list(), Guard());
     module.def("update", &update, py::arg("kernel"), py::arg("param"), py::arg("grad"),
                py::arg("states"), py::arg("step"), py::arg("group"), Guard());
 }

@@ -29,7 +29,7 @@ constexpr std::size_t tile_length(std::size_t classes, std::size_t start) {
     return classes - start < tile_size ? classes - start : tile_size;
 }
 
-// The values an option of an optimizer may take.
+// The values that an option may take.
 enum class Domain : int {
     finite,        // any finite number
     non_negative,  // finite and >= 0
@@ -39,18 +39,18 @@ enum class Domain : int {
     choice,        // one of `choices`, as its index
 };
 
-// One number that an optimizer reads from a parameter group.
+// One number that an update reads from a parameter group.
 struct Option {
     const char* name;  // the key in the group
-    int item;          // position inside a tuple such as betas, or -1 for a plain value
     Domain domain;
-    const char* choices[2];
+    int item = -1;  // position inside a tuple such as betas, or -1 for a plain value
+    const char* choices[2] = {};
 };
 
 // The scalars of one step for one parameter, in double: the kernel rounds each once.
 struct Coefficients {
     double grad_factor;                  // what every gradient is multiplied by: -1 to maximize
-    alignas(8) unsigned char bytes[88];  // the optimizer's own struct
+    alignas(8) unsigned char bytes[88];  // the update's own struct
 };
 
 // A scalar that an element type cannot hold, as messages describe it.
@@ -66,16 +66,15 @@ struct Slice {
     void* state[max_states];
 };
 
-// What messages call an optimizer, and before their names the arrays that it writes and reads.
+// The words of messages.
 struct Words {
-    const char* owner;
-    const char* param;
-    const char* grad;
+    const char* owner;  // of the arrays
+    const char* param;  // before the name of an array that is updated
+    const char* grad;   // before the name of an array that it is updated by
 };
 
-// Everything the runtime and the bindings need to know of an optimizer, or of whatever else updates
-// arrays by others.
-struct Optimizer {
+// What the runtime and the bindings need to know of an update: an optimizer, an average or a sum.
+struct Update {
     const char* name;
     Words words;
     const Option* options;
@@ -92,13 +91,13 @@ struct Optimizer {
     // The first of these scalars that cannot be rounded to `type`; its name is nullptr if there is
     // none.
     Unfit (*unfit)(const Coefficients& scalars, Type type);
-    void (*update[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
+    void (*run[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
 };
 
 // The table of updates, and what is computed from gradients before an update.
 struct UpdateTable {
-    const Optimizer* optimizers;
-    int optimizer_count;
+    const Update* updates;
+    int update_count;
     // (x / divisor) * multiplier, computed in double; `out` may be `x`.
     void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
                                 void* out);

@@ -11,7 +11,7 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-constexpr Optimizer optimizers[] = {
+constexpr Update rows[] = {
     make_row<sgd>(),        make_row<rmsprop>(),    make_row<adam>(),
     make_row<weight_ema>(), make_row<accumulate>(),
 };
@@ -20,8 +20,8 @@ constexpr Optimizer optimizers[] = {
 
 extern const UpdateTable updates;
 constexpr UpdateTable updates = {
-    .optimizers = optimizers,
-    .optimizer_count = sizeof(optimizers) / sizeof(optimizers[0]),
+    .updates = rows,
+    .update_count = sizeof(rows) / sizeof(rows[0]),
     .rescale = {rescale<float>, rescale<double>},
     .scale = {scale<float>, scale<double>},
     .clamp = {clamp<float>, clamp<double>},

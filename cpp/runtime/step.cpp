@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Piece& piece,
+void update_piece(const Update& kernel, const TensorUpdate& tensor, const Piece& piece,
                   const Coefficients& coefficients, const Scaling* rescaled, bool zero) {
     const int type = static_cast<int>(tensor.grad.type);
     const std::size_t size = size_of(tensor.grad.type);
@@ -16,7 +16,7 @@ void update_piece(const Optimizer& kernel, const TensorUpdate& tensor, const Pie
         Slice slice{tensor.param + offset, grad, {}};
         for (int i = 0; i < kernel.state_count; ++i)
             if (tensor.state[i] != nullptr) slice.state[i] = tensor.state[i] + offset;
-        kernel.update[type](slice, count, coefficients);
+        kernel.run[type](slice, count, coefficients);
         offset += count * size;
     };
     const auto update_rescaled = [&](const std::byte* grad, std::size_t count) {
@@ -44,7 +44,7 @@ void Stepper::cut() {
     coefficients_.resize(tensors.size());
 }
 
-std::optional<Misfit> Stepper::prepare(const Optimizer& kernel) {
+std::optional<Misfit> Stepper::prepare(const Update& kernel) {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const TensorUpdate& tensor = tensors[i];
         const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
@@ -61,8 +61,8 @@ std::optional<Misfit> Stepper::prepare(const Optimizer& kernel) {
     return std::nullopt;
 }
 
-StepResult Stepper::run(int optimizer, const GradOptions& options) {
-    const Optimizer& kernel = update_kernels().optimizers[optimizer];
+StepResult Stepper::run(int number, const GradOptions& options) {
+    const Update& kernel = update_kernels().updates[number];
     Scaling scaling;
     bool fits[type_count];
     const auto scale_by = [&](const Norm& norm) {

@@ -1,4 +1,4 @@
-// One optimizer step over many tensors as one list of chunks.
+// One step of an update over many tensors, as one list of chunks.
 #pragma once
 
 #include <cstddef>
@@ -49,11 +49,12 @@ public:
     std::vector<TensorUpdate> tensors;
 
     void cut();  // after `tensors` have changed in number or size
-    StepResult run(int optimizer, const GradOptions& options);
+    // `number`: of the update's row in the table.
+    StepResult run(int number, const GradOptions& options);
 
 private:
     // Computes the scalars. Returns the first that cannot be used.
-    std::optional<Misfit> prepare(const Optimizer& kernel);
+    std::optional<Misfit> prepare(const Update& kernel);
 
     Grid grid_;
     NormParts parts_;

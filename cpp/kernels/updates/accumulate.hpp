@@ -1,4 +1,4 @@
-// Weighted sums of gradients: a row of the table of optimizers whose "parameter" is the sum.
+// Weighted sums of gradients: the sum is the array that is updated.
 #pragma once
 
 #include "update.hpp"
@@ -6,45 +6,37 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-struct accumulate : stateless {
+struct accumulate : update_defaults {
     static constexpr const char* name = "accumulate";
     static constexpr Words words = {"GradAccumulator", "sum of", "gradient of"};
     enum : int {
         weight,
         option_count
     };
-    static constexpr Option options[] = {
-        {"weight", -1, Domain::non_negative, {}},
-    };
+    static constexpr Option options[] = {{"weight", Domain::non_negative}};
 
+    template <class T>
     struct Scalars {
-        double weight;
-        bool first;
+        T weight;
     };
-    static Scalars prepare(const double* o, std::int64_t step, bool) {
-        return {.weight = o[weight], .first = step == 1};
+    static Prepared<Scalars, 1> prepare(const double* o, std::int64_t step, bool) {
+        return {.scalars = {.weight = o[weight]}, .flags = {step == 1}};
     }
 
     static constexpr Range<Scalars> ranges[] = {
-        {"weight", &Scalars::weight, Small::must_not_vanish},
+        {"weight", &Scalars<double>::weight, Small::must_not_vanish},
     };
 
-    // The first gradient replaces whatever is there: nothing need be set to zero.
+    // The first gradient replaces what is in the array: nothing need be set to zero before.
     template <class T, bool first>
     struct Rule {
         static constexpr unsigned states = 0;
-        T weight;
+        Scalars<T> s;
 
         void operator()(T& sum, T grad, T&, T&, T&) const {
-            sum = first ? weight * grad : sum + weight * grad;
+            sum = first ? s.weight * grad : sum + s.weight * grad;
         }
     };
-
-    template <class T, class Run>
-    static void with_rule(const Scalars& s, Run run) {
-        with_flag(s.first,
-                  [&](auto first) { run(Rule<T, first.value>{static_cast<T>(s.weight)}); });
-    }
 };
 
 }  // namespace
