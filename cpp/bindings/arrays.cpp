@@ -35,15 +35,11 @@ void free_memory(void* memory) {
     give_back(*held);
 }
 
-// Whether it is an array for results: no copy of it would be of use.
-bool is_out(const std::string& what) { return what.starts_with("out"); }
+constexpr const char* allocate = "; allocate it with np.empty";
 
-// The way out for an array of the wrong kind; `model`: one of the right kind.
-std::string convert(const std::string& what, const std::string& call,
-                    const std::string& model = "") {
-    if (!is_out(what)) return "; convert it with " + call;
-    return "; allocate it with np.empty" +
-           (model.empty() ? "" : "(" + model + ".shape, " + model + ".dtype)");
+// The way out for an array of the wrong kind.
+std::string convert(Purpose purpose, const std::string& call) {
+    return purpose == Purpose::result ? allocate : "; convert it with " + call;
 }
 
 // The elements in C order, rounded.
@@ -60,12 +56,6 @@ void round_into(const py::array& array, To* out) {
     });
 }
 
-[[noreturn]] void throw_overlap(const std::string& a, const std::string& b) {
-    throw py::value_error(
-        a + " and " + b + " share memory; an array that is written must have memory of its own (" +
-        (is_out(a) || is_out(b) ? "allocate out with np.empty_like)" : "use .copy())"));
-}
-
 }  // namespace
 
 py::array plain_array(py::handle array) {
@@ -79,13 +69,13 @@ py::array plain_array(py::handle array) {
 }
 
 void throw_no_array(py::handle object, const std::string& what, const std::string& taken,
-                    const char* dtype) {
+                    const char* dtype, Purpose purpose) {
     const py::type type = py::type::of(object);
     const auto offers = [&](const char* name) { return py::hasattr(type, name); };
     const std::string it = what.find(' ') == std::string::npos ? what : "...";
     std::string way_out;
-    if (is_out(what))
-        way_out = "; allocate it with np.empty";
+    if (purpose == Purpose::result)
+        way_out = allocate;
     else if (is_numpy_scalar(object))
         way_out = "; use np.array(" + it + ")";
     else if (offers("toarray"))
@@ -103,26 +93,27 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
     throw py::type_error(what + " must be " + taken + ", not " + type_name(object) + way_out);
 }
 
-py::array float_array(py::handle object, const std::string& what) {
+py::array float_array(py::handle object, const std::string& what, Purpose purpose) {
     if (!py::isinstance<py::array>(object))
-        throw_no_array(object, what, "a NumPy array of float32 or float64");
+        throw_no_array(object, what, "a NumPy array of float32 or float64", ", np.float32",
+                       purpose);
     require_no_mask(object, what);
     const py::array array = plain_array(object);
     const py::dtype dtype = array.dtype();
     const int number = dtype.num();
     if (number != float32_number && number != float64_number) {
-        std::string way_out = convert(what, ".astype(np.float32)");
-        if (!is_out(what) && dtype.has_fields()) way_out = "; take one of its fields";
-        if (!is_out(what) && dtype.kind() == 'c') way_out = "; take its .real or .imag";
+        std::string way_out = convert(purpose, ".astype(np.float32)");
+        if (purpose == Purpose::input && dtype.has_fields()) way_out = "; take one of its fields";
+        if (purpose == Purpose::input && dtype.kind() == 'c') way_out = "; take its .real or .imag";
         throw py::type_error(what + " must have dtype float32 or float64, not " +
                              dtype_name(array) + way_out);
     }
     const char order = dtype.byteorder();
     if (order != '=' && order != '|')
         throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) + ")" +
-                              convert(what, ".astype(dtype.newbyteorder('='))"));
+                              convert(purpose, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
-        throw py::value_error(what + " is misaligned" + convert(what, ".copy()"));
+        throw py::value_error(what + " is misaligned" + convert(purpose, ".copy()"));
     return array;
 }
 
@@ -218,16 +209,18 @@ void require_twin(const py::array& array, const std::string& what, const py::arr
 }
 
 void require_type(const py::array& array, const std::string& what, const py::array& model,
-                  const std::string& model_what) {
-    if (type_of(array) != type_of(model))
-        throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what +
-                             " has " + dtype_name(model) +
-                             convert(what, ".astype(np." + dtype_name(model) + ")", model_what));
+                  const std::string& model_what, Purpose purpose) {
+    if (type_of(array) == type_of(model)) return;
+    std::string way_out = convert(purpose, ".astype(np." + dtype_name(model) + ")");
+    if (purpose == Purpose::result)
+        way_out += "(" + model_what + ".shape, " + model_what + ".dtype)";
+    throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what + " has " +
+                         dtype_name(model) + way_out);
 }
 
 void require_like(const py::array& array, const std::string& what, const py::array& model,
-                  const std::string& model_what) {
-    require_type(array, what, model, model_what);
+                  const std::string& model_what, Purpose purpose) {
+    require_type(array, what, model, model_what, purpose);
     if (array.ndim() != model.ndim() ||
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +
@@ -387,6 +380,28 @@ void require_distinct_elements(const py::array& array, const std::string& what) 
     }
 }
 
+py::array check_out(py::handle object, const std::string& what, const NamedArray& model,
+                    const std::vector<NamedArray>& read, std::size_t replaceable) {
+    const py::array out = float_array(object, what, Purpose::result);
+    require_like(out, what, model.array, model.what, Purpose::result);
+    require_writeable(out, what);
+    require_distinct_elements(out, what);
+    OverlapCheck overlap(Purpose::result);
+    overlap.add(out, what, true);
+    for (std::size_t i = 0; i < read.size(); ++i)
+        if (i >= replaceable || !same_elements(out, read[i].array))
+            overlap.add(read[i].array, read[i].what, false);
+    overlap.run();
+    return out;
+}
+
+void OverlapCheck::throw_overlap(const Extent& a, const Extent& b) const {
+    throw py::value_error(
+        a.what + " and " + b.what +
+        " share memory; an array that is written must have memory of its own (" +
+        (purpose_ == Purpose::result ? "allocate out with np.empty_like)" : "use .copy())"));
+}
+
 void OverlapCheck::add(const py::array& array, std::string what, bool written) {
     const auto [begin, end] = extent(array);
     if (begin != end) extents_.push_back({begin, end, written, array, std::move(what)});
@@ -402,7 +417,7 @@ void OverlapCheck::run() {
     for (const Extent& extent : extents_) {
         const Extent* other = extent.written ? furthest : written;
         if (other != nullptr && extent.begin < other->end) {
-            if (share_memory(extent.array, other->array)) throw_overlap(other->what, extent.what);
+            if (share_memory(extent.array, other->array)) throw_overlap(*other, extent);
             suspect = true;  // interleaved strided views
         }
         if (furthest == nullptr || extent.end > furthest->end) furthest = &extent;
@@ -413,7 +428,7 @@ void OverlapCheck::run() {
         for (const Extent& b : extents_)
             if (&a < &b && (a.written || b.written) && b.begin < a.end &&
                 share_memory(a.array, b.array))
-                throw_overlap(a.what, b.what);
+                throw_overlap(a, b);
 }
 
 std::vector<std::pair<const std::byte*, const std::byte*>> OverlapCheck::written() const {

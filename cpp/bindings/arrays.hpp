@@ -16,10 +16,17 @@ namespace fastopt {
 
 namespace py = pybind11;
 
+// What an array is for. An input of the wrong kind can be converted. A result must be allocated
+// anew: nobody would see what is written to a copy.
+enum class Purpose {
+    input,
+    result
+};
+
 // `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
 // `what` names it in messages. Throws TypeError or ValueError. Of a subclass it is a view as a
 // plain array: what the subclass overrides plays no part.
-py::array float_array(py::handle object, const std::string& what);
+py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input);
 
 // An array as one of NumPy's own class: itself, or a view of it.
 py::array plain_array(py::handle array);
@@ -27,7 +34,8 @@ py::array plain_array(py::handle array);
 // Throws TypeError: `what` is no array at all. `taken`: what it should be, as "a NumPy array of
 // ...".
 [[noreturn]] void throw_no_array(py::handle object, const std::string& what,
-                                 const std::string& taken, const char* dtype = ", np.float32");
+                                 const std::string& taken, const char* dtype = ", np.float32",
+                                 Purpose purpose = Purpose::input);
 
 // Throws TypeError if it is a masked array.
 void require_no_mask(py::handle object, const std::string& what);
@@ -51,9 +59,9 @@ py::array parameter_array(py::handle object, const std::string& what);
 
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,
-                  const std::string& model_what);
+                  const std::string& model_what, Purpose purpose = Purpose::input);
 void require_like(const py::array& array, const std::string& what, const py::array& model,
-                  const std::string& model_what);
+                  const std::string& model_what, Purpose purpose = Purpose::input);
 
 // Throws ValueError if an element is finite but too large for the element type of `model`.
 void require_range(const py::array& array, const std::string& what, const py::array& model,
@@ -99,9 +107,23 @@ py::array zeros_like(const py::array& model);
 // A dense copy of `array`, which must have the type and shape of `model`, in the order of `model`.
 py::array copy_like(const py::array& array, const py::array& model);
 
+struct NamedArray {
+    std::string what;
+    py::array array;
+};
+
+// `object` as an array for a result, with the element type and shape of `model`. It may be
+// written, and it shares no memory with the arrays that are read. It may be one of the first
+// `replaceable` of these, element by element: the result then replaces what was read.
+py::array check_out(py::handle object, const std::string& what, const NamedArray& model,
+                    const std::vector<NamedArray>& read, std::size_t replaceable);
+
 // A set of arrays among which no written one may share memory with another.
 class OverlapCheck {
 public:
+    OverlapCheck() = default;
+    // `written`: what the arrays that are written are for.
+    explicit OverlapCheck(Purpose written) : purpose_(written) {}
     void add(const py::array& array, std::string what, bool written);
     void run();  // throws ValueError naming two arrays
 
@@ -116,6 +138,8 @@ private:
         py::array array;
         std::string what;
     };
+    [[noreturn]] void throw_overlap(const Extent& a, const Extent& b) const;
+    Purpose purpose_ = Purpose::input;
     std::vector<Extent> extents_;
 };
 

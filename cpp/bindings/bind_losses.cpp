@@ -203,25 +203,23 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
     return weights;
 }
 
-// Where the gradient goes, checked against everything that is read.
-py::array checked_out(const py::object& out, const py::array& logits, const char* logits_name,
-                      const py::object& targets, const py::object& weight) {
-    const py::array grad = float_array(out, "out");
-    require_like(grad, "out", logits, logits_name);
-    require_writeable(grad, "out");
-    require_distinct_elements(grad, "out");
+// Adds the object to the arrays that are read, if it is one.
+void add_array(std::vector<NamedArray>& read, const char* what, const py::object& object) {
+    if (py::isinstance<py::array>(object))
+        read.push_back({what, py::reinterpret_borrow<py::array>(object)});
+}
+
+// `out` as the array of the gradient, which may replace the scores.
+py::array grad_array(const py::object& out, const char* scores_name, const py::array& scores,
+                     const py::object& targets, const py::object& weight) {
+    std::vector<NamedArray> read{{scores_name, scores}};
+    add_array(read, "targets", targets);
+    add_array(read, "weight", weight);
+    const py::array grad = check_out(out, "out", read[0], read, 1);
     if (!class_array(grad, grad.ndim() > 1))
         throw py::value_error(
             "out must have the axes behind the class axis in C order and without gaps "
             "between them, as np.empty lays them out");
-    OverlapCheck overlap;
-    overlap.add(grad, "out", true);
-    const bool in_place = same_elements(grad, logits);
-    if (!in_place) overlap.add(logits, logits_name, false);
-    if (py::isinstance<py::array>(targets))
-        overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
-    if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
-    overlap.run();
     return grad;
 }
 
@@ -335,7 +333,7 @@ py::object cross_entropy(const py::object& logits_given, const py::object& targe
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
     if (want_grad) {
         const py::array array =
-            out.is_none() ? empty_like(given) : checked_out(out, given, "logits", targets, weight);
+            out.is_none() ? empty_like(given) : grad_array(out, "logits", given, targets, weight);
         batch.grad = *class_array(array, class_axis);
         grad = out.is_none() ? array : out;
     }
@@ -391,7 +389,7 @@ py::object nll_loss(const py::object& log_probs_given, const py::object& targets
         // The system hands out zeroed pages: most are never touched.
         const py::array array =
             batch.grad_fresh ? py::array(numpy.attr("zeros")(given.attr("shape"), given.dtype()))
-                             : checked_out(out, given, "log_probs", targets, weight);
+                             : grad_array(out, "log_probs", given, targets, weight);
         batch.grad = *class_array(array, class_axis);
         grad = batch.grad_fresh ? array : out;
     }
@@ -442,17 +440,14 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                               ") with V >= 1, for hidden of shape " + describe_shape(hidden) +
                               ", not " + describe_shape(linear_weight));
     const py::ssize_t classes = linear_weight.shape(0);
-    OverlapCheck overlap;
-    overlap.add(hidden, "hidden", false);
-    overlap.add(linear_weight, "linear_weight", false);
+    std::vector<NamedArray> read{{"hidden", hidden}, {"linear_weight", linear_weight}};
     if (!linear_bias.is_none()) {
         const py::array bias = float_array(linear_bias, "linear_bias");
         require_type(bias, "linear_bias", hidden, "hidden");
         require_shape(bias, "linear_bias", {classes}, "one for each class");
-        overlap.add(bias, "linear_bias", false);
+        read.push_back({"linear_bias", bias});
     }
     check_weight(weight);
-    if (!weight.is_none()) overlap.add(py::reinterpret_borrow<py::array>(weight), "weight", false);
     const ClassWeights weights = class_weights(weight, classes, hidden, "hidden");
 
     Shape shape(hidden.shape(), hidden.shape() + hidden.ndim() - 1);
@@ -469,15 +464,15 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
         indices = py::array_t<std::int64_t>(static_cast<py::ssize_t>(checked.values.size()),
                                             checked.values.data());
     }
-    if (py::isinstance<py::array>(targets))
-        overlap.add(py::reinterpret_borrow<py::array>(targets), "targets", false);
+    const std::size_t count = read.size();  // of the gradients
+    add_array(read, "weight", weight);
+    add_array(read, "targets", targets);
 
     py::tuple out;  // what is checked is what is used, whatever becomes of a list
     if (!out_given.is_none()) {
         const bool listed =
             py::isinstance<py::list>(out_given) || py::isinstance<py::tuple>(out_given);
         if (listed) out = py::tuple(out_given);
-        const std::size_t count = linear_bias.is_none() ? 2 : 3;
         if (!listed || out.size() != count)
             throw py::type_error(
                 std::string("out must be a tuple of ") +
@@ -486,20 +481,15 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                               "linear_bias") +
                 ", not " + type_name(out_given) +
                 (listed ? " of " + std::to_string(out.size()) : std::string()));
-        const py::object models[] = {hidden, linear_weight, linear_bias};
-        const char* const names[] = {"hidden", "linear_weight", "linear_bias"};
         for (std::size_t i = 0; i < count; ++i) {
             const std::string what = "out[" + std::to_string(i) + "]";
-            const py::array grad = float_array(out[i], what);
-            require_like(grad, what, py::reinterpret_borrow<py::array>(models[i]), names[i]);
-            require_writeable(grad, what);
+            const py::array grad = check_out(out[i], what, read[i], read, 0);
             require_dense(grad, what);
             if (i == 0 && (grad.flags() & py::array::c_style) == 0)
                 throw py::value_error(what + " must be contiguous in C order");
-            overlap.add(grad, what, true);
+            read.push_back({what, grad});
         }
     }
-    overlap.run();
     return py::make_tuple(indices, denominator, out);
 }
 

@@ -37,8 +37,6 @@ void set_kernel(PointwiseBatch& batch, const py::object& name_given,
     throw py::value_error("there is no pointwise kernel '" + name + "'");
 }
 
-bool c_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
-
 // Throws ValueError unless it can weigh the elements of `input`.
 void check_weight(const py::array& weight, const std::string& what, const py::array& input) {
     bool fits = weight.ndim() <= input.ndim();
@@ -79,24 +77,13 @@ double divisor_of(const std::string& reduction, const py::array& input) {
     return static_cast<double>(input.shape(0));
 }
 
-// Where the result goes, checked against what is read; it may be one of the first `may_be`
-// operands.
-py::array checked_out(const py::object& given,
-                      const std::vector<std::pair<std::string, py::array>>& operands,
-                      std::size_t may_be) {
-    const auto& [model_what, model] = operands[0];
-    const py::array out = float_array(given, "out");
-    require_like(out, "out", model, model_what);
-    require_writeable(out, "out");
-    if (!c_contiguous(out)) throw py::value_error("out must be contiguous in C order");
-    OverlapCheck overlap;
-    overlap.add(out, "out", true);
-    for (std::size_t i = 0; i < operands.size(); ++i) {
-        const auto& [what, array] = operands[i];
-        const bool same = i < may_be && array.data() == out.data() && c_contiguous(array);
-        if (!same) overlap.add(array, what, false);
-    }
-    overlap.run();
+// Where the result goes; it may be one of the first `replaceable` operands.
+py::array result_array(const py::object& given, const std::vector<NamedArray>& operands,
+                       std::size_t replaceable) {
+    if (given.is_none()) return empty_like(operands[0].array);
+    const py::array out = check_out(given, "out", operands[0], operands, replaceable);
+    if ((out.flags() & py::array::c_style) == 0)
+        throw py::value_error("out must be contiguous in C order");
     return out;
 }
 
@@ -126,7 +113,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     const py::array input = float_array(input_given, "input");
     const py::array target = float_array(target_given, "target");
     require_like(target, "target", input, "input");
-    std::vector<std::pair<std::string, py::array>> operands{{"input", input}, {"target", target}};
+    std::vector<NamedArray> operands{{"input", input}, {"target", target}};
     std::array<std::optional<py::array>, max_operands> arrays{input, target};
     // In float64 throughout, where the input's dtype does not hold a weight.
     batch.type = type_of(input);
@@ -135,7 +122,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
         const py::array weight = float_array(given, what);
         check_weight(weight, what, input);
         if (is_too_small(weight)) batch.type = Type::float64;
-        operands.emplace_back(what, weight);
+        operands.push_back({what, weight});
         arrays[number] = weight;
     };
     add_weight(weight_given, "weight", 2);
@@ -152,7 +139,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     // What is returned, and where it is computed.
     std::optional<py::array> grad, losses, grad_computed, losses_computed;
     if (want_grad) {
-        grad = out.is_none() ? empty_like(input) : checked_out(out, operands, 1);
+        grad = result_array(out, operands, 1);
         grad_computed = wide ? empty_like(input, batch.type) : *grad;
         batch.out = grad_computed->mutable_data();
         batch.out_apart = batch.out != input.data();
@@ -185,20 +172,19 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
         given.size() != static_cast<std::size_t>(batch.kernel->operand_count))
         throw py::value_error("'" + as_text(kernel, "") + "' is not a function of " +
                               std::to_string(given.size()) + " arrays");
-    std::vector<std::pair<std::string, py::array>> operands;
+    std::vector<NamedArray> operands;
     for (const py::handle item : given) {
         const auto pair = py::reinterpret_borrow<py::tuple>(item);
         const std::string what = as_text(pair[0], "the name");
-        operands.emplace_back(what, float_array(pair[1], what));
-        const py::array& array = operands.back().second;
-        require_like(array, what, operands[0].second, operands[0].first);
+        operands.push_back({what, float_array(pair[1], what)});
+        const py::array& array = operands.back().array;
+        require_like(array, what, operands[0].array, operands[0].what);
         batch.operands[operands.size() - 1] = c_order_reader(array);
     }
-    const py::array& model = operands[0].second;
+    const py::array& model = operands[0].array;
     batch.type = type_of(model);
     batch.count = static_cast<std::size_t>(model.size());
-    py::array result =
-        out.is_none() ? empty_like(model) : checked_out(out, operands, operands.size());
+    py::array result = result_array(out, operands, operands.size());
     batch.out = result.mutable_data();
     batch.out_apart = true;
     for (const auto& [what, array] : operands) batch.out_apart &= array.data() != batch.out;
