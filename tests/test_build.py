@@ -21,26 +21,34 @@ from fastopt import _core
 ROOT = Path(__file__).parents[1]
 
 
+def missing(what: str) -> None:
+    """Skip a test, or fail it where everything must be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"no {what}")
+    pytest.skip(f"no {what}")
+
+
 def kernel_objects() -> list[Path]:
     """The objects of a build whose folder was kept: an editable one, or CI's."""
     folders = [ROOT / "build/editable", ROOT / "build/ci"]
     objects = [o for f in folders for o in f.glob("CMakeFiles/*_*.dir/cpp/kernels/*.cpp.o")]
-    if not objects or shutil.which("nm") is None:
-        if os.environ.get("CI"):
-            pytest.fail("no kernel objects under build/, or no nm, to look at")
-        pytest.skip("no kernel objects under build/, or no nm")
+    if not objects:
+        missing("kernel objects under build/")
     return objects
+
+
+def listing(tool: str, *arguments: str | Path) -> str:
+    if shutil.which(tool) is None:
+        missing(tool)
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def test_kernel_objects_export_one_table_and_nothing_weak() -> None:
     for path in kernel_objects():
         table, isa = path.parts[-4].removesuffix(".dir").split("_")
-        listing = subprocess.run(
-            ["nm", "-C", "-P", path], capture_output=True, text=True, check=True
-        ).stdout
-        symbols = [re.match(r"(.*?) ([A-Za-z])(?: |$)", line) for line in listing.splitlines()]
         kinds: dict[str, list[str]] = {}
-        for symbol in symbols:
+        for line in listing("nm", "-C", "-P", path).splitlines():
+            symbol = re.match(r"(.*?) ([A-Za-z])(?: |$)", line)
             assert symbol is not None
             kinds.setdefault(symbol[2], []).append(symbol[1])
         exported = [
@@ -52,40 +60,22 @@ def test_kernel_objects_export_one_table_and_nothing_weak() -> None:
 
 
 def test_kernel_objects_have_no_initialisers() -> None:
-    if shutil.which("objdump") is None:
-        pytest.skip("no objdump")
     for path in kernel_objects():
-        sections = subprocess.run(
-            ["objdump", "-h", path], capture_output=True, text=True, check=True
-        ).stdout
+        sections = listing("objdump", "-h", path)
         assert ".init_array" not in sections
         assert ".ctors" not in sections
         assert ".gnu.lto" not in sections
 
 
 def test_the_module_holds_no_fused_multiply_adds() -> None:
-    if shutil.which("objdump") is None:
-        pytest.skip("no objdump")
-    code = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", _core.__file__],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    code = listing("objdump", "-d", "--no-show-raw-insn", _core.__file__)
     assert "vsqrtp" in code or fo.available_isas() == ["generic"]
     assert not re.search(r"\bv?fn?m(add|sub|la|ls)", code)
 
 
 def test_the_module_exports_its_init_alone() -> None:
-    if shutil.which("nm") is None:
-        pytest.skip("no nm")
-    listing = subprocess.run(
-        ["nm", "-D", "-P", "--defined-only", _core.__file__],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    names = {line.split()[0] for line in listing.splitlines()}
+    lines = listing("nm", "-D", "-P", "--defined-only", _core.__file__).splitlines()
+    names = {line.split()[0] for line in lines}
     assert not {name for name in names if "fastopt" in name}
     assert "PyInit__core" in names
 

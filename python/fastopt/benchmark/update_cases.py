@@ -66,7 +66,7 @@ SIZES = {
     "16 M": 16 << 20,
     "64 M": 64 << 20,
 }
-OPTIMIZERS = [
+NAMES = [
     name
     for name, item in vars(fo).items()
     if isinstance(item, type) and issubclass(item, fo.Optimizer) and item is not fo.Optimizer
@@ -78,7 +78,7 @@ MLP: Shapes = [(256, 784), (256,), (128, 256), (128,), (10, 128), (10,)]
 CASES = [
     *(
         UpdateCase(name, label, [(size,)], options=OPTIONS.get(name, {}))
-        for name in OPTIMIZERS
+        for name in NAMES
         for label, size in SIZES.items()
     ),
     UpdateCase("AdamW", "MLP 784-256-128-10", MLP),
