@@ -82,3 +82,14 @@ def test_bench_of_what(tmp_path: Path) -> None:
     assert result.returncode == 2
     for name in ("optimizers", "losses", "accuracy"):
         assert name in result.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--largest", "5000"), ("--seconds", "1")])
+def test_the_accuracy_takes_no_option_of_a_timing(option: str, value: str, tmp_path: Path) -> None:
+    result = fastopt("bench", "accuracy", option, value, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"fastopt: error: {option} is for bench optimizers and bench losses, not for bench "
+        "accuracy\n"
+    )
+    assert not list(tmp_path.iterdir())

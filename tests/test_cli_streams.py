@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -92,7 +93,7 @@ def test_an_ascii_terminal_shows_what_it_can(tmp_path: Path) -> None:
         PYTHONIOENCODING="ascii",
     )
     assert result.returncode == 0, result.stderr
-    assert "final R? on held-out data" in result.stdout
+    assert "final R2 on held-out data" in result.stdout
     assert "wrote into Gr??e" in result.stdout
     assert (tmp_path / "Größe/run.json").exists()
 
@@ -108,8 +109,38 @@ def test_a_command_without_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code"), [("info >&-", 0), ("--help >/dev/full", 0), ("bench foo 2>&-", 2)]
+    ("line", "code"), [("info >&-", 0), ("--help | true", 0), ("bench foo 2>&-", 2)]
 )
 def test_short_commands_without_streams(line: str, code: int, tmp_path: Path) -> None:
     result = run(line, tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("line", ["info", "--help", "--version", "train -h"])
+def test_what_only_prints_fails_on_a_full_disk(line: str, tmp_path: Path) -> None:
+    result = run(f"{line} >/dev/full", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "fastopt: error: cannot write to standard output: No space left on device\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_also_writes_files_does_not(tmp_path: Path) -> None:
+    result = run("train --data iris --epochs 1 --hidden 4 >/dev/full", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "fastopt-run/run.json").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "rich.console"])
+def test_ctrl_c_during_the_imports_prints_nothing(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    result = run("info", tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")

@@ -7,6 +7,7 @@ import json
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_an_interrupted_comparison_keeps_what_has_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizer", "sgd,lion"], "--optimizer must be of sgd, momentum"),
+        (["--optimizer", "sgd,lion"], "--optimizer must be one or more of sgd, momentum"),
         (["--lr", "0.1,x"], "--lr must be numbers such as 0.01,0.1"),
         (["--lr", "0.1,nan"], "--lr must be"),
         (["--batch-size", "8.5"], "--batch-size must be whole numbers"),
@@ -124,3 +125,22 @@ def test_bad_options_are_refused_in_one_line(
     assert result.stderr.startswith("fastopt: error: ")
     assert words in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ragged.csv"]
+
+
+def test_memory_that_runs_out_keeps_what_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit, calls = ft.Trainer.fit, iter(range(2))
+
+    def fails(self: ft.Trainer, *arguments: Any) -> ft.History:
+        if next(calls, None) is None:
+            raise MemoryError
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(ft.Trainer, "fit", fails)
+    result = CliRunner().invoke(app, ["compare", "--data", "iris", "--epochs", "1"])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fastopt: error: there is not enough memory")
+    facts = json.loads((tmp_path / "fastopt-compare/compare.json").read_text())
+    assert [run["optimizer"] for run in facts["runs"]] == ["sgd", "momentum"]

@@ -135,9 +135,9 @@ def test_one_learning_rate_for_all_and_no_animation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--function", "bowl,hill"], "--function must be of bowl, ravine"),
+        (["--function", "bowl,hill"], "--function must be one or more of bowl, ravine"),
         (["--optimizer", "sgd,sgd"], "--optimizer has sgd twice"),
-        (["--optimizer", ""], "--optimizer must be of sgd, momentum"),
+        (["--optimizer", ""], "--optimizer must be one or more of sgd, momentum"),
         (["--lr", "nan"], "--lr must be finite"),
         (["--tolerance", "0"], "--tolerance must be"),
         (["--steps", "0"], "--steps must be in 1"),

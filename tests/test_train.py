@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +299,14 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
         "train", "--data", "two.csv", "--epochs", "1", "--checkpoint", *options, cwd=here
     )
     assert first.returncode == 0, first.stderr
-    for data, words in (((), "give their place with --data"), (("--data", "other.csv"), "data is")):
+    for data, words in (
+        ((), "give their place with --data"),
+        (
+            ("--data", "other.csv"),
+            "the data are two.csv: 48 samples to train on, 12 held out, 2 features, 2 classes "
+            "there, other.csv: 47 samples to train on",
+        ),
+    ):
         result = fastopt("train", "--resume", *data, *options, cwd=there)
         assert result.returncode == 2
         assert words in result.stderr
@@ -381,3 +388,69 @@ def test_to_resume_makes_no_model_of_other_shapes(
     result = CliRunner().invoke(app, ["train", "--resume", "--output", str(tmp_path)])
     assert result.exit_code == 2, result.output
     assert "is of a model of other shapes than 4-67108864-2-3" in result.stderr
+
+
+def test_to_resume_with_data_of_the_same_sizes_says_that_the_values_differ(tmp_path: Path) -> None:
+    config = ft.RunConfig(data="iris", hidden=(4,), epochs=1)
+    data = config.load()
+    config.build(data).save(tmp_path / "a")
+    other = replace(data, x_val=data.x_val + 1)
+    text = (
+        "the data hold other values, or are split otherwise, than there (iris (scikit-learn): 120"
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        config.build(other).resume(tmp_path / "a")
+
+
+def test_a_resumed_run_says_that_nothing_is_left_to_train(tmp_path: Path) -> None:
+    def resume(*options: str) -> Any:
+        return CliRunner().invoke(app, ["train", "--resume", "--output", str(tmp_path), *options])
+
+    config = ft.RunConfig(data="iris", hidden=(4,), epochs=2)
+    trainer = config.build()
+    trainer.fit(2)
+    trainer.save(tmp_path / "checkpoint.safetensors", asdict(config))
+    result = resume()
+    assert result.exit_code == 0, result.output
+    assert (
+        "nothing to train: the run has had its 2 epochs; to go on, give a larger" in result.stdout
+    )
+    assert "after epoch" not in result.stdout
+    metrics = read_metrics(tmp_path)
+    assert len(metrics) == 2
+    result = resume("--epochs", "1")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many "
+        "epochs\n"
+    )
+    assert read_metrics(tmp_path) == metrics
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        (["train", "--data", "diabetes", "--task", "classification"], True),
+        (["compare", "--data", "diabetes", "--task", "classification", "--lr", "0.1"], True),
+        (["train", "--data", "digits"], False),
+    ],
+)
+def test_numbers_taken_for_classes_are_noticed(
+    arguments: list[str], warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--epochs", "1", "--hidden", "none"])
+    assert result.exit_code == 0, result.output
+    text = "warning: 214 classes in 442 samples, fewer than 5 samples a class; if the targets are"
+    assert (text in result.stdout) is warned
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "sweep", "landscape", "bench"])
+def test_no_help_breaks_a_name(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = CliRunner().invoke(app, [command, "--help"]).stdout
+    words = set(re.findall(r"[\w-]+", text))
+    names = {"optimizers", "losses", "accuracy"} if command == "bench" else set(ft.OPTIMIZERS)
+    if command in ("train", "compare", "sweep"):
+        names |= {*ft.TASKS, *ft.SCHEDULES, *ft.BUNDLED, *sum(ft.LOSSES.values(), ())}
+    assert not names - words

@@ -408,6 +408,18 @@ def test_an_interrupt_anywhere_in_fit_leaves_a_trainer_to_go_on_with(
     assert place > 50
 
 
+def test_trainers_in_two_threads_give_blas_its_threads_back() -> None:
+    blas = loop._blas().lib_controllers
+    threads = [library.num_threads for library in blas]
+    first, second = loop._one_blas_thread(), loop._one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert {library.num_threads for library in blas} <= {1}
+    second.__exit__(None, None, None)
+    assert [library.num_threads for library in blas] == threads
+
+
 def test_an_epoch_that_is_taken_anew_has_the_same_order_and_rates() -> None:
     class Interrupt(ft.Callback):
         def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:

@@ -369,7 +369,7 @@ def test_what_a_trainer_does_not_resume_changes_nothing(iris: ft.Data, tmp_path:
     others = [
         (trainer_on(iris, batch_size=20), "batch_size is 50 there, 20 here"),
         (trainer_on(iris, dropout=0.5), r"model is MLP\(4-8-3, dropout=0.0\) there"),
-        (trainer_on(ft.load_data("iris", seed=1)), r"data is iris \(scikit-learn\) \w+ there"),
+        (trainer_on(ft.load_data("iris", seed=1)), "the data hold other values, or are split"),
         (trainer_on(iris, accumulate=2, max_norm=1.0), "max_norm is None there, 1.0 here; accum"),
         (trainer_on(iris, objective=ft.Objective("classification", "mse")), "objective is"),
     ]
@@ -528,6 +528,21 @@ def test_the_csv_log_is_whole_at_every_epoch(iris: ft.Data, tmp_path: Path) -> N
     trainer.fit(4, [ft.CSVLogger(path), Look()])
 
 
+def test_the_csv_log_stays_until_there_is_an_epoch_to_write(iris: ft.Data, tmp_path: Path) -> None:
+    class Fail(ft.Callback):
+        def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:
+            raise ValueError("at once")
+
+    path = tmp_path / "log.csv"
+    trainer_on(iris).fit(2, [ft.CSVLogger(path)])
+    before = path.read_text()
+    with pytest.raises(ValueError, match="at once"):
+        trainer_on(iris).fit(2, [ft.CSVLogger(path), Fail()])
+    assert path.read_text() == before
+    trainer_on(iris).fit(1, [ft.CSVLogger(path)])
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_early_stopping_counts_from_the_lowest_loss(iris: ft.Data) -> None:
     def stopped_at(losses: list[float], **options: Any) -> int:
         trainer = trainer_on(iris)
@@ -594,6 +609,7 @@ def test_what_is_not_overfitting() -> None:
     assert ft.find_overfitting(epochs_of(1 - time, turning)) is None
     text = str(ft.find_overfitting(epochs_of(1 - time, 0.3 + (time - 0.4) ** 2)))
     assert text.startswith("overfitting: the held-out loss was lowest around epoch 1")
+    assert " (medians of 5 epochs), while" in text  # the table shows those of the last epoch
 
 
 def test_tensorboard_files(iris: ft.Data, tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from fastopt._command import is_command
+
 try:
     from fastopt import _core as _core
 except ImportError as error:
-    # `python -m fastopt` and the script `fastopt` import this first: they answer in one line.
-    program = "".join(sys.orig_argv[-len(sys.argv) :][:1])
-    if program.rpartition("/")[2] in ("fastopt", "-mfastopt"):
+    if is_command:
         print(f"fastopt: error: {error}", file=sys.stderr)
         sys.exit(2)
     raise

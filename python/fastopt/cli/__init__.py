@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import io
 import os
 import select
 import signal
 import sys
-from typing import Any
+import unicodedata
+from typing import Any, NoReturn
 
 __all__ = ["main"]
+
+PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # all that these do is to print
 
 
 def main() -> None:
     """Run the command line; without the extra ``train``, say how to get it."""
     _guard_streams()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # they keep what is finished, as Ctrl-C does
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
     try:
-        _import_app()(prog_name="fastopt")
+        app = _import_app()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # SIGINT: see `fastopt._command`
+                signal.signal(number, signal.default_int_handler)
+        app(prog_name="fastopt")
     except KeyboardInterrupt:  # the commands answer it themselves while they run
         sys.exit(130)
+    finally:
+        if PRINTS_ONLY & set(sys.argv[1:]):
+            sys.stdout.flush()
+            if _Stream.error is not None:
+                _refuse(f"cannot write to standard output: {_Stream.error.strerror}", 1)
+
+
+def _refuse(message: str, code: int = 2) -> NoReturn:
+    print(f"fastopt: error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _import_app() -> Any:
@@ -29,30 +45,38 @@ def _import_app() -> Any:
         from fastopt.cli.app import app
     except (ImportError, ValueError) as error:
         if not isinstance(error, ModuleNotFoundError):
-            print(f"fastopt: error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _refuse(str(error))
         if error.name is None or error.name.partition(".")[0] == "fastopt":
             raise
-        print(
-            f"fastopt: error: the command needs {error.name}; install it with: "
-            "pip install 'fastopt[train]' (in a checkout: '.[train]')",
-            file=sys.stderr,
+        _refuse(
+            f"the command needs {error.name}; install it with: pip install 'fastopt[train]' "
+            "(in a checkout: '.[train]')"
         )
-        sys.exit(2)
     return app
 
 
 class _Stream(io.FileIO):
     """Standard output or error: what cannot be written is dropped, and the work goes on."""
 
+    error: OSError | None = None  # the first of standard output; a reader that has gone is none
+
     def write(self, data: Any) -> int:
         """Write some of `data`; say that all is written if there is nowhere to write to."""
         try:
             while (written := super().write(data)) is None:  # full, in non-blocking mode
                 select.select([], [self], [])
-        except OSError:  # the reader has gone, or the terminal; or the disk is full
+        except OSError as error:  # the reader has gone, or the terminal; or the disk is full
+            if self.name == 1 and error.errno != errno.EPIPE:
+                _Stream.error = _Stream.error or error
             return len(data)
         return written
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that an encoding lacks: 2 for ², else a question mark."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = unicodedata.normalize("NFKC", error.object[error.start : error.end])
+    return "".join(char if char.isascii() else "?" for char in text), error.end
 
 
 def _guard_streams() -> None:
@@ -61,7 +85,8 @@ def _guard_streams() -> None:
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(spare, True)
     os.close(spare)
-    for number, name, errors in ((1, "stdout", "replace"), (2, "stderr", "backslashreplace")):
+    codecs.register_error("fastopt", _nearest)
+    for number, name, errors in ((1, "stdout", "fastopt"), (2, "stderr", "backslashreplace")):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):
             raw = io.BufferedWriter(_Stream(number, "w", closefd=False))

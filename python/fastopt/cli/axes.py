@@ -8,7 +8,15 @@ import typer
 from rich.table import Table
 
 from fastopt import train as ft
-from fastopt.cli.common import Number, Whole, parse_hidden, say, wide_table
+from fastopt.cli.common import (
+    Number,
+    Whole,
+    choices,
+    describe_data,
+    parse_hidden,
+    say,
+    wide_table,
+)
 from fastopt.cli.lists import parse_axis
 from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
 from fastopt.train import experiments as fx
@@ -23,7 +31,9 @@ def _axis(help_text: str, default: str, metavar: str = "LIST") -> Any:
     return typer.Option(metavar=metavar, help=help_text, show_default=default)
 
 
-Optimizers = Annotated[str | None, _axis(f"Of {', '.join(ft.OPTIMIZERS)}; or all.", "adamw")]
+Optimizers = Annotated[
+    str | None, _axis(f"Of {', '.join(ft.OPTIMIZERS)}; or all.", DEFAULTS.optimizer)
+]
 AllOptimizers = Annotated[str | None, _axis(f"Of {', '.join(ft.OPTIMIZERS)}; or all.", "all")]
 LearningRates = Annotated[str | None, _axis("Learning rates.", LR_DEFAULTS)]
 BatchSizes = Annotated[str | None, _axis("Samples in a batch.", str(DEFAULTS.batch_size))]
@@ -35,7 +45,7 @@ Losses = Annotated[str | None, _axis(f"Of {', '.join(EVERY_LOSS)}.", "that of th
 DataName = Annotated[str, typer.Option(help=DATA_HELP)]
 TaskName = Annotated[
     str | None,
-    typer.Option(metavar="|".join(ft.TASKS), help="What to learn.", show_default="of the data"),
+    choices("What to learn", ft.TASKS, show_default="that of the data"),
 ]
 Epochs = Annotated[int, Whole(help="Passes over the training data.")]
 Seed = Annotated[int, Whole(help="Of split, weights, order, dropout and draws.")]
@@ -84,9 +94,9 @@ def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     """Say what all runs share."""
+    describe_data(dataset)
     hidden = "-".join(map(str, base.hidden)) or "none"
-    epochs = counted(base.epochs, "epoch")
-    say(f"data       {dataset}\nhidden     {hidden}; {epochs}, seed {base.seed}")
+    say(f"hidden     {hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
 
 
 def result_table(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 NAMES = ("optimizers", "losses", "accuracy")
+LARGEST, SECONDS = 1 << 27, 2.0
 
 
 def bench(
@@ -39,9 +40,15 @@ def bench(
         str, typer.Argument(metavar=f"[{'|'.join(NAMES)}]", help="What to measure.")
     ] = NAMES[0],
     largest: Annotated[
-        int, Whole(help="Leave out cases of more parameters or logits than this.")
-    ] = 1 << 27,
-    seconds: Annotated[float, Number(help="For each case, about.")] = 2.0,
+        int | None,
+        Whole(
+            help="Leave out cases of more parameters or logits than this.",
+            show_default=str(LARGEST),
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, Number(help="Time for each case, about.", show_default=str(SECONDS))
+    ] = None,
     threads: Threads = None,
     output: Annotated[
         Path, Folder(help="Folder for the results: JSON, Markdown, a picture.")
@@ -56,10 +63,15 @@ def bench(
     check_range("--seconds", seconds, 0.01, 1e6)
     use_threads(threads)
     if name == "accuracy":
+        for option, value in (("--largest", largest), ("--seconds", seconds)):
+            if value is not None:
+                fail(f"{option} is for bench optimizers and bench losses, not for bench accuracy")
         with results_folder(output):
             bench_accuracy(output)
         return
     suite = benchmark.SUITES[name]
+    largest = LARGEST if largest is None else largest
+    seconds = SECONDS if seconds is None else seconds
     cases = [case for case in suite.cases if case.elements <= largest]
     if not cases:
         smallest = min(case.elements for case in suite.cases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -70,6 +70,11 @@ def parse_folder(text: str | Path) -> Path:
 Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
 Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
 Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
+
+
+def choices(text: str, names: Iterable[str], **options: Any) -> Any:
+    """Return an option that takes one of `names`; they stand in the help, which may be narrow."""
+    return typer.Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
 
 
 def check_range(option: str, value: float | None, least: float, most: float) -> None:
@@ -140,6 +145,20 @@ def results_folder(folder: Path) -> Iterator[None]:
                 path.rmdir()
         except OSError:
             pass  # it is not empty
+
+
+FEW = 5  # samples of a class, on average: with fewer the targets may be numbers to predict
+
+
+def describe_data(data: ft.Data) -> None:
+    """Say what the data are; warn if the classes may be numbers."""
+    say(f"data       {data}")
+    samples = len(data.y_train) + len(data.y_val)
+    if data.task == "classification" and samples < FEW * len(data.labels):
+        say(
+            f"warning: {len(data.labels)} classes in {samples} samples, fewer than {FEW} samples a "
+            "class; if the targets are numbers to predict, use --task regression"
+        )
 
 
 def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:

@@ -88,9 +88,13 @@ def compare(
     objective = ft.Objective(dataset.task, configs[0].loss)
     with results_folder(output):
         common.describe(dataset, space.base)
-        runs = train_all(configs, dataset, names, objective)
-        if runs:
-            report(output, runs, names, objective, dataset, fixed_choices(space, varied), varied)
+        runs: list[fx.Run] = []
+        try:
+            train_all(configs, dataset, names, objective, runs)
+        finally:  # what has ended is kept, also when there is no memory for the next run
+            if runs:
+                fixed = fixed_choices(space, varied)
+                report(output, runs, names, objective, dataset, fixed, varied)
     check_end(len(runs), len(configs), "run")
     if all(run.diverged for run in runs):
         say("all runs diverged: try a smaller --lr")
@@ -98,10 +102,13 @@ def compare(
 
 
 def train_all(
-    configs: list[ft.RunConfig], dataset: ft.Data, names: list[str], objective: ft.Objective
-) -> list[fx.Run]:
-    """Return the runs, made with live progress; after Ctrl-C, those that are done."""
-    runs: list[fx.Run] = []
+    configs: list[ft.RunConfig],
+    dataset: ft.Data,
+    names: list[str],
+    objective: ft.Objective,
+    runs: list[fx.Run],
+) -> None:
+    """Add the runs to `runs` as they end, with live progress; after Ctrl-C, those that are done."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,7 +131,6 @@ def train_all(
                     say(f"{fx.label(run.config, names)}: {summary(run, objective)}")
     except KeyboardInterrupt:
         pass
-    return runs
 
 
 def report(

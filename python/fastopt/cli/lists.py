@@ -20,7 +20,10 @@ def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:
         return choices
     for name in names:
         if name not in choices:
-            fail(f"{option} must be of {', '.join(choices)}, not {short_repr(name)}")
+            fail(
+                f"{option} must be one or more of {', '.join(choices)}, or all, "
+                f"not {short_repr(name)}"
+            )
     refuse_repeats(option, names)
     return names
 

@@ -23,7 +23,9 @@ from fastopt.cli.common import (
     Number,
     Threads,
     Whole,
+    choices,
     console,
+    describe_data,
     fail,
     one_line_errors,
     parse_hidden,
@@ -49,9 +51,7 @@ def train(
     data: Annotated[str, typer.Option(help=DATA_HELP)] = DEFAULTS.data,
     task: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(ft.TASKS), help="What to learn.", show_default="that of the data"
-        ),
+        choices("What to learn", ft.TASKS, show_default="that of the data"),
     ] = None,
     loss: Annotated[
         str | None,
@@ -64,9 +64,7 @@ def train(
     label_smoothing: Annotated[
         float, Number(help="For cross-entropy, in [0, 1].")
     ] = DEFAULTS.label_smoothing,
-    optimizer: Annotated[
-        str, typer.Option(metavar="|".join(ft.OPTIMIZERS), help="How to step.")
-    ] = DEFAULTS.optimizer,
+    optimizer: Annotated[str, choices("What takes the steps", ft.OPTIMIZERS)] = DEFAULTS.optimizer,
     lr: Annotated[float | None, Number(help="Learning rate.", show_default=LR_DEFAULTS)] = None,
     weight_decay: Annotated[
         float | None, Number(help="Weight decay.", show_default="0.01 adamw, 0 others")
@@ -79,7 +77,7 @@ def train(
     epochs: Annotated[int, Whole(help="Passes over the training data.")] = DEFAULTS.epochs,
     schedule: Annotated[
         str,
-        typer.Option(metavar="|".join(ft.SCHEDULES), help="How the learning rate goes on."),
+        choices("How the learning rate changes", ft.SCHEDULES),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
         int, Whole(help="Steps in which the learning rate rises first.")
@@ -156,6 +154,11 @@ def train(
                 trainer.resume(path)
             except (KeyError, TypeError, ValueError) as error:
                 fail(error.args[0])
+            if (done := len(trainer.history.epochs)) > config.epochs:
+                fail(
+                    f"--epochs must be at least {done}, not {config.epochs}: the run to resume "
+                    "has had so many epochs"
+                )
     with results_folder(output):
         code = fit(
             trainer, config, path, divergence, checkpoint=checkpoint or resume, resumed=resume
@@ -176,15 +179,20 @@ def fit(
 ) -> int:
     """Train with live progress, say how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
+    describe_data(trainer.data)
     say(
-        f"data       {trainer.data}\n"
         f"model      {trainer.model}\n"
         f"loss       {trainer.objective.loss_label}\n"
         f"optimizer  {ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, "
         f"weight decay {full.weight_decay:g}; batches of {config.batch_size}\n"
         f"kernels    {fo.active_isa()}, {counted(fo.get_num_threads(), 'thread')}"
     )
-    if resumed:
+    if resumed and len(history.epochs) == epochs:
+        say(
+            f"resumed    nothing to train: the run has had its {counted(epochs, 'epoch')}; "
+            "to go on, give a larger --epochs"
+        )
+    elif resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
     callbacks: list[ft.Callback] = [divergence, Live(epochs)]
     if config.patience is not None:

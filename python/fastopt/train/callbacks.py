@@ -94,12 +94,13 @@ class Divergence(Callback):
 class CSVLogger(Callback):
     """Writes a line for each epoch into a CSV file, as it ends.
 
-    A run that is continued writes its earlier epochs again, so that the file is always the whole.
+    A run that is continued writes its earlier epochs again, so that the file always holds all.
 
     Parameters
     ----------
     path : path
-        Replaced when training begins. The columns are the fields of `Epoch`.
+        What it holds is replaced when there is an epoch to write, not before. The columns are the
+        fields of `Epoch`.
 
     Raises
     ------
@@ -117,21 +118,28 @@ class CSVLogger(Callback):
         return f"CSVLogger({str(self.path)!r})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Write the head and the epochs that there are."""
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        write_epochs(self._file, trainer.history.epochs)
-        self._file.flush()
+        """Open the file, and write the epochs that there are."""
+        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._started = False
+        if trainer.history.epochs:
+            self._write(trainer.history.epochs)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Add a line."""
-        assert self._file is not None
-        write_epochs(self._file, [epoch], head=False)
-        self._file.flush()
+        self._write([epoch])
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def _write(self, epochs: Sequence[Epoch]) -> None:
+        assert self._file is not None
+        if not self._started and self._file.seekable() and self._file.tell():
+            self._file.truncate(0)
+        write_epochs(self._file, epochs, head=not self._started)
+        self._started = True
+        self._file.flush()
 
 
 def write_epochs(file: IO[str], epochs: Iterable[Epoch], *, head: bool = True) -> None:
@@ -276,8 +284,9 @@ class Overfitting:
 
     def __str__(self) -> str:
         return (
-            f"overfitting: the held-out loss was lowest around epoch {self.epoch} "
-            f"({self.lowest:.4g}) and is {self.latest:.4g} now, while the training loss fell on"
+            f"overfitting: the held-out loss was lowest around epoch {self.epoch} and has risen "
+            f"since, from {self.lowest:.4g} to {self.latest:.4g} (medians of {WINDOW} epochs), "
+            "while the training loss fell on"
         )
 
 

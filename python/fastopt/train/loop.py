@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from math import isfinite, nan
+from threading import Lock
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
@@ -32,17 +33,39 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+_blas_lock = Lock()
+_blas_users: set[object] = set()  # the blocks of all threads that want one thread
+_blas_before: list[tuple[Any, int]] = []  # the counts to restore when the last of them ends
+
+
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Let NumPy's BLAS use one thread in the block; then as many as before, whatever is raised."""
-    libraries = [(library, library.num_threads) for library in _blas().lib_controllers]
+    """Let NumPy's BLAS use one thread until the last such block of any thread has ended."""
+    user = object()
     try:
-        with _blas().limit(limits=1):
+        try:
+            with _blas_lock:
+                if not _blas_users:
+                    counts = [(lib, lib.num_threads) for lib in _blas().lib_controllers]
+                    _blas_before[:] = counts
+                _blas_users.add(user)
+                for library, _ in _blas_before:
+                    library.set_num_threads(1)
             yield
+        finally:
+            _restore_blas(user)
     finally:
-        for library, count in libraries:
-            if library.num_threads != count:  # an exception came while the limit was set or lifted
+        _restore_blas(user)  # again: an interrupt may have cut the first call short
+
+
+def _restore_blas(user: object) -> None:
+    """End a block; give BLAS its threads back if it was the last one."""
+    with _blas_lock:
+        _blas_users.discard(user)
+        if not _blas_users:
+            for library, count in _blas_before:
                 library.set_num_threads(count)
+            _blas_before.clear()
 
 
 class Model(Protocol):
@@ -332,7 +355,7 @@ class Trainer:
         self._digest = self._digest or self.data.digest()
         return {
             "model": repr(self.model),
-            "data": f"{self.data.name} {self._digest}",
+            "data": f"{self.data} {self._digest}",
             "optimizer": type(self.optimizer).__name__,
             "objective": repr(self.objective),
             "batch_size": self.batch_size,
@@ -551,7 +574,7 @@ class _Progress:
         if not isinstance(settings, Mapping):
             raise fo.CheckpointError(f"{self._path} does not hold the settings of a Trainer")
         differing = [
-            f"{name} is {_short(settings.get(name))} there, {value} here"
+            _difference(name, settings.get(name), value)
             for name, value in own["settings"].items()
             if not _same_setting(name, settings.get(name), value)
         ]
@@ -577,6 +600,16 @@ class _Progress:
 def _short(value: Any) -> str:
     """Return a value of a file for a message, however large or deep it is."""
     return value if isinstance(value, str) else reprlib.repr(value)
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """Return in words how a setting of a file differs from ours."""
+    if name != "data" or not isinstance(there, str):
+        return f"{name} is {_short(there)} there, {here} here"
+    there, here = there.rpartition(" ")[0], here.rpartition(" ")[0]
+    if there == here:
+        return f"the data hold other values, or are split otherwise, than there ({here})"
+    return f"the data are {there} there, {here} here"
 
 
 def _same_setting(name: str, there: Any, here: Any) -> bool:
