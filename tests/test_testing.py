@@ -153,7 +153,7 @@ def test_all_inputs_are_reported() -> None:
     [
         (lambda x: (np.sum(x * x), -2 * x), "-1 times the numerical derivative"),
         (lambda x: (np.mean(x * x), 2 * x), "12 times the numerical derivative"),
-        (lambda x: (np.sum(A * A), 2 * x), "does not change with any of these"),
+        (lambda x: (np.sum(A * A), 2 * x), "does not depend on any of these"),
         (lambda x: (np.sum(x * x), 2 * x * np.nan), "fn gives nan"),
         (lambda x: (np.sum(x * x), 2 * x + np.inf), "fn gives inf"),
         (lambda x: (np.sum(x * x), 2 * x.T.reshape(x.shape)), "also"),  # mixed up in memory
