@@ -32,7 +32,7 @@ class GradAccumulator:
         self.grads.update(dict.fromkeys(names))
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
-        """Add ``weight * grads`` to the sums; the first call of a round replaces them."""
+        """Add ``weight * grads`` to the sums; the first of a round replaces them."""
         flat = _flatten_grads(grads, self.grads, self._param_groups, self._by_group, self._named)
         for (name, before), grad in zip(self.grads.items(), flat, strict=True):
             if grad is None:

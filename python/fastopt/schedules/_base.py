@@ -33,7 +33,7 @@ Schedule = TypeVar("Schedule", bound="LRScheduler")
 
 
 class HasGroups(Protocol):
-    """An optimizer for a schedule: it has groups with an ``"lr"``."""
+    """What a schedule needs of an optimizer: groups with an ``"lr"``."""
 
     param_groups: list[Group]
 
