@@ -1,4 +1,4 @@
-"""Reading data: what is accepted, what comes out, and what is said about the rest."""
+"""Reading data: accepted inputs, results, and errors."""
 
 from __future__ import annotations
 
