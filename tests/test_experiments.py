@@ -555,7 +555,7 @@ def test_any_node_of_a_journal_may_be_anything(
             except fx.JournalError as error:
                 message = str(error)
                 refused += 1
-            assert not message or re.search(f"of another sweep|line {way[0] + 1} is dam", message)
+            assert not message or re.search(f"another sweep|line {way[0] + 1} is dam", message)
             assert path.read_text() == before
     assert refused > len(nodes) * len(junk) / 2
 

@@ -538,8 +538,8 @@ def test_train_is_an_attribute_that_is_imported_when_used() -> None:
         ([b"a", b"b"], TypeError, "labels must hold strings or numbers, not b'a'"),
         (np.array([b"a", b"b"]), TypeError, "labels must hold strings or numbers, not "),
         (["a", None], TypeError, "labels must hold strings or numbers, not None"),
-        (["a", "a"], ValueError, "labels must differ, but 'a' is there twice"),
-        ([1, "1"], ValueError, "labels must differ, but '1' is there twice"),
+        (["a", "a"], ValueError, "labels must be different, but 'a' appears twice"),
+        ([1, "1"], ValueError, "labels must be different, but '1' appears twice"),
     ],
     ids=repr,
 )

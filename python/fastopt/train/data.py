@@ -179,7 +179,7 @@ def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
     names = tuple(map(str, labels))
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
-        raise DataError(f"labels must differ, but {short_repr(twice)} is there twice")
+        raise DataError(f"labels must be different, but {short_repr(twice)} appears twice")
     if task == "regression":
         if names:
             raise DataError("labels must be empty for a regression")
@@ -349,7 +349,7 @@ def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
     width = len(rows[0][1])
     if width < 2:
         raise DataError(
-            f"{path} has one column; it needs features and, last, the target, separated by commas"
+            f"{path} has one column; it needs features and, in the last column, the target"
         )
     numbers = width if task == "regression" else width - 1
     x = np.empty((len(rows), numbers), np.float64)
@@ -358,7 +358,9 @@ def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
             raise DataError(f"{path}, line {line}: {len(row)} columns, {width} expected")
         for column, cell in enumerate(row[:numbers]):
             if not _is_number(cell):
-                raise DataError(f"{path}, line {line}, column {column + 1}: {cell!r} is no number")
+                raise DataError(
+                    f"{path}, line {line}, column {column + 1}: {cell!r} is not a number"
+                )
             x[i, column] = float(cell)
             if not np.isfinite(x[i, column]):
                 raise DataError(
@@ -423,7 +425,7 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
         from sklearn.model_selection import train_test_split
 
     if len(y) < 5:
-        raise DataError(f"{name}: {counted(len(y), 'sample')}; it takes 5 or more")
+        raise DataError(f"{name}: {counted(len(y), 'sample')}; at least 5 are needed")
     x = _numbers(name, x)
     if y.dtype.kind not in "biufUSMm":
         raise DataError(f"{name}: y must hold numbers or text, not {y.dtype}")
@@ -437,7 +439,7 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
     if task != "regression":
         labels, counts = np.unique(y, return_counts=True)
         if len(labels) < 2:
-            raise DataError(f"{name}: all labels are {labels[0]}; it takes 2 or more classes")
+            raise DataError(f"{name}: all labels are {labels[0]}; at least 2 classes are needed")
         if len(labels) > len(y) // 2:
             raise DataError(
                 f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes? "
@@ -512,7 +514,7 @@ def _prepare(
     for part, y in (("training", y_train), ("held-out", y_val)):
         strange = ~np.isin(y, labels)
         if strange.any():
-            raise DataError(f"{name}: the {part} label {y[strange][0]} is not among those trained")
+            raise DataError(f"{name}: the {part} label {y[strange][0]} is not in the training part")
         index = np.searchsorted(labels, y)
         indices.append(
             index.astype(np.float32)[:, None] if task == "binary" else index.astype(np.int64)

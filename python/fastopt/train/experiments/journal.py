@@ -48,7 +48,7 @@ class Journal:
     JournalError
         If the file has another space or other data, is damaged, or is in use.
     TypeError
-        If an argument is of another kind.
+        If an argument is of another type.
     OSError
         If it cannot be read or written.
 
@@ -119,7 +119,7 @@ class Journal:
         if not lines:
             self._append(_line(head))
 
-    def _damaged(self, number: int, problem: object = "it is no JSON object") -> JournalError:
+    def _damaged(self, number: int, problem: object = "it is not a JSON object") -> JournalError:
         return JournalError(
             f"{self.path}, line {number} is damaged ({problem}); remove the file to begin the "
             "sweep anew, or choose another --output"
@@ -145,7 +145,7 @@ class Journal:
         differing = []
         for part in ("base", "axes"):
             if not all(map(_is_plain, there[part].values())):
-                raise self._damaged(1, f"{part} has values of another kind")
+                raise self._damaged(1, f"{part} has values of another type")
             for name in sorted(there[part].keys() | here[part].keys()):
                 if there[part].get(name) != here[part].get(name):
                     differing.append(
@@ -155,7 +155,7 @@ class Journal:
         if there["data"] != here["data"] and not differing:
             differing.append("the data have changed")
         raise JournalError(
-            f"{self.path} is of another sweep: {'; '.join(differing)}; "
+            f"{self.path} belongs to another sweep: {'; '.join(differing)}; "
             "choose another --output or remove the file"
         )
 
@@ -168,14 +168,14 @@ class Journal:
                 raise ValueError("a run has a config and a history")
             config, history = facts["config"], facts["history"]
             if not (isinstance(config, dict) and config.keys() == base.keys()):
-                raise ValueError("its config has not the fields of a RunConfig")
+                raise ValueError("its config does not have the fields of a RunConfig")
             for name, value in config.items():
                 if not (
                     _is_on(space.axes[name], value) if name in space.axes else value == base[name]
                 ):
                     raise ValueError(f"{name.replace('_', '-')} is not of this sweep")
             if not (isinstance(history, dict) and isinstance(history.get("epochs"), list)):
-                raise ValueError("its history has no list of epochs")
+                raise ValueError("its history does not have a list of epochs")
             if not history["epochs"]:
                 raise ValueError("its history has no epoch")
             epochs = [

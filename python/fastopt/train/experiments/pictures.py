@@ -67,7 +67,7 @@ def plot_comparison(
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
@@ -103,7 +103,7 @@ def plot_sweep(
         handles, labels = handles[::-1], labels[::-1]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
@@ -231,7 +231,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         if others:
             title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
