@@ -1,4 +1,4 @@
-"""Cross-entropy: errors in ULP, the same bits everywhere, special cases."""
+"""Cross-entropy: float64 truth in ULP, the same bits everywhere, the corners of its semantics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import LOWEST, Setting, at_offset, infinite_rows, same_bits
 
 ULP = 2.0**-23
 CLASSES = [1, 2, 3, 10, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 4097, 10_000]
-# "weight": `losses` gets class weights. "soft": `targets_for` returns probabilities.
+# "weight" and "soft" ask `losses` for class weights, `targets_for` for probabilities.
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},
@@ -34,14 +34,14 @@ def batch(
     rng = np.random.default_rng([rows, classes, seed])
     logits = rng.uniform(-50, 50, (rows, classes)).astype(dtype)
     targets = rng.integers(0, classes, rows)
-    sure = rng.random(rows) < 0.4  # the model is right and more or less sure
+    sure = rng.random(rows) < 0.4  # the model is right, and more or less sure
     at = np.flatnonzero(sure)
     logits[at, targets[at]] = logits[at].max(axis=1) + rng.uniform(0, 30, at.size).astype(dtype)
     return logits, targets
 
 
 def targets_for(options: dict[str, Any], logits: FloatArray, targets: IntArray) -> Any:
-    """Return the class indices; or probabilities, for each third row 1 for its class."""
+    """Return the class indices, or probabilities that favour them: for each third row alone."""
     if not options.get("soft"):
         return targets
     rows, classes = logits.shape
@@ -85,7 +85,7 @@ def check_against_truth(logits: FloatArray, indices: IntArray, options: dict[str
     assert np.all(abs(told.logsumexp - lse) <= allowed * np.maximum(abs(lse), 1))
     assert told.correct == true_told.correct
     assert told.total == true_told.total
-    # The largest probability, times the factor of the gradient of the row.
+    # The largest probability, times what the row's gradient is multiplied by.
     largest = np.exp(x.max(axis=1) - lse)
     classes = logits.shape[1]
     weight = np.ones(classes) if ours.weight is None else ours.weight.astype(np.float64)
@@ -94,7 +94,7 @@ def check_against_truth(logits: FloatArray, indices: IntArray, options: dict[str
     mass = (weight * ((1 - ours.label_smoothing) * t + smooth)).sum(axis=1)
     mass += 2 * ours.z_loss * abs(lse)
     total = weight[indices].sum() if "soft" not in options else float(len(logits))
-    # An entry may be large where no probability is large: there its size counts.
+    # An entry may be far from 0 where no probability is: there its own size counts.
     size = np.maximum((largest * mass)[:, None], abs(weight * t))
     size /= total if ours.reduction == "mean" else 1.0
     assert np.all(abs(grad - true_grad) <= allowed * np.maximum(size, abs(true_grad)))
@@ -190,13 +190,13 @@ def test_same_bits_for_every_instruction_set_and_team(
         assert same_bits(grad, true_grad)
         assert same_bits(moved, logits)
         assert same_bits(ours(logits, targets), true_loss)
-        if rows <= 300:  # columns have another kernel
+        if rows <= 300:  # columns have a kernel of their own
             columns = ours.value_and_grad(np.asfortranarray(logits), targets)
             assert same_bits(columns[0], true_loss)
             assert same_bits(columns[1], true_grad)
         total, _ = losses({**options, "reduction": "sum"}, classes)
         whole = total.value_and_grad(logits, targets)[1]
-        for i in range(min(rows, 5)):  # the gradient of a row does not depend on the others
+        for i in range(min(rows, 5)):  # a row's gradient does not depend on the others
             _, row = total.value_and_grad(logits[i : i + 1], targets[i : i + 1])
             assert same_bits(row[0], whole[i])
         in_place, out = ours.value_and_grad(logits, targets, out=logits)
@@ -301,7 +301,7 @@ def test_targets_of_any_integer_type_and_stride(kind: str) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("rows", "classes"), [(9, 5), (70, 128), (65, 129), (40, 2049), (3, 4200)])
 def test_any_strides_give_the_same_bits(rows: int, classes: int, options: dict[str, Any]) -> None:
-    """Rows of many classes and columns use different code and give the same bits."""
+    """Rows of many classes and columns are two regimes of the kernel: they agree to the bit."""
     logits, indices = batch(rows, classes)
     targets = targets_for(options, logits, indices)
     ours, _ = losses(options, classes)

@@ -1,4 +1,4 @@
-"""Linear cross-entropy: the reference, chunks of any size, memory, ignored rows."""
+"""Linear cross-entropy: the reference, chunks of any size, memory, rows that are left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from linear_cases import CLASSES, OPTIONS, ROWS, WIDTH, data, losses
 
 
 def least_of(call: Any) -> int:
-    """Return the smallest limit, from the message of a call with a smaller one."""
+    """Return the least limit, from the message that the call's is too small."""
     with pytest.raises(ValueError, match="memory_limit must be at least") as caught:
         call()
     found = re.search(r"at least (\d+) bytes", str(caught.value))
@@ -185,7 +185,7 @@ def test_ignored_rows_count_nothing_whatever_they_hold(
 ) -> None:
     hidden, w, targets, b = data({})
     ignored = np.arange(ROWS) % 3 == 0
-    ignored[20:40] = True  # full chunks
+    ignored[20:40] = True  # whole chunks
     hidden[ignored] = [np.nan, np.inf, -np.inf, 1e300] * 3
     marked = np.where(ignored, -100, targets)
     ours = fo.LinearCrossEntropyLoss(reduction=reduction, memory_limit=memory_limit)

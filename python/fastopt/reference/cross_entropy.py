@@ -33,7 +33,7 @@ class CrossEntropyLoss:
     def __call__(
         self, logits: FloatArray, targets: IntArray | FloatArray | int, *, stats: bool = False
     ) -> Any:
-        """Return the loss; with `stats` also the statistics."""
+        """Return the loss, and the statistics if asked for."""
         loss, _, summary = self.value_and_grad(logits, targets, stats=True)
         return (loss, summary) if stats else loss
 
@@ -45,7 +45,7 @@ class CrossEntropyLoss:
         *,
         stats: bool = False,
     ) -> Any:
-        """Return the loss and its gradient, which is written into `out` if there is one."""
+        """Return the loss and its gradient (into `out`, if it is given)."""
         axis = min(1, logits.ndim - 1)
         moved = np.moveaxis(logits, axis, -1)
         classes = moved.shape[-1]
@@ -61,11 +61,11 @@ class CrossEntropyLoss:
                 u = x / self.logit_softcap
                 x = self.logit_softcap * np.tanh(u)
                 e = np.exp(-2 * abs(u))
-                slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2, also exact if it is small
+                slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2, where that is small too
             top = x.max(axis=1, initial=-np.inf)
 
-            # One class of each row, the pivot, is left out of the sums: the target, or with
-            # probabilities the largest logit. So nothing is subtracted from 1.
+            # One class of each row, the pivot, is left out of the sums: the target, or the largest
+            # logit where there are probabilities. Nothing is subtracted from 1.
             given = np.asarray(targets)
             if given.dtype.kind == "f":
                 t = np.moveaxis(given, axis, -1).reshape(-1, classes).astype(np.float64)
@@ -96,7 +96,7 @@ class CrossEntropyLoss:
             log_sum = np.where(deficit == 0, np.log1p(others / at_pivot), np.log(others + at_pivot))
             lse = top + log_sum
             distance = np.where(pulls == 0, 0.0, pulls * (top[:, None] - x)).sum(axis=1)
-            # A share of 0 is not multiplied: the other factor may be infinite.
+            # What does not count is not multiplied: its other factor may be infinite.
             losses = np.where(share == 0, 0.0, share * (deficit + log_sum))
             losses += rest * log_sum + distance
             if self.z_loss != 0:

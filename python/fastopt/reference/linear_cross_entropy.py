@@ -43,7 +43,7 @@ class LinearCrossEntropyLoss:
         *,
         stats: bool = False,
     ) -> Any:
-        """Return the loss; with `stats` also the statistics."""
+        """Return the loss, and the statistics if asked for."""
         loss, _, summary = self.value_and_grad(
             hidden, linear_weight, targets, linear_bias, stats=True
         )
@@ -59,7 +59,7 @@ class LinearCrossEntropyLoss:
         *,
         stats: bool = False,
     ) -> Any:
-        """Return the loss and its gradients, which are written into `out` if there is one."""
+        """Return the loss and its gradients (into `out`, if it is given)."""
         shape = hidden.shape[:-1]
         classes, width = linear_weight.shape
         x = hidden.reshape(-1, width).astype(np.float64)

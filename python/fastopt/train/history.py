@@ -1,4 +1,4 @@
-"""The record of a training run: its epochs, and the time of each part."""
+"""What a training run leaves to look at: its epochs, and where the time went."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import numpy as np
 
 from fastopt.train.checks import counted
 
-# The stop reason of a run that diverged.
+# Why a run that diverged has ended.
 NOT_FINITE = "the loss is not finite"
 DIVERGED = "the loss is more than ten times what it was before training"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The results of one pass over the training data."""
+    """What one pass over the training data gave."""
 
     epoch: int  # from 1
-    train_loss: float  # mean over the samples of the epoch, during training
-    train_score: float  # the same of the score: accuracy or R²
+    train_loss: float  # mean over the epoch's samples, while the model was learning
+    train_score: float  # likewise; accuracy or R²
     val_loss: float  # on held-out data, after the epoch
     val_score: float
     lr: float  # of the first parameter group, at the last step
     grad_norm: float  # 2-norm of the gradients before clipping, mean over the steps
     grad_norm_max: float  # the largest of the epoch; both are nan if norms were not asked for
-    samples_per_second: float  # of training, without evaluation
+    samples_per_second: float  # of training; evaluation not counted
 
 
 @dataclass
 class Seconds:
-    """The time of each part of training, in seconds."""
+    """Where the time of training went, in seconds."""
 
     batch: float = 0.0  # gathering the rows of a batch
     forward: float = 0.0
@@ -50,7 +50,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (float, np.floating))
 
 
-# The types of the entries of a state, by the annotations of the fields.
+# What the entries of a state may be, by the annotations of the fields.
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "float": _is_number,
     "float | None": lambda value: value is None or _is_number(value),
@@ -62,7 +62,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def _check(kind: type, state: Any, where: str) -> None:
-    """Raise unless `state` has the fields of a dataclass, each of its type."""
+    """Raise unless `state` has the fields of a dataclass, each of its kind."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{where} must be a mapping, not {type(state).__name__}")
     own = fields(kind)
@@ -81,7 +81,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
     stop_reason: str = ""  # why training ended before its last epoch
-    max_norm: float | None = None  # the norm of clipping
+    max_norm: float | None = None  # what the gradients were clipped to
 
     @property
     def diverged(self) -> bool:
@@ -97,24 +97,24 @@ class History:
         Raises
         ------
         ValueError
-            Before the first epoch.
+            If there is no epoch yet.
         """
         if not self.epochs:
             raise ValueError("there is no best epoch before the first one")
         return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history as mappings, lists, numbers and strings."""
+        """Return it as mappings, lists, numbers and strings."""
         return asdict(self)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
-        """Return the history of a result of `state_dict`.
+        """Return what `state_dict` was made of.
 
         Raises
         ------
         TypeError, ValueError
-            If `state` is not a result of `state_dict`.
+            If it was not `state_dict` that has made `state`.
         """
         _check(cls, state, "the history")
         for number, epoch in enumerate(state["epochs"], 1):

@@ -1,4 +1,4 @@
-"""The loss that training minimizes, by name, and the score of the predictions."""
+"""What training minimizes and what it is judged by: a loss by name, and a score."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fastopt.train.data import Array, Targets, Task
 
 
 class LossChoice(NamedTuple):
-    """A loss with its names."""
+    """A loss as the tasks offer it."""
 
     make: Callable[[], Any]
     label: str  # for tables and axes
     threshold: float  # binary: an output above it means the second class
 
 
-# Losses that compare element by element get classes as one-hot rows of 0 and 1.
+# Those that compare element by element meet classes as one-hot rows of 0 and 1.
 _LOSSES = {
     "cross-entropy": LossChoice(fo.CrossEntropyLoss, "cross-entropy (nats)", 0.0),
     "bce-with-logits": LossChoice(fo.BCEWithLogitsLoss, "binary cross-entropy (nats)", 0.0),
@@ -34,7 +34,7 @@ _LOSSES = {
 }
 _POINTWISE = ("mse", "l1", "smooth-l1", "huber")
 
-# The losses of each task; the first is the default.
+# The losses that each task takes; the first is its default.
 LOSSES: dict[Task, tuple[str, ...]] = {
     "classification": ("cross-entropy", "bce-with-logits", *_POINTWISE),
     "binary": ("bce-with-logits", "bce", *_POINTWISE),
@@ -43,20 +43,19 @@ LOSSES: dict[Task, tuple[str, ...]] = {
 
 
 class Objective:
-    """The loss of the outputs of a model, and the score.
+    """A loss between a model's outputs and the targets of a task, and the score that goes with it.
 
-    The score is the accuracy, or for a regression R² (1 - squared error / variance). A higher score
-    is better, and 1 is perfect.
+    The score is the accuracy, or for a regression R² (1 - squared error / variance): higher is
+    better, 1 is perfect.
 
     Parameters
     ----------
     task : {"classification", "binary", "regression"}
-        For a classification, outputs have shape (N, classes) and targets are class indices (N,).
-        Otherwise both have shape (N, 1).
+        Decides what outputs and targets are: (N, classes) and class indices (N,); or both (N, 1).
     loss : str, optional
-        One of ``LOSSES[task]``, by default the first. Losses that compare element by element
-        ("mse", "l1", ...) convert class indices to one-hot rows. "bce" is `fastopt.BCELoss` of the
-        sigmoid of the outputs; "bce-with-logits" is the same, but more accurate.
+        One of ``LOSSES[task]``; the first of them without it. Losses that compare element by
+        element ("mse", "l1", ...) take class indices as one-hot rows. "bce" puts a sigmoid between
+        the outputs and `fastopt.BCELoss`; "bce-with-logits" does the same more accurately.
     label_smoothing : float
         In [0, 1]; for cross-entropy.
 
@@ -68,10 +67,10 @@ class Objective:
     Raises
     ------
     TypeError, ValueError
-        If the task does not have the loss or the label smoothing; from the methods, if outputs or
-        targets are not those of the task, or if there is no sample.
+        If the task does not take the loss or the label smoothing; from a method, if outputs or
+        targets are not what the task needs, or there is no sample.
     IndexError
-        From the methods, if a target is not the index of a class.
+        From a method, if a target is not the index of a class.
 
     Examples
     --------
@@ -118,7 +117,7 @@ class Objective:
         """Return the mean loss."""
         x, y = self._operands(*self._checked(outputs, targets))
         if self.loss_name == "bce" and np.isnan(x).any():
-            return nan  # BCELoss refuses NaN; the run has diverged
+            return nan  # BCELoss refuses what is no probability; here the run has diverged
         return float(self.loss(x, y))
 
     @ieee
@@ -132,8 +131,8 @@ class Objective:
         outputs : float32 array of shape (N, classes) or (N, 1)
         targets : array of shape (N,) or (N, 1)
             Class indices, or float32; see `Data`.
-        out : array in the shape of `outputs`, optional
-            The array for the gradient; it may be `outputs`.
+        out : array of the outputs' shape, optional
+            Where the gradient goes; may be `outputs` itself.
         """
         outputs, targets = self._checked(outputs, targets)
         x, y = self._operands(outputs, targets)
@@ -149,7 +148,7 @@ class Objective:
 
     @ieee
     def backward_(self, outputs: Array, targets: Targets) -> tuple[float, float]:
-        """Replace the outputs by the gradient; return the mean loss and the `points`."""
+        """Replace the outputs by the loss's gradient; return the mean loss and the `points`."""
         if not isinstance(outputs, np.ndarray):
             raise TypeError(f"outputs must be an array to write into, not {short_repr(outputs)}")
         outputs, targets = self._checked(outputs, targets)
@@ -161,9 +160,9 @@ class Objective:
 
     @ieee
     def points(self, outputs: Array, targets: Targets) -> float:
-        """Return the number of correct predictions; for a regression, minus the squared errors.
+        """Return what adds up over batches to the score: samples that are right, or minus errors.
 
-        The score follows from the sum of the points of all batches.
+        For a regression, minus the sum of squared errors.
         """
         outputs, targets = self._checked(outputs, targets)
         if self.task == "regression":
@@ -191,9 +190,9 @@ class Objective:
         return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
 
     def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
-        """Return the predicted class indices (N,); not for a regression.
+        """Return the class indices (N,) that the outputs mean; not for a regression.
 
-        The class of an output of NaN is -1.
+        An output of NaN means no class, and is -1.
         """
         outputs = plain_array("outputs", outputs, "numbers")
         if self.task == "regression":
@@ -231,7 +230,7 @@ class Objective:
         return outputs, targets
 
     def _operands(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
-        """Return the two arrays that the loss compares."""
+        """Return what the loss compares."""
         if self.loss_name == "bce":
             return cast("Array", fo.functional.sigmoid(outputs)), targets
         if self.task != "classification" or self.loss_name == "cross-entropy":

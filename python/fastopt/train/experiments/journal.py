@@ -1,4 +1,4 @@
-"""The file of the finished runs of a sweep, from which the sweep continues."""
+"""The file to which a sweep adds each run as it ends, and from which it goes on."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from fastopt.train.report import to_json
 
 
 class JournalError(ValueError):
-    """A file of another sweep, or a damaged file; the message says what to do."""
+    """A file that belongs to another sweep, or is damaged; the message says what to do."""
 
 
 class Journal:
-    """Finished runs in a file of JSON lines, which survives an interrupt at any place.
+    """Finished runs in a file of JSON lines, which may be interrupted anywhere and continued.
 
-    The first line holds the space and a hash of the data; each other line is a run. An incomplete
-    line is dropped, and its run is missing.
+    The first line holds the space and a hash of the data; each other line is a run. A
+    line that was cut short is dropped: that run is then done again.
 
     Parameters
     ----------
     path : path
-        Created if it does not exist.
+        Created if it is not there.
     space : Space
     data : Data
 
     Attributes
     ----------
     finished : list of Run
-        The runs of the file, and those that were added.
+        Those that were in the file, or were added.
 
     Raises
     ------
     JournalError
-        If the file has another space or other data, is damaged, or is in use.
+        If the file is of another space or other data, is damaged, or is in use.
     TypeError
-        If an argument is of another type.
+        If an argument is of another kind.
     OSError
         If it cannot be read or written.
 
@@ -76,8 +76,8 @@ class Journal:
         self.finished: list[Run] = []
         self._space = space
         head = json.loads(_line({"format": 1, "data": data.digest()} | space.facts()))
-        # In append mode, every write goes to the end, also after truncation. Without a buffer, the
-        # data of a failed write are not written later.
+        # Append mode: whatever is written goes to the end, also after truncation. Without a buffer,
+        # what a write has failed to bring to the disk does not come there later.
         self._file = self.path.open("ab+", buffering=0)
         try:
             while not self._lock():
@@ -89,9 +89,9 @@ class Journal:
             raise
 
     def _lock(self) -> bool:
-        """Lock the file; return whether it is still the file at `path`.
+        """Lock the file; return whether it still is the one at `path`.
 
-        A sweep that ends without a run removes its file, perhaps after this one has opened it.
+        A sweep that ends without a run removes its file, perhaps between our opening and locking.
         """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +119,7 @@ class Journal:
         if not lines:
             self._append(_line(head))
 
-    def _damaged(self, number: int, problem: object = "it is not a JSON object") -> JournalError:
+    def _damaged(self, number: int, problem: object = "it is no JSON object") -> JournalError:
         return JournalError(
             f"{self.path}, line {number} is damaged ({problem}); remove the file to begin the "
             "sweep anew, or choose another --output"
@@ -145,7 +145,7 @@ class Journal:
         differing = []
         for part in ("base", "axes"):
             if not all(map(_is_plain, there[part].values())):
-                raise self._damaged(1, f"{part} has values of another type")
+                raise self._damaged(1, f"{part} has values of another kind")
             for name in sorted(there[part].keys() | here[part].keys()):
                 if there[part].get(name) != here[part].get(name):
                     differing.append(
@@ -155,12 +155,12 @@ class Journal:
         if there["data"] != here["data"] and not differing:
             differing.append("the data have changed")
         raise JournalError(
-            f"{self.path} belongs to another sweep: {'; '.join(differing)}; "
+            f"{self.path} is of another sweep: {'; '.join(differing)}; "
             "choose another --output or remove the file"
         )
 
     def _run_of(self, facts: Mapping[str, Any], number: int) -> Run:
-        """Return the run of a line, after checks of all its parts."""
+        """Return the run of a line, of which nothing is taken unchecked."""
         space = self._space
         base = json.loads(_line(space.facts()))["base"]
         try:
@@ -168,14 +168,14 @@ class Journal:
                 raise ValueError("a run has a config and a history")
             config, history = facts["config"], facts["history"]
             if not (isinstance(config, dict) and config.keys() == base.keys()):
-                raise ValueError("its config does not have the fields of a RunConfig")
+                raise ValueError("its config has not the fields of a RunConfig")
             for name, value in config.items():
                 if not (
                     _is_on(space.axes[name], value) if name in space.axes else value == base[name]
                 ):
                     raise ValueError(f"{name.replace('_', '-')} is not of this sweep")
             if not (isinstance(history, dict) and isinstance(history.get("epochs"), list)):
-                raise ValueError("its history does not have a list of epochs")
+                raise ValueError("its history has no list of epochs")
             if not history["epochs"]:
                 raise ValueError("its history has no epoch")
             epochs = [
@@ -189,19 +189,19 @@ class Journal:
             raise self._damaged(number, error) from error
 
     def missing(self, configs: list[RunConfig]) -> list[RunConfig]:
-        """Return the `configs` without a finished run."""
+        """Return those of `configs` that have not been run."""
         done = {run.config for run in self.finished}
         return [config for config in configs if config not in done]
 
     def add(self, run: Run) -> None:
-        """Append a run to the file, and wait until it is on the disk."""
+        """Write a run to the end of the file, and wait until it is on the disk."""
         checks.kind("run", run, Run)
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
         self._append(_line({"config": config, "history": run.history.state_dict()}), run)
 
     def _append(self, line: bytes, *runs: Run) -> None:
-        """Write a line and record its run: both or neither."""
+        """Write a line, and take note of its run: both or neither."""
         end, count = self._file.seek(0, os.SEEK_END), len(self.finished)
         rest = memoryview(line)
         try:
@@ -213,7 +213,7 @@ class Journal:
             if rest or isinstance(error, OSError):
                 self._file.truncate(end)
                 del self.finished[count:]
-            else:  # such as Ctrl-C after the line was written: the run is kept
+            else:  # Ctrl-C, say, when the line was there: the run is not lost
                 self.finished[count:] = runs
             raise
 
@@ -234,7 +234,7 @@ def _line(facts: Mapping[str, Any]) -> bytes:
 
 
 def _is_on(axis: Sequence[Any] | Range, value: Any) -> bool:
-    """Return whether an axis has a value; values of a range of whole numbers are rounded."""
+    """Return whether a value is one of an axis; those of a range of whole numbers are rounded."""
     if isinstance(axis, Range):
         low, high = (
             (round(axis.low), round(axis.high)) if isinstance(value, int) else (axis.low, axis.high)
@@ -250,7 +250,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return a value of the first line for a message."""
+    """Return a value of the first line as a message shows it."""
     if isinstance(value, list):
         return ",".join(map(_text, value))
     if isinstance(value, str):
