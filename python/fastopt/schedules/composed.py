@@ -1,4 +1,4 @@
-"""Schedules made of schedules: one after another, or several at the same time."""
+"""Schedules made of schedules: one after another, or several at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Composed = TypeVar("Composed", bound="ComposedLR")
 
 
 class ComposedLR(LRScheduler):
-    """A list of schedules, and their states."""
+    """What the two share: the list of schedules, and their states."""
 
     schedulers: list[LRScheduler]
     _unsaved: ClassVar[tuple[str, ...]] = ("optimizer", "schedulers")
 
     def _adopt(self, schedulers: Sequence[LRScheduler], optimizer: HasGroups | None) -> None:
-        """Check and keep the schedules and their common optimizer."""
+        """Check and keep the schedules, and the optimizer that they all must have."""
         if isinstance(schedulers, str) or not isinstance(schedulers, Sequence):
             raise TypeError(f"schedulers must be a list, not {type(schedulers).__name__}")
         if not schedulers:
@@ -57,7 +57,7 @@ class ComposedLR(LRScheduler):
         copy = super()._copy(optimizer, copies)
         copy.schedulers = []
         for scheduler in self.schedulers:
-            made = [new for old, new in copies if old is scheduler]  # a schedule may appear twice
+            made = [new for old, new in copies if old is scheduler]  # if it appears twice
             copy.schedulers.append(made[0] if made else scheduler._copy(optimizer, copies))
         return copy
 
@@ -85,22 +85,26 @@ class ComposedLR(LRScheduler):
 
 
 class SequentialLR(ComposedLR):
-    """Use one schedule after another; each begins at its milestone with the initial rates.
+    """Use one schedule after another; each starts anew, from the initial rates, at its milestone.
 
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`; `last_epoch` only changes the count.
+        As in `LRScheduler`; `last_epoch` only moves the count.
     schedulers : sequence of LRScheduler
-        New schedules of `optimizer`, a `SequentialLR` or `ChainedScheduler` too, but no
-        `ReduceLROnPlateau`.
+        Made over `optimizer` just before; it may hold a `SequentialLR` or `ChainedScheduler`, too.
     milestones : sequence of int
-        The steps at which the second and each later schedule begins: one less than there are
-        schedules, not decreasing.
+        The steps at which the second and each further schedule takes over: not decreasing, one
+        less than there are schedules.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `LRScheduler`; also for a `ReduceLROnPlateau` and for schedules of other optimizers.
 
     Examples
     --------
-    Linear warm-up, then half a cosine to the end of the run:
+    Warm-up along a line, then half a cosine to the end of the run:
 
     >>> import numpy as np, fastopt as fo
     >>> warmup, total = 2, 6
@@ -174,19 +178,22 @@ class SequentialLR(ComposedLR):
 
 
 class ChainedScheduler(ComposedLR):
-    """Step several schedules together; each changes the rates that the one before has set.
+    """Step several schedules at once, each on the rates that the one before it has set.
 
-    Use it with schedules that multiply the present rate. Schedules that compute the rate from the
-    initial rate (`LambdaLR`, `CosineAnnealingWarmRestarts`, `OneCycleLR`) overwrite the rates of
-    those before them.
+    Meant for schedules that multiply the rate they find. Those that compute it from the initial
+    rate (`LambdaLR`, `CosineAnnealingWarmRestarts`, `OneCycleLR`) overwrite what came before.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        Schedules of one optimizer, in the order in which they change the rates; no
-        `ReduceLROnPlateau`.
-    optimizer : optional
-        The optimizer of the schedules.
+        In the order in which they work.
+    optimizer, optional
+        That of the schedules.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `LRScheduler`; also for a `ReduceLROnPlateau` and for schedules of other optimizers.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Schedules that multiply the rate: by steps, along a line, as a power, or by a function.
 
-The rates are products of factors, as in torch, so that several schedules can change one optimizer.
-The formulas in closed form give other last bits.
+The product of factors, not the formula in closed form, is what torch computes and what lets several
+schedules work on one optimizer; the two differ in the last bits.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ class StepLR(FactorLR):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     step_size : int
         At least 1.
     gamma : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -77,11 +82,16 @@ class MultiStepLR(FactorLR):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     milestones : iterable of int
-        Steps >= 0 in any order. A step that appears twice counts twice.
+        Steps >= 0, in any order; one that appears twice counts twice.
     gamma : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -116,7 +126,7 @@ class MultiStepLR(FactorLR):
         super().__init__(optimizer, last_epoch)
 
     def factor_at(self, epoch: int) -> float:
-        """Return `gamma` to the power of the number of milestones at `epoch`."""
+        """Return `gamma` to the power of how often `epoch` is among the milestones."""
         try:
             return self.gamma ** self.milestones.count(epoch)
         except OverflowError:
@@ -124,7 +134,7 @@ class MultiStepLR(FactorLR):
 
 
 class ConstantLR(FactorLR):
-    r"""Use a fraction of the rate for the first `total_iters` steps, then the full rate.
+    r"""Use a fraction of the rate for the first `total_iters` steps, then the whole.
 
     .. math:: \eta_t = \mathrm{factor} \cdot \eta_0 \ \text{ for } t < \mathrm{total\_iters},
         \qquad \eta_0 \ \text{ after}
@@ -132,12 +142,17 @@ class ConstantLR(FactorLR):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     factor : float
-        In [0, 1]. After a factor of 0 or below 6e-309, which has no inverse, the rates are set to
-        the initial rates (torch raises ZeroDivisionError).
+        In [0, 1]. 0 and numbers below 6e-309 cannot be divided out again: the rates that follow are
+        then the initial ones (torch raises ZeroDivisionError).
     total_iters : int
         At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -185,20 +200,25 @@ class LinearLR(FactorLR):
     .. math:: \eta_t = \eta_0 \left(s + (e - s)\,
         \frac{\min(t, \mathrm{total\_iters})}{\mathrm{total\_iters}}\right)
 
-    with :math:`s` = `start_factor` and :math:`e` = `end_factor`. If `end_factor` is 0, rounding
-    makes the last rate of torch negative, by 1e-17 of the initial rate. Here it is 0, because
-    optimizers refuse a negative rate.
+    with :math:`s` = `start_factor` and :math:`e` = `end_factor`. Where rounding takes torch's rate
+    below zero (by 1e-17 of the initial one, at an `end_factor` of 0) it is 0 here: the optimizers
+    refuse a negative rate.
 
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     start_factor : float
         In (0, 1].
     end_factor : float
         In [0, 1].
     total_iters : int
         At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -242,7 +262,7 @@ class LinearLR(FactorLR):
             return 1.0
         rise = self.end_factor - self.start_factor
         before = self.total_iters * self.start_factor + (epoch - 1) * rise
-        # With more than 1e15 steps, rounding may make the rest of a falling line 0.
+        # Among more than 1e15 steps, rounding may lose what is left of a falling line.
         return max(0.0, 1.0 + rise / before) if before > 0 else 0.0
 
 
@@ -254,9 +274,14 @@ class ExponentialLR(FactorLR):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     gamma : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -285,7 +310,7 @@ class ExponentialLR(FactorLR):
 
 
 class PolynomialLR(FactorLR):
-    r"""Reduce the rate to 0 in `total_iters` steps, as a power of the remaining part.
+    r"""Let the rate fall to 0 over `total_iters` steps, as a power of what is left of them.
 
     .. math:: \eta_t = \eta_0 \left(1 -
         \frac{\min(t, \mathrm{total\_iters})}{\mathrm{total\_iters}}\right)^{\mathrm{power}}
@@ -293,11 +318,16 @@ class PolynomialLR(FactorLR):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     total_iters : int
         At least 1.
     power : float
-        At least 0. 1 gives a straight line.
+        At least 0; 1 is a straight line.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
@@ -332,7 +362,7 @@ class PolynomialLR(FactorLR):
         if epoch == 0 or epoch > self.total_iters:
             return 1.0
         left, before = 1.0 - epoch / self.total_iters, 1.0 - (epoch - 1) / self.total_iters
-        # With more than 1e15 steps, rounding may make the remaining part 0.
+        # Among more than 1e15 steps, rounding may lose what is left of them.
         return float((left / before if before else 0.0) ** self.power)
 
 
@@ -344,10 +374,15 @@ class LambdaLR(LRScheduler):
     Parameters
     ----------
     optimizer, last_epoch
-        See `LRScheduler`.
+        As in `LRScheduler`.
     lr_lambda : callable, or list of callables for each group
-        Takes the number of the step, an int >= 0, and returns a factor >= 0. `state_dict` does not
-        contain it: pass the same function to the schedule that continues.
+        Takes the number of the step, an int from 0 on, and returns a factor >= 0. `state_dict`
+        leaves it out: give the same function to the schedule that is to continue.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        As in `LRScheduler`.
 
     Examples
     --------
