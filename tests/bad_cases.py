@@ -1,4 +1,4 @@
-"""The tables of arrays that are refused, with the error and what its message names."""
+"""The tables of arrays that are refused, with the error and the words of its message."""
 
 from __future__ import annotations
 

@@ -80,14 +80,14 @@ SIZES = [*range(71), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 
 
 def make_params(dtype: npt.DTypeLike) -> list[FloatArray]:
-    """Return one array of every size, at offsets that go round, and one of hostile numbers."""
+    """Return an array of each size, at changing offsets, and one of hostile numbers."""
     rng = np.random.default_rng(1)
     arrays = [at_offset(rng.standard_normal(n).astype(dtype), n % 17) for n in SIZES]
     return [*arrays, hostile(rng, 2000, dtype), np.ones((), dtype), np.empty((3, 0), dtype)]
 
 
 def make_grads(params: Sequence[FloatArray], steps: int) -> list[list[FloatArray | None]]:
-    """Return gradients for each step; on one step some are None, from the first on one is."""
+    """Return gradients for each step; some are None on one step, and one is None at first."""
     rng = np.random.default_rng(2)
     result: list[list[FloatArray | None]] = []
     for step in range(steps):

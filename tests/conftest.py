@@ -1,4 +1,4 @@
-"""Fixtures: every instruction set, every team size, pairs of the two, and MXCSR."""
+"""Fixtures: instruction sets, numbers of threads, pairs of the two, and MXCSR."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def leave_settings_alone() -> Iterator[None]:
     isa, threads = fo.active_isa(), fo.get_num_threads()
-    wake_size, _core.tuning.wake_size = _core.tuning.wake_size, 0  # the team works, asleep or not
+    wake_size, _core.tuning.wake_size = _core.tuning.wake_size, 0  # sleeping threads work too
     yield
     _core.tuning.wake_size = wake_size
     _core.use_isa(isa)
@@ -51,7 +51,7 @@ def threads(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(params=SETTINGS, ids=str)
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Return an instruction set with a team, both in use; `use` chooses them again."""
+    """Select an instruction set and a number of threads; `use` selects them again."""
     pair: Setting = request.param
     pair.use()
     return pair
@@ -59,7 +59,7 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 @pytest.fixture
 def mxcsr() -> Any:
-    """Return functions that read and write MXCSR, made of two instructions each."""
+    """Return functions that read and write MXCSR; each is two instructions."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("MXCSR is x86's")
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

@@ -1,4 +1,4 @@
-"""What several files of tests use."""
+"""Functions that several test files use."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ import fastopt as fo
 from fastopt import _core
 from fastopt._types import FloatArray, IntArray
 
-# Every instruction set in one run, or the one that FASTOPT_ISA asks for.
+# Every instruction set in one run, or the one of FASTOPT_ISA.
 ISAS = [fo.active_isa()] if os.environ.get("FASTOPT_ISA") else fo.available_isas()
 TEAMS = [1, 2, 3]
 
 
 def some(count: int, *choices: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Return so many of all combinations, the same each time, for options that are independent.
+    """Return a fixed sample of all combinations of independent options.
 
-    Raises ValueError if a pair of two choices is in none of them.
+    Raises ValueError if no combination of the sample has some pair of two choices.
     """
     picked = random.Random(0).sample(list(itertools.product(*choices)), count)
     for i, j in itertools.combinations(range(len(choices)), 2):
@@ -55,8 +55,8 @@ class Setting(NamedTuple):
         return f"{self.isa}-{self.threads}"
 
 
-# What a thread computes depends on the set, which thread computes it on the team, nothing on both:
-# each set with one of the teams, each team with the last set.
+# The instruction set decides what a thread computes; the number of threads, which thread does.
+# So each set is tested with one number of threads, and each number of threads with the last set.
 LOWEST = Setting(fo.available_isas()[0], 1)
 SETTINGS = [Setting(isa, TEAMS[(i + 1) % 3]) for i, isa in enumerate(ISAS[:-1])]
 SETTINGS += [Setting(ISAS[-1], team) for team in TEAMS]
@@ -65,7 +65,7 @@ HANG = 300  # seconds: only what hangs takes so long, on a busy machine too
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    """Whether two arrays or numbers hold the same bits, signs of zeros included; NaNs are equal."""
+    """Whether arrays or numbers have the same bits, also the signs of zeros; all NaNs are equal."""
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
@@ -100,7 +100,7 @@ def hostile(rng: np.random.Generator, size: int, dtype: npt.DTypeLike) -> FloatA
 
 
 def in_ulp(value: Any, truth: Any, dtype: npt.DTypeLike) -> FloatArray:
-    """Return |value - truth| in units of the last place that `truth` has in `dtype`."""
+    """Return |value - truth| in units in the last place of `truth` in `dtype`."""
     info = np.finfo(np.dtype(dtype))
     truth = np.asarray(truth)
     with np.errstate(all="ignore"):
@@ -154,7 +154,7 @@ def refused(
 
 
 def infinite_rows(dtype: Any = np.float32) -> tuple[FloatArray, IntArray]:
-    """Return rows of three tiles, the last one class, with infinities and NaN all over them."""
+    """Return rows of three tiles, the last of one class, with infinities and NaN everywhere."""
     logits = np.random.default_rng(4).uniform(-9, 9, (12, 4097)).astype(dtype)
     logits[0, :2048] = -np.inf
     logits[1, 2048:] = -np.inf
@@ -165,7 +165,7 @@ def infinite_rows(dtype: Any = np.float32) -> tuple[FloatArray, IntArray]:
     logits[6, 2048] = np.nan
     logits[7, 4096] = np.inf
     logits[8, [5, 3000]] = np.inf
-    logits[9, [7, 2048, 4096]] = 10.0  # the largest three times
+    logits[9, [7, 2048, 4096]] = 10.0  # the largest value appears three times
     logits[10, 3000] = 500.0
     logits[11, :2048] += 300.0
     return logits, np.array([3000, 5, 4096, 1, 2, 3, 4, 5, 5, 2048, 3000, 3000])
@@ -182,8 +182,8 @@ def orders(dtype: Any) -> list[Any]:
 
 
 LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[FloatArray], FloatArray]]] = {
-    # the gradient's values in C order -> the same values, laid out otherwise; some are large enough
-    # to be cut into pieces of several chunks
+    # Each takes a gradient in C order and returns the same values in another layout. Some are so
+    # large that they are cut into pieces of several chunks.
     "one row of lines": ((130, 1100), np.asfortranarray),
     "pieces of several chunks": ((601, 1103), np.asfortranarray),
     "few long rows": ((18, 40_001), np.asfortranarray),
@@ -202,7 +202,7 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[FloatArray], FloatArray]]] =
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter; the timeout only catches a hang."""
+    """Run a script in a new interpreter; the timeout only ends a script that hangs."""
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
         env=os.environ | environment,
@@ -220,8 +220,8 @@ def check(script: str, **environment: str) -> str:
     return result.stdout
 
 
-# The beginning of a script that says how much memory a call takes at most, from whatever allocator,
-# as the system counts it: to some tens of kB if large blocks go back to it at once.
+# The beginning of a script that measures the peak memory of a call, as the system counts it. It is
+# exact to some tens of kB if large blocks are returned to the system at once.
 PEAK = """
 import re
 def high_water():
@@ -242,7 +242,7 @@ SEES_PEAKS = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK),
 
 
 def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, in the folder `cwd`: its imports take a second or two."""
+    """Run the command in this process, because its imports take a second or two."""
     from typer.testing import CliRunner
 
     from fastopt.cli.app import app
@@ -258,7 +258,7 @@ def fastopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
-# Its output goes through a file that raises a signal at a line: nothing depends on the clock.
+# A file raises a signal at a line of the output, so that nothing depends on the clock.
 WATCHED = """
 import io, os, signal, sys
 text, number, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -281,10 +281,10 @@ main()
 def fastopt_until(
     text: str, number: signal.Signals, *arguments: str, cwd: Path, times: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process until it has written `text` so many `times`.
+    """Run the command as a process until it has written `text` as many `times`.
 
-    Then it gets the signal `number`; Ctrl-C goes to its children too, as in a terminal. Returns
-    when the last of them has ended.
+    It then gets the signal `number`. Its children get Ctrl-C too, as in a terminal. Returns after
+    the last process has ended.
     """
     return subprocess.run(
         [
@@ -312,7 +312,7 @@ PACKAGE = str(Path(fo.__file__).parent)
 
 @functools.cache
 def places(code: CodeType) -> set[int]:
-    """Return the offsets at which the interpreter would notice a signal."""
+    """Return the offsets at which the interpreter handles signals."""
     found, last = set(), ""
     for instruction in dis.get_instructions(code):
         if instruction.opname == "CACHE":
@@ -324,7 +324,7 @@ def places(code: CodeType) -> set[int]:
 
 
 def interrupt_at(number: int, operation: Callable[[], object]) -> bool:
-    """Run the operation with an interrupt at place `number`; return whether there is one."""
+    """Run the operation with an interrupt at place `number`; return whether the place exists."""
     passed = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -354,10 +354,10 @@ def interrupt_at(number: int, operation: Callable[[], object]) -> bool:
 def interrupt_everywhere(
     make: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
 ) -> int:
-    """Check that an operation interrupted anywhere has done all or nothing, and can be repeated.
+    """Check that an operation with an interrupt at any place is done whole or not at all.
 
-    `make` gives a fresh operation, and a function that looks at all that it changes. Returns the
-    number of places.
+    It must be possible to repeat it. `make` returns a new operation, and a function that reads all
+    that the operation changes. Returns the number of places.
     """
     operation, look = make()
     old = look()

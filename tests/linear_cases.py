@@ -1,4 +1,4 @@
-"""Cases of the linear cross-entropy: options, data and both losses of them."""
+"""Cases of linear cross-entropy: options, data, and the loss of fastopt and of the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import fastopt as fo
 from fastopt._types import FloatArray
 
 ROWS, WIDTH, CLASSES = 50, 12, 300
-# "soft" asks `data` for probabilities, "weight" asks `losses` for class weights of this dtype.
+# "soft": `data` returns probabilities. "weight": `losses` gets class weights of this dtype.
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},

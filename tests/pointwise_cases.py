@@ -24,7 +24,7 @@ class Loss:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    kind: str = "numbers"  # what input and target hold
+    kind: str = "numbers"  # the kinds of values in input and target
     # The bounds on loss and gradient of an element, in units of the last place of float32.
     loss_ulp: float = 0.51
     grad_ulp: float = 0.51
@@ -46,7 +46,7 @@ class Loss:
     def data(
         self, shape: tuple[int, ...], dtype: npt.DTypeLike, seed: int = 0
     ) -> tuple[FloatArray, FloatArray]:
-        """Return input and target over wide ranges, each starting some elements into an array."""
+        """Return input and target over wide ranges; each begins at an offset in a larger array."""
         rng = np.random.default_rng([seed, *shape])
         wide = rng.standard_normal(shape) * 10.0 ** rng.uniform(-6, 2, shape)
         unit = rng.choice([0.0, 1.0, -1.0], shape)

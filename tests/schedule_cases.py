@@ -1,4 +1,4 @@
-"""The table of schedules: each row makes the same one from fastopt or from torch."""
+"""The table of schedules: each row makes the same schedule of fastopt or of torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Schedule:
 
     name: str
     make: Callable[[Any, Any], Any]
-    last: int = 200  # the step up to which it equals torch's
+    last: int = 200  # the last step at which it equals torch
 
     def __str__(self) -> str:
         return self.name
@@ -42,7 +42,7 @@ def grid(cls: str, **choices: list[Any]) -> Iterator[Schedule]:
 def one_cycles() -> Iterator[Schedule]:
     """Yield rows of OneCycleLR; the line ends one step earlier than the cosine, see its docstring.
 
-    A phase without length, where torch divides by zero, is not among them.
+    No phase has the length 0, for which torch divides by zero.
     """
     options = itertools.product(
         [200, 37, 7],
@@ -209,7 +209,7 @@ COMPOSED = [
 SCHEDULES = SINGLE + COMPOSED
 
 
-# One or two of each class, for tests that are slow for each.
+# One or two rows of each class, for slow tests.
 SOME = [
     one("StepLR", step_size=7, gamma=0.97),
     one("MultiStepLR", milestones=(3, 11, 11, 40), gamma=0.7),
@@ -227,7 +227,7 @@ SOME = [
 
 
 def groups(kind: str) -> Any:
-    """Return an optimizer of fastopt with two groups, of arrays that begin as ones."""
+    """Return an optimizer of fastopt with two groups of arrays of ones."""
     rates = [{"params": [np.ones(3)], "lr": lr} for lr in LRS]
     make: Any = {
         "SGD": lambda: fo.SGD(rates, momentum=0.9),

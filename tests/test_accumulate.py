@@ -36,7 +36,7 @@ def snapshot(acc: fo.GradAccumulator) -> list[Any]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_equal_the_reference(dtype: Any, setting: Setting) -> None:
     params = make_params(dtype)
-    assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
+    assert sum(p.size for p in params) > _core.tuning.serial_size  # uses several threads
     before = [p.copy() for p in params]
     acc, reference = fo.GradAccumulator(params), fo.reference.GradAccumulator(params)
     for _ in range(2):  # rounds
@@ -50,7 +50,7 @@ def test_sums_equal_the_reference(dtype: Any, setting: Setting) -> None:
             assert acc.weight == reference.weight
             assert all(g is None or same_bits(g, k) for g, k in zip(grads, kept, strict=True))
         for array in snapshot(acc):
-            array[...] = np.nan  # the first of a round replaces whatever is there
+            array[...] = np.nan  # the first call of a round replaces the sums
         acc.reset()
         reference.reset()
     assert all(same_bits(p, b) for p, b in zip(params, before, strict=True))
@@ -169,13 +169,13 @@ def test_no_gradient_in_a_round_skips_the_parameter() -> None:
     assert opt.state["b"] == {"step": 0}
     acc.reset()
     acc.add({"a": np.ones(1), "b": None}, 3)
-    acc.add({"a": np.ones(1), "b": np.full(1, 4.0)}, 1)  # nothing from the others' three samples
+    acc.add({"a": np.ones(1), "b": np.full(1, 4.0)}, 1)  # not from the three samples of the others
     opt.step(acc.grads, grad_scale=acc.weight)
     assert p["b"][0] == -1
 
 
 def test_an_interrupt_leaves_sums_and_weight_together() -> None:
-    """Whenever it comes, an `add` has been made whole or not at all."""
+    """An interrupted `add` is done whole or not at all."""
 
     def interrupt(*_: object) -> None:
         raise InterruptedError

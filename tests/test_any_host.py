@@ -1,4 +1,4 @@
-"""Losses, activations and clipping: the same bits whatever the host has set, and for subclasses."""
+"""Losses, activations and clipping: the same bits for any settings of the host, and subclasses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ rng = np.random.default_rng(0)
 
 
 def hostile(*shape: int) -> Any:
-    """Return numbers that over- and underflow, NaN and infinities."""
+    """Return numbers that overflow and underflow, NaN and infinities."""
     x = rng.standard_normal(shape) * 10.0 ** rng.integers(-30, 30, shape)
     kinds = rng.integers(0, 12, shape)
     for kind, value in enumerate((np.nan, np.inf, -np.inf, 1e-42)):
@@ -112,7 +112,7 @@ def test_nothing_depends_on_the_settings_of_errors(name: str) -> None:
         assert bits(CALLS[name]()) == plain
 
 
-# NumPy multiplies matrices and adds up there, with what the host has set.
+# NumPy multiplies matrices and adds there, with the settings of the host.
 OF_NUMPY = {"linear_cross_entropy", "linear_cross_entropy none", "gradcheck"}
 
 
@@ -156,7 +156,7 @@ def test_every_function_is_in_the_table() -> None:
 
 
 class Hostile(np.ndarray):
-    """A subclass whose own behaviour must not matter."""
+    """A subclass whose behaviour must not matter."""
 
     def broken(self, *_args: Any, **_options: Any) -> Any:
         raise AssertionError("what a subclass overrides has been used")

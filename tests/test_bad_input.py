@@ -235,7 +235,7 @@ def test_state_dicts_that_do_not_match() -> None:
         saved = opt.state_dict()
         for state in saved["state"].values():
             for key, value in state.items():
-                state[key] = value + 1  # something that would show
+                state[key] = value + 1  # values that a change would show
         change(saved)
         opt.load_state_dict(saved)
 
@@ -331,7 +331,7 @@ def test_cross_entropy_out() -> None:
     turned = np.zeros((4, 3, 2, 5), np.float32).swapaxes(2, 3)
     with refused(ValueError, "in C order and without gaps", arrays=[turned]):
         ce.value_and_grad(images, np.zeros((4, 5, 2), int), out=turned)
-    with refused(ValueError, "share memory", arrays=[memory]):  # rows are elsewhere than read
+    with refused(ValueError, "share memory", arrays=[memory]):  # at other places than the logits
         ce.value_and_grad(memory[:18].reshape(3, 6)[:, :4], GOOD_TARGETS, out=logits)
     probabilities = np.full((3, 4), 0.25, np.float32)
     with refused(ValueError, "out", "targets", arrays=[probabilities]):

@@ -203,7 +203,7 @@ def test_weights_beyond_the_dtype(large: float) -> None:
             loss.value_and_grad(x, x.copy(), out=x)
     with refused(ValueError, *words, arrays=[x]):
         fo.BCELoss(weight).value_and_grad(x, x.copy(), out=x)
-    fo.BCELoss(weight)(x.astype(float), x.astype(float))  # where it fits
+    fo.BCELoss(weight)(x.astype(float), x.astype(float))  # it fits
     largest = np.full((3, 4), np.finfo(np.float32).max, np.float64) * 1.00000002  # rounds down
-    largest[0, 0] = np.inf  # not too large, but asked for
+    largest[0, 0] = np.inf  # an infinity is not too large
     assert fo.BCELoss(largest)(x, x) == np.inf

@@ -29,7 +29,7 @@ def missing(what: str) -> None:
 
 
 def kernel_objects() -> list[Path]:
-    """The objects of a build whose folder was kept: an editable one, or CI's."""
+    """The objects in the build folder of an editable build or of CI."""
     folders = [ROOT / "build/editable", ROOT / "build/ci"]
     objects = [o for f in folders for o in f.glob("CMakeFiles/*_*.dir/cpp/kernels/*.cpp.o")]
     if not objects:

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, damage is refused, a kill leaves no torn file."""
+"""Checkpoints: loading returns what was saved, damage is refused, a kill leaves whole files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILE_DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", 
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two nests are the same, types and bits included."""
+    """Whether two nested values are equal, with types and bits."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -55,7 +55,7 @@ def child(code: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def run_child(code: str) -> str:
-    """Return what the code prints."""
+    """Return the output of the code."""
     with child(code) as process:
         printed, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0
@@ -175,7 +175,7 @@ def test_resuming_equals_never_having_stopped(case: Case, dtype: Any, tmp_path: 
 
 
 class Run:
-    """A small training run with all that a checkpoint may hold."""
+    """A small training run with every part of a checkpoint."""
 
     def __init__(self) -> None:
         self.params = {"w": np.zeros((3, 4), np.float32), "b": np.zeros(4, np.float32, order="F")}
@@ -210,8 +210,8 @@ class Run:
         return copy.deepcopy([self.params, *states, self.epoch, self.rng.bit_generator.state])
 
 
-# In children of a process that has imported everything: they kill themselves at what Python reports
-# to an audit hook (files opened, renamed, ...), so the same points on any machine.
+# Children of a process that has imported everything kill themselves at an audit event of Python (a
+# file is opened, renamed, ...). These are the same places on any machine.
 KILLED = """
 import os, signal, sys, numpy as np, fastopt as fo
 def kill_at(left, which=""):
@@ -296,7 +296,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         for bit in range(8):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit
-            with path.open("r+b") as file:  # not anew: that is slow
+            with path.open("r+b") as file:  # not from the start, which is slow
                 file.write(damaged)
             with pytest.raises(fo.CheckpointError, match=r"a\.safetensors"):
                 fo.load(path)
@@ -405,7 +405,7 @@ def zeros() -> Any:
 
 
 class Refuses:
-    """A schedule, say, that does not take what was saved."""
+    """A part, such as a schedule, that refuses the saved state."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": 3}
@@ -548,7 +548,7 @@ try:
 except PermissionError as error:
     print(error)
 """
-    for above in tmp_path.parents[:2]:  # pytest's own, closed to others
+    for above in tmp_path.parents[:2]:  # the folder of pytest is closed to others
         above.chmod(above.stat().st_mode | 0o011)
     told = run_child(code)
     assert "Permission denied" in told
@@ -771,11 +771,11 @@ def test_without_strict_what_matches_is_loaded(tmp_path: Path) -> None:
 
 
 class Item:
-    """Something with a state, which an interrupt may hit at any of its moments."""
+    """An object with a state, which an interrupt may hit at any moment."""
 
     def __init__(self, value: int, moments: list[int]) -> None:
         self.value = value
-        self._moments = moments  # how many are left before the interrupt
+        self._moments = moments  # moments until the interrupt
 
     def _moment(self) -> None:
         self._moments[0] -= 1

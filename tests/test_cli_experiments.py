@@ -1,4 +1,4 @@
-"""What experiments are given, and what they say of paths and runs that diverged."""
+"""The options of experiments, and their reports of diverged paths and runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command leaves behind when it is interrupted or fails: whole sets of files, or nothing."""
+"""An interrupted or failed command leaves whole sets of files, or nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def call(arguments: list[str], output: str = "a/b") -> Result:
 
 
 def raising(error: BaseException, after: int = 0) -> Callable[..., Any]:
-    """Return what raises on a call after so many that do nothing."""
+    """Return a function that raises an exception after some calls."""
     calls = iter(range(after))
 
     def act(*_: Any, **__: Any) -> None:
@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_here(configs: Any, data: ft.Data, jobs: int) -> Any:
-    """Do what `run_parallel` does in this process."""
+    """Do the work of `run_parallel` in this process."""
     return fx.compare(configs, data)
 
 
@@ -78,7 +78,7 @@ def test_an_end_before_the_first_result_leaves_no_folder(
 def test_an_interrupt_of_the_report_leaves_no_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a second Ctrl-C does: the first has ended the training.
+    # This is like a second Ctrl-C; the first has ended the training.
     monkeypatch.setattr("fastopt.train.experiments.files.to_json", raising(KeyboardInterrupt()))
     monkeypatch.setattr("fastopt.train.report.to_json", raising(KeyboardInterrupt()))
     result = call(arguments)

@@ -1,4 +1,4 @@
-"""Every option of every command says what came and what is taken, in one line, before any work."""
+"""Every command refuses a bad option in one line, with the value and the allowed values."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_words(arguments: list[str], text: str) -> None:
     assert text in result.stderr
 
 
-# What the optimizer or the schedule refuses, alone or with another option.
+# Values that the optimizer or the schedule refuses, alone or with another option.
 LARGE = {
     "train --lr 1e39": "--lr cannot be 1e+39 here: lr / (1 - betas[0]",
     "train --weight-decay 1e39": "--weight-decay cannot be 1e+39 here: weight_decay is 1e+39, out",

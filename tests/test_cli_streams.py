@@ -22,7 +22,7 @@ from fastopt.cli import _Stream
 
 
 def run(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command by a shell, which can close its streams."""
+    """Run the command in a shell, which can close its streams."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "{sys.executable}" -W error -m fastopt {line}'],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""The processes of a sweep, which may die or fail at any moment: the parent says so and ends."""
+"""The processes of a sweep may end or fail at any moment: the parent reports it and ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def net() -> Iterator[None]:
 
 
 class Data(ft.Data):
-    """Data that do something when a worker reads them."""
+    """Data that run code when a worker reads them."""
 
     def __reduce__(self) -> Any:
         return _act, (self.name,)
@@ -55,7 +55,7 @@ def _act(name: str) -> ft.Data:
     def run(config: ft.RunConfig, data: ft.Data) -> Any:
         if name == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if name == "part":  # the head of a message, and no more
+        if name == "part":  # only the beginning of a message
             for fd in filter(_is_socket, range(3, 64)):
                 os.write(fd, b"\0\0\1\0some")
             os._exit(4)
@@ -75,7 +75,7 @@ def _is_socket(fd: int) -> bool:
 
 
 def fail(name: str, jobs: int = 1) -> str:
-    """Return what is said if workers get such data."""
+    """Return the error if workers get such data."""
     data = object.__new__(Data)
     object.__setattr__(data, "name", name)
     configs = fx.Space(BASE, {"lr": [0.1, 0.01]}).configs()
@@ -102,7 +102,7 @@ def test_workers_that_fail(name: str, words: str) -> None:
 def test_a_worker_that_dies_before_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More than a pipe holds: the parent must not wait for a reader that is gone.
+    # More than fits into a pipe: the parent must not wait for a reader that has ended.
     rows = np.zeros((100_000, 4), np.float32)
     data = ft.Data("zeros", "regression", rows, rows[:, :1], rows[:10], rows[:10, :1], [])
     (tmp_path / "sitecustomize.py").write_text(

@@ -95,7 +95,7 @@ def test_nonfinite_gradients_skip_the_step_whole(case: Case, isa: str) -> None:
     for (_, grad), bad in zip(spoiled, (np.nan, np.inf, -np.inf), strict=True):
         grad[12_345] = bad
     for opt in (a, b):
-        for grads in (spoiled[0], good, spoiled[1], good, spoiled[2]):  # also as the very first
+        for grads in (spoiled[0], good, spoiled[1], good, spoiled[2]):  # also in the first step
             states = {n: {k: np.copy(v) for k, v in s.items()} for n, s in opt.state.items()}
             before = [p.copy() for p in (params if opt is a else copies)]
             info = opt.step(grads, skip_nonfinite=True, zero_grads=False)
@@ -322,7 +322,7 @@ def test_largest_magnitude_equals_the_reference(isa: str, threads: int) -> None:
     assert norm == max(float(np.max(np.abs(g))) for g in arrays if g.size)
     assert fo.grad_norm([], norm_type=float("inf")) == 0
     for dtype in DTYPES:
-        for place in (0, 4999, 99_999):  # the largest one, and NaN, at any place
+        for place in (0, 4999, 99_999):  # the largest number or NaN at any place
             x = np.full(100_000, -1.0, dtype)
             x[place] = -3
             assert fo.grad_norm(x, np.inf) == 3

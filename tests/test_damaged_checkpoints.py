@@ -1,4 +1,4 @@
-"""Files and state dicts of others: refused by a documented error, and nothing is changed."""
+"""Damaged files and state dicts: a documented error refuses them and changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import fastopt as fo
 
 DOCUMENTED = (KeyError, TypeError, ValueError)
-# One of each kind that JSON has, and what numbers, names and nesting can be at worst.
+# One value of each kind in JSON, and the worst numbers, names and nesting.
 JUNK: list[Any] = [
     None,
     True,
@@ -61,14 +61,14 @@ def document_of(header: dict[str, Any]) -> Any:
 
 
 def sealed(header: dict[str, Any], document: Any) -> dict[str, Any]:
-    """Return the header with another document, and its right hash."""
+    """Return the header with another document and the correct hash."""
     text = document if isinstance(document, str) else json.dumps(document)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return header | {"__metadata__": {"fastopt": f"1 {digest} {text}"}}
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to each node of a nest."""
+    """Yield the path to each node of a nested value."""
     if path:
         yield path
     if isinstance(value, (dict, list, tuple)):
@@ -106,7 +106,7 @@ def bits(value: Any) -> Any:
 
 
 class Parts:
-    """Something of each part that a checkpoint has."""
+    """An object for each part of a checkpoint."""
 
     def __init__(self) -> None:
         self.params = {"w": np.arange(3, dtype=np.float32)}
@@ -129,7 +129,7 @@ class Parts:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, Parts]:
-    """Return a checkpoint, and what it may be restored into, which differs from it."""
+    """Return a checkpoint, and objects with other values into which it can be loaded."""
     parts, path = Parts(), tmp_path / "a.safetensors"
     parts.step()
     extra = {"n": [1, 2.5, None, "x", (1, np.float32(2)), float("nan")], "a": np.arange(2)}
@@ -139,7 +139,7 @@ def saved(tmp_path: Path) -> tuple[Path, Parts]:
 
 
 def attempt(path: Path, parts: Parts) -> bool:
-    """Load a file; whether that was refused, as it must be if at all."""
+    """Load a file; return whether a documented error refused it."""
     before, readable = parts.bits(), False
     with contextlib.suppress(fo.CheckpointError):
         readable = bool(fo.load(path))
@@ -331,7 +331,7 @@ def test_any_node_of_a_torch_state_may_be_anything() -> None:
 def test_options_that_torch_has_added_have_its_defaults(
     name: str, own: dict[str, Any], added: dict[str, Any]
 ) -> None:
-    # The optimizer's own options are others: it is the state's that count.
+    # The optimizer has other options; those of the state count.
     options: Any = {"maximize": True} | {"amsgrad": {"amsgrad": True}}.get(next(iter(added)), {})
     optimizer: fo.Optimizer = getattr(fo, name)({"w": np.ones(2)}, **options)
     group = own | {"lr": 0.5, "params": [0]}

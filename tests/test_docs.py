@@ -1,7 +1,7 @@
-"""The site: every code block runs and shows what is true, every public name has an entry.
+"""The site: every code block runs and prints what the page shows, every public name has an entry.
 
-CONTRIBUTING.md, which the page on the design includes, is no page: its commands build and measure
-fastopt, which ``.ci/run`` does.
+The page on the design includes CONTRIBUTING.md. Its commands build and measure fastopt, so they are
+not run here; ``.ci/run`` runs them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SITE = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 
-# Packages beyond NumPy that a page's blocks import.
+# Packages that the blocks of a page import, except NumPy.
 NEEDS = {
     "lessons/gradient-descent.md": ["matplotlib"],
     "lessons/learning-rate.md": ["matplotlib", "sklearn", "threadpoolctl"],
@@ -39,7 +39,7 @@ NEEDS = {
     "tour.md": ["safetensors"],
 }
 
-# Lines of shell blocks that are not run, and why.
+# Lines of shell blocks that are not run, and the reasons.
 _MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
 NOT_RUN = {
@@ -51,7 +51,7 @@ NOT_RUN = {
     "  # DeepSpeed compiles its CPUAdam at first use": _PEERS,
 }
 
-# Languages that a block may have; a block in any other would not be tested.
+# The languages of blocks that are tested.
 LANGUAGES = {"python", "text", "sh"}
 
 
@@ -89,7 +89,7 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for line in lines:
         if not line.startswith("fastopt "):
-            # What makes environments is run by CI, from the README.
+            # CI runs the lines that make environments, from the README.
             assert line in readme, f"{name}: {line!r} is neither run nor in the README"
     if name != "install.md":  # there, `fastopt info` needs NumPy alone
         for package in ("matplotlib", "rich", "sklearn", "threadpoolctl"):
@@ -103,7 +103,7 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
         text = (DOCS / name).read_text("utf-8")
         named = set(re.findall(r"`([\w-]*\.(?:png|gif|csv|json|jsonl|safetensors))`", text))
         files = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
-        # Those of a landscape begin with its function.
+        # The names of the files of a landscape begin with its function.
         written = {file.name.removeprefix("ravine") for file in files}
         assert written == named
 
@@ -179,7 +179,7 @@ def test_only_the_last_digit_of_a_fraction_may_differ(printed: str, shown: str, 
     assert pages.same_output(printed, shown) is same
 
 
-# Modules whose public names must have an entry each.
+# Modules whose public names must have entries.
 MODULES = [
     "fastopt",
     "fastopt.checkpoint",
@@ -193,9 +193,9 @@ MODULES = [
 
 
 def public_names() -> set[str]:
-    """Return the public names of `MODULES`, the methods and attributes of their classes included.
+    """Return the public names of `MODULES`, with the methods and attributes of their classes.
 
-    What `fastopt` has too is listed as ``fastopt.X``.
+    A name that `fastopt` has too is listed as ``fastopt.X``.
     """
     names = set()
     for module in MODULES:

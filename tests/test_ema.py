@@ -1,4 +1,4 @@
-"""WeightEMA: parity with the reference, the swap into the parameters, state dicts, bad input."""
+"""WeightEMA: parity with the reference, averages in the parameters, state dicts, bad input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def bits(array: Any) -> bytes:
-    """The very bits, those of NaNs too."""
+    """The bits, also those of NaNs."""
     return bytes(np.ascontiguousarray(array).data)
 
 
@@ -44,7 +44,7 @@ def bits(array: Any) -> bytes:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_updates_equal_the_reference(options: dict[str, Any], dtype: Any, setting: Setting) -> None:
     params = make_params(dtype)
-    assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
+    assert sum(p.size for p in params) > _core.tuning.serial_size  # uses several threads
     ema, reference = fo.WeightEMA(params, **options), fo.reference.WeightEMA(params, **options)
     for step, values in enumerate(make_grads(params, 4), 1):
         for param, value in zip(params, values, strict=True):
@@ -84,7 +84,7 @@ def test_any_values_and_decays(params: list[Any], decay: float, warmup: bool, up
             param[...] = param[..., ::-1] * np.float32(0.7) if param.ndim else param + 1
     for name, one in zip(ema.averages, alone, strict=True):
         assert same_bits(ema.averages[name], reference.averages[name])
-        assert same_bits(ema.averages[name], one.averages["0"])  # however they are grouped
+        assert same_bits(ema.averages[name], one.averages["0"])  # for any grouping
 
 
 def test_any_dense_order(isa: str) -> None:
@@ -102,7 +102,7 @@ def test_any_dense_order(isa: str) -> None:
 def test_beside_the_formula() -> None:
     p = {"w": np.array([1.0])}
     ema = fo.WeightEMA(p, decay=0.75)
-    assert ema.averages["w"][0] == 1  # before the first update: the parameters as they were
+    assert ema.averages["w"][0] == 1  # before the first update: copies of the parameters
     p["w"][0] = 4
     ema.update()
     assert ema.averages["w"][0] == 4  # the first one copies
@@ -232,7 +232,7 @@ def trained(module: Any = fo) -> tuple[dict[str, Any], Any]:
     params["large"] += 1
     params["matrix"] *= np.float32(2)
     ema.update()
-    params["odd"].view(np.uint32)[0] = 0x7F800001  # a signalling NaN comes back as one
+    params["odd"].view(np.uint32)[0] = 0x7F800001  # a signalling NaN stays one
     return params, ema
 
 
@@ -356,7 +356,7 @@ def test_state_dicts_that_do_not_match() -> None:
     def load(change: Callable[[dict[str, Any]], object]) -> None:
         saved = copy.deepcopy(ema.state_dict())
         for entry in saved["state"].values():
-            entry["average"] += 1  # something that would show
+            entry["average"] += 1  # values that a change would show
             entry["step"] += 1
         saved["decay"] = 0.5
         change(saved)
@@ -471,7 +471,7 @@ def test_arrays_that_changed_between_updates() -> None:
 
 
 def test_one_thread_at_a_time() -> None:
-    """Whoever comes second is told so, and every update that was made is counted."""
+    """The second thread gets an error, and every update that was made is counted."""
     ema = fo.WeightEMA([at_offset(np.ones(3_000_000, np.float32), 1)])
     done: list[int] = []
 

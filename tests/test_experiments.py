@@ -37,7 +37,7 @@ def iris() -> ft.Data:
 
 
 def figures(run: fx.Run) -> list[tuple[Any, ...]]:
-    """Return what does not depend on the clock."""
+    """Return the parts that do not depend on the clock."""
     return [
         (e.train_loss, e.train_score, e.val_loss, e.val_score, e.lr) for e in run.history.epochs
     ]
@@ -101,7 +101,7 @@ def test_draws_from_ranges() -> None:
     rates = np.array([c.lr for c in configs], np.float64)
     assert rates.min() >= 1e-4
     assert rates.max() <= 1e-1
-    # A third in each decade, give or take four standard deviations.
+    # A third is in each decade, within four standard deviations.
     counts, _ = np.histogram(np.log10(rates), [-4, -3, -2, -1])
     assert np.all(abs(counts - 100) < 4 * np.sqrt(300 * 2 / 9))
     assert all(type(c.batch_size) is int and 8 <= c.batch_size <= 128 for c in configs)
@@ -555,7 +555,7 @@ def test_any_node_of_a_journal_may_be_anything(
             except fx.JournalError as error:
                 message = str(error)
                 refused += 1
-            assert not message or re.search(f"of another sweep|line {way[0] + 1} is dam", message)
+            assert not message or re.search(f"another sweep|line {way[0] + 1} is dam", message)
             assert path.read_text() == before
     assert refused > len(nodes) * len(junk) / 2
 

@@ -1,4 +1,4 @@
-"""Numbers of the caller that float32 cannot hold: the right value, or refused by name."""
+"""Numbers that float32 cannot hold: the correct value, or an error that names them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ REDUCTIONS = ["mean", "sum", "none"]
 
 
 def truth(loss: Callable[..., Any], weight: Any, x: Any, target: Any) -> Any:
-    """Return what float64 gives for weights of usual size, which the loss is linear in."""
+    """Return the float64 result for usual weights; the loss is linear in the weights."""
     wide = target.astype(np.float64) if target.dtype.kind == "f" else target
     return loss(weight).value_and_grad(x.astype(np.float64), wide)
 
 
 def close(got: Any, expected: Any, least: float) -> None:
-    """Compare, of float32 with what rounding to its denormal numbers leaves."""
+    """Compare; for float32 with the rounding error of denormal numbers."""
     np.testing.assert_allclose(got, expected, rtol=3e-6, atol=least)
 
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever the name, the error or the moment."""
+"""A file is written whole or not at all, for any name, error or moment."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_pipe_or_a_socket_is_refused_by_name(
     with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
         fo.save("a")
     with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
-        fo.load("a")  # and does not wait for one that writes
+        fo.load("a")  # and does not wait for a writer
     assert os.lstat("a") == before
     assert list(Path().iterdir()) == [Path("a")]
 

@@ -1,4 +1,4 @@
-"""The function forms of the losses: what the classes give, to the bit, and what they refuse."""
+"""The functions of the losses: the same bits and the same errors as the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""decay_groups: which parameters decay, and that the groups train as they say."""
+"""decay_groups: the parameters that decay, and training with groups."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_group_added_later_is_scheduled_averaged_and_accumulated() -> None:
         acc.reset()
     assert np.all(p["w"] == -(1 + 0.5 + 0.25 + 0.125))
     assert np.all(p["b"] == p["w"][0])
-    # The rate of the new group is its own, halved each time from when it came.
+    # The new group has its own rate, which is halved in each step after it was added.
     assert np.all(p["late"] == -(8 + 4))
     assert np.all(ema.averages["late"] == -8 + 0.5 * -4)
 
@@ -136,7 +136,7 @@ def test_items_are_parameters_by_name(module: Any) -> None:
     for given in (
         arrays.items(),
         list(arrays.items()),
-        iter(arrays.items()),  # as torch's named_parameters()
+        iter(arrays.items()),  # like named_parameters() of torch
         [{"params": arrays.items()}],
         [{"params": iter(arrays.items())}],
     ):
@@ -171,7 +171,7 @@ def test_removing_a_group(module: Any) -> None:
     assert a[0] < moved[0] * 1e-3
     assert [optimizer.state[name]["step"] for name in ("0", "c")] == [2, 2]
     assert list(optimizer.state_dict()["state"]) == ["0", "c"]
-    # The parameter may be added again: its state begins anew, and its number is a free one.
+    # The parameter may be added again, with a new state and a new number.
     optimizer.add_param_group({"params": [b]})
     assert list(optimizer.state) == ["0", "c", "2"]
     assert optimizer.state["2"] == {"step": 0}

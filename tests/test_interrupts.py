@@ -1,4 +1,4 @@
-"""Optimizers, averages and sums under exceptions: the old state or the new one, and usable."""
+"""Optimizers, averages and sums after exceptions: in the old state or the new one, and usable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Operation = tuple[Callable[[], object], Callable[[], object]]
 
 
 def bits(value: Any) -> Any:
-    """Return a nest of arrays as something that == compares to the bit."""
+    """Return nested arrays in a form that == compares to the bit."""
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, value.tobytes()
     if isinstance(value, dict):
@@ -162,7 +162,7 @@ def test_averages_are_taken_out_again_wherever_an_interrupt_comes() -> None:
 
 
 def test_a_block_that_is_dropped_puts_the_parameters_back() -> None:
-    # As where memory is missing for the call of __exit__.
+    # This is like a call of __exit__ without memory.
     params, average = averaged()
     before = bits(params)
     block = average.applied()
@@ -205,7 +205,7 @@ def test_a_group_whose_addition_fails_behind_the_core_can_be_added_again() -> No
 
 
 class Parameter(np.ndarray[Any, Any]):
-    """An array that knows what trains it."""
+    """An array with an attribute for its optimizer."""
 
     owner: Any
 
@@ -225,7 +225,7 @@ def test_cycles_through_parameters_are_collected(make: Callable[[Any], Any]) -> 
     param[...] = 0
     param.owner = made = make(param)
     if isinstance(made, fo.Optimizer):
-        with pytest.raises(ValueError, match="shape"):  # the plan of a refused step goes, too
+        with pytest.raises(ValueError, match="shape"):  # a refused step drops its plan
             made.step([np.ones(3)])
         made.step([param.copy()])
     del made

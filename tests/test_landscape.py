@@ -1,4 +1,4 @@
-"""``fastopt landscape``: the functions, the paths, the files and what bad options get."""
+"""``fastopt landscape``: the functions, the paths, the files, the errors of bad options."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_path_that_diverges_ends_there() -> None:
 
 
 def test_a_path_must_stay_within_the_tolerance() -> None:
-    # Momentum swings through the minimum before it comes to rest.
+    # Momentum passes the minimum several times before it converges.
     path = fx.descend(fx.LANDSCAPES["bowl"], "momentum", lr=0.05, steps=400, start=(1.0, 0.0))
     reached = path.steps_to(0.1)
     assert reached is not None

@@ -1,4 +1,4 @@
-"""Memory that runs out, scratch that is given back, results whose memory is used again."""
+"""Missing memory, scratch that is freed, results whose memory is reused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from helpers import check
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, limits memory")
 
-# One call in a child for each limit, from nothing to spare up to enough. Large allocations are
-# mappings of their own, so each of them fails in turn.
+# One call in a child process for each limit, from no free memory to enough. Each large allocation
+# is a separate mapping, so each of them fails once.
 EXHAUST = """
 import os, resource, sys, numpy as np, fastopt as fo
 from fastopt import _core
@@ -44,7 +44,7 @@ def try_all(call, out, step, steps):
 """
 
 CASES = {
-    # In turn: class weights, rounded weights, scratch.
+    # In this order: class weights, rounded weights, scratch.
     "weighted": """
 x = rng.standard_normal((2, 500_000)).astype(np.float32)
 weight, y, out = rng.uniform(1, 2, 500_000), np.array([3, 4]), np.empty_like(x)
@@ -57,7 +57,7 @@ weight, y, out = rng.uniform(1, 2, 500_000), np.array([3, 4]), np.empty_like(x)
 nll = fo.NLLLoss(weight)
 try_all(lambda: nll.value_and_grad(x, y, out=out)[0], out, 1 << 18, 40)
 """,
-    # The class axis is not the last one: each thread wants 32 columns of it, and one does for all.
+    # The class axis is not the last: each thread needs 32 columns, but one thread can do all.
     "columns": """
 x = rng.standard_normal((1, 20_000, 64)).astype(np.float32)
 y, out = rng.integers(0, 20_000, (1, 64)), np.empty_like(x)
@@ -127,7 +127,7 @@ assert megabytes("VmRSS") - before < 10, megabytes("VmRSS") - before
     )
 
 
-# 40 MB of results, and what the process holds of the system's memory.
+# 40 MB of results, and the memory of the process in the system.
 RESULTS = r"""
 import os, re, numpy as np, fastopt as fo
 from fastopt.functional import relu

@@ -16,7 +16,7 @@ from helpers import TEAMS, ones, read_only, refused, same_bits
 
 SHAPES = [
     *[(1, 1), (5, 3), (700, 10), (3, 2000), (7,), (2, 3, 4), (2, 11, 3, 5), (0, 3), (2, 3, 0)],
-    *[(9000, 10), (40, 3000), (5, 10, 3000)],  # several blocks, for a team
+    *[(9000, 10), (40, 3000), (5, 10, 3000)],  # several blocks, for several threads
 ]
 REDUCTIONS: list[Any] = ["mean", "sum", "none"]
 
@@ -142,7 +142,7 @@ def test_gradcheck(shape: tuple[int, ...], reduction: Any) -> None:
     assert fo.testing.gradcheck(lambda x: ours.value_and_grad(x, targets), log_probs)
 
 
-# Probabilities are no targets here.
+# Probabilities are not allowed as targets here.
 ROWS = [r for r in BAD_LOSS if r[0] not in ("wrong probabilities", "half probabilities", "one hot")]
 
 

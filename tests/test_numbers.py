@@ -1,4 +1,4 @@
-"""Numbers that the arrays' dtype cannot hold: the right value, or a refusal by name."""
+"""Numbers that the dtype of the arrays cannot hold: the correct value, or a named error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = 5e-324  # float64's smallest
 
 
 def truth(grads: FloatArray, scale: float, max_norm: float | None) -> Any:
-    """The gradients as a step uses them, computed with a wider range."""
+    """The scaled gradients of a step, computed with a larger range."""
     wide = grads.astype(np.longdouble) / np.longdouble(scale)
     if max_norm is None:
         return wide
@@ -44,7 +44,7 @@ def truth(grads: FloatArray, scale: float, max_norm: float | None) -> Any:
         (np.float64, [1e300, -2e307, 0.0], 1.0, 1e-300),
         (np.float64, [1e300, -2e307, 0.0], 1.7e308, None),
         (np.float64, [1e-300, -2e-300], 1e-309, 1e300),
-        # Their product is normal, but not what it is made of.
+        # The product is a normal number, but its factors are not.
         (np.float64, [1e7, -3e6], 1e-300, 1e-15),
         (np.float64, [1e7, -3e6], 1e-302, 1e-12),
         (np.float64, [1e-5, 2e-5], 1.7e308, 1e-13),

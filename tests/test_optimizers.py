@@ -1,4 +1,4 @@
-"""The Python face of the optimizers, and the lines of their semantics one by one."""
+"""The Python classes of the optimizers, and the rules of each optimizer one by one."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_save_load_continue_equals_continue(case: Case) -> None:
         straight.step(step)
         resumed.step(step)
     assert all(same_bits(a, b) for a, b in zip(p, q, strict=True))
-    # What was loaded is a copy: the dict is as it was.
+    # Loading copies: the dict is not changed.
     for name, state in saved["state"].items():
         assert state["step"] <= 3
         assert all(v is not resumed.state[name][k] for k, v in state.items() if k != "step")
@@ -173,7 +173,7 @@ def test_load_brings_options_and_accepts_lists_for_tuples() -> None:
     opt = fo.Adam([np.ones(2, np.float32)], lr=0.5, betas=(0.5, 0.6))
     saved = opt.state_dict()
     saved["param_groups"][0]["betas"] = [0.5, 0.6]
-    saved["param_groups"][0]["initial_lr"] = 1.0  # what a schedule leaves behind
+    saved["param_groups"][0]["initial_lr"] = 1.0  # written by a schedule
     other = fo.Adam([np.ones(2, np.float32)])
     other.load_state_dict(saved)
     assert other.param_groups[0]["lr"] == 0.5

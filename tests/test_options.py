@@ -21,7 +21,7 @@ X = np.linspace(0.1, 0.9, 12).reshape(4, 3)
 Y = np.array([0, 1, 2, 0])
 PARAM, GRAD = np.ones(3), np.ones(3)
 
-# What is called, with an array that it would write; then its options by kind.
+# The calls, each with an array that it would write, and its options by kind.
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": lambda out, **o: F.cross_entropy(X, Y, out=out, **o),
     "nll_loss": lambda out, **o: F.nll_loss(X, Y, out=out, **o),
@@ -87,7 +87,7 @@ CASES = [
 
 
 class Bomb:
-    """User code that raises in whatever conversion is tried."""
+    """User code that raises in every conversion."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""Updates equal the reference bit for bit: every instruction set, team, size and alignment."""
+"""Updates equal the reference bit for bit: any instruction set, threads, size and alignment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TestParity:
     def test_steps_equal_the_reference(self, number: int, dtype: Any, setting: Setting) -> None:
         after, states = expected(number, dtype)
         params = make_params(dtype)
-        assert sum(p.size for p in params) > _core.tuning.serial_size  # the team is really used
+        assert sum(p.size for p in params) > _core.tuning.serial_size  # uses several threads
         optimizer = CASES[number].fused(params)
         for step, grads in enumerate(gradients(dtype)):
             before = [None if g is None else g.copy() for g in grads]
@@ -145,7 +145,7 @@ def test_gradients_that_change_their_layout_between_steps() -> None:
     fused, reference = fo.SGD([a], lr=0.1), fo.reference.SGD([b], lr=0.1)
     for seed in range(8):
         plain = 10 * np.random.default_rng(seed).random(shape, dtype=np.float32)
-        # Its square swallows those that are added to it later: the norm tells which they were.
+        # Smaller squares are lost when they are added after it: the norm shows the order.
         plain.flat[131_072 + 100] = 2.0**30
         for grad in (
             np.asfortranarray(plain),

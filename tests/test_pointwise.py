@@ -1,4 +1,4 @@
-"""Pointwise losses and activations: bounds in ULP, the same bits everywhere, the corners."""
+"""Pointwise losses and activations: bounds in ULP, the same bits everywhere, special cases."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_reductions_and_their_gradient(row: Loss, reduction: str) -> None:
     loss, grad = row.make(SHAPE, reduction).value_and_grad(x, y)
     true_losses, true_grad = row.reference(SHAPE, "none").value_and_grad(x, y)
     count = x.size if reduction == "mean" else 1
-    # The sum is in float64: it is off by no more than the elements are.
+    # The sum is in float64: its error is at most that of the elements.
     allowed = 1e-13 if row.loss_ulp < 1 else row.loss_ulp * 2.0**-23
     assert abs(loss - math.fsum(true_losses.ravel()) / count) <= allowed * abs(true_losses).sum()
     assert row.make(SHAPE, reduction)(x, y) == loss
-    # Where the row computes in float32, 1 / count and the product are rounded.
+    # If the row computes in float32, 1 / count and the product are rounded.
     check_gradient(row, y, grad, true_grad / count, row.grad_ulp + (row.grad_ulp > 1))
 
 
@@ -73,7 +73,7 @@ def test_float64_beside_the_reference(row: Loss) -> None:
 
 
 def test_float64_within_2_ulp_of_more_digits(isa: str) -> None:
-    """The elementary functions, by way of losses that hold nothing else."""
+    """The elementary functions, through losses that contain nothing else."""
     if np.finfo(np.longdouble).nmant < 63:
         pytest.skip("no longer format than float64")
     rng = np.random.default_rng(5)
@@ -115,7 +115,7 @@ def test_bce_with_logits_keeps_its_digits_where_the_model_is_sure(isa: str) -> N
             assert np.all(loss > 0)
             assert np.max(in_ulp(loss, true_loss, dtype)) <= bound
             assert np.max(in_ulp(grad, -sign * true_grad, dtype)) <= bound
-            # Sums keep what float32 cannot hold.
+            # A sum keeps values that float32 cannot hold.
             value = fo.BCEWithLogitsLoss(reduction="sum")(x * sign, np.full_like(x, target))
             assert value == pytest.approx(true_loss.sum(), rel=1e-6)
 
@@ -145,7 +145,7 @@ def on_one_thread(row: Loss, reduction: str, shape: tuple[int, ...], dtype: Any)
 
 
 def views(array: FloatArray) -> list[FloatArray]:
-    """Return the same numbers in other places and layouts."""
+    """Return the same numbers at other addresses and in other layouts."""
     spread = np.full((*array.shape[:-1], 3 * array.shape[-1]), np.nan, array.dtype)
     spread[..., 1::3] = array
     reverse = (slice(None, None, -1),) * array.ndim
@@ -211,7 +211,7 @@ def test_functions_have_the_same_bits_everywhere(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transposed_arrays_of_many_chunks(dtype: Any, threads: int) -> None:
-    """Each is read in pieces of several chunks, which have buffers of their own."""
+    """Each operand is read in pieces of several chunks, which have separate buffers."""
     row = Loss("BCEWithLogitsLoss", {"weight": True, "pos_weight": True}, "logits")
     x, y = row.data((900, 1111), dtype)
     expected = row.make(x.shape).value_and_grad(x, y)
@@ -222,7 +222,7 @@ def test_transposed_arrays_of_many_chunks(dtype: Any, threads: int) -> None:
 
 
 def test_large_arrays_leave_what_lies_around_them_alone(setting: Setting) -> None:
-    """Large outputs take another way to memory; at any alignment."""
+    """Large outputs are stored past the caches, at any alignment."""
     size = (1 << 22) + 2 * LANES + 7
     memory = np.full(size + 40, 7, np.float32)
     x = np.linspace(-3, 3, size, dtype=np.float32)

@@ -87,8 +87,8 @@ for _ in range(4):
     )
 
 
-# What the system says of the threads of a process. Only a thread that rests for good is asleep each
-# time that somebody looks; `check` ends a test whose thread never rests.
+# The states of the threads of a process, from the system. Only a thread that sleeps until something
+# wakes it is asleep every time; `check` ends a test whose thread never sleeps.
 THREADS = """
 import os, re, time
 def read(thread, field):
@@ -258,7 +258,7 @@ def test_state_is_not_read_in_the_middle_of_a_step() -> None:
 
     def step_often() -> None:
         nonlocal steps
-        while not refused.is_set() and steps < 10_000:  # ends, whatever happens
+        while not refused.is_set() and steps < 10_000:  # ends in every case
             opt.step([grad])
             steps += 1
 
@@ -503,7 +503,7 @@ def test_import_needs_numpy_alone() -> None:
 
 
 def test_import_does_less_than_numpys() -> None:
-    """Counted in calls of Python functions, which no other process changes."""
+    """Counted in calls of Python functions, which do not depend on other processes."""
     out = check("""
 import sys
 def calls(name):
@@ -525,7 +525,7 @@ print(calls("numpy"), calls("fastopt"))
 
 
 class GuardedPages:
-    """Arrays that end, or begin, right at a page that must not be touched."""
+    """Arrays that end or begin at a page that must not be read or written."""
 
     def __init__(self) -> None:
         self._maps: list[mmap.mmap] = []
@@ -604,7 +604,7 @@ def test_more_than_2_to_the_31_elements() -> None:
 
 @SEES_PEAKS
 def test_the_call_itself_makes_no_copies() -> None:
-    """An update in place takes no memory of the arrays' size, nor does a strided gradient."""
+    """An update in place needs no memory of the size of the arrays, for any strides."""
     check(
         PEAK
         + """

@@ -1,4 +1,4 @@
-"""Properties that hold for whatever hypothesis thinks of."""
+"""Properties that hold for all examples of hypothesis."""
 
 from __future__ import annotations
 

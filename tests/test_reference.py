@@ -1,4 +1,4 @@
-"""The float64 reference of the losses, from which errors are measured, against 100 digits."""
+"""The float64 reference of the losses, which defines the errors, against 100 digits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_hundred_digits() -> Iterator[None]:
 
 
 def rows() -> tuple[Any, Any]:
-    """Rows of a model that knows little, that is right or wrong, more or less sure; far from 0."""
+    """Rows of models that guess, that are right or wrong and more or less sure; rows far from 0."""
     rng = np.random.default_rng(0)
     logits = 3 * rng.standard_normal((60, 5))
     targets = rng.integers(0, 5, 60)

@@ -1,7 +1,7 @@
-"""Schedules under exceptions: each operation leaves the old state or the new one, and goes on.
+"""Schedules after exceptions: in the old state or the new one, and usable.
 
-An exception is raised at every place, one after another, where the interpreter looks for signals
-within the package: after calls, at the start of functions and at the end of loops.
+An exception is raised once at every place in the package where the interpreter handles signals:
+after calls, at the start of functions and at the end of loops.
 """
 
 from __future__ import annotations

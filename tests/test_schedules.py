@@ -1,4 +1,4 @@
-"""Schedules by themselves: formulas, tables, states, bad input; see test_torch_schedules too."""
+"""Schedules: formulas, tables, states, bad input; see also test_torch_schedules."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_plateau_reduces_when_patience_is_out(
     made = fo.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=patience, cooldown=cooldown, threshold=0.0, eps=0.0
     )
-    lr, bad, rest = 1.0, 0, 0  # the rule of the docstring, from the list of all metrics
+    lr, bad, rest = 1.0, 0, 0  # the rule of the docstring, applied to the list of all metrics
     seen: list[float] = []
     for metric in metrics:
         best = min((m for m in seen if not math.isnan(m)), default=math.inf)
@@ -457,7 +457,7 @@ def test_a_group_that_is_added_later_joins(schedule: Schedule, name: str) -> Non
     ids=str,
 )
 def test_a_group_that_is_removed_leaves(row: Schedule) -> None:
-    """The group that stays goes on as if it had been alone, one that comes in between joins."""
+    """The other group continues as if it were alone; a new group joins."""
 
     class Plain:
         def __init__(self, *lrs: float) -> None:
@@ -716,7 +716,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
 ]
 
 
-# Each argument is given each of these; what is taken is kept as a plain number of Python.
+# Each argument gets each of these values. An accepted value is kept as a plain Python number.
 ODD: list[Any] = [
     "x", b"ab", None, [], [None], {}, 1j, np.complex64(1), math.nan, -math.inf, 10**400, -1, 2**63,
     2**63 - 1, 5e-324, 1e308, True, np.True_, np.float32(0.5), np.int64(3), np.longdouble("1e4000"),
@@ -776,7 +776,7 @@ def test_odd_values_of_an_argument_are_refused_by_name_or_kept_as_plain_numbers(
             assert all(type(group["lr"]) is float for group in optimizer.param_groups)
 
 
-# The names of the rows hold no addresses: each process that runs tests must find the same ones.
+# The names of the rows contain no addresses, because each test process must find the same names.
 @pytest.mark.parametrize(
     ("name", "options", "error", "words"),
     BAD_OPTIONS,
@@ -1111,7 +1111,7 @@ def test_huge_counts_take_no_time_and_end_with_a_named_error(row: Schedule, last
 
 
 def test_rates_near_the_end_of_very_many_steps() -> None:
-    """Where rounding leaves nothing to divide by, the rate is still that of the formula."""
+    """If rounding makes a divisor 0, the rate is still that of the formula."""
     rows: list[tuple[Callable[[Any, int], Any], int, int]] = [
         (lambda o, n: fo.CosineAnnealingLR(o, n), 10**9, 10**9 - 1),
         (lambda o, n: fo.PolynomialLR(o, n), 2**60, 2**60 - 1),

@@ -25,7 +25,7 @@ SHAPES = [
     ((4, 5, 6), 2),
     ((1, 1), 0),
     ((70, 3, 1), -2),
-    # Several blocks, for a team.
+    # Several blocks, for several threads.
     ((5000, 10), 1),
     ((300, 129), 1),
     ((3, 10, 3000), 1),
@@ -49,7 +49,7 @@ def all_four(x: FloatArray, axis: int, **options: Any) -> list[FloatArray]:
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 def test_against_float64(shape: tuple[int, ...], axis: int, dtype: Any) -> None:
     x, grad = data(shape, dtype), data(shape, dtype, 1)
-    # The truth is a float64, too.
+    # The true value is a float64 too.
     ulp = np.finfo(dtype).eps * (1 if dtype is np.float32 else 4)
     y, log_y, dx, log_dx = all_four(x, axis)
     true = fo.reference.softmax(x, axis)

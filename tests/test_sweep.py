@@ -1,4 +1,4 @@
-"""The command ``fastopt sweep``: what it finds, and that it can be interrupted anywhere."""
+"""The command ``fastopt sweep``: its results, and interrupts at any place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The runs of the long sweep when nothing interrupts it."""
+    """The runs of the long sweep without an interrupt."""
     folder = tmp_path_factory.mktemp("whole")
     result = fastopt("sweep", *LONG, "--jobs", "1", cwd=folder)
     assert result.returncode == 0, result.stderr

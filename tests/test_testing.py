@@ -1,4 +1,4 @@
-"""gradcheck: right gradients pass, wrong ones are caught, and the message names the place."""
+"""gradcheck: correct gradients pass, wrong gradients fail, and the message names the place."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_all_inputs_are_reported() -> None:
     [
         (lambda x: (np.sum(x * x), -2 * x), "-1 times the numerical derivative"),
         (lambda x: (np.mean(x * x), 2 * x), "12 times the numerical derivative"),
-        (lambda x: (np.sum(A * A), 2 * x), "does not change with any of these"),
+        (lambda x: (np.sum(A * A), 2 * x), "does not depend on any of these"),
         (lambda x: (np.sum(x * x), 2 * x * np.nan), "fn gives nan"),
         (lambda x: (np.sum(x * x), 2 * x + np.inf), "fn gives inf"),
         (lambda x: (np.sum(x * x), 2 * x.T.reshape(x.shape)), "also"),  # mixed up in memory
@@ -392,7 +392,7 @@ def test_float32_slopes_of_zero_beside_others_are_right() -> None:
         return loss, (dx, np.zeros_like(b))
 
     assert gradcheck(shifted, (x, b))
-    # Nor do they hide what is wrong elsewhere.
+    # They do not hide errors in other places.
     with pytest.raises(GradcheckError, match=r"inputs\[0\]"):
         gradcheck(lambda x, b: (shifted(x, b)[0], (0 * x, 0 * b)), (x, b))
     z = rng.standard_normal(5)

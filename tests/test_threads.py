@@ -17,7 +17,7 @@ from pointwise_cases import FUNCTIONS, LOSSES, Function, Loss
 
 F = fo.functional
 SHAPE = (400, 300)
-# A row takes a dtype and yields what it has computed, from numbers that are the same each time.
+# A row takes a dtype and yields its results for fixed numbers.
 Work = Callable[[Any], Iterator[Any]]
 
 
@@ -27,7 +27,7 @@ def numbers(dtype: Any, *shape: int, seed: int = 0) -> Any:
 
 
 def arrays(dtype: Any) -> dict[str, Any]:
-    """A large array, one in another order, and some that are small."""
+    """A large array, an array in another order, and small arrays."""
     sizes = [(200_001,), (300, 401), (17,), (3, 5)]
     made = {f"p{i}": numbers(dtype, *shape) for i, shape in enumerate(sizes)}
     return made | {"columns": np.asfortranarray(numbers(dtype, 250, 301))}
@@ -232,7 +232,7 @@ ROWS |= {case.name: optimizer(case) for case in CASES}  # the last case of each
 for name in {row.name for row in FUNCTIONS}:
     ROWS[f"functional.{name}"] = function([row for row in FUNCTIONS if row.name == name])
 
-# Names that compute nothing with a team, and why.
+# Names that do not compute with several threads, and the reasons.
 EXEMPT = {
     "numbers of Python alone": {*fo.schedules.__all__, "decay_groups"},
     "reads, writes or copies arrays as they are": {"Checkpoint", "load", "save", "checkpoint"},

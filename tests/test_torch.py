@@ -161,7 +161,7 @@ def test_linear_cross_entropy_beside_torch(
         label_smoothing=smoothing,
     )
     expected.sum().backward()
-    # Two BLAS libraries add up in different orders: a few units of sums of about 10.
+    # Two BLAS libraries add in different orders: a few units of sums of about 10.
     tight: dict[str, Any] = (
         {"rtol": 1e-5, "atol": 2e-5} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-13}
     )

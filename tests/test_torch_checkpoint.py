@@ -58,7 +58,7 @@ def test_training_goes_on_in_the_other_library(name: str, options: Any, dtype: A
     for gs in grads[:3]:
         step(o_ours, p_ours, gs)
         step(o_theirs, p_theirs, gs)
-    # They change sides.
+    # Each continues in the other library.
     q_ours = [p.detach().numpy().copy() for p in p_theirs]
     q_theirs = as_tensors(p_ours)
     n_ours, n_theirs = ours(q_ours), theirs(q_theirs)

@@ -45,7 +45,7 @@ def test_averages_stay_beside_torch(decay: float, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_micro_batches_beside_torch(dtype: Any) -> None:
-    """In torch the losses are divided by hand before their gradients add up."""
+    """In torch the losses are divided by hand before their gradients are added."""
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((19, 6)).astype(dtype), rng.integers(0, 4, 19)
     w = rng.standard_normal((6, 4)).astype(dtype)

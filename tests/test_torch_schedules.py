@@ -15,7 +15,7 @@ from schedule_cases import LRS, SCHEDULES, SOME, Schedule, groups, one
 torch = pytest.importorskip("torch")
 theirs = torch.optim.lr_scheduler
 
-# torch says so while it makes a SequentialLR that begins with a ChainedScheduler.
+# A warning of torch for a SequentialLR that begins with a ChainedScheduler.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
 
 
@@ -28,7 +28,7 @@ def witness(kind: str) -> Any:
 
 
 def options(optimizer: Any) -> list[tuple[Any, ...]]:
-    """Return what schedules set in the groups."""
+    """Return the options that schedules set in the groups."""
     return [
         (g["lr"], g.get("initial_lr"), g.get("momentum"), tuple(g.get("betas", ())))
         for g in optimizer.param_groups
@@ -95,7 +95,7 @@ def test_negative_rates_of_torch_are_zero() -> None:
                 assert mine.get_last_lr() == [max(0.0, lr) for lr in its.get_last_lr()]
                 assert all(lr > -1e-16 for lr in its.get_last_lr())
             negative += its.get_last_lr()[0] < 0
-    assert negative > 20  # or this is a test of nothing
+    assert negative > 20  # otherwise this tests nothing
 
 
 def test_a_cosine_that_returns_to_nothing_is_not_below_it() -> None:

@@ -1,4 +1,4 @@
-"""The command ``fastopt``: its runs from start to end, its files, its errors."""
+"""The command ``fastopt train``: whole runs, files, errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_same_seed_same_result_on_any_number_of_threads(tmp_path: Path) -> None:
     for number, threads in enumerate(("1", "2", "2")):
         folder = tmp_path / str(number)
         seed = "1" if number == 2 else "0"
-        # Layers large enough that a step is shared among the threads.
+        # The layers are so large that a step uses several threads.
         result = fastopt("train", "--epochs", "1", "--hidden", "512,256", "--threads", threads,
                          "--seed", seed, "--output", str(folder), cwd=tmp_path)  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -108,7 +108,7 @@ def test_a_run_whose_loss_grows_but_stays_finite_has_diverged(tmp_path: Path) ->
     assert (results["diverged"], results["best"]) == (True, None)
     row = next(line for line in result.output.splitlines() if "best accuracy" in line)
     assert row.split()[-2] == "-", row
-    # To resume does not go on: the history still says why it ended.
+    # Resuming does not continue: the history contains the reason why training ended.
     result = CliRunner().invoke(app, ["train", "--resume", "--output", str(out)])
     assert result.exit_code == 1, result.output
     assert json.loads((out / "run.json").read_text())["results"]["diverged"] is True
@@ -218,7 +218,7 @@ def test_bad_options_are_refused_in_one_line(
 
 
 def arrays_of(folder: Path) -> dict[str, Any]:
-    """Return the parameters and the optimizer's states that a run has saved."""
+    """Return the saved parameters and optimizer states of a run."""
     checkpoint = fo.load(folder / "checkpoint.safetensors")
     assert checkpoint.params is not None
     assert checkpoint.optimizer is not None

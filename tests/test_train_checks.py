@@ -1,4 +1,4 @@
-"""What trainers, models and configurations take, how runs that diverge end, and interrupts."""
+"""The arguments of trainers, models and configurations, diverged runs, and interrupts."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_strict_error_states_change_no_bit(task: ft.Task) -> None:
     for state in ("warn", "raise"):
         with np.errstate(all=state):
             trainer = trainer_of(data_of(task), batch_size=10)
-            # Underflow is no fault: products with tiny inputs and weights.
+            # Underflow is not an error: products of tiny inputs and weights.
             for param in trainer.model.params.values():
                 param *= 1e-20
             runs.append(trainer.fit(2).epochs[-1])
@@ -337,7 +337,7 @@ def test_outputs_of_nan_mean_no_class() -> None:
 
 @cache
 def _places(code: CodeType) -> frozenset[int]:
-    """Return where Python looks for signals: after calls, at jumps back and at the start."""
+    """Return where Python handles signals: after calls, at jumps back and at the start."""
     places, before = set(), ""
     for instruction in dis.get_instructions(code):
         if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE")):
@@ -348,7 +348,7 @@ def _places(code: CodeType) -> frozenset[int]:
 
 
 class _Interrupt:
-    """Raises at one of the places in the training loop and the context managers around it."""
+    """Raises at one place of the training loop or of the context managers around it."""
 
     def __init__(self, place: int, error: type[BaseException]) -> None:
         self.place, self.error, self.seen = place, error, 0
@@ -398,7 +398,7 @@ def test_an_interrupt_anywhere_in_fit_leaves_a_trainer_to_go_on_with(
         assert [library.num_threads for library in blas] == threads, place
         assert np.geterr() == states, place
         epochs = len(trainer.history.epochs)
-        if not trainer.within_epoch:  # what is recorded is what has been done
+        if not trainer.within_epoch:  # the record equals the work that was done
             assert optimizer.state["0.weight"]["step"] == 3 * epochs, place
             assert schedule.last_epoch == 3 * epochs, place
         assert [e.epoch for e in trainer.fit(3).epochs] == [1, 2, 3], place
@@ -550,8 +550,8 @@ def test_train_is_an_attribute_that_is_imported_when_used() -> None:
         ([b"a", b"b"], TypeError, "labels must hold strings or numbers, not b'a'"),
         (np.array([b"a", b"b"]), TypeError, "labels must hold strings or numbers, not "),
         (["a", None], TypeError, "labels must hold strings or numbers, not None"),
-        (["a", "a"], ValueError, "labels must differ, but 'a' is there twice"),
-        ([1, "1"], ValueError, "labels must differ, but '1' is there twice"),
+        (["a", "a"], ValueError, "labels must be different, but 'a' appears twice"),
+        ([1, "1"], ValueError, "labels must be different, but '1' appears twice"),
     ],
     ids=repr,
 )

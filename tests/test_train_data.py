@@ -1,4 +1,4 @@
-"""Reading data: what is accepted, what comes out, and what is said about the rest."""
+"""Reading data: accepted inputs, results, and errors."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_target_of_a_regression_whose_square_is_infinite(tmp_path: Path) -> No
 
 def test_a_word_among_the_targets_of_a_regression(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2,3\n4,5,high\n")
-    with pytest.raises(DataError, match="line 2, column 3: 'high' is no number"):
+    with pytest.raises(DataError, match="line 2, column 3: 'high' is not a number"):
         ft.load_data(tmp_path / "a.csv", "regression")
 
 
@@ -206,7 +206,7 @@ def ragged_csv(folder: Path) -> Path:
     return folder / "a.csv"
 
 
-@bad("line 2, column 1: 'x' is no number")
+@bad("line 2, column 1: 'x' is not a number")
 def words_in_csv(folder: Path) -> Path:
     (folder / "a.csv").write_text("1,2,0\nx,4,1\n")
     return folder / "a.csv"
@@ -237,7 +237,7 @@ def nan_in_csv(folder: Path) -> Path:
     return folder / "a.csv"
 
 
-@bad("line 1, column 1: 'x' is no number")
+@bad("line 1, column 1: 'x' is not a number")
 def typo_in_the_first_line(folder: Path) -> Path:
     (folder / "a.csv").write_text("x,2,0\n3,4,1\n")
     return folder / "a.csv"
@@ -287,13 +287,13 @@ def npz_with_nan_labels(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@bad("all labels are 0.0; it takes 2 or more classes")
+@bad("all labels are 0.0; at least 2 classes are needed")
 def one_class(folder: Path) -> Path:
     np.savez(folder / "a.npz", X=np.ones((8, 2)), y=np.zeros(8))
     return folder / "a.npz"
 
 
-@bad("0 samples; it takes 5 or more")
+@bad("0 samples; at least 5 are needed")
 def npz_without_rows(folder: Path) -> Path:
     np.savez(folder / "a.npz", X=np.ones((0, 4)), y=np.ones(0))
     return folder / "a.npz"
@@ -335,7 +335,7 @@ def npz_with_an_outlier_held_out(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@bad("line 5, column 2: 'q' is no number")
+@bad("line 5, column 2: 'q' is not a number")
 def csv_with_a_name_of_two_lines(folder: Path) -> Path:
     (folder / "a.csv").write_text('x,"in\nmm",y\n1,2,0\n3,4,1\n5,q,1\n')
     return folder / "a.csv"
@@ -394,7 +394,7 @@ def idx_of_unequal_lengths(folder: Path) -> Path:
     return folder
 
 
-@bad("label 77 is not among those trained")
+@bad("label 77 is not in the training part")
 def idx_with_an_unknown_label(folder: Path) -> Path:
     write_mnist(folder)
     write_idx(folder / "t10k-labels-idx1-ubyte", np.full(30, 77))

@@ -1,4 +1,4 @@
-"""`Data` checks what it is given, and arrays of every kind are plain ones or refused by name."""
+"""`Data` checks its arguments; every kind of array becomes a plain array or is refused by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make(task: ft.Task = "classification", **changes: Any) -> ft.Data:
 
 
 def trained(data: ft.Data) -> list[float]:
-    """Return all that comes of two epochs."""
+    """Return all results of two epochs."""
     model = ft.MLP([data.features, 5, data.outputs])
     trainer = ft.Trainer(model, data, fo.Adam(model.params, lr=0.01), batch_size=8)
     epochs = trainer.fit(2).epochs

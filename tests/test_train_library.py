@@ -316,7 +316,7 @@ def test_averaged_weights_are_what_is_evaluated(iris: ft.Data) -> None:
     trainer.fit(3)
     plain.fit(3)
     assert ema.num_updates == 9
-    for name, param in plain.model.params.items():  # training itself does not see them
+    for name, param in plain.model.params.items():  # they do not change the training
         np.testing.assert_array_equal(param, model.params[name])
     assert trainer.history.epochs[-1].val_loss != plain.history.epochs[-1].val_loss
     averaged = ft.MLP([4, 8, 3])
@@ -349,7 +349,7 @@ def test_a_run_resumed_after_any_epoch_has_the_same_bits(
         first.fit(stop)
         first.save(tmp_path / "run.safetensors", {"mine": stop})
         second = config.build(data)
-        second.fit(1)  # what it did before is forgotten
+        second.fit(1)  # its earlier work is forgotten
         assert second.resume(tmp_path / "run.safetensors") == {"mine": stop}
         second.fit(6)
         for name, param in whole.model.params.items():
@@ -832,7 +832,7 @@ def test_examples_in_docstrings() -> None:
 
 
 def all_of(trainer: ft.Trainer) -> Any:
-    """Return whatever a trainer restores, in a form that can be compared."""
+    """Return everything that a trainer restores, in a form that can be compared."""
     states = [trainer.optimizer.state_dict(), trainer.history.state_dict(), trainer.model.rng_state]
     if trainer.scheduler is not None:
         states.append(trainer.scheduler.state_dict())
@@ -899,7 +899,7 @@ def test_any_node_of_what_a_trainer_saves_may_be_anything(
             except (KeyError, TypeError, ValueError):  # CheckpointError is a ValueError
                 assert all_of(trainer) == before, (way, junk)
             else:
-                trainer.fit(2)  # what was taken over works
+                trainer.fit(2)  # the loaded state works
                 path.write_bytes(whole)
                 trainer.resume(path)
                 trainer.fit(2)

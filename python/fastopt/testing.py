@@ -1,4 +1,4 @@
-"""Checks of gradients that were written by hand."""
+"""Checks of gradients written by hand."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["GradcheckError", "gradcheck"]
 
 Inputs: TypeAlias = FloatArray | Sequence[FloatArray] | Mapping[str, FloatArray]
 
-# By the coarsest dtype at hand. The step is near the cube root of the rounding error, where
-# truncation and rounding disturb a central difference alike, and a power of two: adding it to an
-# input is then mostly exact.
+# By the coarsest dtype of inputs and value. The step is near the cube root of the rounding error,
+# where truncation and rounding have equal effects on a central difference. It is a power of two, so
+# that adding it to an input is usually exact.
 DEFAULTS = {
     np.dtype(np.float64): {"eps": 2.0**-17, "rtol": 1e-5, "atol": 1e-9},
     np.dtype(np.float32): {"eps": 2.0**-8, "rtol": 1e-3, "atol": 1e-4},
 }
-ROUNDING = 4  # a value is expected to be right within this many of its own rounding errors
-CLOSER = 8  # an element that differs is looked at again with a step so many times smaller
-LISTED = 5  # places that a message names, for each input
+ROUNDING = 4  # the expected error of a value, in its rounding errors
+CLOSER = 8  # an element that differs is checked again with a step smaller by this factor
+LISTED = 5  # places in a message, for each input
 
 
 class GradcheckError(AssertionError):
-    """A gradient is not the derivative of its value; the message says where."""
+    """A gradient is not the derivative of the value; the message says where."""
 
 
 def gradcheck(
@@ -45,24 +45,24 @@ def gradcheck(
 ) -> bool:
     r"""Compare the gradient that a function returns with central differences of its value.
 
-    For each element :math:`x_i` of the inputs, with the others held,
+    For each element :math:`x_i` of the inputs, with the other elements constant,
 
     .. math:: \frac{f(x_i + \epsilon) - f(x_i - \epsilon)}{2 \epsilon}
 
-    must equal the gradient within `rtol` of itself, plus `atol`, plus what the rounding of
-    :math:`f` does to the quotient. An element that does not is looked at once more with a smaller
-    step: if the difference then vanishes, a bend of :math:`f` nearby was to blame, and not the
-    gradient.
+    must equal the gradient. The allowed difference is `rtol` times the quotient, plus `atol`, plus
+    the effect of the rounding of :math:`f`. An element that differs by more is checked again with
+    smaller steps. If the difference then vanishes, a bend of :math:`f` nearby was its cause, and
+    the gradient is correct.
 
     Parameters
     ----------
     fn : callable
-        Returns ``(value, gradient)``. The value is a number, or an array of any shape: the gradient
-        is then that of its sum. It must depend on the inputs alone: no dropout, no running means.
-        It may write into its inputs, and return the same buffers at every call.
+        Returns ``(value, gradient)``. The value is a number or an array of any shape. The gradient
+        of an array is that of its sum. The value must depend only on the inputs: no dropout, no
+        running means. `fn` may write into its inputs, and return the same buffers at every call.
     inputs : array, sequence of arrays, or mapping of str to array
-        Where to check: float64 or, less sharply, float32; never written. `fn` gets copies of them,
-        and returns a gradient in the same form:
+        The point where to check, never written: float64, or float32 with larger tolerances. `fn`
+        gets copies and returns a gradient in the same form:
 
         - an array: ``fn(x)`` returns ``(value, grad)``;
         - a sequence: ``fn(x, y)`` returns ``(value, (dx, dy))``;
@@ -71,18 +71,17 @@ def gradcheck(
         The step, in the units of the inputs. By default 2^-17; 2^-8 if an input or the value is
         float32.
     rtol, atol : float, optional
-        What is allowed, relative to the numerical derivative and at least. By default 1e-5 and
-        1e-9; 1e-3 and 1e-4 with float32.
+        The allowed relative and absolute difference. By default 1e-5 and 1e-9; 1e-3 and 1e-4 with
+        float32.
     allow_kinks : bool
-        Whether any slope between the one from below and the one from above is right where `fn`
-        has a kink, such as ReLU at 0. Without it, a kink is an error that is called by its name,
-        unless the gradient is the mean of the two.
+        At a kink, such as that of ReLU at 0, accept any gradient between the slopes of the two
+        sides. By default, a kink is an error unless the gradient is the mean of the two slopes.
     max_elements : int, optional
-        Check no more elements of each input than this, chosen at random; each takes two calls.
+        Check at most this number of elements of each input, chosen at random. Each takes two calls.
     seed : int
-        Of that choice.
+        The seed of that choice.
     raise_exception : bool
-        Whether a wrong gradient raises or makes the result False.
+        Whether a wrong gradient raises an exception, or returns False.
 
     Returns
     -------
@@ -92,14 +91,14 @@ def gradcheck(
     Raises
     ------
     GradcheckError
-        If a gradient is wrong: an AssertionError which names the input, how many of its elements
-        differ, the worst, and what was expected there.
+        If a gradient is wrong. It is an AssertionError, and names the input, the number of wrong
+        elements, the worst element and its expected value.
     TypeError
-        If `inputs` or `fn`'s answer cannot be used: integers, lists for arrays, no pair.
+        If `inputs` or the result of `fn` has a wrong type: integers, lists for arrays, no pair.
     ValueError
-        If the gradient has another shape or structure than the inputs, if the inputs or the value
-        are not finite, if `fn` does not give the same value twice, or if all float32 slopes are so
-        small that zeros would pass as well, as those of the mean of a large batch.
+        If the gradient has another shape or structure than the inputs; if the inputs or the value
+        are not finite; if `fn` does not give the same value twice; or if all float32 slopes are so
+        small that zeros would pass too, such as those of the mean of a large batch.
 
     Examples
     --------
@@ -122,7 +121,7 @@ def gradcheck(
     raise_exception = flag("raise_exception", raise_exception)
     if max_elements is not None:
         max_elements = integer(1)("max_elements", max_elements)
-    # What overflows in here is no concern of the host's np.seterr; fn runs with its own settings.
+    # Overflow in this module ignores the caller's np.seterr; fn runs with the caller's settings.
     host = np.geterr()
     with np.errstate(all="ignore"):
         reports = _Check(fn, inputs, host).run(eps, rtol, atol, allow_kinks, max_elements, seed)
@@ -138,19 +137,19 @@ class _Difference(NamedTuple):
     given: float
     numerical: float
     allowed: float
-    bend: Literal["kink", "jump"] | None  # why there is no derivative, if there is none
+    bend: Literal["kink", "jump"] | None  # the reason if there is no derivative
     below: float  # the slopes on both sides
     above: float
 
     @property
     def excess(self) -> float:
-        """How far off it is, in what is allowed; a NaN is furthest."""
+        """The difference over the allowed difference; a NaN is infinite."""
         excess = abs(self.given - self.numerical) / self.allowed if self.allowed else math.inf
         return math.inf if math.isnan(excess) else excess
 
     @property
     def is_between(self) -> bool:
-        """Whether the gradient is a slope between the two sides'."""
+        """Whether the gradient is between the slopes of the two sides."""
         low, high = sorted((self.below, self.above))
         return low - self.allowed <= self.given <= high + self.allowed
 
@@ -159,7 +158,7 @@ class _Slopes(NamedTuple):
     below: float
     above: float
     central: float
-    rounding: float  # what the rounding of the values may have done to the central one
+    rounding: float  # the possible error of `central` by the rounding of the values
 
     @property
     def bend(self) -> float:
@@ -167,16 +166,16 @@ class _Slopes(NamedTuple):
 
 
 class _Check:
-    """The function, its inputs, and what it says of them."""
+    """The function, its inputs, its value and its gradients."""
 
     eps: float
     rtol: float
     atol: float
-    visible = False  # whether an element so far has a slope of more than what is allowed anyway
+    visible = False  # whether a slope so far is larger than the allowed difference
 
     def __init__(self, fn: Callable[..., Any], inputs: Inputs, host: Mapping[str, Any]) -> None:
         self.fn = fn
-        self.host = host  # np.geterr() where fn belongs
+        self.host = host  # np.geterr() of the caller
         self.kind = _kind("inputs", inputs)
         self.inputs = dict(_items(inputs))
         if not self.inputs:
@@ -210,7 +209,7 @@ class _Check:
         max_elements: int | None,
         seed: int,
     ) -> list[str]:
-        """Return the lines of a report; none if all is well."""
+        """Return the lines of a report; none if all gradients are correct."""
         defaults = DEFAULTS[self.coarsest]
         self.eps = defaults["eps"] if eps is None else positive("eps", eps)
         self.rtol = defaults["rtol"] if rtol is None else non_negative("rtol", rtol)
@@ -228,13 +227,13 @@ class _Check:
             bends = [d for d in found if d.bend is not None]
             bends = [d for d in bends if not (allow_kinks and d.bend == "kink" and d.is_between)]
             reports += self.report(key, wrong, bends, len(chosen))
-        # In float64 so small a slope is a zero; in float32 it may be that of a mean of many.
+        # In float64 such a small slope is a zero. In float32 it may be that of a mean of many.
         looked = any(x.size for x in self.inputs.values())
         if self.coarsest == np.float32 and looked and not self.visible and not reports:
             raise ValueError(
                 "all slopes of fn that were looked at are too small to be checked in float32: "
-                "zeros instead of the gradient would pass as well; check in float64, or the sum "
-                "instead of the mean, or with a larger eps and a smaller atol"
+                "zeros instead of the gradient would pass too; check in float64, or check the sum "
+                "instead of the mean, or pass a larger eps and a smaller atol"
             )
         return reports
 
@@ -242,7 +241,7 @@ class _Check:
         return "the input" if self.kind == "array" else f"inputs[{key!r}]"
 
     def call(self, inputs: Mapping[Any, FloatArray]) -> Any:
-        """Return fn's answer to copies of `inputs`: it may write into them."""
+        """Return the result of fn for copies of `inputs`, because fn may write into them."""
         copies = {key: x.copy(order="K") for key, x in inputs.items()}
         with np.errstate(**self.host):
             answer = self.fn(copies) if self.kind == "mapping" else self.fn(*copies.values())
@@ -258,7 +257,7 @@ class _Check:
             raise TypeError(
                 f"fn's value must be a number or an array of numbers, not {short_repr(answer[0])}"
             )
-        return value.astype(np.float64)  # a copy: fn may return one buffer again and again
+        return value.astype(np.float64)  # a copy: fn may return the same buffer every time
 
     def grads_of(self, answer: Any) -> dict[Any, FloatArray]:
         grads = answer[1]
@@ -291,7 +290,7 @@ class _Check:
             raise ValueError(
                 f"fn must give the same value for the same inputs, but gave "
                 f"{_first(self.value, value)} and then {_first(value, self.value)}: "
-                "is there something random, or something it changes?"
+                "is something in it random, or does it change something?"
             )
 
     def element(self, key: Any, flat: int) -> _Difference | None:
@@ -305,8 +304,8 @@ class _Check:
         if off <= allowed:
             return None
         near = self.slopes(key, index, self.eps / CLOSER)
-        # The error of a central difference falls with the square of the step, and faster where
-        # a kink is left outside; that of a gradient does not fall.
+        # The error of a central difference falls with the square of the step, and faster if a kink
+        # is then outside of it. The error of a gradient does not fall.
         last, closer = off, near
         for times in (2, 3, 4):
             left = abs(given - closer.central)
@@ -317,8 +316,8 @@ class _Check:
             last, closer = left, self.slopes(key, index, self.eps / CLOSER**times)
         else:
             return None
-        # Where f is smooth, the difference of the slopes on both sides falls with the step; at a
-        # kink it stays, at a jump it grows as the step falls.
+        # With a smaller step, the difference of the slopes of both sides falls if f is smooth. It
+        # stays the same at a kink and grows at a jump.
         bend: Literal["kink", "jump"] | None = None
         if near.bend > slopes.bend / 2 > allowed + CLOSER * slopes.rounding:
             bend = "jump" if near.bend > slopes.bend * CLOSER / 2 else "kink"
@@ -326,7 +325,7 @@ class _Check:
 
     def slopes(self, key: Any, index: tuple[int, ...], eps: float) -> _Slopes:
         x = self.inputs[key]
-        # Where x is so large that the step would drown in its rounding, the step is larger.
+        # For a large x the step is larger than its rounding error.
         step = max(eps, 8 * float(np.spacing(abs(x[index]))))
         values, at = [], []
         for moved in (x[index] - x.dtype.type(step), x[index] + x.dtype.type(step)):
@@ -346,7 +345,7 @@ class _Check:
             at.append(float(moved))
         (low, high), (left, right) = values, at
         here = float(x[index])
-        # Of arrays, entry by entry: what does not depend on this element cancels.
+        # Arrays are subtracted entry by entry: entries that do not depend on this element cancel.
         size = np.sum(np.maximum(abs(low), abs(high)), where=high != low)
         return _Slopes(
             float(np.sum(self.value - low)) / (here - left),
@@ -385,9 +384,9 @@ class _Check:
             yield f"  move the inputs away{advice if kinks else ''}{more}"
 
     def hints(self, key: Any, wrong: list[_Difference]) -> Iterator[str]:
-        """Say what the differences have in common."""
+        """Yield what all the differences share."""
         if all(d.numerical == 0 for d in wrong):
-            yield "  the value does not change with any of these: does fn use its arguments?"
+            yield "  the value does not depend on any of these: does fn use its arguments?"
             return
         if len(wrong) < 2 or any(d.numerical == 0 for d in wrong):
             return
@@ -398,7 +397,7 @@ class _Check:
 
 
 def _plain(value: Any, name: str) -> FloatArray:
-    """Return an array of NumPy's own class: of a subclass, its elements."""
+    """Return a plain NumPy array; a subclass gives its elements."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; pass its .data or a filled copy")
     return np.asarray(value)
@@ -427,7 +426,7 @@ def _place(index: tuple[int, ...]) -> str:
 
 
 def _first(value: FloatArray, other: FloatArray | None = None) -> str:
-    """Return the entry that is not finite, or not the other's."""
+    """Return the first entry that is not finite, or that differs from `other`."""
     if other is not None and value.shape != other.shape:
         return f"an array of shape {value.shape}"
     strange = ~np.isfinite(value) if other is None else value != other

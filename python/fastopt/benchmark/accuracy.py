@@ -1,7 +1,7 @@
-"""How far the losses are from the truth, fastopt's and those of its peers.
+"""The errors of the losses of fastopt and of its peers.
 
-The inputs are float32 arrays, the truth is `fastopt.reference` in float64, whose formulas subtract
-nothing from 1; tests hold it against 100 digits. A row of the table costs a `LossCase` in `CASES`.
+The inputs are float32 arrays. The true value is `fastopt.reference` in float64, whose formulas
+subtract nothing from 1; tests compare it with 100 digits. Each `LossCase` in `CASES` is a row.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Errors:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One case, and each peer's errors."""
+    """One case, and the errors of each peer."""
 
     case: LossCase
     errors: dict[str, Errors]
 
 
 def sure(shape: Shape) -> Arrays:
-    """Return logits of a model that is right: the target's is 5 to 30 above all others."""
+    """Return logits of a sure model: the one of the target is 5 to 30 above all others."""
     logits, targets = logits_and_classes(shape)
     rows = np.arange(shape[0])
     gap = np.random.default_rng(1).uniform(5, 30, shape[0])
@@ -62,7 +62,7 @@ def sure(shape: Shape) -> Arrays:
 
 
 def offset(shape: Shape) -> Arrays:
-    """Return logits far from 0, which their differences do not depend on."""
+    """Return logits far from 0; the loss depends only on their differences."""
     logits, targets = logits_and_classes(shape)
     return logits + np.float32(1e4), targets
 
@@ -109,8 +109,8 @@ CASES = [
 ]
 
 
-# An axis of 1 makes each prediction a row: its gradient is measured against itself. Not so where a
-# gradient is the difference of two probabilities, which may be as small as it likes.
+# With an axis of 1 each prediction is a row: the error of its gradient is relative to itself. With
+# "3 * normal" the gradient is a difference of two probabilities and may be tiny: its rows are long.
 CASES += [
     LossCase(
         loss,
@@ -130,7 +130,7 @@ CASES += [
 
 
 def measure_errors(case: LossCase, peers: Sequence[str] = NAMES) -> Accuracy:
-    """Compare the losses and the gradient of each peer with the truth."""
+    """Compare the losses and the gradients of each peer with the true values."""
     truth = getattr(fo.reference, case.loss)(**case.options)
     true_loss, true_grad = truth.value_and_grad(*case.arrays)
     largest = abs(true_grad).max(axis=-1, keepdims=True)
@@ -153,7 +153,7 @@ def table_head() -> list[str]:
 
 
 def table_rows(results: Sequence[Accuracy]) -> list[list[str]]:
-    """Return a row for each case; an empty cell where a peer has no such thing."""
+    """Return a row for each case; a cell is empty if the peer does not have this loss."""
     rows = []
     for result in results:
         known = [result.errors.get(peer) for peer in NAMES]

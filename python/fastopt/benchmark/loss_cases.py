@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 Shape: TypeAlias = tuple[int, ...]
-Arrays: TypeAlias = tuple[Any, ...]  # what a loss takes: logits and targets, ...
-# Where the gradient goes. Without `out`, a large one gets the memory of the last one, if that has
-# been dropped; "new memory" is `np.empty` for each call.
+Arrays: TypeAlias = tuple[Any, ...]  # the arguments of a loss: logits and targets, ...
+# The memory of the gradient. "without out": a large gradient reuses the memory of the last one,
+# which has been dropped. "new memory": `np.empty` for each call.
 Buffer: TypeAlias = Literal["in place", "reused buffer", "without out", "new memory"]
 
 
@@ -26,7 +26,7 @@ def logits_and_classes(shape: Shape) -> Arrays:
 
 
 def predictions(shape: Shape) -> Arrays:
-    """Return predictions and what was to be predicted, both from a normal distribution."""
+    """Return predictions and their targets, both from a normal distribution."""
     rng = np.random.default_rng(0)
     return rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
 
@@ -50,12 +50,12 @@ def hidden_and_weight(shape: Shape) -> Arrays:
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((n, d), np.float32)
     weight = rng.standard_normal((v, d), np.float32)
-    weight *= np.float32(3 / math.sqrt(d))  # then the logits are as those of cross-entropy
+    weight *= np.float32(3 / math.sqrt(d))  # logits like those of cross-entropy
     return hidden, weight, rng.integers(0, v, n)
 
 
 class Kind(NamedTuple):
-    """What the cases of one loss have in common."""
+    """The properties that all cases of one loss share."""
 
     name: str
     draw: Callable[[Shape], Arrays]
@@ -70,7 +70,7 @@ def _pointwise(shape: Shape) -> int:
 KINDS = {
     # The logits are read, their gradient is written.
     "CrossEntropyLoss": Kind("cross-entropy", logits_and_classes, lambda s: 8 * math.prod(s)),
-    # Bound by the products: both matrices are read, and their gradients written.
+    # The products take most of the time. Both matrices are read, and their gradients written.
     "LinearCrossEntropyLoss": Kind(
         "linear cross-entropy",
         hidden_and_weight,
@@ -90,12 +90,12 @@ KINDS = {
 class LossCase:
     """One loss of one batch."""
 
-    loss: str  # a class of fastopt's, of its reference's and of torch.nn's, or a function
+    loss: str  # a class of fastopt, fastopt.reference and torch.nn, or a function
     shape: Shape
     buffer: Buffer = "reused buffer"
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
-    draw: Callable[[Shape], Arrays] | None = None  # if the arrays are not those of its kind
+    draw: Callable[[Shape], Arrays] | None = None  # if not that of its kind
 
     @property
     def elements(self) -> int:
@@ -114,7 +114,7 @@ class LossCase:
 
     @property
     def arrays(self) -> Arrays:
-        """What the loss takes; shared, so nobody may write to it."""
+        """The arguments of the loss. Cases share them: do not write to them."""
         return _drawn(self.draw or KINDS[self.loss].draw, self.shape)
 
     def __str__(self) -> str:

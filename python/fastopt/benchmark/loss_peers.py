@@ -1,8 +1,8 @@
 """One call of a loss of fastopt and of its peers: the value and the gradient.
 
-A loss that is a class of an input and a target in fastopt and in torch needs a line in
-`loss_cases.CASES`, one in `KINDS`, and one in `OPTAX` if optax has it. Any other needs a function
-for each peer, in `MAKERS`, and one in `TRUTHS`.
+If a loss is a class in fastopt and torch and takes an input and a target, it needs a line in
+`loss_cases.CASES`, one in `KINDS`, and one in `OPTAX` if optax has it. Other losses need a function
+for each peer in `MAKERS`, and one in `TRUTHS`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastopt.benchmark.timing import Runner, Suite, torch
 
 Maker: TypeAlias = Callable[[LossCase], Runner | None]
 
-# How far an entry may be off, relative to the largest; sums of 32000 products are no better.
+# The largest allowed error, relative to the largest entry: a sum of 32000 products has this error.
 LARGEST = {"LinearCrossEntropyLoss": 1e-5}
-# Relative to the entry itself: ours is held to 1e-5, peers are only to do the same work.
+# The largest allowed error, relative to the entry. A peer must only do the same work.
 CLOSE = {"fastopt": 1e-5, "reference": 1e-5}
 PEERS_CLOSE = 1e-4
-PIECE = 1 << 22  # elements that are turned into float64 at once
+PIECE = 1 << 22  # elements that are converted to float64 at once
 
 
 def _numpy(module: Any) -> Maker:
@@ -56,7 +56,7 @@ def _torch(case: LossCase) -> Runner:
     x, targets = torch.from_numpy(logits).requires_grad_(), list(map(torch.from_numpy, rest))
 
     def run() -> Any:
-        x.grad = None  # torch's gradient is a new tensor, whatever there is to reuse
+        x.grad = None  # torch always returns the gradient in a new tensor
         value = loss(x, *targets)
         if value.ndim:
             value.sum().backward()
@@ -64,7 +64,7 @@ def _torch(case: LossCase) -> Runner:
         value.backward()
         return value.item()
 
-    # It leaves the logits alone; they are restored so that caches are as in the others' calls.
+    # torch does not change the logits. They are restored all the same: caches are then alike.
     prepare = (lambda: np.copyto(logits, array)) if case.buffer == "in place" else None
     return Runner(run, lambda value: (value, x.grad.numpy()), prepare)
 
@@ -87,7 +87,7 @@ def _optax(case: LossCase) -> Runner | None:
     )
     now = [array]
 
-    def prepare() -> None:  # the last call has taken the memory of its logits
+    def prepare() -> None:  # the last call has reused the memory of its logits
         now[:] = jax.block_until_ready([jax.numpy.array(array, copy=True)])
 
     def read(answer: Any) -> Any:
@@ -101,7 +101,7 @@ def _optax(case: LossCase) -> Runner | None:
 
 def _optax_cross_entropy(x: Any, y: Any, label_smoothing: float = 0.0) -> Any:
     optax = import_module("optax")
-    indices = y.ndim < x.ndim  # of images too, but those without smoothing
+    indices = y.ndim < x.ndim  # images too, but only without smoothing
     if indices and label_smoothing == 0:
         return optax.softmax_cross_entropy_with_integer_labels(x, y, axis=1)
     soft = import_module("jax").nn.one_hot(y, x.shape[1]) if indices else y
@@ -144,7 +144,7 @@ def _truth(case: LossCase) -> Sequence[Any]:
     """Return the mean loss, and some rows of the gradient."""
     loss = getattr(fo.reference, case.loss)(**case.options | {"reduction": "sum"})
     arrays = case.arrays
-    count = arrays[-1].size  # the losses that the mean is taken over: as many as targets
+    count = arrays[-1].size  # the mean is over as many losses as there are targets
     rows = max(1, PIECE * len(arrays[0]) // case.elements)
     total = 0.0
     for begin in range(0, len(arrays[0]), rows):
@@ -263,8 +263,8 @@ def _linear_truth(case: LossCase) -> Sequence[Any]:
     return total / len(hidden), *grads
 
 
-# What differs from the losses that are a class of an input and a target: the truth, and by peer the
-# maker of the runner.
+# For losses that are not a class with an input and a target: the true value, and the maker of the
+# runner for each peer.
 TRUTHS: dict[str, Callable[[LossCase], Sequence[Any]]] = {
     "LinearCrossEntropyLoss": _linear_truth,
     "log_softmax": _log_softmax_truth,

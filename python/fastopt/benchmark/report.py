@@ -20,14 +20,14 @@ from fastopt.benchmark.update_cases import UpdateCase
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Optimizers take the colors and markers in turn; everybody can tell these colors apart.
+# The optimizers use the colors and markers in this order. Color-blind readers can distinguish them.
 COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "o^DsvP*"
 PEER_COLORS = {"torch": "#D55E00", "torch chunked": "#E69F00", "jitted optax": "#0072B2"}
 
 
 def table_head(suite: Suite[Any], peers: Sequence[str]) -> list[str]:
-    """Return the heads of the columns; `peers` are those beside fastopt."""
+    """Return the heads of the columns; `peers` does not contain fastopt."""
     of = {"best": "of memory", "copy": "of copy"}[suite.yardstick]
     return ["case", "us", "GB/s", of, *(f"{peer} / ours" for peer in peers)]
 
@@ -48,7 +48,7 @@ def table_row(
 
 
 def three_digits(ratio: float) -> str:
-    """Return a ratio with three digits, or all those before the point."""
+    """Return a ratio with three digits, or all digits before the point."""
     return f"{ratio:,.{2 if ratio < 9.995 else 1 if ratio < 99.95 else 0}f}"
 
 
@@ -59,7 +59,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def facts_of_run() -> dict[str, Any]:
-    """Return what a reader must know of the machine and the versions."""
+    """Return the machine, the settings and the versions."""
     return {
         "config": fo.show_config().splitlines(),
         "processor": processor(),
@@ -114,7 +114,7 @@ def peer_version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """Return the processor's name, if the system has it."""
+    """Return the name of the processor, or its architecture if the system has no name."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith("model name"):
@@ -123,7 +123,7 @@ def processor() -> str:
 
 
 def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
-    """Return a picture of throughput over size, single tensors, with the bandwidth as a line."""
+    """Return a picture of the throughput of single tensors by size, with the memory bandwidth."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -181,7 +181,7 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
                 ratios.append(result.ratios[peer])
         bars = axes.barh(
             places,
-            [ratio - 1 for ratio in ratios],  # from 1, where the peer is as fast
+            [ratio - 1 for ratio in ratios],  # a bar begins at 1: the same time
             height,
             left=1,
             color=PEER_COLORS.get(peer, "#999999"),

@@ -1,4 +1,4 @@
-"""Interleaved timing: all peers in turn, round after round, in one process."""
+"""Interleaved timing: all peers take turns in one process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import fastopt as fo
 torch: Any = import_module("torch") if find_spec("torch") else None
 
 BLOCK_SECONDS = 1e-2  # calls of one peer are timed in blocks of about this
-WARM_CALLS = 5  # before each block, to have threads awake and data where it lies in a loop
-PAUSE_SECONDS = 3e-2  # before each block: OpenMP threads of the peer before spin for 15 ms here
+WARM_CALLS = 5  # before each block: threads wake up, and caches fill as in a loop
+PAUSE_SECONDS = 3e-2  # before each block: the OpenMP threads of the last peer spin for 15 ms
 
 
 class Case(Protocol):
-    """What is timed: its size, and its name as a string."""
+    """A call that is timed; its string is its name."""
 
     @property
     def elements(self) -> int:
@@ -35,14 +35,14 @@ class Case(Protocol):
 
     @property
     def between(self) -> str | None:
-        """Whose matmul runs before each call."""
+        """The library whose matmul runs before each call."""
 
 
 class Runner(NamedTuple):
-    """What one peer does, with its arrays."""
+    """The call of one peer, with its arrays."""
 
     run: Callable[[], Any]  # the call that is timed
-    # What it has computed, from what `run` returned.
+    # Returns the computed arrays from the result of `run`.
     read: Callable[[Any], Sequence[Any]] = lambda answer: answer
     prepare: Callable[[], object] | None = None  # before each call, not timed
 
@@ -56,20 +56,20 @@ class Suite(Generic[C]):
 
     name: str
     cases: Sequence[C]
-    peers: Mapping[str, Callable[[C], Runner | None]]  # None: the peer has no such thing
+    peers: Mapping[str, Callable[[C], Runner | None]]  # None: the peer cannot do it
     check: Callable[[C, Mapping[str, Runner]], None]  # raises if an answer is wrong
-    unit: str  # what a call is
+    unit: str  # the word for a call
     yardstick: Literal["best", "copy"] = "best"  # the bandwidth that a case is compared with
 
     @property
     def stem(self) -> str:
-        """What the names of its files begin with."""
+        """The beginning of the names of its files."""
         return "bench" if self.name == "optimizers" else f"bench-{self.name}"
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """GB/s of bytes read plus written, by NumPy on as many threads as a step has."""
+    """GB/s (bytes read plus bytes written) of NumPy, on as many threads as a step."""
 
     copy: float  # from one array into another
     scale: float  # of an array in place
@@ -91,12 +91,12 @@ class Result:
 
     @property
     def gigabytes_per_second(self) -> float:
-        """What fastopt moved."""
+        """The throughput of fastopt."""
         return self.case.bytes_moved / self.seconds["fastopt"] / 1e9
 
 
 def measure_bandwidth(elements: int = 256 << 20, rounds: int = 9) -> Bandwidth:
-    """Measure how fast this machine's memory is, with arrays of `elements` float32."""
+    """Measure the bandwidth of the memory with arrays of `elements` float32."""
     x, y = np.ones(elements, np.float32), np.zeros(elements, np.float32)
     team = fo.get_num_threads()
     parts = [slice(i * elements // team, (i + 1) * elements // team) for i in range(team)]
@@ -120,10 +120,7 @@ def measure_bandwidth(elements: int = 256 << 20, rounds: int = 9) -> Bandwidth:
 def measure_case(
     suite: Suite[C], case: C, peers: Iterable[str] | None = None, seconds: float = 2.0
 ) -> Result:
-    """Time a call of `case` by all `peers` that have it, for about `seconds` in all.
-
-    Before that, the answer of each is checked.
-    """
+    """Check the answers of all `peers` that have `case`, then time them for about `seconds`."""
     made = {peer: suite.peers[peer](case) for peer in (suite.peers if peers is None else peers)}
     runners = {peer: runner for peer, runner in made.items() if runner is not None}
     suite.check(case, runners)
@@ -170,7 +167,7 @@ def _time(case: Case, runners: Mapping[str, Runner], seconds: float) -> Result:
 
 
 def _block(call: Callable[[], object], calls: int) -> float:
-    """Return the seconds of one of some calls in a row."""
+    """Return the mean seconds of a call, of `calls` calls."""
     begin = perf_counter()
     for _ in range(calls):
         call()

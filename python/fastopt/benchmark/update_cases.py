@@ -23,7 +23,7 @@ class UpdateCase:
     shapes: Shapes = field(repr=False)
     max_norm: float | None = None  # clip the gradients to it
     transposed: bool = False  # gradients in Fortran order
-    between: str | None = None  # whose matmul runs before each step: "torch" or "NumPy"
+    between: str | None = None  # a matmul of "torch" or "NumPy" runs before each step
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -42,13 +42,13 @@ class UpdateCase:
     @property
     def bytes_moved(self) -> int:
         """The bytes that a step must read and write if nothing stays in cache."""
-        # Parameter and states are read and written, the gradient is read; for a norm twice.
+        # Parameter and states are read and written. The gradient is read once, with a norm twice.
         arrays = 2 + 2 * self.states + 1 + (self.max_norm is not None)
         return 4 * arrays * self.elements
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one tensor and nothing but its size is special."""
+        """Whether it is one tensor, without clipping, transposition or matmul."""
         special = self.max_norm is not None or self.transposed or self.between is not None
         return len(self.shapes) == 1 and not special
 
@@ -71,7 +71,7 @@ NAMES = [
     for name, item in vars(fo).items()
     if isinstance(item, type) and issubclass(item, fo.Optimizer) and item is not fo.Optimizer
 ]
-# The options of an optimizer, where they are not its defaults.
+# The options of an optimizer that differ from its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"lr": 1e-3, "momentum": 0.9}}
 MLP: Shapes = [(256, 784), (256,), (128, 256), (128,), (10, 128), (10,)]
 

@@ -1,4 +1,4 @@
-"""One step of an optimizer, of fastopt's and of its peers', on arrays of their own."""
+"""One step of an optimizer of fastopt and of its peers; each has separate arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastopt.benchmark.timing import Runner, Suite, torch
 from fastopt.benchmark.update_cases import CASES, UpdateCase
 
 Tensors: TypeAlias = list[npt.NDArray[np.float32]]
-# From a case, parameters and gradients; None: the peer has no such optimizer.
+# Takes a case, parameters and gradients. Returns None if the peer does not have the optimizer.
 Maker: TypeAlias = Callable[[UpdateCase, Tensors, Tensors], Runner | None]
 
 
@@ -80,7 +80,7 @@ def _on_tensors(
     grads: Tensors,
     copies: bool,
 ) -> Runner:
-    """Return a step of an optimizer that takes torch's tensors; they share the arrays' memory.
+    """Return a step of an optimizer on torch tensors, which share the memory of the arrays.
 
     With `copies` a step first copies the gradients into the memory order of the parameters: the
     fused steps read a gradient as if it had the order of its parameter.
@@ -106,8 +106,8 @@ def _on_tensors(
 
 @cache
 def _cpu_adam() -> Any:
-    """Return DeepSpeed's CPUAdam, or None if it cannot be built; it compiles at its first use."""
-    scripts = sysconfig.get_path("scripts")  # ninja lies here, also if no environment is active
+    """Return the CPUAdam of DeepSpeed, which is compiled here; None if that fails."""
+    scripts = sysconfig.get_path("scripts")  # ninja is here even if no environment is active
     os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
     try:
         with _quiet():
@@ -115,16 +115,16 @@ def _cpu_adam() -> Any:
             optimizer([torch.nn.Parameter(torch.zeros(1))])
             from threadpoolctl import threadpool_limits
 
-            # It has an OpenMP runtime of its own.
+            # DeepSpeed has a separate OpenMP runtime.
             threadpool_limits(fo.get_num_threads(), user_api="openmp")
-    except Exception as error:  # a compiler that is not there, a header ...
+    except Exception as error:  # a missing compiler, a missing header ...
         reason = str(error).strip().splitlines()[-1:]
         warnings.warn(f"DeepSpeed's CPUAdam cannot be built: {reason}", stacklevel=2)
         return None
     return optimizer
 
 
-# optax's options where fastopt has its defaults; an optimizer without a row is not compared.
+# The options of optax for the defaults of fastopt. An optimizer without a row is not compared.
 OPTAX: dict[str, dict[str, Any]] = {
     "SGD": {"learning_rate": 1e-3},
     "RMSprop": {"learning_rate": 1e-2, "decay": 0.99, "eps_in_sqrt": False},
@@ -144,7 +144,7 @@ def _optax(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | None:
     cpu = jax.devices("cpu")[0]
 
     def update(grads: Any, state: Any, params: Any) -> Any:
-        if case.transposed:  # JAX's arrays are in C order: these come as their transposes
+        if case.transposed:  # arrays of JAX have C order, so the transposes are passed
             grads = [grad.T for grad in grads]
         updates, state = transform.update(grads, state, params)
         return optax.apply_updates(params, updates), state
@@ -170,11 +170,11 @@ def _quiet() -> Iterator[None]:
 
 
 def check(case: UpdateCase, runners: Mapping[str, Runner]) -> None:
-    """Compare two steps of each peer with the reference: fastopt's must be equal."""
+    """Compare two steps of each peer with the reference; fastopt must have the same bits."""
     expected = _expected(case)
     for peer, runner in runners.items():
         if peer.startswith("torch"):
-            # Its first call on a team of threads has been seen to give roots of 12 bits.
+            # The first call of torch with several threads sometimes gives square roots of 12 bits.
             small = replace(case, shapes=[(1 << 16,)])
             warm = OPTIMIZERS.peers[peer](small)
             assert warm is not None
@@ -190,7 +190,10 @@ def check(case: UpdateCase, runners: Mapping[str, Runner]) -> None:
 
 
 def _expected(case: UpdateCase) -> Tensors:
-    """Return what two steps make of a sample of the elements; with clipping, of all of them."""
+    """Return a sample of the parameters after two steps of the reference.
+
+    Only the sample is updated; clipping needs all elements.
+    """
     params, grads = make_params(case), make_grads(case)
     if case.max_norm is None:
         params = [p.ravel()[:: _stride(p)].copy() for p in params]
@@ -217,7 +220,7 @@ if find_spec("jax") and find_spec("optax"):
 
 
 def _on_arrays(make: Maker) -> Callable[[UpdateCase], Runner | None]:
-    """Give each runner arrays of its own; most update the parameters in place."""
+    """Make new arrays for each runner, because most runners update them in place."""
     return lambda case: make(case, make_params(case), make_grads(case))
 
 

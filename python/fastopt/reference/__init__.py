@@ -1,8 +1,7 @@
-"""The optimizers and losses in plain NumPy: the definition that the kernels are tested against.
+"""The optimizers, losses and functions in plain NumPy, which define the results of the kernels.
 
-The same constructors and methods as in `fastopt`, written to be read. The updates equal the
-kernels bit for bit; the losses and activations compute in float64. Options and arrays are not
-checked here.
+Constructors and methods are those of `fastopt`. The updates have the same bits as the kernels; the
+losses and activations compute in float64. Options and arrays are not checked here.
 """
 
 from __future__ import annotations

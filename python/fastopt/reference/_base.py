@@ -24,8 +24,8 @@ class ReferenceOptimizer(Optimizer):
     ) -> None:
         """Update `param` and the arrays in `state` by one step.
 
-        ``state["step"]`` is the number of this step, 1 for the first. A Python float that meets a
-        float32 array is rounded to float32 once: that is the rule for all scalars here.
+        ``state["step"]`` is the number of this step, 1 for the first. All scalars are Python
+        floats: an operation with a float32 array rounds them to float32 once.
         """
 
     def __init__(self, params: Params, defaults: Group) -> None:
@@ -55,7 +55,7 @@ class ReferenceOptimizer(Optimizer):
         ]
         grad_scale = float(grad_scale)
         norm, factor = None, 1 / grad_scale
-        divisor, multiplier = grad_scale, 1.0  # the same for what one factor cannot express
+        divisor, multiplier = grad_scale, 1.0  # the same in two numbers, for `_scaled`
         if max_norm is not None or skip_nonfinite:
             finite = all(np.isfinite(grad).all() for *_, grad in used)
             plain = grad_norm([_in_order_of(param, grad) for param, *_, grad in used], norm_type)
@@ -64,14 +64,14 @@ class ReferenceOptimizer(Optimizer):
                 return StepInfo(norm, True)
             clip = 2.0 if max_norm is None else float(max_norm) / (norm + 1e-6)
             if max_norm is not None and not clip > 1:  # NaN stays
-                # Where one of them is denormal it has lost digits: 0 fits no dtype.
+                # A denormal number has lost digits; 0 makes `_scaled` use the two numbers.
                 factor = factor * clip if min(factor, clip) >= sys.float_info.min else 0.0
                 if plain != 0:
                     divisor, multiplier = plain + 1e-6 * grad_scale, float(max_norm)
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
         for param, group, state, grad in used:
             state["step"] += 1
-            # As one dimension at least: NumPy 1 would take a scalar's dtype for that of its result.
+            # NumPy 1 gives an array of 0 dimensions the dtype of a scalar, so use 1 dimension.
             shaped = {k: np.atleast_1d(v) if k != "step" else v for k, v in state.items()}
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
                 scaled = _scaled(np.atleast_1d(grad), factor, divisor, multiplier)
@@ -95,7 +95,7 @@ class ReferenceOptimizer(Optimizer):
 
 
 def _scaled(grad: FloatArray, factor: float, divisor: float, multiplier: float) -> FloatArray:
-    """Return ``grad * factor``; in two steps in float64 where its dtype cannot hold the factor."""
+    """Return ``grad * factor``; in two float64 steps if the dtype cannot hold the factor."""
     info = np.finfo(grad.dtype)
     if float(info.smallest_normal) <= abs(factor) <= float(info.max):
         return np.asarray(grad * factor)
@@ -103,12 +103,12 @@ def _scaled(grad: FloatArray, factor: float, divisor: float, multiplier: float) 
 
 
 def _in_order_of(param: FloatArray, grad: FloatArray) -> FloatArray:
-    """Return the gradient's elements in the order that the parameter's have in memory."""
+    """Return the elements of the gradient in the memory order of the parameter."""
     return np.ascontiguousarray(grad.transpose(memory_order(param)))
 
 
 def _plain(value: Any) -> Any:
-    """Return an option without NumPy scalars: they would impose their dtype on float32 arrays."""
+    """Return an option without NumPy scalars, whose dtype would change float32 results."""
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value

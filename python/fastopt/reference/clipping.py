@@ -10,15 +10,15 @@ import numpy as np
 from fastopt._types import FloatArray
 
 CHUNK = 16384  # elements of one partial sum
-LANES = 32  # in which its squares are added up
+LANES = 32  # partial sums of squares in a chunk
 
 
 def grad_norm(grads: Sequence[FloatArray], norm_type: float = 2.0) -> float:
-    """Return the 2-norm over all elements of all arrays, in float64, or the largest magnitude.
+    """Return the norm of all elements of all arrays, in float64.
 
-    `norm_type` is 2 or inf. The order of the additions is that of the kernels, so the bits are
-    equal: each array in the order of its memory, cut into chunks; in each chunk lane after lane;
-    chunk after chunk.
+    `norm_type` is 2, or inf for the largest magnitude. The additions have the order of the kernels,
+    and therefore the same bits. Each array is cut into chunks in the order of its memory. Each
+    chunk is summed in `LANES` lanes. The sums of the chunks are added in order.
     """
     with np.errstate(all="ignore"):
         if norm_type == inf:
@@ -26,7 +26,7 @@ def grad_norm(grads: Sequence[FloatArray], norm_type: float = 2.0) -> float:
         plain = _sum_of_squares(grads, 1.0)
         if 2.0**-900 < plain < 2.0**1000:
             return sqrt(plain)
-        for scale in (2.0**700, 2.0**-600):  # squares of float64 that over- or underflow
+        for scale in (2.0**700, 2.0**-600):  # the squares of float64 overflow or underflow
             total = _sum_of_squares(grads, scale)
             if 2.0**-900 < total < 2.0**1000:
                 return float(np.float64(sqrt(total)) / scale)

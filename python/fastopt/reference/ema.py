@@ -34,11 +34,11 @@ class WeightEMA:
 
     @property
     def num_updates(self) -> int:
-        """How many updates there have been."""
+        """The number of updates."""
         return max(self._steps.values())
 
     def update(self) -> None:
-        """Take the parameters as they are now into the averages."""
+        """Update the averages with the present parameters."""
         for name, param in self._params.items():
             average, step = self.averages[name], self._steps[name]
             if step == 0:
@@ -52,7 +52,7 @@ class WeightEMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the parameters for the length of a ``with`` block."""
+        """Put the averages into the parameters during a ``with`` block."""
         before = {name: param.copy() for name, param in self._params.items()}
         try:
             for name, param in self._params.items():
@@ -63,7 +63,7 @@ class WeightEMA:
                 param[...] = before[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the options, and of each parameter the average and the number of its updates."""
+        """Return the options, and the average and the number of updates of each parameter."""
         state = {
             name: {"step": self._steps[name], "average": average}
             for name, average in self.averages.items()
@@ -73,7 +73,7 @@ class WeightEMA:
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
-        """Take over what `state_dict` returned."""
+        """Load a result of `state_dict`."""
         state = state_dict["state"]
         if strict:
             require_same_names(self._params, state, "state dict")

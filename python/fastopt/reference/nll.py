@@ -29,7 +29,7 @@ class NLLLoss:
     def value_and_grad(
         self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss and its gradient (into `out`, if it is given)."""
+        """Return the loss and its gradient, which is written into `out` if there is one."""
         axis = min(1, log_probs.ndim - 1)
         classes = log_probs.shape[axis]
         w = np.ones(classes) if self.weight is None else self.weight.astype(log_probs.dtype)

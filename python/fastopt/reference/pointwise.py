@@ -1,4 +1,4 @@
-"""The losses of one element at a time, and the activations, in plain NumPy and float64."""
+"""The pointwise losses and the activations, in plain NumPy and float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _sigmoid(x: Any) -> Any:
 
 
 class PointwiseLoss(ABC):
-    """What they share. `terms` gives the losses of the elements and their derivatives."""
+    """Base class of the pointwise losses; `terms` defines the loss of an element."""
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
@@ -40,7 +40,7 @@ class PointwiseLoss(ABC):
         *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss and its gradient (into `out`, if it is given)."""
+        """Return the loss and its gradient, which is written into `out` if there is one."""
         x, y = np.asarray(input, np.float64), np.asarray(target, np.float64)
         with np.errstate(all="ignore"):
             losses, grad = self.terms(x, y)
@@ -171,7 +171,7 @@ def relu(x: FloatArray) -> FloatArray:
 
 
 def relu_backward(grad: FloatArray, x_or_y: FloatArray) -> FloatArray:
-    """Return the gradient with respect to the input of `relu`, from it or its result."""
+    """Return the gradient with respect to the input of `relu`, from the input or the result."""
     return np.where(x_or_y <= 0, 0.0, np.asarray(grad, np.float64))
 
 

@@ -15,7 +15,10 @@ def softmax(x: FloatArray, axis: int = -1) -> FloatArray:
 
 
 def log_softmax(x: FloatArray, axis: int = -1) -> FloatArray:
-    """Return the logarithm of `softmax`; the largest entry is left out of the sum under the log."""
+    """Return the logarithm of `softmax`.
+
+    The sum under the logarithm leaves out the largest entry, so that small results are exact.
+    """
     x = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
         top = np.expand_dims(x.argmax(axis=axis), axis)

@@ -1,7 +1,7 @@
-"""The pieces of a training run in NumPy: data, a model, the loop with callbacks, reports.
+"""Training in NumPy: data, a model, the loop with callbacks, reports.
 
-``fastopt train`` is a thin layer over them. A `RunConfig` names every choice of a run and builds a
-`Trainer`; a `Trainer` takes any model with the methods of `Model`.
+``fastopt train`` is a thin layer over this library. A `RunConfig` contains all options of a run and
+builds a `Trainer`. A `Trainer` takes any model with the methods of `Model`.
 
 Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for the pictures).
 """

@@ -45,21 +45,21 @@ BUNDLED: dict[str, tuple[str, Task]] = {
     "diabetes": ("load_diabetes", "regression"),
 }
 
-LARGEST = 1e100  # of inputs and targets: sums of squares stay finite
+LARGEST = 1e100  # of inputs and targets: the sum of their squares is finite
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message says what to do about it."""
+    """Data that cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """Standardized inputs and their targets, split into a training and a held-out part.
 
-    All of it is checked when it is made. Lists, frames and tensors become arrays; numbers become
-    float32, and class indices int64. An array that has its dtype already is kept, not copied.
+    The constructor checks everything. Lists, frames and tensors become arrays. Numbers become
+    float32, class indices int64. An array with this dtype is not copied.
 
-    Inputs have shape (N, features) and are finite. The targets are what the task needs:
+    Inputs have shape (N, features) and are finite. The targets depend on the task:
 
     ============== ======= ============ ==================================================
     task           dtype   shape        targets
@@ -74,8 +74,8 @@ class Data:
     TypeError
         If an array or another value is of the wrong kind.
     DataError
-        If it cannot be used: shapes or lengths that do not match, a part without samples, NaN or
-        infinity, a class without a label. The message names ``x_train``, ``y_val``, ...
+        If shapes or lengths do not match, a part has no samples, a value is NaN or infinite, or a
+        class has no label. The message names ``x_train``, ``y_val``, ...
 
     Examples
     --------
@@ -95,7 +95,7 @@ class Data:
     y_val: Targets
     labels: Sequence[str]  # of the classes; empty for regression
     target: str = "target"  # what is predicted, for tables and axes
-    target_mean: float = 0.0  # of the training part, in the target's own units
+    target_mean: float = 0.0  # of the training part, in the units of the target
     target_deviation: float = 1.0
 
     def __post_init__(self) -> None:
@@ -134,11 +134,11 @@ class Data:
 
     @property
     def outputs(self) -> int:
-        """The number of outputs that a model needs: one for each class, else 1."""
+        """The number of outputs of a model: one for each class, otherwise 1."""
         return len(self.labels) if self.task == "classification" else 1
 
     def digest(self) -> str:
-        """Return a hash of all inputs and targets: equal ones are the same data, split alike."""
+        """Return a hash of all inputs and targets of both parts."""
         digest = hashlib.sha256()
         for array in (self.x_train, self.y_train, self.x_val, self.y_val):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -147,7 +147,7 @@ class Data:
 
     @ieee
     def in_units(self, y: Array) -> npt.NDArray[np.float64]:
-        """Return standardized targets or predictions of a regression in the target's units."""
+        """Return standardized targets or predictions of a regression in the units of the target."""
         numbers = plain_array("y", y, "numbers").astype(np.float64)
         return numbers * self.target_deviation + self.target_mean
 
@@ -179,7 +179,7 @@ def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
     names = tuple(map(str, labels))
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
-        raise DataError(f"labels must differ, but {short_repr(twice)} is there twice")
+        raise DataError(f"labels must be different, but {short_repr(twice)} appears twice")
     if task == "regression":
         if names:
             raise DataError("labels must be empty for a regression")
@@ -205,7 +205,7 @@ def _check_inputs(name: str, x: Any) -> Array:
 
 
 def _check_targets(name: str, y: Any, task: Task, classes: int) -> Targets:
-    """Return targets as the task needs them."""
+    """Return the targets in the form of the task."""
     indices = task == "classification"
     taken = "class indices (whole numbers) of shape (N,)" if indices else "numbers of shape (N, 1)"
     array = plain_array(name, y, taken)
@@ -251,20 +251,20 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
         ``"digits"`` (the default), ``"wine"``, ``"iris"``, ``"breast-cancer"`` (binary) or
         ``"diabetes"`` (regression), which come with scikit-learn; a ``.npz`` file with ``X``
         (N, ...) and ``y`` (N,); a CSV file with the target in the last column and any header; or a
-        folder with MNIST's four idx files, plain or ``.gz``, whose test files are what is held out.
-        Labels may be text.
+        folder with MNIST's four idx files, plain or ``.gz``, whose test files are held out. Labels
+        may be text.
     task : {"classification", "binary", "regression"}, optional
-        What the targets are. Without it, classification for files. "binary" takes two labels, in
+        The kind of the targets, by default classification for files. "binary" takes two labels, in
         sorted order; "regression" takes numbers.
     seed : int
-        Chooses which fifth is held out.
+        Selects the fifth that is held out.
 
     Raises
     ------
     DataError
         If the data cannot be read or used.
     ValueError
-        If there is no such task.
+        If `task` is unknown.
 
     Examples
     --------
@@ -300,7 +300,7 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
 
 def _load_bundled(name: str, task: Task | None, seed: int) -> Data:
     with from_extra("load_data"):
-        from sklearn import datasets  # takes a second: not for --help
+        from sklearn import datasets  # takes a second, which --help does not need
 
     function, own_task = BUNDLED[name]
     bunch = getattr(datasets, function)()
@@ -349,7 +349,7 @@ def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
     width = len(rows[0][1])
     if width < 2:
         raise DataError(
-            f"{path} has one column; it needs features and, last, the target, separated by commas"
+            f"{path} has one column; it needs features and, in the last column, the target"
         )
     numbers = width if task == "regression" else width - 1
     x = np.empty((len(rows), numbers), np.float64)
@@ -358,7 +358,9 @@ def _read_csv(path: Path, task: Task) -> tuple[Any, Any, str]:
             raise DataError(f"{path}, line {line}: {len(row)} columns, {width} expected")
         for column, cell in enumerate(row[:numbers]):
             if not _is_number(cell):
-                raise DataError(f"{path}, line {line}, column {column + 1}: {cell!r} is no number")
+                raise DataError(
+                    f"{path}, line {line}, column {column + 1}: {cell!r} is not a number"
+                )
             x[i, column] = float(cell)
             if not np.isfinite(x[i, column]):
                 raise DataError(
@@ -423,7 +425,7 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
         from sklearn.model_selection import train_test_split
 
     if len(y) < 5:
-        raise DataError(f"{name}: {counted(len(y), 'sample')}; it takes 5 or more")
+        raise DataError(f"{name}: {counted(len(y), 'sample')}; at least 5 are needed")
     x = _numbers(name, x)
     if y.dtype.kind not in "biufUSMm":
         raise DataError(f"{name}: y must hold numbers or text, not {y.dtype}")
@@ -437,7 +439,7 @@ def _split(name: str, x: Any, y: Any, task: Task, seed: int, target: str = "targ
     if task != "regression":
         labels, counts = np.unique(y, return_counts=True)
         if len(labels) < 2:
-            raise DataError(f"{name}: all labels are {labels[0]}; it takes 2 or more classes")
+            raise DataError(f"{name}: all labels are {labels[0]}; at least 2 classes are needed")
         if len(labels) > len(y) // 2:
             raise DataError(
                 f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes? "
@@ -481,7 +483,7 @@ def _prepare(
     labels: Any = None,
     target: str = "target",
 ) -> Data:
-    """Make targets of what `y` holds and standardize by the training part."""
+    """Convert the targets, and standardize by the training part."""
     for part, x, y in (("training", x_train, y_train), ("held-out", x_val, y_val)):
         if y.ndim != 1 or x.ndim < 2 or len(y) == 0:
             raise DataError(f"{name}: the {part} part has inputs {x.shape} and labels {y.shape}")
@@ -512,7 +514,7 @@ def _prepare(
     for part, y in (("training", y_train), ("held-out", y_val)):
         strange = ~np.isin(y, labels)
         if strange.any():
-            raise DataError(f"{name}: the {part} label {y[strange][0]} is not among those trained")
+            raise DataError(f"{name}: the {part} label {y[strange][0]} is not in the training part")
         index = np.searchsorted(labels, y)
         indices.append(
             index.astype(np.float32)[:, None] if task == "binary" else index.astype(np.int64)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron in NumPy: forward and backward by hand."""
+"""A multilayer perceptron in NumPy, with forward and backward passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastopt.train.data import Array
 
 
 class _Buffers(NamedTuple):
-    """What is kept of a batch between `MLP.forward` and `MLP.backward`, for each layer."""
+    """The arrays of a batch between `MLP.forward` and `MLP.backward`, for each layer."""
 
     inputs: list[Array]
     outputs: list[Array]
@@ -31,8 +31,8 @@ class MLP:
     sizes : sequence of int
         Widths from the inputs to the outputs, such as ``(64, 128, 10)``.
     dropout : float
-        Probability in [0, 1) that a hidden unit is left out while training; the others are scaled
-        up so that the mean stays (Srivastava et al. 2014).
+        Probability in [0, 1) that training drops a hidden unit. The others are scaled up, so that
+        the mean stays the same (Srivastava et al. 2014).
     seed : int or sequence of int
         For the initial weights (He et al. 2015) and the dropout.
 
@@ -46,7 +46,7 @@ class MLP:
     Raises
     ------
     TypeError, ValueError
-        If an argument, here or of a method, cannot be used.
+        If an argument cannot be used, also from the methods.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class MLP:
 
     @property
     def rng_state(self) -> Mapping[str, Any]:
-        """The state of the generator that dropout draws from; a checkpoint keeps it."""
+        """The state of the random generator of dropout, for checkpoints."""
         return self._bits.state
 
     @rng_state.setter
@@ -95,8 +95,8 @@ class MLP:
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Return the outputs (N, outputs) of inputs (N, features).
 
-        With `training`, units are dropped, what `backward` needs is kept, and the result is a
-        buffer: the next call with `training` overwrites it.
+        With `training`, units are dropped and the arrays for `backward` are kept. The result is
+        then a buffer, which the next call with `training` overwrites.
         """
         first = self.params[self._names[0][0]]
         x = checks.plain_array("x", x, "numbers of shape (N, features)")
@@ -123,7 +123,7 @@ class MLP:
     def backward(self, doutputs: Array) -> dict[str, Array]:
         """Fill and return `grads`, from the gradient of the loss with respect to the outputs.
 
-        It belongs to the last call of `forward` with ``training=True``.
+        They are the gradients for the last call of `forward` with ``training=True``.
         """
         buffers = self._last
         outputs = buffers.outputs[-1]
@@ -138,19 +138,19 @@ class MLP:
             weight, bias = self._names[i]
             x = buffers.inputs[i]
             np.matmul(dy.T, x, out=self.grads[weight])
-            np.matmul(buffers.ones, dy, out=self.grads[bias])  # the sums, faster than by np.sum
+            np.matmul(buffers.ones, dy, out=self.grads[bias])  # the sums, faster than np.sum
             if i > 0:
                 dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
-                # x is the output of ReLU and dropout: what either of them cut is 0.
+                # x is the output of ReLU and dropout: it is 0 where one of them has set it to 0.
                 functional.relu_backward(dy, x, out=dy)
                 if self.dropout > 0:
                     functional.dropout(dy, self.dropout, seed=buffers.seeds[i - 1], out=dy)
         return self.grads
 
     def _make_buffers(self, batch: int) -> _Buffers:
-        """Return the arrays that a batch of so many rows needs; they are kept for the next one."""
+        """Return the arrays for a batch of `n` rows; they are kept for the next batch."""
         if batch not in self._kept:
-            if len(self._kept) == 4:  # in training there are two sizes: whole and last of an epoch
+            if len(self._kept) == 4:  # an epoch has two sizes of batches: full, and the last
                 self._kept.clear()
             widths = [self.params[bias].size for _, bias in self._names]
             dtype = self.params[self._names[0][0]].dtype

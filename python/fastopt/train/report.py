@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.csv, run.json, loss.png, and pictures of the predictions."""
+"""The files of a run: metrics.csv, run.json, loss.png, and pictures of the predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
 
 Indices: TypeAlias = npt.NDArray[np.integer[Any]]
 
-MOST_CLASSES = 40  # of which a picture shows all pairs
+MOST_CLASSES = 40  # a picture shows all pairs of at most these
 MOST_CONFUSED = 20  # pairs that are listed
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Create `folder` if need be and make sure that files can be written into it.
+    """Create `folder` if it does not exist, and check that files can be written into it.
 
     Raises
     ------
     OSError
-        If that is not so.
+        If this is not possible.
     """
     folder = path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,18 +54,18 @@ def check_folder(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is separated from the others, on held-out data."""
+    """The scores of one class on held-out data."""
 
     label: str
-    precision: float  # of what was taken for the class, the share that is; nan if nothing was
-    recall: float  # of the class, the share that was found
+    precision: float  # the correct share of the predictions of this class; nan without one
+    recall: float  # the correct share of the samples of this class
     f1: float  # the harmonic mean of the two
-    samples: int  # of the class
+    samples: int  # samples of the class
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many held-out samples of one class were taken for another."""
+    """The number of held-out samples of one class that were predicted as another."""
 
     label: str
     predicted: str
@@ -98,16 +98,16 @@ def score_classes(trainer: Trainer) -> list[ClassScore]:
 
 
 def find_confusions(trainer: Trainer, most: int = MOST_CONFUSED) -> list[Confusion]:
-    """Return which classes are taken for which others on the held-out data, the most often first.
+    """Return the pairs of true and wrong predicted classes of the held-out data, by frequency.
 
-    Time and memory go with the samples, however many classes there are.
+    Time and memory depend on the number of samples, not on the number of classes.
 
     Parameters
     ----------
     trainer : Trainer
         Of a classification or a binary task.
     most : int
-        So many pairs at most.
+        The largest number of pairs.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def find_confusions(trainer: Trainer, most: int = MOST_CONFUSED) -> list[Confusi
 def _confused(
     true: Indices, predicted: Indices, classes: int, most: int
 ) -> list[tuple[int, int, int]]:
-    """Return true class, predicted class and count of the pairs that are confused most."""
+    """Return true class, predicted class and count of the most frequent wrong pairs."""
     wrong = (true != predicted) & (predicted >= 0)
     pairs, counts = np.unique(
         true[wrong].astype(np.int64) * classes + predicted[wrong], return_counts=True
@@ -142,7 +142,7 @@ def _confused(
 
 @ieee
 def root_mean_squared_error(trainer: Trainer) -> float:
-    """Return the error of a regression on the held-out data, in the target's units."""
+    """Return the error of a regression on the held-out data, in the units of the target."""
     _require_regression(trainer)
     error = trainer.predict(trainer.data.x_val) - trainer.data.y_val
     return float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))) * (
@@ -152,22 +152,22 @@ def root_mean_squared_error(trainer: Trainer) -> float:
 
 @contextmanager
 def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Give a temporary folder, whose files get into `folder` when the block has ended.
+    """Provide a temporary folder whose files move into `folder` after the block.
 
-    They are put in place together: none if the block raises or a folder has the name of one of
-    them, all of them if Ctrl-C comes meanwhile.
+    They move together. None moves if the block raises an exception, or if a folder has the name of
+    one of them. All of them move if Ctrl-C comes during this.
 
     Parameters
     ----------
     folder : path
         Must exist.
     stale : iterable of str
-        Names of files to remove from `folder` then, unless they are written.
+        Names of files that are removed from `folder` at the same time, unless they are written.
 
     Raises
     ------
     OSError
-        If a file cannot be put in place.
+        If a file cannot be moved.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
         unwritten = set(stale) - written
         try:
             _put_in_place(parts, folder, unwritten)
-        except KeyboardInterrupt:  # half a set would be worse than to be late
+        except KeyboardInterrupt:  # a late Ctrl-C is better than half of the files
             _put_in_place(parts, folder, unwritten)
             raise
     finally:
@@ -201,7 +201,7 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
 
 
 def _put_in_place(parts: Path, folder: Path, stale: Iterable[str]) -> None:
-    """Move all files of `parts` that are still there, and remove what is stale."""
+    """Move the remaining files of `parts`, and remove the stale files."""
     for file in sorted(parts.iterdir()):
         file.replace(folder / file.name)
     for name in stale:
@@ -209,21 +209,21 @@ def _put_in_place(parts: Path, folder: Path, stale: Iterable[str]) -> None:
             (folder / name).unlink()
 
 
-# What only some tasks write: of an earlier run in the same folder, it would pass for this one's.
+# Files that only some tasks write: those of an earlier run in the folder are removed.
 _OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
 
 
 @ieee
 def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
-    """Write the run's metrics, facts and pictures into `folder`; return the paths.
+    """Write the metrics, facts and pictures of a run into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
     curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` the classes that
     were confused (see `plot_confusion`). For a regression, ``predictions.png`` shows predicted
     against true values. A run that diverged has no best epoch: ``run.json`` holds null there.
 
-    The files are put in place together, as by `write_together`. Files of these names that another
-    task has left are removed.
+    The files are written together; see `write_together`. Files of these names from another task are
+    removed.
 
     Parameters
     ----------
@@ -232,14 +232,14 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     trainer : Trainer
         With at least one epoch in its history.
     facts : mapping
-        What ``run.json`` holds beside the results: options, versions, ...
+        The other entries of ``run.json``: options, versions, ...
 
     Raises
     ------
     OSError
         If a file cannot be written.
     ValueError
-        If there is no epoch yet.
+        If the history has no epoch.
     """
     folder = path("folder", folder)
     if not folder.is_dir():
@@ -277,7 +277,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     for name, figure in pictures.items():
         png = io.BytesIO()
         with warnings.catch_warnings():
-            # A label in a script that the font lacks: a box in the picture, whole in the tables.
+            # A picture shows a box for a character that the font does not have.
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(png, dpi=150)
         files[name] = png.getvalue()
@@ -291,10 +291,10 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
 def plot_history(history: History, objective: Objective, title: str = "") -> Figure:
     """Return a picture of the losses and scores, and of the gradient norm and learning rate.
 
-    The gradient's norm is there if it was recorded, the learning rate if it changed.
+    The norm of the gradients is shown if it was recorded, the learning rate if it changed.
     """
     with from_extra("plot_history"):
-        from matplotlib.figure import Figure  # takes half a second: not for --help
+        from matplotlib.figure import Figure  # takes half a second, which --help does not need
         from matplotlib.ticker import MaxNLocator
 
     epochs = history.epochs
@@ -321,7 +321,7 @@ def plot_history(history: History, objective: Objective, title: str = "") -> Fig
 
 
 def _plain(text: str) -> str:
-    """Return a name as matplotlib takes it, without formulas: dollars are what they are."""
+    """Return a name for matplotlib in which dollars are not formulas."""
     return text.replace("$", r"\$")
 
 
@@ -379,7 +379,7 @@ def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
     axes.set(ylabel=objective.score_label, title=name)
     shown = [value for value in train_score + val_score if math.isfinite(value)]
     if objective.task == "regression" and shown and min(shown) < -1 < max(shown):
-        axes.set_ylim(bottom=-1)  # below it the first epochs would flatten the rest
+        axes.set_ylim(bottom=-1)  # lower values in the first epochs would flatten the rest
     axes.set_ylim(top=max(shown, default=1.0) + 0.03 * (1 - axes.get_ylim()[0]))
     if objective.task != "regression":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -411,19 +411,18 @@ def _draw_rates(axes: Axes, history: History) -> None:
 
 @ieee
 def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "") -> Figure:
-    """Return a picture of which class was taken for which.
+    """Return a picture of true and predicted classes.
 
-    Up to 40 classes: all pairs, with counts, shaded by share of the row. Of more classes: the 20
-    pairs that are confused most, as bars.
+    With at most 40 classes it shows the counts of all pairs, shaded by the share of the row. With
+    more classes it shows the 20 most frequent wrong pairs as bars.
 
     Parameters
     ----------
     true, predicted : integer array of shape (N,)
         Class indices.
     data : Data
-        Of a classification or a binary task, for the names.
+        Of a classification or a binary task; it has the names of the classes.
     title : str
-        Above the picture.
 
     Raises
     ------
@@ -493,7 +492,7 @@ def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequen
 
 
 def _class_indices(name: str, indices: Any, least: int, classes: int) -> Indices:
-    """Return class indices (N,) from `least` on."""
+    """Return class indices (N,) of at least `least`."""
     array = plain_array(name, indices, "class indices of shape (N,)", "iu")
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (N,), not {array.shape}")
@@ -542,19 +541,19 @@ def _require_regression(trainer: Trainer) -> None:
 
 
 def _true_and_predicted(trainer: Trainer) -> tuple[Indices, Indices]:
-    """Return the class indices of the held-out data, and those that the model gives them."""
+    """Return the class indices of the held-out data, and the predicted ones."""
     outputs = trainer.predict(trainer.data.x_val)
     true: npt.NDArray[np.int64] = trainer.data.y_val.ravel().astype(np.int64)
     return true, trainer.objective.predicted(outputs)
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
-    """Return `facts` as JSON with a line's end; NaN and infinity, which it lacks, become null."""
+    """Return `facts` as JSON with a line end; NaN and infinity become null."""
     return json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n"
 
 
 def _strict(value: Any) -> Any:
-    """Return `value` with NaN and infinity as None: JSON has neither, nor arrays and scalars."""
+    """Return `value` in the types of JSON, with None for NaN and infinity."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):

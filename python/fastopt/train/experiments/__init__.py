@@ -1,4 +1,4 @@
-"""Experiments on top of `fastopt.train`: what ``fastopt landscape``, ``compare`` and ``sweep`` do.
+"""Experiments with `fastopt.train`: the library of ``fastopt landscape``, ``compare``, ``sweep``.
 
 Needs the extra ``fastopt[train]``.
 """

@@ -1,4 +1,4 @@
-"""Tables, facts and pictures as files that are either whole or not there."""
+"""Tables, facts and pictures as files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `rows`, which have the same keys, as CSV."""
+    """Write `rows` with the same keys as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -33,7 +33,7 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
 def write_picture(path: Path, figure: Figure) -> Path:
     """Write `figure` as PNG."""
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is a box in the picture.
+        # A picture shows a box for a character that the font does not have.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         write_whole(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     return path

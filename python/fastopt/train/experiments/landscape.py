@@ -1,4 +1,4 @@
-"""Paths of the optimizers over functions of two variables, and their pictures."""
+"""Paths of optimizers over functions of two variables, and their pictures."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-# Learning rates that `tune_lr` tries.
+# The learning rates of `tune_lr`.
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-FAR = 1e6  # a path that goes further than this from the origin has diverged
+FAR = 1e6  # a path further from the origin has diverged
 MARKERS = "os^DvPX"
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """A function of two variables whose lowest value is 0, and where to look at it.
+    """A function of two variables with the minimum 0, and its view.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class Landscape:
         Takes a float64 array of shape (2, ...), the points, and returns the values (...) and the
         gradients (2, ...).
     minima : sequence of pairs
-        Every place where the value is 0.
+        All points where the value is 0.
     start : pair
-        Where paths begin.
+        The first point of the paths.
     view : pair of pairs
-        The part of the plane that pictures show: from and to, for x and for y.
+        The part of the plane in pictures: the range of x and the range of y.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class Landscape:
     view: tuple[tuple[float, float], tuple[float, float]]
 
     def distance(self, points: Array) -> Array:
-        """Return how far each of the points (..., 2) is from the nearest minimum."""
+        """Return the distance of each of the points (..., 2) to the nearest minimum."""
         every = [np.hypot(points[..., 0] - x, points[..., 1] - y) for x, y in self.minima]
         nearest: Array = np.min(every, axis=0)
         return nearest
@@ -102,7 +102,7 @@ def _saddle(point: Array) -> tuple[Any, Array]:
     return x**2 / 2 + well**2 / 4, np.array([x, y * well])
 
 
-# Rosenbrock (1960); Beale (1958). The saddle starts almost on the ridge that leads into it.
+# Rosenbrock (1960); Beale (1958). The path of the saddle starts almost on the ridge to the saddle.
 LANDSCAPES: dict[str, Landscape] = {
     "bowl": Landscape(
         "a bowl", "(x² + 4y²)/2", _quadratic(4), [(0, 0)], (-1.8, 1.3), ((-2.2, 2.2), (-1.7, 1.7))
@@ -143,30 +143,30 @@ class Descent:
 
     optimizer: str  # one of `fastopt.train.OPTIMIZERS`
     lr: float
-    points: Array  # (steps + 1, 2) from the start on; fewer if it diverged
+    points: Array  # (steps + 1, 2), the first is the start; fewer if it diverged
     values: Array  # of the function there
     distances: Array  # to the nearest minimum
-    diverged: bool  # it went beyond `FAR`, and was ended there
+    diverged: bool  # it has passed `FAR`, and ends there
 
     @property
     def title(self) -> str:
-        """Its name and learning rate, and whether it diverged."""
+        """The name, the learning rate, and whether it diverged."""
         name = f"{OPTIMIZERS[self.optimizer].title}, lr {self.lr:g}"
         return f"{name} (diverged)" if self.diverged else name
 
     @property
     def too_large(self) -> bool:
-        """Whether it diverged, went thrice as far from a minimum as it began, or ended farther."""
+        """Whether it diverged, tripled its first distance to a minimum, or ended farther away."""
         far = self.distances[0]
         return bool(self.diverged or self.distances.max() > 3 * far or self.distances[-1] > far)
 
     @property
     def too_small(self) -> bool:
-        """Whether it ended more than half as far from a minimum as it began, on its way there."""
+        """Whether it approached a minimum, but ended at more than half of the first distance."""
         return bool(not self.too_large and self.distances[-1] > self.distances[0] / 2)
 
     def steps_to(self, tolerance: float) -> int | None:
-        """Return after how many steps it is within `tolerance` of a minimum to stay, or None."""
+        """Return the step from which on it stays within `tolerance` of a minimum, or None."""
         outside = np.flatnonzero(self.distances > tolerance)
         if self.diverged or (len(outside) and outside[-1] == len(self.distances) - 1):
             return None
@@ -180,7 +180,7 @@ def descend(
     steps: int,
     start: tuple[float, float] | None = None,
 ) -> Descent:
-    """Follow one optimizer, with its usual options, for so many steps.
+    """Return the path of an optimizer with its default options.
 
     Parameters
     ----------
@@ -190,12 +190,12 @@ def descend(
     lr : float
     steps : int
     start : pair, optional
-        The landscape's own without it.
+        By default that of the landscape.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of another kind or out of range.
+        If an argument is of another type or out of range.
 
     Examples
     --------
@@ -228,7 +228,7 @@ def descend(
 
 
 def _point(start: Any) -> Array:
-    """Return where a path begins, as a new array."""
+    """Return the first point of a path as a new array."""
     try:
         point = np.array(start, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -247,8 +247,8 @@ def tune_lr(
 ) -> Descent:
     """Return the best path of those with the learning rates `RATES`.
 
-    The best, of those that never climb above their start, is the first to come within `tolerance`
-    of a minimum to stay; if none does, the one that ends lowest.
+    Only paths whose value is never above the start count. The best path stays within `tolerance` of
+    a minimum after the fewest steps. If no path does, the best path has the lowest last value.
 
     Examples
     --------
@@ -273,10 +273,10 @@ def vary_lr(
     steps: int,
     start: tuple[float, float] | None = None,
 ) -> list[Descent]:
-    """Return three paths: with a learning rate too small, with `lr`, and with one too large.
+    """Return three paths: with a rate that is too small, with `lr`, with a rate that is too large.
 
-    The small one is found by halving `lr` until the path is `too_small`, the large one by doubling
-    it until the path is `too_large`; after fourteen times they are what they are then.
+    The small rate is `lr`, halved until the path is `too_small`, at most fourteen times. The large
+    rate is `lr`, doubled until the path is `too_large`, at most fourteen times.
     """
     good = small = large = descend(landscape, optimizer, lr, steps, start)
     for halvings in range(1, 15):
@@ -296,7 +296,7 @@ def vary_lr(
 @np.errstate(all="ignore")
 def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     """Return a picture of the paths on the landscape, and of the values along them."""
-    from matplotlib.figure import Figure  # takes half a second: not for --help
+    from matplotlib.figure import Figure  # takes half a second, which --help does not need
 
     figure = Figure(figsize=(11.5, 5.4), layout="constrained")
     plane, curves = figure.subplots(1, 2, width_ratios=[1.15, 1])
@@ -318,7 +318,7 @@ def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
 
 @np.errstate(all="ignore")
 def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
-    """Return a picture of what `vary_lr` returned, side by side."""
+    """Return a picture of the paths of `vary_lr`, side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
@@ -338,7 +338,7 @@ def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
 
 @np.errstate(all="ignore")
 def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: int = 60) -> None:
-    """Write an animation of the paths as GIF; it starts step by step and gets faster.
+    """Write an animation of the paths as GIF; it shows each step at first, then gets faster.
 
     Examples
     --------
@@ -361,7 +361,7 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
     lines = [_draw_path(axes, path, i, label=path.title) for i, path in enumerate(paths)]
     title = axes.set_title(" ")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    # All that does not move is drawn once: to draw it for each frame would take ten times as long.
+    # Parts that do not move are drawn once; drawing them for each frame takes ten times as long.
     for artist in (*lines, title):
         artist.set_animated(True)
     canvas.draw()
@@ -380,13 +380,13 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
             line.set_markevery([len(part) - 1])
             axes.draw_artist(line)
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    durations = [100] * (len(images) - 1) + [1500]  # milliseconds; the end stands still
+    durations = [100] * (len(images) - 1) + [1500]  # milliseconds; the last frame stays
     options = {"append_images": images[1:], "duration": durations, "loop": 0}
     write_whole(file, lambda part: images[0].save(part, "GIF", save_all=True, **options))
 
 
 def _draw_landscape(axes: Axes, landscape: Landscape, path: Descent) -> AxesImage:
-    """Draw the values in bands, two to a decade, the minima and the start of `path`."""
+    """Draw the values in bands, two for a decade, the minima, and the start of `path`."""
     from matplotlib.colors import BoundaryNorm
 
     (left, right), (bottom, top) = landscape.view

@@ -23,15 +23,15 @@ from fastopt.train.experiments.runs import Run, run
 
 
 class RunError(RuntimeError):
-    """A run that failed, or whose process ended; the message says which."""
+    """A run that failed, or whose process ended; the message names it."""
 
 
 def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generator[Run, None, None]:
-    """Train configurations in `jobs` processes; yield each run as it ends, in any order.
+    """Train configurations in `jobs` processes; yield each run when it has ended, in any order.
 
-    The processes are started anew ("spawn"), so a script that calls this needs
-    ``if __name__ == "__main__":``. They ignore Ctrl-C, which is for this process to answer: close
-    the iterator, and they are ended. If this process is killed, they end after their run.
+    The processes are new ("spawn"), so a script that calls this needs
+    ``if __name__ == "__main__":``. They ignore Ctrl-C. Closing the iterator ends them. If this
+    process is killed, they end after their run.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
     Raises
     ------
     RunError
-        If a run fails, or a process ends or cannot be started; what was yielded before stays valid.
+        If a run fails, or a process ends or cannot be started. Earlier runs are not affected.
     TypeError, ValueError
-        If an argument is of another kind, or `jobs` is less than 1.
+        If an argument is of another type, or `jobs` is less than 1.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
     # ever if the process dies before it has read it.
     packed = ForkingPickler.dumps(data)
     context = get_context("spawn")
-    workers: dict[Any, tuple[BaseProcess, RunConfig]] = {}  # by the end of a pipe to each
+    workers: dict[Any, tuple[BaseProcess, RunConfig]] = {}  # by the end of its pipe
     process: BaseProcess
     try:
         # The tracker is a process of multiprocessing, whose start would unblock the signal below.
@@ -98,7 +98,7 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
                     raise _lost(process, config) from None
                 if isinstance(answer, str):
                     raise RunError(f"{config.command()}: {answer}")
-                if waiting:  # the next is under way before the caller sees this one
+                if waiting:  # the next run begins before the caller gets this one
                     workers[connection] = process, waiting.popleft()
                     _send(connection, *workers[connection])
                 else:
@@ -116,10 +116,11 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait until a process has started; in that process it waits for ever.
+    """Delay Ctrl-C until a process has started; block it in that process.
 
-    A terminal sends it to all processes. That one inherits that it is blocked. Here, another thread
-    may receive it all the same, for which the handler is: half a start would print a traceback.
+    A terminal sends Ctrl-C to all processes, and the new process inherits the block. In this
+    process another thread may still receive the signal; the handler is for that case. An incomplete
+    start would print a traceback.
     """
     seen: list[Any] = []
     handlers = {}
@@ -163,7 +164,7 @@ def _lost(process: BaseProcess, config: RunConfig) -> RunError:
 
 
 def _work(connection: Any) -> None:
-    """Take the data; answer each configuration with its history, or with what went wrong."""
+    """Receive the data; answer each configuration with its history or its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fo.set_num_threads(1)
@@ -180,4 +181,4 @@ def _work(connection: Any) -> None:
                     answer = ForkingPickler.dumps(f"{type(error).__name__}: {error}")
                 connection.send_bytes(answer)
         except (EOFError, ConnectionError):
-            pass  # all is done, or the parent is gone
+            pass  # all is done, or the parent has ended

@@ -1,4 +1,4 @@
-"""Pictures of several training runs: curves side by side, and the score over what was varied."""
+"""Pictures of several training runs: curves, and the score over the varied options."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Lines of runs that are equal lie on each other: the later styles have gaps, so that the earlier
-# lines stay visible below them.
+# The lines of equal runs cover each other. The later styles have gaps, so that the earlier lines
+# stay visible.
 STYLES = ("-", "--", "-.", ":", (0, (4, 4)), (0, (1, 4)), (0, (8, 3, 2, 3)))
 SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
@@ -41,7 +41,7 @@ def plot_comparison(
     ----------
     runs : sequence of Run
     names : sequence of str
-        The fields in which they differ.
+        The fields in which the runs differ.
     objective : Objective
     title : str
     """
@@ -67,7 +67,7 @@ def plot_comparison(
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
@@ -103,7 +103,7 @@ def plot_sweep(
         handles, labels = handles[::-1], labels[::-1]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
@@ -118,12 +118,12 @@ def _style(i: int) -> dict[str, Any]:
 
 def _draw(axes: Axes, run: Run, what: str, style: Mapping[str, Any]) -> None:
     epochs = run.history.epochs
-    marker = "o" if len(epochs) < 3 else None  # a line of one point cannot be seen
+    marker = "o" if len(epochs) < 3 else None  # a line of one point is invisible
     axes.plot([e.epoch for e in epochs], [getattr(e, what) for e in epochs], marker=marker, **style)
 
 
 def _finish_losses(axes: Sequence[Axes], runs: Sequence[Run], what: Sequence[str]) -> None:
-    """Choose a log axis which shows all runs that did not diverge."""
+    """Use a log axis that shows all runs that did not diverge."""
     kept = [run for run in runs if not run.diverged] or runs
     values = [getattr(e, name) for run in kept for e in run.history.epochs for name in what]
     values = [value for value in values if isfinite(value)]
@@ -132,7 +132,7 @@ def _finish_losses(axes: Sequence[Axes], runs: Sequence[Run], what: Sequence[str
         if values and min(values) > 0:
             one.set_yscale("log")
             one.set_ylim(min(values) / 1.2, max(values) * 1.2)
-            if max(values) < 30 * min(values):  # decades alone would be too few marks
+            if max(values) < 30 * min(values):  # decades would be too few marks
                 _mark_within_decades(one.yaxis)
 
 
@@ -147,7 +147,7 @@ def _mark_within_decades(axis: Axis) -> None:
 def _finish_scores(
     axes: Axes, runs: Sequence[Run], objective: Objective, *, whole: bool = False
 ) -> None:
-    """Show where the runs come to, not how low they began: all that did not diverge, or half."""
+    """Set limits for the final scores of all runs that did not diverge, or of the better half."""
     from matplotlib.ticker import PercentFormatter
 
     _finish_epochs(axes, runs)
@@ -177,11 +177,11 @@ def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
 
 @np.errstate(all="ignore")
 def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str = "") -> Figure:
-    """Return a picture of the final held-out score over what was varied.
+    """Return a picture of the final held-out score over the fields that vary.
 
-    With two fields or more it is a heat map of the first two (the learning rate by batch size, if
-    both vary), in a panel for each value of a third; if one of the two is a range, it has a dot for
-    each run. Where several runs share a place, it shows the best of them.
+    With two or more fields it is a heat map of the first two (learning rate and batch size, if both
+    vary), with a panel for each value of a third. If one of the two is a range, it shows a dot for
+    each run. Of several runs at one place, it shows the best.
     """
     _require_runs(runs)
     from matplotlib.figure import Figure
@@ -210,7 +210,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         finite = [r.final.val_score for r in runs if not r.diverged and isfinite(r.final.val_score)]
         high = max(finite, default=1.0)
         low = min(finite, default=0.0)
-        # The colours are for the better half: one bad run would make all others look alike.
+        # The colours distinguish the better half: one bad run would make all others look the same.
         low = max(low, high - 3 * (high - float(np.median(finite or [0.0]))) - 1e-3)
         for axes, value in zip(grid.flat, panels, strict=False):
             part = [r for r in runs if third is None or getattr(r.config, third) == value]
@@ -231,7 +231,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         if others:
             title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
     if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is no formula
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
     return figure
 
 
@@ -265,7 +265,7 @@ def _draw_map(
     limits: tuple[float, float],
     objective: Objective,
 ) -> Any:
-    """Draw one panel; return what a colour bar needs."""
+    """Draw one panel; return the image for a colour bar."""
     x, y = names
     axes.set(xlabel=_axis_label(x), ylabel=_axis_label(y))
     if isinstance(space.axes[x], Range) or isinstance(space.axes[y], Range):
@@ -348,7 +348,7 @@ def _draw_dots(
 
 
 def _place(run: Run, space: Space, name: str) -> float:
-    """Return where a run stands on an axis: its number, or which of the values it has."""
+    """Return the place of a run on an axis: its number, or the index of its value."""
     value = getattr(run.config, name)
     if isinstance(space.axes[name], Range):
         return float(value)

@@ -1,4 +1,4 @@
-"""Which configurations a sweep tries: a grid, or a random sample of one or of ranges."""
+"""The configurations of a sweep: a grid, or a random sample of a grid or of ranges."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fastopt.train.experiments.runs import AXES
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two, both included.
+    """The numbers from `low` to `high`.
 
     Parameters
     ----------
     low, high : float
         With ``low < high``.
     log : bool
-        Whether factors count, not differences: each decade then gets as many draws as another, and
-        `low` must be greater than 0.
+        Draw the logarithm uniformly, not the number: each decade is equally likely. `low` must then
+        be greater than 0.
 
     Raises
     ------
     TypeError, ValueError
-        If these are no range.
+        If these are not a range.
     """
 
     low: float
@@ -52,7 +52,7 @@ class Range:
             raise ValueError(f"a log range must begin above 0, not at {self.low:g}")
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Return a number with four digits, so that a command line can repeat it."""
+        """Return a random number with four digits, so that a command line can repeat it."""
         if self.log:
             value = exp(rng.uniform(log(self.low), log(self.high)))
         else:
@@ -62,24 +62,25 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """What a sweep tries.
+    """The configurations of a sweep.
 
     Parameters
     ----------
     base : RunConfig
-        What all runs share; its seed also chooses what is drawn.
+        The options that all runs share. Its seed is also the seed of the draws.
     axes : mapping of str to sequence, array of one dimension or `Range`
-        The values of the fields that vary, of those in `AXES`.
+        The values of the fields that vary; the fields must be in `AXES`.
     trials : int, optional
-        How many to draw, at least 1. Without it, all combinations are tried; 20 are drawn if an
-        axis is a range. A larger number begins with the same draws.
+        The number of random draws, at least 1. By default, all combinations; 20 draws if an axis is
+        a range. A larger number begins with the same draws.
 
     Raises
     ------
     ConfigError, TypeError
         If a value cannot be used.
     ValueError
-        If an axis has no value, one value twice, or an unknown name; or `trials` is less than 1.
+        If an axis has no value, the same value twice, or an unknown name, or if `trials` is less
+        than 1.
 
     Examples
     --------
@@ -124,11 +125,11 @@ class Space:
 
     @property
     def random(self) -> bool:
-        """Whether configurations are drawn."""
+        """Whether configurations are drawn at random."""
         return self.trials is not None or any(isinstance(v, Range) for v in self.axes.values())
 
     def configs(self) -> list[RunConfig]:
-        """Return what to try, no configuration twice."""
+        """Return the configurations, each once."""
         lists = [values for values in self.axes.values() if not isinstance(values, Range)]
         if len(lists) == len(self.axes):
             grid = [
@@ -142,7 +143,7 @@ class Space:
         rng = np.random.default_rng((self.base.seed, 2))
         wanted = self.trials or 20
         drawn: dict[RunConfig, None] = {}
-        known = 0  # draws in a row: a range of a few whole numbers may not have as many as wanted
+        known = 0  # draws in a row: a range of whole numbers may have fewer numbers than trials
         while len(drawn) < wanted and known < 1000:
             config = replace(self.base, **{name: self._draw(name, rng) for name in self.axes})
             known = known + 1 if config in drawn else 0
@@ -157,7 +158,7 @@ class Space:
         return round(value) if AXES[name] is int else value
 
     def facts(self) -> dict[str, Any]:
-        """Return what makes it another space: all but `trials`."""
+        """Return the parts that identify the space: all except `trials`."""
         return {
             "base": asdict(self.base) | {"hidden": list(self.base.hidden)},
             "axes": {
@@ -168,7 +169,7 @@ class Space:
 
 
 def _listed(name: str, values: Any) -> list[Any]:
-    """Return the values of an axis as a list of Python's own numbers and strings."""
+    """Return the values of an axis as a list of Python numbers and strings."""
     ndim = getattr(values, "ndim", 1)
     if isinstance(values, str) or not isinstance(values, Iterable) or ndim != 1:
         raise TypeError(f"{name} must be a list of values or a Range, not {values!r}")
