@@ -394,6 +394,9 @@ def test_another_space_is_refused(
     assert path.read_bytes() == before
     with fx.Journal(path, fx.Space(IRIS, SPACE.axes, trials=2), iris):
         pass  # more or fewer trials are not another space
+    path.write_bytes(before.replace(b'"iris"', b'"\\u001b[31m"'))
+    with pytest.raises(fx.JournalError, match=r'data was "\\u001b\[31m"'):
+        fx.Journal(path, SPACE, iris)
 
 
 def test_other_data_are_refused(tmp_path: Path, iris: ft.Data) -> None:

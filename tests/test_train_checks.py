@@ -436,6 +436,9 @@ def test_an_epoch_that_is_taken_anew_has_the_same_order_and_rates() -> None:
     with pytest.raises(KeyboardInterrupt):
         cut.fit(3, [Interrupt()])
     assert cut.within_epoch
+    own = ft.loop._Progress(cut, "x").state_dict()  # `save` refuses it
+    with pytest.raises(fo.CheckpointError, match="x was saved within an epoch"):
+        ft.loop._Progress(build(), "x").load_state_dict(own)
     cut.fit(3)
     for ours, theirs in zip(cut.history.epochs, whole.history.epochs, strict=True):
         assert (ours.lr, ours.train_loss, ours.epoch) == (

@@ -570,6 +570,9 @@ class _Progress:
             or state_dict.keys() | {"within_epoch"} != own.keys()
         ):
             raise fo.CheckpointError(f"{self._path} is a checkpoint, but not one of a Trainer")
+        # `save` refuses a cut epoch. Only a trainer that is within one takes its own state back.
+        if state_dict.get("within_epoch") and not trainer.within_epoch:
+            raise fo.CheckpointError(f"{self._path} was saved within an epoch")
         settings = state_dict["settings"]
         if not isinstance(settings, Mapping):
             raise fo.CheckpointError(f"{self._path} does not hold the settings of a Trainer")

@@ -254,7 +254,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_text, value))
     if isinstance(value, str):
-        return value
+        return value if value.isprintable() else json.dumps(value)
     try:
         axis = Range(**value)
     except (OverflowError, TypeError, ValueError):
