@@ -164,6 +164,40 @@ def test_numbers_of_other_kinds_are_taken() -> None:
     assert _core.as_integer(-(2**63), "x") == -(2**63)
 
 
+@pytest.mark.parametrize("flag", [True, np.False_, np.array(True)])
+def test_a_flag_is_not_a_number(flag: Any) -> None:
+    for convert, kind in ((_core.as_number, "a number"), (_core.as_integer, "an integer")):
+        with pytest.raises(TypeError, match=f"x must be {kind}, not .*(True|False)"):
+            convert(flag, "x")
+    with refused(TypeError, "lr must be a number", arrays=[PARAM]):
+        fo.SGD([PARAM], lr=flag)
+    with refused(TypeError, "betas[0] must be a number", arrays=[PARAM]):
+        fo.Adam([PARAM], betas=(flag, 0.9))
+    with refused(TypeError, "decay must be a number", arrays=[PARAM]):
+        fo.WeightEMA([PARAM], decay=flag)
+    opt = fo.SGD([PARAM], nesterov=flag, momentum=0.5)  # where a flag is meant it is one
+    with refused(TypeError, "grad_scale must be a number", arrays=[PARAM], optimizer=opt):
+        opt.step([GRAD], grad_scale=flag)
+
+
+def test_the_norms_that_are_taken() -> None:
+    for norm_type in ("inf", None, True):
+        with pytest.raises(TypeError, match="norm_type must be 2 or inf, not "):
+            fo.grad_norm([GRAD], norm_type)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"norm_type must be 2 or inf, not 1\.0"):
+        fo.grad_norm([GRAD], 1.0)
+
+
+def test_a_state_that_an_option_needs() -> None:
+    words = "momentum_buffer is None, but momentum=0.5 needs it"
+    with refused(TypeError, words, arrays=[PARAM]):
+        F.sgd_(PARAM, GRAD, momentum=0.5, step=1)
+    with refused(TypeError, "grad_avg is None, but centered=True needs it", arrays=[PARAM]):
+        F.rmsprop_(PARAM, GRAD, GRAD.copy(), centered=True)
+    with refused(TypeError, "square_avg must be a NumPy array", arrays=[PARAM]):
+        F.rmsprop_(PARAM, GRAD, None)  # type: ignore[arg-type]
+
+
 def test_texts_that_utf8_does_not_hold() -> None:
     for text in ("\ud800", "mean\0", "", "Mean"):
         with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none'"):

@@ -39,64 +39,67 @@ bool is_container(py::handle value) {
            py::type::of(value).is(py::module_::import("array").attr("array"));
 }
 
-[[noreturn]] void throw_kind(py::handle value, const std::string& name, const char* taken) {
-    throw py::type_error(name + " must be " + taken + ", not " + short_repr(value));
+// Throws: the argument `name` must be what `taken` says.
+template <class Error>
+[[noreturn]] void throw_taken(py::handle value, std::string_view name, const char* taken) {
+    throw_error<Error>("{} must be {}, not {}", name, taken, short_repr(value));
 }
 
 // Throws if the conversion has raised: our message for a TypeError, a ValueError for a number that
 // is too large, and all else as it is.
-void require_converted(py::handle value, const std::string& name, const char* taken,
+void require_converted(py::handle value, std::string_view name, const char* taken,
                        const char* fitting) {
     if (!PyErr_Occurred()) return;
     const bool wrong_kind = PyErr_ExceptionMatches(PyExc_TypeError) != 0;
     if (!wrong_kind && PyErr_ExceptionMatches(PyExc_OverflowError) == 0)
         throw py::error_already_set();
     PyErr_Clear();
-    if (wrong_kind) throw_kind(value, name, taken);
-    throw py::value_error(name + " must be " + fitting + ", not " + short_repr(value));
+    if (wrong_kind) throw_taken<py::type_error>(value, name, taken);
+    throw_taken<py::value_error>(value, name, fitting);
 }
 
-// Arrays with axes and masked ones convert themselves with warnings or errors of their own, and
-// NumPy's strings, dates and complex numbers convert to what nobody meant.
-void require_scalar(py::handle value, const std::string& name, const char* taken,
-                    std::string_view kinds = "biuf") {
-    if (PyComplex_Check(value.ptr()) || PyUnicode_Check(value.ptr()))
-        throw_kind(value, name, taken);
+// Throws TypeError for objects that Python or NumPy would convert, but with a warning, with an
+// error of its own or to a number that nobody meant. `kinds` are the NumPy kinds of dtype that are
+// taken.
+void require_scalar(py::handle value, std::string_view name, const char* taken,
+                    std::string_view kinds) {
+    const auto is_taken = [&](char kind) { return kinds.find(kind) != std::string_view::npos; };
+    if (PyComplex_Check(value.ptr()) || PyUnicode_Check(value.ptr()) ||
+        (PyBool_Check(value.ptr()) && !is_taken('b')))
+        throw_taken<py::type_error>(value, name, taken);
     const py::object axes = attribute(value, "ndim");
     if (!axes) return;
-    if (PyLong_Check(axes.ptr()) && !axes.equal(py::int_(0))) throw_kind(value, name, taken);
+    const bool has_axes = PyLong_Check(axes.ptr()) && !axes.equal(py::int_(0));
+    if (has_axes) throw_taken<py::type_error>(value, name, taken);
     if (!py::isinstance<py::array>(value) && !is_numpy_scalar(value)) return;
-    require_no_mask(value, name);
-    const auto dtype = py::reinterpret_borrow<py::dtype>(value.attr("dtype"));
-    if (kinds.find(dtype.kind()) == std::string_view::npos) throw_kind(value, name, taken);
+    require_no_mask(value, std::string(name));
+    if (!is_taken(py::reinterpret_borrow<py::dtype>(value.attr("dtype")).kind()))
+        throw_taken<py::type_error>(value, name, taken);
 }
 
 }  // namespace
 
-double as_number(py::handle value, const std::string& name) {
-    constexpr const char* taken = "a number";
-    if (!PyFloat_CheckExact(value.ptr()) && !PyLong_CheckExact(value.ptr()))
-        require_scalar(value, name, taken);
+double as_number(py::handle value, std::string_view name, const char* taken) {
+    if (PyFloat_CheckExact(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
+    if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken, "iuf");
     const double number = PyFloat_AsDouble(value.ptr());
     if (number == -1.0) require_converted(value, name, taken, "within the range of float64");
     return number;
 }
 
-bool as_flag(py::handle value, const std::string& name) {
-    if (PyBool_Check(value.ptr())) return value.is(py::handle(Py_True));
+bool as_flag(py::handle value, std::string_view name) {
+    if (PyBool_Check(value.ptr())) return value.ptr() == Py_True;
     constexpr const char* taken = "True or False";
-    require_scalar(value, name, taken);
+    require_scalar(value, name, taken, "biuf");
     const double number = PyFloat_AsDouble(value.ptr());
     if (number == -1.0) require_converted(value, name, taken, taken);
-    if (number != 0 && number != 1)
-        throw py::value_error(name + " must be " + taken + ", not " + short_repr(value));
+    if (number != 0 && number != 1) throw_taken<py::value_error>(value, name, taken);
     return number == 1;
 }
 
-std::int64_t as_integer(py::handle value, const std::string& name) {
+std::int64_t as_integer(py::handle value, std::string_view name) {
     constexpr const char* taken = "an integer";
     constexpr const char* fitting = "an integer of 64 bits";
-    // NumPy 1 takes its bool for an integer, with a warning.
     if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken, "iu");
     const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     if (!integer) require_converted(value, name, taken, fitting);
@@ -105,8 +108,8 @@ std::int64_t as_integer(py::handle value, const std::string& name) {
     return number;
 }
 
-std::string as_text(py::handle value, const std::string& name) {
-    if (!PyUnicode_Check(value.ptr())) throw_kind(value, name, "a string");
+std::string as_text(py::handle value, std::string_view name) {
+    if (!PyUnicode_Check(value.ptr())) throw_taken<py::type_error>(value, name, "a string");
     return utf8(value);
 }
 
@@ -126,11 +129,12 @@ std::string short_text(py::handle text) {
     return utf8(start) + (py::len(line) > static_cast<std::size_t>(longest_repr) ? "..." : "");
 }
 
-NormType as_norm_type(py::handle value, const std::string& name) {
-    const double number = as_number(value, name);
+NormType as_norm_type(py::handle value, std::string_view name) {
+    constexpr const char* taken = "2 or inf";
+    const double number = as_number(value, name, taken);
     if (number == 2.0) return NormType::two;
     if (number == std::numeric_limits<double>::infinity()) return NormType::inf;
-    throw py::value_error(name + " must be 2 or inf, not " + short_repr(value));
+    throw_taken<py::value_error>(value, name, taken);
 }
 
 std::string short_repr(py::handle value) {

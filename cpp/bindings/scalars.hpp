@@ -1,10 +1,11 @@
-// The one place that turns a Python object into a number, a flag or a text.
+// Turns Python objects into numbers, flags and texts, and into words of messages.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "../runtime/run_norm.hpp"
 
@@ -12,27 +13,33 @@ namespace fastopt {
 
 namespace py = pybind11;
 
-// `name` is that of the argument. Each throws TypeError if the object is of another kind, and
-// passes on what user code in the object raises, but for a TypeError.
+// Throws an error with a message made by str.format.
+template <class Error, class... Values>
+[[noreturn]] void throw_error(const char* pattern, const Values&... values) {
+    throw Error(std::string(py::str(pattern).format(values...)));
+}
 
-// A float, an int, a NumPy scalar of either, an array of one without axes, or what has __float__.
-// Throws ValueError beyond float64.
-double as_number(py::handle value, const std::string& name);
+// `name` is that of the argument. Each throws TypeError if the object is of another kind. Other
+// exceptions of the object's own code pass through.
+
+// A float, an int, a NumPy scalar of either, an array of one without axes, or what has __float__;
+// no bool. Throws ValueError beyond float64. `taken` says in messages what is accepted.
+double as_number(py::handle value, std::string_view name, const char* taken = "a number");
 
 // True, False, NumPy's, or a number that is 0 or 1; ValueError for other numbers.
-bool as_flag(py::handle value, const std::string& name);
+bool as_flag(py::handle value, std::string_view name);
 
-// What has __index__. Throws ValueError beyond 64 bits.
-std::int64_t as_integer(py::handle value, const std::string& name);
+// What has __index__, but no bool. Throws ValueError beyond 64 bits.
+std::int64_t as_integer(py::handle value, std::string_view name);
 
 // In UTF-8; lone surrogates and control characters are escaped.
-std::string as_text(py::handle value, const std::string& name);
+std::string as_text(py::handle value, std::string_view name);
 
 // 2 or infinity.
-NormType as_norm_type(py::handle value, const std::string& name);
+NormType as_norm_type(py::handle value, std::string_view name);
 
-// The repr for messages: of some 80 characters, and never all of an array or a long list. Where
-// the object's own raises an Exception it is the type's name; MemoryError passes.
+// The repr for messages: of some 80 characters, and never all of an array or a long list. It is the
+// type's name if the object's own repr raises an Exception other than MemoryError.
 std::string short_repr(py::handle value);
 
 // A str as one line of UTF-8, cut after 80 characters; lone surrogates and control characters are
@@ -42,7 +49,7 @@ std::string short_text(py::handle text);
 // A number and its noun: 1 group, 2 groups.
 std::string counted(std::size_t number, const char* singular);
 
-// An attribute, or a null object if there is none; what else user code raises is thrown.
+// An attribute, or a null object if there is none. Other exceptions pass through.
 py::object attribute(py::handle object, const char* name);
 
 }  // namespace fastopt

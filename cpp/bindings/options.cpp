@@ -1,0 +1,168 @@
+#include "options.hpp"
+
+#include <cmath>
+#include <utility>
+
+#include "scalars.hpp"
+
+namespace fastopt {
+namespace {
+
+// What messages call the range of a number, and whether a number is in it.
+struct NumberRange {
+    const char* text;
+    bool (*holds)(double);
+};
+
+NumberRange range_of(Domain domain) {
+    switch (domain) {
+        case Domain::non_negative:
+            return {"finite and >= 0", [](double x) { return std::isfinite(x) && x >= 0; }};
+        case Domain::fraction: return {"in [0, 1]", [](double x) { return x >= 0 && x <= 1; }};
+        case Domain::decay_rate: return {"in [0, 1)", [](double x) { return x >= 0 && x < 1; }};
+        default: return {"finite", [](double x) { return std::isfinite(x); }};
+    }
+}
+
+// Item number `item` of a pair such as betas.
+py::object pair_item(py::handle value, const char* name, int item) {
+    py::object items;
+    if (PySequence_Check(value.ptr()) && !PyUnicode_Check(value.ptr())) {
+        items = py::reinterpret_steal<py::object>(PySequence_Fast(value.ptr(), ""));
+        if (!items && PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+        PyErr_Clear();
+    }
+    if (!items || PySequence_Fast_GET_SIZE(items.ptr()) != 2)
+        throw_error<py::type_error>("{} must be a pair of numbers, not {}", name,
+                                    short_repr(value));
+    return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(items.ptr(), item));
+}
+
+double read_option(const Option& option, py::object value) {
+    std::string name = option.name;
+    if (option.item >= 0) {
+        value = pair_item(value, option.name, option.item);
+        name += "[" + std::to_string(option.item) + "]";
+    }
+    if (option.domain == Domain::choice) {
+        for (int i = 0; i < 2; ++i)
+            if (PyUnicode_Check(value.ptr()) && as_text(value, name) == option.choices[i]) return i;
+        throw_error<py::value_error>("{} must be '{}' or '{}', not {}", name, option.choices[0],
+                                     option.choices[1], short_repr(value));
+    }
+    if (option.domain == Domain::flag) return as_flag(value, name) ? 1.0 : 0.0;
+    const double number = as_number(value, name);
+    if (const NumberRange range = range_of(option.domain); !range.holds(number))
+        throw_error<py::value_error>("{} must be {}, not {}", name, range.text, short_repr(value));
+    return number;
+}
+
+// Whether the object will always hold the value it holds now.
+bool immutable(py::handle value) {
+    PyObject* object = value.ptr();
+    if (PyTuple_CheckExact(object)) {
+        for (const py::handle item : py::reinterpret_borrow<py::tuple>(value))
+            if (!PyFloat_CheckExact(item.ptr()) && !PyLong_CheckExact(item.ptr())) return false;
+        return true;
+    }
+    return PyFloat_CheckExact(object) || PyBool_Check(object) || PyLong_CheckExact(object) ||
+           PyUnicode_CheckExact(object);
+}
+
+// The values of the options that a message names.
+std::string named_values(const Update& update, const std::string& message, const py::dict& group) {
+    std::string result;
+    for (int i = 0; i < update.option_count; ++i) {
+        const char* name = update.options[i].name;
+        if (message.find(name) == std::string::npos) continue;
+        result.append(result.empty() ? "" : ", ").append(name).append("=");
+        result.append(short_repr(group[name]));
+    }
+    return result;
+}
+
+}  // namespace
+
+void throw_names(const std::string& message) {
+    const py::object error = py::module_::import("fastopt._checks").attr("NamesError");
+    PyErr_SetString(error.ptr(), message.c_str());
+    throw py::error_already_set();
+}
+
+GroupOptions::GroupOptions(const Update& update, const py::dict& group) : update_(&update) {
+    for (int i = 0; i < update.option_count; ++i) {
+        PyObject* key = PyUnicode_InternFromString(update.options[i].name);
+        if (key == nullptr) throw py::error_already_set();
+        keys_.push_back(py::reinterpret_steal<py::object>(key));
+    }
+    seen_.resize(keys_.size());
+    read(group);
+}
+
+bool GroupOptions::read(const py::dict& group) {
+    std::vector<std::pair<std::size_t, py::object>> read;
+    std::array<double, max_options> values = values_;
+    for (std::size_t i = 0; i < keys_.size(); ++i) {
+        PyObject* found = PyDict_GetItemWithError(group.ptr(), keys_[i].ptr());
+        if (found != nullptr && found == seen_[i].ptr()) continue;
+        if (PyErr_Occurred()) throw py::error_already_set();
+        const Option& option = update_->options[i];
+        if (found == nullptr)
+            throw_names(std::string("the parameter group has no option '") + option.name + "'");
+        const auto value = py::reinterpret_borrow<py::object>(found);
+        values[i] = read_option(option, value);
+        read.emplace_back(i, immutable(value) ? value : py::object());
+    }
+    if (read.empty()) return false;
+    if (const char* conflict = update_->conflict(values.data()))
+        throw_error<py::value_error>("{}, not {}", conflict,
+                                     named_values(*update_, conflict, group));
+    values_ = values;
+    for (auto& [i, value] : read) std::swap(seen_[i], value);
+    unsigned used = 0;
+    for (int i = 0; i < update_->state_count; ++i)
+        if (uses_state(i)) used |= 1u << i;
+    return std::exchange(used_, used) != used;
+}
+
+std::string GroupOptions::reason_for_state(int index, const py::dict& group) const {
+    for (int i = 0; i < update_->option_count; ++i) {
+        std::array<double, max_options> without = values_;
+        without[static_cast<std::size_t>(i)] = 0.0;
+        const char* name = update_->options[i].name;
+        if (!update_->uses_state(without.data(), index))
+            return name + ("=" + short_repr(group[name]));
+    }
+    return "";
+}
+
+Unfit GroupOptions::unfit(std::int64_t step, Type type) const {
+    Coefficients coefficients;
+    update_->prepare(values(), step, true, coefficients);
+    return update_->unfit(coefficients, type);
+}
+
+int GroupOptions::traverse(visitproc visit, void* arg) const {
+    for (const py::object& value : seen_) Py_VISIT(value.ptr());
+    return 0;
+}
+
+GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
+                         const py::object& grad_scale, const py::object& skip_nonfinite,
+                         const py::object& zero_grads) {
+    GradOptions options;
+    options.scale = as_number(grad_scale, "grad_scale");
+    if (!(std::isfinite(options.scale) && options.scale > 0))
+        throw_error<py::value_error>("grad_scale must be finite and > 0, not {}",
+                                     short_repr(grad_scale));
+    options.skip_nonfinite = as_flag(skip_nonfinite, "skip_nonfinite");
+    options.zero = as_flag(zero_grads, "zero_grads");
+    options.clip = !max_norm.is_none();
+    if (options.clip) options.max_norm = as_number(max_norm, "max_norm");
+    options.norm_type = as_norm_type(norm_type, "norm_type");
+    if (!(options.max_norm >= 0))
+        throw_error<py::value_error>("max_norm must be >= 0, not {}", short_repr(max_norm));
+    return options;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,149 @@
+// The plan of a step: its arrays, checked and ready for the runtime, kept from step to step.
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../runtime/step.hpp"
+#include "arrays.hpp"
+#include "options.hpp"
+
+namespace fastopt {
+
+using States = std::array<std::optional<py::array>, max_states>;
+
+// The row of an update in the table of the instruction set in use.
+const Update& update_row(int number);
+
+// An array that is updated. An average or a sum is called a parameter here, too.
+struct Parameter {
+    std::string name;
+    std::string what, grad_what;  // what messages call the array, and one that it is updated by
+    py::array param;  // as it was given: the garbage collector does not see through a view
+    std::size_t group;
+    States states;
+    std::int64_t step = 0;  // the number of steps that were taken
+};
+// Does not check the array.
+Parameter make_parameter(const Update& update, const std::string& name, py::handle array,
+                         std::size_t group);
+
+struct Group {
+    GroupOptions options;
+    py::object params;  // what the group's dict holds as "params"
+};
+
+constexpr std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
+
+// The properties of an array that a check depends on. An array with the same properties need not be
+// checked again.
+class Fingerprint {
+public:
+    Fingerprint() = default;
+
+    // `dtype` must outlive this. An array with another object for its dtype never matches.
+    Fingerprint(const py::array& array, PyObject* dtype);
+
+    bool matches(PyObject* object) const {
+        return matches_elsewhere(object) && py::detail::array_proxy(object)->data == data_;
+    }
+
+    // Whether all but the address is the same.
+    __attribute__((always_inline)) bool matches_elsewhere(PyObject* object) const {
+        if (Py_TYPE(object) != ndarray_type()) return false;
+        const auto* fields = py::detail::array_proxy(object);
+        if (fields->descr != dtype_ || fields->nd != dimensions_ ||
+            (fields->flags & checked_flags) != flags_)
+            return false;
+        for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
+            if (fields->dimensions[i] != shape_[i] || fields->strides[i] != strides_[i])
+                return false;
+        return true;
+    }
+
+    void move(const void* data) { data_ = data; }
+
+private:
+    static constexpr int max_dimensions = 4;  // arrays of more never match
+    static constexpr int checked_flags =
+        py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+    static PyTypeObject* ndarray_type() { return py::detail::npy_api::get().PyArray_Type_; }
+
+    const void* data_ = nullptr;
+    const PyObject* dtype_ = nullptr;
+    int flags_ = 0;
+    int dimensions_ = -1;
+    std::array<py::ssize_t, max_dimensions> shape_{};
+    std::array<py::ssize_t, max_dimensions> strides_{};
+};
+
+// The invariant of a plan, between two of its calls:
+// - Each entry belongs to one parameter that has a gradient, in the order of the parameters.
+// - Its parameter, states and gradient have passed all checks with the properties that their
+//   fingerprints hold. No array that the step writes shares memory with another array of the step.
+// - A tensor's options point into the group of its parameter, so groups may not move.
+// Parameters and states are kept alive by their owner. Gradients are not: a plan only compares
+// addresses with those of the gradients that the next step gets.
+// A call that throws may leave the plan incomplete; its caller clears it.
+class Plan {
+public:
+    explicit Plan(int number) : number_(number) {}  // of the update's row
+
+    void clear();
+
+    // Makes the plan fit these gradients, one for each parameter or None, and the next step of each
+    // parameter. If the arrays are those of the last step, only their fingerprints are compared. A
+    // gradient that differs is checked by itself, if it can be. Else everything is checked.
+    void prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
+                 const py::tuple& grads, bool zero_grads);
+
+    StepResult run(const GradOptions& options);
+
+    std::size_t parameter(std::size_t tensor) const { return entries_[tensor].parameter; }
+    TensorUpdate& tensor(std::size_t number) { return stepper_.tensors[number]; }
+
+    // After a step that was taken: counts it, and gives the parameters the states made for it.
+    void finish(std::vector<Parameter>& parameters);
+
+    // After a step that was skipped: the states made for it have never been.
+    void skip();
+
+private:
+    using Extent = std::pair<const std::byte*, const std::byte*>;
+
+    struct Entry {
+        std::size_t parameter;
+        std::vector<py::ssize_t> order;
+        Fingerprint param, grad;
+        std::array<Fingerprint, max_states> states;
+        States created;  // for the current step
+    };
+
+    const Update& update() const { return update_row(number_); }
+    bool refresh(const std::vector<Parameter>& parameters, const py::tuple& grads);
+    bool still_holds(std::size_t number, const Parameter& parameter) const;
+    bool take_grad(std::size_t number, const Parameter& parameter, py::handle grad);
+    void make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
+              const py::tuple& grads);
+    void add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
+             OverlapCheck& overlap);
+    py::array check_grad(py::handle grad, const Parameter& parameter) const;
+    bool is_written(Extent range) const;
+
+    int number_;
+    bool zero_grads_ = false;
+    Stepper stepper_;
+    std::vector<Entry> entries_;   // one for each tensor of the stepper
+    std::vector<Extent> written_;  // the memory that the step writes: sorted, disjoint
+};
+
+}  // namespace fastopt
