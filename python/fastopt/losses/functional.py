@@ -26,6 +26,19 @@ from fastopt.losses.pointwise import (
     SmoothL1Loss,
 )
 
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "linear_cross_entropy",
+    "mse_loss",
+    "nll_loss",
+    "smooth_l1_loss",
+]
+
 
 def cross_entropy(
     logits: FloatArray,
