@@ -10,7 +10,15 @@ A loss returns ``(loss, grad)``, the gradient with respect to the first argument
 ``value_and_grad`` of its class does. An update writes into the parameter and its state, and returns
 nothing.
 
-If an argument cannot be used, TypeError or ValueError names it, and nothing has been written.
+Examples
+--------
+>>> import numpy as np, fastopt.functional as F
+>>> loss, grad = F.cross_entropy(np.array([[1.0, 1.0]]), np.array([0]), label_smoothing=0.5)
+>>> print(f"{loss:.4f}", grad)
+0.6931 [[-0.25  0.25]]
+>>> loss, grad = F.mse_loss(np.array([1.0, 5.0]), np.array([1.0, 2.0]), reduction="sum")
+>>> print(loss, grad)
+9.0 [0. 6.]
 """
 
 from __future__ import annotations
