@@ -82,21 +82,14 @@ class Optimizer(ABC):
         for group in groups:
             self.add_param_group(group)
 
-    # Each of these changes everything, `param_groups` too, or raises.
+    # Each of these changes everything, `param_groups` too, or raises. The options of `_step` are
+    # those of `step`, in its order.
     @abstractmethod
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
     @abstractmethod
     def _remove_group(self, index: int) -> None: ...
     @abstractmethod
-    def _step(
-        self,
-        grads: Sequence[FloatArray | None],
-        max_norm: float | None,
-        norm_type: float,
-        grad_scale: float,
-        skip_nonfinite: bool,
-        zero_grads: bool,
-    ) -> StepInfo: ...
+    def _step(self, grads: Sequence[FloatArray | None], *options: Any) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod
