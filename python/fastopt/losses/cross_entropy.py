@@ -66,7 +66,6 @@ class CrossEntropyOptions:
         out: FloatArray | None,
         stats: bool = False,
         denominator: float | None = None,
-        most_threads: int | None = None,
     ) -> Any:
         """Return the loss, or a tuple of it and what else is wanted.
 
@@ -85,7 +84,7 @@ class CrossEntropyOptions:
             out,
             tuple if stats else None,
             denominator,
-            most_threads,
+            None,
         )
 
     def __repr__(self) -> str:
