@@ -123,7 +123,7 @@ def test_a_pipe_or_a_socket_is_refused_by_name(
     with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
         write_whole("a", lambda file: file.write(b"new"))
     with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
-        fo.save("a")
+        fo.save("a", extra=1)
     with pytest.raises(OSError, match=r"Not a regular file.*'a'"):
         fo.load("a")  # and does not wait for a writer
     assert os.lstat("a") == before
@@ -132,7 +132,7 @@ def test_a_pipe_or_a_socket_is_refused_by_name(
 
 def test_a_device_is_refused() -> None:
     with pytest.raises(OSError, match=r"Not a regular file.*'/dev/null'"):
-        fo.save("/dev/null")
+        fo.save("/dev/null", extra=1)
     assert stat.S_ISCHR(os.lstat("/dev/null").st_mode)
 
 

@@ -24,11 +24,8 @@ CORE = [
 def test_public_are_the_names_of_these_modules() -> None:
     modules = {"checkpoint", "functional", "losses", "optim", "reference", "schedules", "testing"}
     names = {"__version__", "Checkpoint", "CheckpointError", "load", "save"}
-    for module in (fo.optim, fo.losses, fo.schedules):
+    for module in (fo.optim, fo.losses, fo.schedules, _settings):
         names.update(module.__all__)
-    names.update(
-        name for name in vars(_settings) if name in dir(fo) and callable(getattr(fo, name))
-    )
     assert set(fo.__all__) == modules | names
     assert len(fo.__all__) == len(set(fo.__all__))
 

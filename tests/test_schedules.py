@@ -1036,7 +1036,7 @@ def test_bad_states_of_other_schedules() -> None:
         made = make(optimizer)
         with refused(error, *words, optimizer=optimizer, schedule=made):
             made.load_state_dict(made.state_dict() | spoil)
-        with refused(TypeError, "mapping", "list", optimizer=optimizer, schedule=made):
+        with refused(TypeError, "must be a mapping, not []", optimizer=optimizer, schedule=made):
             made.load_state_dict([])
 
 

@@ -29,123 +29,46 @@ except ImportError as error:
         sys.exit(2)
     raise
 
-from fastopt import checkpoint, functional, losses, optim, reference, schedules, testing
-from fastopt._settings import (
-    active_isa,
-    available_isas,
-    get_num_threads,
-    set_num_threads,
-    show_config,
+from fastopt import (
+    _settings,
+    checkpoint,
+    functional,
+    losses,
+    optim,
+    reference,
+    schedules,
+    testing,
 )
+from fastopt._settings import *  # noqa: F403
 from fastopt.checkpoint import Checkpoint, CheckpointError, load, save
-from fastopt.losses import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    CrossEntropyStats,
-    HuberLoss,
-    KLDivLoss,
-    L1Loss,
-    LinearCrossEntropyLoss,
-    MSELoss,
-    NLLLoss,
-    SmoothL1Loss,
-)
-from fastopt.optim import (
-    SGD,
-    Adam,
-    AdamW,
-    GradAccumulator,
-    IncompatibleKeys,
-    Optimizer,
-    RMSprop,
-    StepInfo,
-    WeightEMA,
-    clip_grad_norm_,
-    clip_grad_value_,
-    decay_groups,
-    grad_norm,
-)
-from fastopt.schedules import (
-    ChainedScheduler,
-    ConstantLR,
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    ExponentialLR,
-    LambdaLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    PolynomialLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-    StepLR,
-)
+from fastopt.losses import *  # noqa: F403
+from fastopt.optim import *  # noqa: F403
+from fastopt.schedules import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-# Public are the modules of the core, and of their names all of optim, losses, schedules and the
-# settings, and what saves and loads. The others are used as `fo.functional.softmax`. A module or
-# name that begins with an underscore is private, and so is a module below those that are named
-# here: it may move. `train` is public too, but stands for an extra, so `import *` leaves it out.
+# Public are these modules, and here too all names of optim, losses, schedules and the settings, and
+# what saves and loads. The others are used as `fo.functional.softmax`. A name that begins with an
+# underscore is private, and so is a module below these: it may move. `train` is public too, but
+# needs an extra, so `import *` leaves it out.
 __all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "ChainedScheduler",
     "Checkpoint",
     "CheckpointError",
-    "ConstantLR",
-    "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts",
-    "CrossEntropyLoss",
-    "CrossEntropyStats",
-    "ExponentialLR",
-    "GradAccumulator",
-    "HuberLoss",
-    "IncompatibleKeys",
-    "KLDivLoss",
-    "L1Loss",
-    "LRScheduler",
-    "LambdaLR",
-    "LinearCrossEntropyLoss",
-    "LinearLR",
-    "MSELoss",
-    "MultiStepLR",
-    "NLLLoss",
-    "OneCycleLR",
-    "Optimizer",
-    "PolynomialLR",
-    "RMSprop",
-    "ReduceLROnPlateau",
-    "SequentialLR",
-    "SmoothL1Loss",
-    "StepInfo",
-    "StepLR",
-    "WeightEMA",
     "__version__",
-    "active_isa",
-    "available_isas",
     "checkpoint",
-    "clip_grad_norm_",
-    "clip_grad_value_",
-    "decay_groups",
     "functional",
-    "get_num_threads",
-    "grad_norm",
     "load",
     "losses",
     "optim",
     "reference",
     "save",
     "schedules",
-    "set_num_threads",
-    "show_config",
     "testing",
 ]
+__all__ += losses.__all__
+__all__ += optim.__all__
+__all__ += schedules.__all__
+__all__ += _settings.__all__
 
 
 if TYPE_CHECKING:

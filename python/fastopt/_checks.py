@@ -7,7 +7,7 @@ ValueError with the name and the value. `number`, `integer`, `choice` and `list_
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from operator import index
 from pathlib import Path
@@ -32,6 +32,7 @@ __all__ = [
     "int64",
     "integer",
     "list_of",
+    "mapping",
     "non_negative",
     "number",
     "one_or_each",
@@ -62,6 +63,13 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 def flag(name: str, value: object) -> bool:
     """Check that `value` is True or False."""
     return as_flag(value, name)
+
+
+def mapping(name: str, value: object) -> Mapping[Any, Any]:
+    """Check that `value` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, not {short_repr(value)}")
+    return value
 
 
 def to_float(name: str, value: object) -> float:

@@ -8,6 +8,8 @@ import numpy as np
 
 import fastopt._core as _core
 
+__all__ = ["active_isa", "available_isas", "get_num_threads", "set_num_threads", "show_config"]
+
 
 def set_num_threads(count: int) -> None:
     """Set how many threads a step or a loss may use.

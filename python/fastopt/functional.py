@@ -10,60 +10,27 @@ A loss returns ``(loss, grad)``, the gradient with respect to the first argument
 ``value_and_grad`` of its class does. An update writes into the parameter and its state, and returns
 nothing.
 
-If an argument cannot be used, TypeError or ValueError names it, and nothing has been written.
+Examples
+--------
+>>> import numpy as np, fastopt.functional as F
+>>> loss, grad = F.cross_entropy(np.array([[1.0, 1.0]]), np.array([0]), label_smoothing=0.5)
+>>> print(f"{loss:.4f}", grad)
+0.6931 [[-0.25  0.25]]
+>>> loss, grad = F.mse_loss(np.array([1.0, 5.0]), np.array([1.0, 2.0]), reduction="sum")
+>>> print(loss, grad)
+9.0 [0. 6.]
 """
 
 from __future__ import annotations
 
-from fastopt.losses.activations import (
-    dropout,
-    log_softmax,
-    log_softmax_backward,
-    logistic,
-    relu,
-    relu_backward,
-    sigmoid,
-    sigmoid_backward,
-    softmax,
-    softmax_backward,
-)
-from fastopt.losses.functional import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    huber_loss,
-    kl_div,
-    l1_loss,
-    linear_cross_entropy,
-    mse_loss,
-    nll_loss,
-    smooth_l1_loss,
-)
-from fastopt.optim.functional import adam_, adamw_, rmsprop_, sgd_
+import fastopt.losses.activations as _activations
+import fastopt.losses.functional as _losses
+import fastopt.optim.functional as _updates
+from fastopt.losses.activations import *  # noqa: F403
+from fastopt.losses.functional import *  # noqa: F403
+from fastopt.optim.functional import *  # noqa: F403
 
-__all__ = [
-    "adam_",
-    "adamw_",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "dropout",
-    "huber_loss",
-    "kl_div",
-    "l1_loss",
-    "linear_cross_entropy",
-    "log_softmax",
-    "log_softmax_backward",
-    "logistic",
-    "mse_loss",
-    "nll_loss",
-    "relu",
-    "relu_backward",
-    "rmsprop_",
-    "sgd_",
-    "sigmoid",
-    "sigmoid_backward",
-    "smooth_l1_loss",
-    "softmax",
-    "softmax_backward",
-]
+__all__: list[str] = []
+__all__ += _activations.__all__
+__all__ += _losses.__all__
+__all__ += _updates.__all__

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import NamesError, as_path, flag, short_repr
+from fastopt._checks import NamesError, as_path, flag, mapping, short_repr
 from fastopt._structure import IncompatibleKeys, as_groups, few, new_params, require_same_names
 from fastopt._types import Params
 from fastopt.checkpoint._file import CheckpointError, read_file, write_file
@@ -265,10 +265,7 @@ def _state_of(item: Stateful, name: str) -> Mapping[str, Any]:
             f"{name} must have state_dict and load_state_dict, as an optimizer has; "
             f"{type(item).__name__} has not"
         )
-    state = item.state_dict()
-    if not isinstance(state, Mapping):
-        raise TypeError(f"the state_dict of {name} must be a mapping, not {type(state).__name__}")
-    return state
+    return mapping(f"the state_dict of {name}", item.state_dict())
 
 
 def _takes_strict(item: Stateful) -> bool:

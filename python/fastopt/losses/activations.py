@@ -19,6 +19,8 @@ __all__ = [
     "softmax_backward",
 ]
 
+_seed = integer(0, 2**64 - 1, "in [0, 2^64)")
+
 
 def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """Return 1 / (1 + exp(-x)), as accurate near 0 as near 1.
@@ -153,7 +155,7 @@ def dropout(
     [0. 0. 0. 0. 2. 0. 0. 2.]
     """
     p = below_one("p", p)
-    key = integer(0, 2**64 - 1, "in [0, 2^64)")("seed", seed)
+    key = _seed("seed", seed)
     # SplitMix64 (Steele, Lea and Flood 2014): seeds that are neighbours have nothing in common.
     key = (key + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import fastopt._core as _core
@@ -34,27 +35,26 @@ class CrossEntropyStats(NamedTuple):
     total: int
 
 
+@dataclass(repr=False, eq=False)
 class CrossEntropyOptions:
     """The options of cross-entropy, and one call of the kernel with them."""
 
-    def __init__(
-        self,
-        weight: FloatArray | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        *,
-        z_loss: float = 0.0,
-        logit_softcap: float = 0.0,
-    ) -> None:
-        self.weight = weight
-        self.ignore_index = int64("ignore_index", ignore_index)
-        self.reduction = reduction_of("reduction", reduction)
-        self.label_smoothing = to_float("label_smoothing", label_smoothing)
-        self.z_loss = to_float("z_loss", z_loss)
-        self.logit_softcap = to_float("logit_softcap", logit_softcap)
+    weight: FloatArray | None = None
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+    _: KW_ONLY
+    z_loss: float = 0.0
+    logit_softcap: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.ignore_index = int64("ignore_index", self.ignore_index)
+        reduction_of("reduction", self.reduction)
+        self.label_smoothing = to_float("label_smoothing", self.label_smoothing)
+        self.z_loss = to_float("z_loss", self.z_loss)
+        self.logit_softcap = to_float("logit_softcap", self.logit_softcap)
         _core.check_cross_entropy(
-            weight, reduction, self.label_smoothing, self.z_loss, self.logit_softcap
+            self.weight, self.reduction, self.label_smoothing, self.z_loss, self.logit_softcap
         )
 
     def _run(
@@ -66,7 +66,6 @@ class CrossEntropyOptions:
         out: FloatArray | None,
         stats: bool = False,
         denominator: float | None = None,
-        most_threads: int | None = None,
     ) -> Any:
         """Return the loss, or a tuple of it and what else is wanted.
 
@@ -85,7 +84,7 @@ class CrossEntropyOptions:
             out,
             tuple if stats else None,
             denominator,
-            most_threads,
+            None,
         )
 
     def __repr__(self) -> str:
@@ -101,6 +100,7 @@ class CrossEntropyOptions:
         )
 
 
+@dataclass(repr=False, eq=False)
 class CrossEntropyLoss(CrossEntropyOptions):
     r"""Softmax cross-entropy of logits with class indices or probabilities.
 
@@ -146,26 +146,6 @@ class CrossEntropyLoss(CrossEntropyOptions):
     >>> print(f"{loss:.4e} {grad[0, 0]:.4e}")
     9.3576e-14 -9.3576e-14
     """
-
-    # Its own, so that Python names this class where a keyword is misspelt.
-    def __init__(
-        self,
-        weight: FloatArray | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        *,
-        z_loss: float = 0.0,
-        logit_softcap: float = 0.0,
-    ) -> None:
-        super().__init__(
-            weight,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            z_loss=z_loss,
-            logit_softcap=logit_softcap,
-        )
 
     def __call__(
         self, logits: FloatArray, targets: IntArray | FloatArray | int

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 import fastopt._core as _core
-from fastopt._checks import Reduction, flag, integer
+from fastopt._checks import flag, integer
 from fastopt._types import FloatArray, IntArray
 from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
@@ -27,6 +28,7 @@ ROW_STEP = 16
 BLOCK_BYTES = 2 << 20
 
 
+@dataclass(repr=False, eq=False)
 class LinearCrossEntropyLoss(CrossEntropyOptions):
     r"""`CrossEntropyLoss` of ``hidden @ linear_weight.T + linear_bias``, without holding it.
 
@@ -72,28 +74,13 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     7.462 (6, 3) (1000, 3)
     """
 
-    def __init__(
-        self,
-        weight: FloatArray | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        *,
-        z_loss: float = 0.0,
-        logit_softcap: float = 0.0,
-        memory_limit: int | None = None,
-    ) -> None:
-        super().__init__(
-            weight,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            z_loss=z_loss,
-            logit_softcap=logit_softcap,
-        )
-        self.memory_limit: int | None = None
-        if memory_limit is not None:
-            self.memory_limit = integer(1, math.inf)("memory_limit", memory_limit)
+    _: KW_ONLY
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory_limit is not None:
+            self.memory_limit = integer(1, math.inf)("memory_limit", self.memory_limit)
 
     def __call__(
         self,

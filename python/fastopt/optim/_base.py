@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fastopt._checks import NamesError, counted, flag, int64, short_repr
+from fastopt._checks import NamesError, counted, flag, int64, mapping, short_repr
 from fastopt._structure import (
     IncompatibleKeys,
     as_groups,
@@ -82,21 +82,14 @@ class Optimizer(ABC):
         for group in groups:
             self.add_param_group(group)
 
-    # Each of these changes everything, `param_groups` too, or raises.
+    # Each of these changes everything, `param_groups` too, or raises. The options of `_step` are
+    # those of `step`, in its order.
     @abstractmethod
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
     @abstractmethod
     def _remove_group(self, index: int) -> None: ...
     @abstractmethod
-    def _step(
-        self,
-        grads: Sequence[FloatArray | None],
-        max_norm: float | None,
-        norm_type: float,
-        grad_scale: float,
-        skip_nonfinite: bool,
-        zero_grads: bool,
-    ) -> StepInfo: ...
+    def _step(self, grads: Sequence[FloatArray | None], *options: Any) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod
@@ -330,27 +323,18 @@ def _read_state_dict(
     state_dict: Mapping[str, Any],
 ) -> tuple[dict[str, dict[str, Any]], list[Mapping[str, Any]]]:
     """Return the states and the groups of a state dict, after a check of its structure."""
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"state_dict must be a mapping, not {short_repr(state_dict)}")
     for key in ("state", "param_groups"):
-        if key not in state_dict:
+        if key not in mapping("state_dict", state_dict):
             raise NamesError(f"the state dict has no {key!r}")
-    state, groups = state_dict["state"], state_dict["param_groups"]
-    if not isinstance(state, Mapping):
-        raise TypeError(f"'state' must be a mapping, not {short_repr(state)}")
-    states = {}
-    for name, entry in state.items():
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"the state of {name!r} must be a mapping, not {short_repr(entry)}")
-        states[name] = dict(entry)
+    groups = state_dict["param_groups"]
+    states = {
+        name: dict(mapping(f"the state of {name!r}", entry))
+        for name, entry in mapping("'state'", state_dict["state"]).items()
+    }
     if not isinstance(groups, Sequence) or isinstance(groups, str):
         raise TypeError(f"'param_groups' must be a list, not {short_repr(groups)}")
     for number, group in enumerate(groups):
-        if not isinstance(group, Mapping):
-            raise TypeError(
-                f"group {number} of the state dict must be a mapping, not {short_repr(group)}"
-            )
-        names = group.get("params")
+        names = mapping(f"group {number} of the state dict", group).get("params")
         if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
             raise TypeError(
                 f"the 'params' of group {number} of the state dict must be a list of names, not "

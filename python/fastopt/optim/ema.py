@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastopt._core as _core
-from fastopt._checks import flag
+from fastopt._checks import flag, mapping
 from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import FloatArray, Group, Params
 
@@ -220,15 +220,12 @@ class WeightEMA:
         """
         self._refuse_within_applied("load_state_dict()")
         strict = flag("strict", strict)
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be a mapping, not {_core.short_repr(state_dict)}")
+        mapping("state_dict", state_dict)
         own = self.state_dict()
         missing = [] if strict else [key for key in ("decay", "warmup") if key not in state_dict]
         require_same_names(own.keys() - missing, state_dict, "state dict", extra=not strict)
-        state = state_dict["state"]
+        state = mapping("'state'", state_dict["state"])
         decay, warmup = (state_dict.get(key, own[key]) for key in ("decay", "warmup"))
-        if not isinstance(state, Mapping):
-            raise TypeError(f"'state' must be a mapping, not {_core.short_repr(state)}")
         if strict:
             require_same_names(self._params, state, "state dict")
         entries: list[dict[str, Any] | None] = []
@@ -238,11 +235,7 @@ class WeightEMA:
                 entries.append(None)
                 values.append(None)
                 continue
-            entry = state[name]
-            if not isinstance(entry, Mapping):
-                raise TypeError(
-                    f"the state of {name!r} must be a mapping, not {_core.short_repr(entry)}"
-                )
+            entry = mapping(f"the state of {name!r}", state[name])
             require_same_names(("step", "average"), entry, f"state of {name!r}")
             entries.append({"step": entry["step"]})
             values.append(entry["average"])

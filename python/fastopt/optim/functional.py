@@ -14,6 +14,8 @@ import fastopt._core as _core
 from fastopt._checks import int64
 from fastopt._types import FloatArray
 
+__all__ = ["adam_", "adamw_", "rmsprop_", "sgd_"]
+
 
 def sgd_(
     param: FloatArray,

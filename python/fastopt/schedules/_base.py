@@ -22,6 +22,7 @@ from fastopt._checks import (
     counted,
     integer,
     list_of,
+    mapping,
     non_negative,
     short_repr,
     to_float,
@@ -290,8 +291,7 @@ class LRScheduler(ABC):
     def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Return the checked values of a state dict."""
         name = type(self).__name__
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be a mapping, not {type(state_dict).__name__}")
+        mapping("state_dict", state_dict)
         own = self.state_dict()
         require_same_names(own, state_dict, f"state dict of {name}")
         checks = self._checks()
