@@ -84,10 +84,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fastopt._types import Params
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._fused import FusedOptimizer
 
 
-class Lion(Optimizer):
+class Lion(FusedOptimizer):
     """Lion: the sign of a moving average."""
 
     _kernel: ClassVar[str] = "lion"
