@@ -12,8 +12,8 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
+from fastopt._checks import counted
 from fastopt.cli.app import app
-from fastopt.train.checks import counted
 
 HUGE = "9" * 5000  # more digits than Python converts
 WHOLE = ["abc", "", "-1", "1.5", "nan", "1e3", str(2**63), str(10**30), HUGE]

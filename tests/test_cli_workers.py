@@ -155,9 +155,9 @@ def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"jobs": 0}, ValueError, "jobs must be at least 1, not 0"),
-        ({"jobs": 1.0}, TypeError, "jobs must be a whole number, not 1.0"),
-        ({"jobs": True}, TypeError, "jobs must be a whole number, not True"),
+        ({"jobs": 0}, ValueError, "jobs must be >= 1, not 0"),
+        ({"jobs": 1.0}, TypeError, "jobs must be an integer, not 1.0"),
+        ({"jobs": True}, TypeError, "jobs must be an integer, not True"),
         ({"data": "iris"}, TypeError, "data must be a Data, not 'iris'"),
         ({"configs": ["iris"]}, TypeError, "each of configs must be a RunConfig, not 'iris'"),
     ],

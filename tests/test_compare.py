@@ -108,7 +108,7 @@ def test_an_interrupted_comparison_keeps_what_has_ended(tmp_path: Path) -> None:
         (["--epochs", "0"], "--epochs must be"),
         (["--hidden", "8,x"], "--hidden must be"),
         (["--hidden", "9999999999999"], "--hidden"),
-        (["--task", "guess"], "--task must be one of"),
+        (["--task", "guess"], "--task must be 'classification'"),
         (["--output", "file/run"], "cannot write into file/run"),
     ],
 )

@@ -188,19 +188,19 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
         (["--hidden", "0"], "--hidden"),
         (["--dropout", "1"], "--dropout"),
         (["--lr", "inf"], "--lr must be finite and >= 0, not inf"),
-        (["--optimizer", "lion"], "--optimizer must be one of sgd, momentum"),
+        (["--optimizer", "lion"], "--optimizer must be 'sgd', 'momentum'"),
         (["--optimizer", "adam", "--momentum", "0.9"], "--momentum is for SGD and RMSprop"),
         (["--loss", "bce"], "--loss must be one of cross-entropy"),
-        (["--task", "ranking"], "--task must be one of classification"),
+        (["--task", "ranking"], "--task must be 'classification'"),
         (["--task", "regression", "--label-smoothing", "0.1"], "--label-smoothing is for"),
         (["--data", "iris", "--task", "binary"], "3 classes; the task binary takes 2"),
         (["--schedule", "one-cycle", "--warmup", "9"], "--warmup must be 0 with the schedule"),
         (["--warmup", "690"], "--warmup must be less than the 690 steps of the run"),
-        (["--max-norm", "0"], "--max-norm must be greater than 0"),
+        (["--max-norm", "0"], "--max-norm must be finite and > 0"),
         (["--ema", "1"], "--ema must be in [0, 1)"),
-        (["--accumulate", "0"], "--accumulate must be at least 1"),
-        (["--patience", "0"], "--patience must be at least 1"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--accumulate", "0"], "--accumulate must be >= 1"),
+        (["--patience", "0"], "--patience must be >= 1"),
+        (["--batch-size", "0"], "--batch-size must be >= 1"),
         (["--seed", "-1"], "--seed must be in [0, 2**32)"),
         (["--output", "file/run"], "cannot write into file/run"),
     ],
@@ -421,8 +421,7 @@ def test_a_resumed_run_says_that_nothing_is_left_to_train(tmp_path: Path) -> Non
     result = resume("--epochs", "1")
     assert result.exit_code == 2
     assert result.stderr == (
-        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many "
-        "epochs\n"
+        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many epochs\n"
     )
     assert read_metrics(tmp_path) == metrics
 

@@ -125,21 +125,21 @@ def test_models_that_do_not_fit_the_data(make: Any, error: Any, words: str) -> N
 # -- numbers and kinds -----------------------------------------------------------------------------
 
 TRAINER: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, not 2.5"),
-    ({"batch_size": float("nan")}, TypeError, "batch_size must be a whole number, not nan"),
-    ({"batch_size": "8"}, TypeError, "batch_size must be a whole number, not '8'"),
-    ({"batch_size": True}, TypeError, "batch_size must be a whole number, not True"),
+    ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, not 2.5"),
+    ({"batch_size": float("nan")}, TypeError, "batch_size must be an integer, not nan"),
+    ({"batch_size": "8"}, TypeError, "batch_size must be an integer, not '8'"),
+    ({"batch_size": True}, TypeError, "batch_size must be an integer, not True"),
     ({"batch_size": np.zeros((9, 9))}, TypeError, "not an array of shape (9, 9) and dtype float64"),
-    ({"batch_size": -1}, ValueError, "batch_size must be at least 1, not -1"),
-    ({"accumulate": 0}, ValueError, "accumulate must be at least 1, not 0"),
-    ({"accumulate": 1.0}, TypeError, "accumulate must be a whole number, not 1.0"),
-    ({"seed": -1}, ValueError, "seed must be at least 0, not -1"),
-    ({"seed": 0.5}, TypeError, "seed must be a whole number, not 0.5"),
-    ({"seed": [1, -1]}, ValueError, "seed[1] must be at least 0, not -1"),
+    ({"batch_size": -1}, ValueError, "batch_size must be >= 1, not -1"),
+    ({"accumulate": 0}, ValueError, "accumulate must be >= 1, not 0"),
+    ({"accumulate": 1.0}, TypeError, "accumulate must be an integer, not 1.0"),
+    ({"seed": -1}, ValueError, "seed must be >= 0, not -1"),
+    ({"seed": 0.5}, TypeError, "seed must be an integer, not 0.5"),
+    ({"seed": [1, -1]}, ValueError, "seed[1] must be >= 0, not -1"),
     ({"max_norm": "1.0"}, TypeError, "max_norm must be a number, not '1.0'"),
     ({"max_norm": X}, TypeError, "max_norm must be a number, not an array of shape (40, 3)"),
     ({"track_norm": "no"}, TypeError, "track_norm must be True or False, not 'no'"),
-    ({"schedule_per": 3}, TypeError, "schedule_per must be a string, not 3"),
+    ({"schedule_per": 3}, TypeError, "schedule_per must be 'epoch' or 'step', not 3"),
     ({"scheduler": 3}, ValueError, "scheduler belongs to another optimizer"),
     ({"objective": "mse"}, TypeError, "objective must be an Objective, not 'mse'"),
     ({"ema": 0.9}, TypeError, "ema must be a WeightEMA, not 0.9"),
@@ -158,29 +158,29 @@ def test_arguments_of_the_wrong_kind() -> None:
     calls: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: raw.Trainer(model, X, trainer.optimizer), TypeError, "data must be a Data, not"),
         (lambda: raw.Trainer(model, data_of(), 3), TypeError, "optimizer must be one of fastopt's"),
-        (lambda: trainer.fit(1.5), TypeError, "epochs must be a whole number, not 1.5"),
-        (lambda: trainer.fit(-1), ValueError, "epochs must be at least 0, not -1"),
-        (lambda: trainer.fit("3"), TypeError, "epochs must be a whole number, not '3'"),
+        (lambda: trainer.fit(1.5), TypeError, "epochs must be an integer, not 1.5"),
+        (lambda: trainer.fit(-1), ValueError, "epochs must be >= 0, not -1"),
+        (lambda: trainer.fit("3"), TypeError, "epochs must be an integer, not '3'"),
         (lambda: trainer.fit(1, raw.EarlyStopping()), TypeError, "callbacks must be a list of"),
         (lambda: trainer.fit(1, [ft.EarlyStopping]), TypeError, "objects of type Callback"),
         (lambda: raw.RunConfig().build(X), TypeError, "data must be a Data, not an array of shape"),
-        (lambda: raw.RunConfig().resolved("x"), ValueError, "task must be one of classification"),
-        (lambda: raw.MLP(3), TypeError, "sizes must be a sequence of widths, not 3"),
-        (lambda: raw.MLP("345"), TypeError, "sizes must be a sequence of widths, not '345'"),
-        (lambda: raw.MLP([3, 2.5]), TypeError, "sizes must hold whole numbers, not 2.5"),
+        (lambda: raw.RunConfig().resolved("x"), ValueError, "task must be 'classification'"),
+        (lambda: raw.MLP(3), TypeError, "sizes must be a sequence, not 3"),
+        (lambda: raw.MLP("345"), TypeError, "sizes must be a sequence, not '345'"),
+        (lambda: raw.MLP([3, 2.5]), TypeError, "sizes[1] must be an integer, not 2.5"),
         (lambda: raw.MLP([3, 2], "0.1"), TypeError, "dropout must be a number, not '0.1'"),
         (lambda: raw.MLP([3, 2], float("nan")), ValueError, "dropout must be in [0, 1), not nan"),
-        (lambda: raw.MLP([3, 2], seed=None), TypeError, "seed must be a whole number, not None"),
-        (lambda: raw.EarlyStopping(1.5), TypeError, "patience must be a whole number, not 1.5"),
+        (lambda: raw.MLP([3, 2], seed=None), TypeError, "seed must be an integer, not None"),
+        (lambda: raw.EarlyStopping(1.5), TypeError, "patience must be an integer, not 1.5"),
         (lambda: raw.EarlyStopping(1, "0"), TypeError, "min_delta must be a number, not '0'"),
-        (lambda: raw.Checkpointer("a", 1.5), TypeError, "every must be a whole number, not 1.5"),
-        (lambda: raw.Checkpointer(3), TypeError, "path must be a path, not 3"),
-        (lambda: raw.CSVLogger(None), TypeError, "path must be a path, not None"),
+        (lambda: raw.Checkpointer("a", 1.5), TypeError, "every must be an integer, not 1.5"),
+        (lambda: raw.Checkpointer(3), TypeError, "path must be a string or a pathlib.Path, not 3"),
+        (lambda: raw.CSVLogger(None), TypeError, "path must be a string or a pathlib.Path"),
         (lambda: raw.find_overfitting([], -1), ValueError, "rise must be finite and >= 0, not -1"),
-        (lambda: raw.Objective(3), TypeError, "task must be a string, not 3"),
+        (lambda: raw.Objective(3), TypeError, "task must be 'classification', 'binary'"),
         (lambda: raw.Objective("binary", ["mse"]), TypeError, "loss must be a string, not ['mse']"),
         (lambda: ft.load_data("iris", seed=-1), ValueError, "seed must be in [0, 2**32), not -1"),
-        (lambda: raw.check_folder(3), TypeError, "folder must be a path, not 3"),
+        (lambda: raw.check_folder(3), TypeError, "folder must be a string or a pathlib"),
         (lambda: ft.write_report("/nowhere/at/all", trainer, {}), FileNotFoundError, "'/nowh"),
         (lambda: ft.write_report(".", trainer, {}), ValueError, "before the first epoch"),
         (lambda: trainer.history.best, ValueError, "before the first one"),
@@ -233,7 +233,7 @@ def test_numbers_without_end(number: int) -> None:
             raw.RunConfig(**{name: number})
         assert len(str(caught.value)) < 160
     if number > 2**63:
-        with pytest.raises(ft.ConfigError, match=r"^lr must be finite and >= 0"):
+        with pytest.raises(ft.ConfigError, match=r"^lr must be within the range of float64"):
             raw.RunConfig(lr=number)
     trainer = trainer_of(batch_size=number, accumulate=number)  # more than there are
     history = trainer.fit(number, [raw.EarlyStopping(number), StopAfter(2)])
@@ -594,7 +594,7 @@ def test_an_objective_refuses_what_has_no_score_by_name() -> None:
 
 
 def test_a_refused_number_or_array_is_shown_with_what_is_taken() -> None:
-    with pytest.raises(ft.ConfigError, match=f"epochs must be from 1 to {2**63 - 1}, not 10000"):
+    with pytest.raises(ft.ConfigError, match="epochs must be an integer of 64 bits, not 10000"):
         ft.RunConfig(epochs=10**30)
     with pytest.raises(TypeError, match="x must be an array of numbers, not None"):
         checks.plain_array("x", None, "numbers")

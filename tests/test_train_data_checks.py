@@ -182,7 +182,7 @@ def test_targets_of_the_other_tasks(task: ft.Task) -> None:
         make(task, labels=("a", "b", "c"))
     with pytest.raises(TypeError, match="labels must be a sequence of strings, not None"):
         make(task, labels=None)
-    with pytest.raises(ValueError, match="task must be one of classification"):
+    with pytest.raises(ValueError, match="task must be 'classification'"):
         replace(make(), task="ranking")  # type: ignore[arg-type]
 
 

@@ -143,7 +143,8 @@ def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:
         if not _is_list(value):
             raise TypeError(f"{name} must be a sequence, not {short_repr(value)}")
         if len(value) < least or (most is not None and len(value) > most):
-            taken = counted(least, "value") if least == most else f"{least} to {most} values"
+            more = "or more" if most is None else f"to {most}"
+            taken = counted(least, "value") if least == most else f"{least} {more} values"
             raise ValueError(f"{name} must have {taken}, not {len(value)}")
         return [item(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
 

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from fastopt import train as ft
+from fastopt._checks import counted
 from fastopt.cli.common import (
     Number,
     Whole,
@@ -20,7 +21,6 @@ from fastopt.cli.common import (
 from fastopt.cli.lists import parse_axis
 from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
 from fastopt.train import experiments as fx
-from fastopt.train.checks import counted
 
 DEFAULTS = ft.RunConfig()
 EVERY_LOSS = tuple(dict.fromkeys(name for names in ft.LOSSES.values() for name in names))

@@ -9,6 +9,7 @@ import typer
 
 import fastopt as fo
 from fastopt import train as ft
+from fastopt._checks import short_repr
 from fastopt.cli.common import (
     Folder,
     Number,
@@ -25,7 +26,6 @@ from fastopt.cli.common import (
     wide_table,
     written,
 )
-from fastopt.train.checks import short_repr
 
 if TYPE_CHECKING:
     from fastopt import benchmark

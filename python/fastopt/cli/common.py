@@ -18,7 +18,8 @@ from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt.train.checks import counted, pip_name, short_repr
+from fastopt._checks import counted, short_repr
+from fastopt.train.checks import pip_name
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fastopt import train as ft
+from fastopt._checks import counted, short_repr
 from fastopt.cli.common import (
     Folder,
     Number,
@@ -25,7 +26,6 @@ from fastopt.cli.common import (
 )
 from fastopt.cli.lists import parse_names
 from fastopt.train import experiments as fx
-from fastopt.train.checks import counted, short_repr
 from fastopt.train.experiments.files import write_json, write_picture, write_table
 
 

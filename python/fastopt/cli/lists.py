@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
+from fastopt._checks import short_repr
 from fastopt.cli.common import fail, parse_number, parse_whole
 from fastopt.train import experiments as fx
-from fastopt.train.checks import short_repr
 
 
 def parse_names(option: str, text: str, choices: Iterable[str]) -> list[str]:

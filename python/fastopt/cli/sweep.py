@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import fastopt as fo
 from fastopt import train as ft
+from fastopt._checks import counted
 from fastopt.cli import axes as common
 from fastopt.cli.common import (
     Folder,
@@ -27,7 +28,6 @@ from fastopt.cli.common import (
 )
 from fastopt.cli.compare import summary
 from fastopt.train import experiments as fx
-from fastopt.train.checks import counted
 from fastopt.train.experiments.files import write_json, write_picture, write_table
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {

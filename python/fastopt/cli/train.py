@@ -18,6 +18,7 @@ from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
+from fastopt._checks import counted
 from fastopt.cli.common import (
     Folder,
     Number,
@@ -35,7 +36,6 @@ from fastopt.cli.common import (
     wide_table,
     written,
 )
-from fastopt.train.checks import counted
 
 DEFAULTS = ft.RunConfig()
 LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"

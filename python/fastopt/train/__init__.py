@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from fastopt.train import experiments
 from fastopt.train.callbacks import (
-    Callback,
     Checkpointer,
     CSVLogger,
     Divergence,
     EarlyStopping,
-    Overfitting,
     TensorBoardLogger,
-    find_overfitting,
 )
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
-from fastopt.train.history import Epoch, History, Seconds
-from fastopt.train.loop import Model, Trainer
+from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
+from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
 from fastopt.train.report import (

@@ -1,57 +1,27 @@
-"""What can watch a training run, and end it: logs, early stopping, a look for overfitting."""
+"""Callbacks: logs, checkpoints, and what ends a training run early."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import asdict
 from math import inf, isfinite, isnan
 from pathlib import Path
-from statistics import median
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from fastopt._checks import as_path, counted, integer, non_negative, number
 from fastopt._files import remove_leftovers
-from fastopt.train import checks
-from fastopt.train.history import DIVERGED, Epoch
+from fastopt.train.checks import any_count
+from fastopt.train.history import DIVERGED, Epoch, write_epochs
+from fastopt.train.loop import Callback, Trainer
 
-if TYPE_CHECKING:
-    from fastopt.train.loop import Trainer
-
-
-class Callback:
-    """What `Trainer.fit` calls while it trains; override what you need.
-
-    Examples
-    --------
-    >>> from fastopt import train
-    >>> class Print(train.Callback):
-    ...     def on_epoch_end(self, trainer, epoch):
-    ...         print(epoch.epoch, trainer.data.name)
-    >>> trainer = train.RunConfig(data="iris").build()
-    >>> history = trainer.fit(2, [Print()])
-    1 iris (scikit-learn)
-    2 iris (scikit-learn)
-    """
-
-    def on_fit_begin(self, trainer: Trainer) -> None:
-        """Before the first epoch of this call of ``fit``."""
-
-    def on_batch_end(self, trainer: Trainer, samples: int, loss: float) -> None:
-        """After each batch, with its size and its mean loss."""
-
-    def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """After each epoch has been evaluated and put into the history."""
-
-    def on_fit_end(self, trainer: Trainer) -> None:
-        """At the end, also if an exception (Ctrl-C too) ends it."""
+_not_nan = number("a number", lambda x: not isnan(x))
 
 
 class Divergence(Callback):
     """Ends a run whose loss has grown, after its second epoch or later.
 
     That is so if the training loss is more than ten times the held-out loss before training, and
-    the held-out loss is higher than then too.
+    the held-out loss is higher than before training too.
 
     `Trainer.fit` itself ends a run whose loss is not finite; this is for losses that stay finite.
     The first epoch may end with any loss: a good learning rate may begin with a leap.
@@ -62,11 +32,6 @@ class Divergence(Callback):
         The held-out loss before training. Without it, that of the model as ``fit`` begins; a run
         that is resumed needs it.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `before` is no number, or NaN.
-
     Examples
     --------
     >>> from fastopt import train
@@ -76,9 +41,7 @@ class Divergence(Callback):
     """
 
     def __init__(self, before: float | None = None) -> None:
-        if before is not None:
-            before = checks.number("before", before, "a number", lambda value: not isnan(value))
-        self._before = before
+        self._before = None if before is None else _not_nan("before", before)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Take the loss before training as the measure."""
@@ -104,14 +67,12 @@ class CSVLogger(Callback):
 
     Raises
     ------
-    TypeError
-        If `path` is no path.
     OSError
         From ``fit``, if the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = checks.path("path", path)
+        self.path = as_path("path", path)
         self._file: IO[str] | None = None
 
     def __repr__(self) -> str:
@@ -142,14 +103,6 @@ class CSVLogger(Callback):
         self._file.flush()
 
 
-def write_epochs(file: IO[str], epochs: Iterable[Epoch], *, head: bool = True) -> None:
-    """Write epochs as lines of CSV."""
-    writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
-    if head:
-        writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in epochs)
-
-
 class EarlyStopping(Callback):
     """Ends training when the held-out loss has not fallen for some epochs.
 
@@ -159,14 +112,9 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     patience : int
-        Epochs without a new lowest held-out loss after which to stop; at least 1.
+        Epochs without a new lowest held-out loss after which to stop; >= 1.
     min_delta : float
-        A loss counts as lower if it is so by more than this; at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option cannot be used.
+        A loss counts as lower if it is lower by more than this; >= 0.
 
     References
     ----------
@@ -182,10 +130,8 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
-        self.patience = checks.whole("patience", patience)
-        self.min_delta = checks.number(
-            "min_delta", min_delta, "finite and >= 0", lambda x: 0 <= x < inf
-        )
+        self.patience = any_count("patience", patience)
+        self.min_delta = non_negative("min_delta", min_delta)
 
     def __repr__(self) -> str:
         return f"EarlyStopping(patience={self.patience}, min_delta={self.min_delta})"
@@ -204,9 +150,7 @@ class EarlyStopping(Callback):
             if e.val_loss < best_loss - self.min_delta:
                 best_loss, best_epoch = e.val_loss, e.epoch
         if len(trainer.history.epochs) - best_epoch >= self.patience:
-            trainer.stop(
-                f"the held-out loss has not fallen for {checks.counted(self.patience, 'epoch')}"
-            )
+            trainer.stop(f"the held-out loss has not fallen for {counted(self.patience, 'epoch')}")
 
 
 class Checkpointer(Callback):
@@ -217,17 +161,12 @@ class Checkpointer(Callback):
     Parameters
     ----------
     path : path
-        Replaced each time, at once: there is always a whole checkpoint. What earlier runs that were
-        killed while saving have left beside it is removed when training begins.
+        Replaced each time in one step: there is always a whole checkpoint. When training begins,
+        files that earlier runs left beside it, because they were killed while saving, are removed.
     every : int
-        Epochs; at least 1.
+        Epochs; >= 1.
     extra
         Something of your own that goes into the file.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `every` cannot be used.
 
     Examples
     --------
@@ -244,8 +183,8 @@ class Checkpointer(Callback):
     """
 
     def __init__(self, path: str | Path, every: int = 1, extra: Any = None) -> None:
-        self.every = checks.whole("every", every)
-        self.path = checks.path("path", path)
+        self.every = integer(1)("every", every)
+        self.path = as_path("path", path)
         self.extra = extra
         self._saved = 0
 
@@ -274,68 +213,6 @@ class Checkpointer(Callback):
         self._saved = len(trainer.history.epochs)
 
 
-@dataclass(frozen=True)
-class Overfitting:
-    """The held-out loss has turned while the training loss fell on."""
-
-    epoch: int  # where the held-out loss was lowest
-    lowest: float  # the held-out loss there
-    latest: float  # and at the end; both are medians of `WINDOW` epochs
-
-    def __str__(self) -> str:
-        return (
-            f"overfitting: the held-out loss was lowest around epoch {self.epoch} and has risen "
-            f"since, from {self.lowest:.4g} to {self.latest:.4g} (medians of {WINDOW} epochs), "
-            "while the training loss fell on"
-        )
-
-
-WINDOW = 5  # epochs whose median stands for the one in their middle
-
-
-def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting | None:
-    """Return where the held-out loss turned, or None if it did not.
-
-    Losses are taken as running medians of five epochs, so that an odd one neither makes nor hides
-    a turn. The held-out loss has turned if, since its lowest point,
-
-    - it has risen by more than the share `rise`,
-    - and by more than three standard deviations of its noise, which is estimated from the median
-      difference of one epoch and the next,
-    - while the training loss fell.
-
-    Parameters
-    ----------
-    epochs : sequence of Epoch
-    rise : float
-        At least 0.
-
-    Examples
-    --------
-    >>> from fastopt import train
-    >>> trainer = train.RunConfig(data="diabetes", dropout=0, lr=0.01).build()
-    >>> found = train.find_overfitting(trainer.fit(60).epochs)
-    >>> found is not None and found.epoch < 30
-    True
-    """
-    rise = checks.number("rise", rise, "finite and >= 0", lambda x: 0 <= x < inf)
-    if len(epochs) < 2 * WINDOW or not all(isfinite(e.train_loss + e.val_loss) for e in epochs):
-        return None
-    raw = [e.val_loss for e in epochs]
-    val, train = _smooth(raw), _smooth([e.train_loss for e in epochs])
-    at = val.index(min(val))
-    # For normal noise, the median of |a - b| is 0.954 standard deviations.
-    noise = median(abs(b - a) for a, b in pairwise(raw)) / 0.954
-    if val[-1] - val[at] > max(rise * abs(val[at]), 3 * noise) and train[-1] < train[at]:
-        return Overfitting(epochs[at + WINDOW // 2].epoch, val[at], val[-1])
-    return None
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Return the medians of all `WINDOW` values in a row."""
-    return [median(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
-
-
 class TensorBoardLogger(Callback):
     """Writes losses, scores, the learning rate and the gradient norm for TensorBoard.
 
@@ -353,7 +230,7 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = str(checks.path("folder", folder))
+        self.folder = str(as_path("folder", folder))
         self._make = _writer_class()
         self._writer: Any = None
 

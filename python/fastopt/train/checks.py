@@ -1,42 +1,24 @@
-"""Checks of what a caller gives: each returns the value in plain form, or names what is wrong."""
+"""Checks of what only the training tools take; those of options are in `fastopt._checks`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from math import inf
-from operator import index
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import short_repr
-from fastopt._checks import to_float as as_number
-from fastopt._core import as_flag
-
-__all__ = [
-    "as_flag",
-    "choice",
-    "counted",
-    "from_extra",
-    "ieee",
-    "kind",
-    "number",
-    "path",
-    "pip_name",
-    "plain_array",
-    "seed",
-    "short_repr",
-    "text",
-    "whole",
-    "widths",
-]
+from fastopt._checks import integer, one_or_each, short_repr
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+any_count = integer(1, inf)
+seed32 = integer(0, 2**32 - 1, "in [0, 2**32)")  # scikit-learn takes no larger one
+seed_of = one_or_each(integer(0, inf))  # what NumPy's generators take
 
 
 def ieee(function: Callable[P, T]) -> Callable[P, T]:
@@ -68,95 +50,18 @@ def from_extra(what: str) -> Iterator[None]:
         ) from error
 
 
-def counted(number: int, singular: str, plural: str = "") -> str:
-    """Return a number and its noun: 1 epoch, 2 epochs."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
-
-
 def text(name: str, value: object) -> str:
-    """Return a string as it is."""
+    """Check that `value` is a string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {short_repr(value)}")
     return str(value)
 
 
-def path(name: str, value: Any) -> Path:
-    """Return a path as a `Path`."""
-    try:
-        return Path(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a path, not {short_repr(value)}") from None
-
-
-def choice(name: str, value: object, choices: Iterable[str], where: str = "") -> str:
-    """Return one of `choices`; `where` says for what they are."""
-    choices = list(choices)
-    if text(name, value) not in choices:
-        found = short_repr(value)
-        raise ValueError(f"{name} must be one of {', '.join(choices)}{where}, not {found}")
-    return str(value)
-
-
-def whole(name: str, value: Any, least: int = 1, most: float = inf, taken: str = "") -> int:
-    """Return a whole number from `least` to `most` as an int; `taken` says it in other words."""
-    result = _index(value)
-    if result is None:
-        raise TypeError(f"{name} must be a whole number, not {short_repr(value)}")
-    if not least <= result <= most:
-        if not taken:
-            taken = f"from {least} to {most}" if result > most else f"at least {least}"
-        raise ValueError(f"{name} must be {taken}, not {short_repr(result)}")
-    return result
-
-
 def kind(name: str, value: object, wanted: type) -> None:
     """Raise unless `value` is an instance of `wanted`."""
     if not isinstance(value, wanted):
-        raise TypeError(f"{name} must be a {wanted.__name__}, not {short_repr(value)}")
-
-
-def widths(name: str, values: Any) -> tuple[int, ...]:
-    """Return the widths of layers, whole numbers of at least 1, as a tuple."""
-    one_axis = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
-    if not one_axis or isinstance(values, str | bytes | Mapping | Set):
-        raise TypeError(f"{name} must be a sequence of widths, not {short_repr(values)}")
-    result = []
-    for value in values:
-        width = _index(value)
-        if width is None:
-            raise TypeError(f"{name} must hold whole numbers, not {short_repr(value)}")
-        if width < 1:
-            raise ValueError(f"{name} must hold widths of at least 1, not {short_repr(width)}")
-        result.append(width)
-    return tuple(result)
-
-
-def _index(value: Any) -> int | None:
-    """Return a whole number as an int, None for what is none."""
-    try:
-        return None if isinstance(value, bool | np.bool_) else index(value)
-    except TypeError:
-        return None
-
-
-def number(name: str, value: object, taken: str, allows: Callable[[float], bool]) -> float:
-    """Return a number that `allows` as a float; `taken` says which these are."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    try:
-        result = as_number(name, value)
-    except ValueError:  # beyond float64
-        result = inf
-    if not allows(result):  # NaN too
-        raise ValueError(f"{name} must be {taken}, not {short_repr(value)}")
-    return result
-
-
-def seed(name: str, value: Any) -> int | list[int]:
-    """Return what seeds a generator: a whole number of at least 0, or a sequence of them."""
-    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1:
-        return [whole(f"{name}[{i}]", part, 0) for i, part in enumerate(value)]
-    return whole(name, value, 0)
+        article = "an" if wanted.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {wanted.__name__}, not {short_repr(value)}")
 
 
 def plain_array(name: str, value: Any, taken: str, kinds: str = "fiub") -> npt.NDArray[Any]:

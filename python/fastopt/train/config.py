@@ -5,15 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastopt as fo
-from fastopt.train import checks
+from fastopt._checks import (
+    Check,
+    below_one,
+    choice,
+    counted,
+    fraction,
+    integer,
+    list_of,
+    non_negative,
+    positive,
+)
+from fastopt.train.checks import kind, seed32, text
 from fastopt.train.data import TASKS, Array, Data, Task, load_data
 from fastopt.train.loop import Trainer
 from fastopt.train.model import MLP
@@ -165,31 +174,25 @@ class RunConfig:
 
     def _check_task(self, task: Task) -> None:
         """Check what depends on the task."""
-        if self.loss is not None and self.loss not in LOSSES[task]:
-            raise ConfigError(
-                "loss", f"must be one of {', '.join(LOSSES[task])} for {task}, not {self.loss!r}"
-            )
-        if self.label_smoothing and (self.loss or LOSSES[task][0]) != "cross-entropy":
-            raise ConfigError(
-                "label_smoothing",
-                f"is for the loss cross-entropy; it must be 0 for {task}"
-                if self.loss is None
-                else f"is for the loss cross-entropy, not {self.loss}",
-            )
+        try:
+            Objective(task, self.loss, label_smoothing=self.label_smoothing)
+        except ValueError as error:
+            name, _, problem = str(error).partition(" ")
+            raise ConfigError(name, problem) from error
 
     def resolved(self, task: Task | None = None) -> RunConfig:
         """Return it with the optimizer's defaults, and those of the task, in place of None."""
-        choice = OPTIMIZERS[self.optimizer]
+        own = OPTIMIZERS[self.optimizer]
         task = self.task if task is None else task
         if task is not None:
-            checks.choice("task", task, TASKS)
+            choice(*TASKS)("task", task)
         return replace(
             self,
             task=task,
             loss=LOSSES[task][0] if self.loss is None and task else self.loss,
-            lr=choice.lr if self.lr is None else self.lr,
-            weight_decay=choice.weight_decay if self.weight_decay is None else self.weight_decay,
-            momentum=choice.momentum if self.momentum is None else self.momentum,
+            lr=own.lr if self.lr is None else self.lr,
+            weight_decay=own.weight_decay if self.weight_decay is None else self.weight_decay,
+            momentum=own.momentum if self.momentum is None else self.momentum,
         )
 
     def load(self) -> Data:
@@ -239,7 +242,7 @@ class RunConfig:
             If the data's task does not take the loss, or the optimizer or the schedule does not
             take a number.
         """
-        checks.kind("data", data, Data)
+        kind("data", data, Data)
         self._check_task(data.task)
         self._make_optimizer(data, {"one": np.zeros(1, np.float32)})
 
@@ -318,14 +321,13 @@ def make_scheduler(
     >>> print(np.round(rates, 4))
     [0.3333 0.6667 1.     0.8536 0.5    0.1464]
     """
-    epochs = checks.whole("epochs", epochs)
-    warmup = checks.whole("warmup", warmup, 0)
-    total = epochs * checks.whole("steps_per_epoch", steps_per_epoch)
+    epochs = integer(1)("epochs", epochs)
+    warmup = integer(0)("warmup", warmup)
+    total = epochs * integer(1)("steps_per_epoch", steps_per_epoch)
     if warmup and not warmup < total:
-        steps = checks.counted(total, "step")
+        steps = counted(total, "step")
         raise ConfigError("warmup", f"must be less than the {steps} of the run, not {warmup}")
-    if checks.text("name", name) not in SCHEDULES:
-        raise ConfigError("schedule", f"must be one of {', '.join(SCHEDULES)}, not {name!r}")
+    choice(*SCHEDULES)("name", name)
     if total >= 2**63 and name not in ("constant", "plateau"):
         raise ConfigError(
             "epochs",
@@ -360,30 +362,29 @@ def make_scheduler(
     return fo.SequentialLR(optimizer, [rise, main], [warmup])
 
 
+def _widths(name: str, value: Any) -> tuple[int, ...]:
+    return tuple(list_of(integer(1))(name, value))
+
+
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
-_COUNT = partial(checks.whole, most=2**63 - 1)
-_ANY = partial(checks.number, taken="finite and >= 0", allows=lambda x: 0 <= x < inf)
-_SHARE = partial(checks.number, taken="in [0, 1)", allows=lambda x: 0 <= x < 1)
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "data": lambda name, data: str(data) if isinstance(data, Path) else checks.text(name, data),
-    "task": partial(checks.choice, choices=TASKS),
-    "loss": partial(checks.choice, choices=dict.fromkeys(sum(LOSSES.values(), ()))),
-    "label_smoothing": partial(checks.number, taken="in [0, 1]", allows=lambda x: 0 <= x <= 1),
-    "optimizer": partial(checks.choice, choices=OPTIMIZERS),
-    "lr": _ANY,
-    "weight_decay": _ANY,
-    "momentum": _ANY,
-    "batch_size": _COUNT,
-    "epochs": _COUNT,
-    "schedule": partial(checks.choice, choices=SCHEDULES),
-    "warmup": partial(_COUNT, least=0),
-    "max_norm": partial(
-        checks.number, taken="greater than 0 and finite", allows=lambda x: 0 < x < inf
-    ),
-    "accumulate": _COUNT,
-    "ema": _SHARE,
-    "hidden": checks.widths,
-    "dropout": _SHARE,
-    "patience": _COUNT,
-    "seed": partial(checks.whole, least=0, most=2**32 - 1, taken="in [0, 2**32)"),
+_CHECKS: dict[str, Check] = {
+    "data": lambda name, data: str(data) if isinstance(data, Path) else text(name, data),
+    "task": choice(*TASKS),
+    "loss": choice(*dict.fromkeys(sum(LOSSES.values(), ()))),
+    "label_smoothing": fraction,
+    "optimizer": choice(*OPTIMIZERS),
+    "lr": non_negative,
+    "weight_decay": non_negative,
+    "momentum": non_negative,
+    "batch_size": integer(1),
+    "epochs": integer(1),
+    "schedule": choice(*SCHEDULES),
+    "warmup": integer(0),
+    "max_norm": positive,
+    "accumulate": integer(1),
+    "ema": below_one,
+    "hidden": _widths,
+    "dropout": below_one,
+    "patience": integer(1),
+    "seed": seed32,
 }

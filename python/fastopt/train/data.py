@@ -11,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import inf, isfinite
 from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,17 +18,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastopt.train.checks import (
-    choice,
-    counted,
-    from_extra,
-    ieee,
-    number,
-    plain_array,
-    short_repr,
-    text,
-    whole,
-)
+from fastopt._checks import choice, counted, finite, positive, short_repr
+from fastopt.train.checks import from_extra, ieee, plain_array, seed32, text
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -104,10 +94,8 @@ class Data:
             "name": text("name", self.name),
             "labels": classes,
             "target": text("target", self.target),
-            "target_mean": number("target_mean", self.target_mean, "finite", isfinite),
-            "target_deviation": number(
-                "target_deviation", self.target_deviation, "finite and > 0", lambda x: 0 < x < inf
-            ),
+            "target_mean": finite("target_mean", self.target_mean),
+            "target_deviation": positive("target_deviation", self.target_deviation),
         }
         for part in ("train", "val"):
             x = _check_inputs(f"x_{part}", getattr(self, f"x_{part}"))
@@ -169,7 +157,7 @@ class Data:
 
 def _check_labels(task: object, labels: Any) -> tuple[str, ...]:
     """Return the names of the classes."""
-    choice("task", task, TASKS)
+    choice(*TASKS)("task", task)
     if isinstance(labels, str | bytes | Set | Mapping) or not isinstance(labels, Iterable):
         raise TypeError(f"labels must be a sequence of strings, not {short_repr(labels)}")
     labels = tuple(labels)
@@ -275,7 +263,7 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
-    seed = whole("seed", seed, 0, 2**32 - 1, "in [0, 2**32)")
+    seed = seed32("seed", seed)
     source = "digits" if source is None else source
     if isinstance(source, str) and source in BUNDLED:
         return _load_bundled(source, task, seed)

@@ -1,15 +1,18 @@
-"""What a training run leaves to look at: its epochs, and where the time went."""
+"""The history of a training run: its epochs, where the time went, a look for overfitting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from math import inf, isfinite, isnan
-from typing import Any
+from statistics import median
+from typing import IO, Any
 
 import numpy as np
 
-from fastopt.train.checks import counted
+from fastopt._checks import counted, non_negative
 
 # Why a run that diverged has ended.
 NOT_FINITE = "the loss is not finite"
@@ -18,7 +21,7 @@ DIVERGED = "the loss is more than ten times what it was before training"
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training data gave."""
+    """The figures of one pass over the training data."""
 
     epoch: int  # from 1
     train_loss: float  # mean over the epoch's samples, while the model was learning
@@ -27,7 +30,7 @@ class Epoch:
     val_score: float
     lr: float  # of the first parameter group, at the last step
     grad_norm: float  # 2-norm of the gradients before clipping, mean over the steps
-    grad_norm_max: float  # the largest of the epoch; both are nan if norms were not asked for
+    grad_norm_max: float  # the largest of the epoch; both are nan if no norm was recorded
     samples_per_second: float  # of training; evaluation not counted
 
 
@@ -94,10 +97,7 @@ class History:
     def best(self) -> Epoch:
         """The first epoch with the highest held-out score; nan is the lowest.
 
-        Raises
-        ------
-        ValueError
-            If there is no epoch yet.
+        ValueError before the first epoch.
         """
         if not self.epochs:
             raise ValueError("there is no best epoch before the first one")
@@ -109,13 +109,7 @@ class History:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
-        """Return what `state_dict` was made of.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it was not `state_dict` that has made `state`.
-        """
+        """Return the history of a `state_dict`; TypeError or ValueError if it is none."""
         _check(cls, state, "the history")
         for number, epoch in enumerate(state["epochs"], 1):
             _check(Epoch, epoch, f"epoch {number}")
@@ -140,3 +134,73 @@ class History:
         if self.stop_reason:
             parts.append(f"stopped: {self.stop_reason}")
         return f"History({', '.join(parts)})"
+
+
+def write_epochs(file: IO[str], epochs: Iterable[Epoch], *, head: bool = True) -> None:
+    """Write epochs as lines of CSV."""
+    writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
+    if head:
+        writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in epochs)
+
+
+WINDOW = 5  # epochs whose median stands for the one in their middle
+
+
+@dataclass(frozen=True)
+class Overfitting:
+    """The held-out loss has turned while the training loss fell on."""
+
+    epoch: int  # where the held-out loss was lowest
+    lowest: float  # the held-out loss there
+    latest: float  # and at the end; both are medians of five epochs
+
+    def __str__(self) -> str:
+        return (
+            f"overfitting: the held-out loss was lowest around epoch {self.epoch} and has risen "
+            f"since, from {self.lowest:.4g} to {self.latest:.4g} (medians of {WINDOW} epochs), "
+            "while the training loss fell on"
+        )
+
+
+def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting | None:
+    """Return where the held-out loss turned, or None if it did not.
+
+    Losses are taken as running medians of five epochs, so that an odd one neither makes nor hides
+    a turn. The held-out loss has turned if, since its lowest point,
+
+    - it has risen by more than the share `rise`,
+    - and by more than three standard deviations of its noise, which is estimated from the median
+      difference of one epoch and the next,
+    - while the training loss fell.
+
+    Parameters
+    ----------
+    epochs : sequence of Epoch
+    rise : float
+        >= 0.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="diabetes", dropout=0, lr=0.01).build()
+    >>> found = train.find_overfitting(trainer.fit(60).epochs)
+    >>> found is not None and found.epoch < 30
+    True
+    """
+    rise = non_negative("rise", rise)
+    if len(epochs) < 2 * WINDOW or not all(isfinite(e.train_loss + e.val_loss) for e in epochs):
+        return None
+    raw = [e.val_loss for e in epochs]
+    val, train = _smooth(raw), _smooth([e.train_loss for e in epochs])
+    at = val.index(min(val))
+    # For normal noise, the median of |a - b| is 0.954 standard deviations.
+    noise = median(abs(b - a) for a, b in pairwise(raw)) / 0.954
+    if val[-1] - val[at] > max(rise * abs(val[at]), 3 * noise) and train[-1] < train[at]:
+        return Overfitting(epochs[at + WINDOW // 2].epoch, val[at], val[-1])
+    return None
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return the medians of all `WINDOW` values in a row."""
+    return [median(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]

@@ -7,21 +7,21 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
-from math import isfinite, nan
-from threading import Lock
+from math import inf, isfinite, nan
+from threading import RLock
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 import fastopt as fo
-from fastopt.train import checks
-from fastopt.train.callbacks import Callback
+from fastopt._checks import choice, counted, flag, integer, number, short_repr
+from fastopt.train.checks import any_count, from_extra, ieee, kind, plain_array, seed_of
 from fastopt.train.data import Array, Data
 from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
 
-with checks.from_extra("fastopt.train"):
+with from_extra("fastopt.train"):
     from threadpoolctl import ThreadpoolController
 
 EVALUATION_BATCH = 4096  # samples at a time
@@ -33,7 +33,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-_blas_lock = Lock()
+_blas_lock = RLock()  # the collection of a block that was cut short may come in another one
 _blas_users: set[object] = set()  # the blocks of all threads that want one thread
 _blas_before: list[tuple[Any, int]] = []  # the counts to restore when the last of them ends
 
@@ -48,9 +48,9 @@ def _one_blas_thread() -> Iterator[None]:
                 if not _blas_users:
                     counts = [(lib, lib.num_threads) for lib in _blas().lib_controllers]
                     _blas_before[:] = counts
-                _blas_users.add(user)
                 for library, _ in _blas_before:
                     library.set_num_threads(1)
+                _blas_users.add(user)
             yield
         finally:
             _restore_blas(user)
@@ -85,6 +85,34 @@ class Model(Protocol):
 
     def backward(self, doutputs: Array) -> Mapping[str, Array]:
         """Return the gradients by the parameters' names; valid until the next `backward`."""
+
+
+class Callback:
+    """What `Trainer.fit` calls while it trains; override what you need.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> class Print(train.Callback):
+    ...     def on_epoch_end(self, trainer, epoch):
+    ...         print(epoch.epoch, trainer.data.name)
+    >>> trainer = train.RunConfig(data="iris").build()
+    >>> history = trainer.fit(2, [Print()])
+    1 iris (scikit-learn)
+    2 iris (scikit-learn)
+    """
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Before the first epoch of this call of ``fit``."""
+
+    def on_batch_end(self, trainer: Trainer, samples: int, loss: float) -> None:
+        """After each batch, with its size and its mean loss."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
+        """After each epoch has been evaluated and put into the history."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """At the end, also if an exception (Ctrl-C too) ends it."""
 
 
 class Trainer:
@@ -159,39 +187,37 @@ class Trainer:
         ema: fo.WeightEMA | None = None,
         track_norm: bool = False,
     ) -> None:
-        if not isinstance(data, Data):
-            raise TypeError(f"data must be a Data, not {checks.short_repr(data)}")
+        kind("data", data, Data)
         if not isinstance(getattr(model, "params", None), Mapping) or not model.params:
             raise TypeError(
                 "model must have params (a dict of arrays), forward and backward, as MLP has; "
                 f"{type(model).__name__} has no params"
             )
-        checks.choice("schedule_per", schedule_per, ("epoch", "step"))
+        choice("epoch", "step")("schedule_per", schedule_per)
         if isinstance(scheduler, fo.ReduceLROnPlateau) and schedule_per == "step":
             raise ValueError("ReduceLROnPlateau looks at the held-out loss, once per epoch")
         if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
             raise ValueError("scheduler belongs to another optimizer")
         if max_norm is not None:
-            max_norm = checks.number("max_norm", max_norm, ">= 0", lambda x: x >= 0)
+            max_norm = number(">= 0", lambda x: x >= 0)("max_norm", max_norm)
         objective = Objective(data.task) if objective is None else objective
-        if not isinstance(objective, Objective):
-            raise TypeError(f"objective must be an Objective, not {checks.short_repr(objective)}")
+        kind("objective", objective, Objective)
         if objective.task != data.task:
             raise ValueError(f"the objective is for {objective.task}, the data for {data.task}")
-        if ema is not None and not isinstance(ema, fo.WeightEMA):
-            raise TypeError(f"ema must be a WeightEMA, not {checks.short_repr(ema)}")
+        if ema is not None:
+            kind("ema", ema, fo.WeightEMA)
         self.model = model
         self.data = data
         self.optimizer = optimizer
         self.objective = objective
-        self.batch_size = checks.whole("batch_size", batch_size)
+        self.batch_size = any_count("batch_size", batch_size)
         self.scheduler = scheduler
         self.schedule_per = schedule_per
         self.max_norm = max_norm
-        self.accumulate = checks.whole("accumulate", accumulate)
+        self.accumulate = any_count("accumulate", accumulate)
         self.ema = ema
-        self.track_norm = checks.as_flag(track_norm, "track_norm")
-        self._order = np.random.default_rng(checks.seed("seed", seed))
+        self.track_norm = flag("track_norm", track_norm)
+        self._order = np.random.default_rng(seed_of("seed", seed))
         self._require_the_models_arrays()
         self._require_fitting_data()
         self._sums = fo.GradAccumulator(model.params) if self.accumulate > 1 else None
@@ -224,13 +250,13 @@ class Trainer:
             If an argument cannot be used, or the optimizer or the averages no longer hold the
             model's parameters.
         """
-        epochs = checks.whole("epochs", epochs, 0)
+        epochs = integer(0, inf)("epochs", epochs)
         if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks must be a list of them, not {checks.short_repr(callbacks)}")
+            raise TypeError(f"callbacks must be a list of them, not {short_repr(callbacks)}")
         callbacks = list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
-                found = checks.short_repr(callback)
+                found = short_repr(callback)
                 raise TypeError(f"callbacks must hold objects of type Callback, not {found}")
         self._require_the_models_arrays()
         if self.within_epoch:
@@ -366,7 +392,7 @@ class Trainer:
             "ema": None if self.ema is None else [self.ema.decay, self.ema.warmup],
         }
 
-    @checks.ieee
+    @ieee
     def predict(self, x: Array) -> Array:
         """Return the model's outputs (N, outputs) for inputs (N, features).
 
@@ -377,7 +403,7 @@ class Trainer:
         TypeError, ValueError
             If `x` is no array of numbers, or of another shape.
         """
-        x = checks.plain_array("x", x, "numbers of shape (N, features)")
+        x = plain_array("x", x, "numbers of shape (N, features)")
         if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:
             raise ValueError(
                 f"x must have shape (N, {self.data.features}) with a row for each sample, not "
@@ -469,9 +495,7 @@ class Trainer:
         """Raise unless the optimizer and the averages hold the model's parameters themselves."""
         groups = getattr(self.optimizer, "param_groups", None)
         if not isinstance(groups, list):
-            raise TypeError(
-                f"optimizer must be one of fastopt's, not {checks.short_repr(self.optimizer)}"
-            )
+            raise TypeError(f"optimizer must be one of fastopt's, not {short_repr(self.optimizer)}")
         held: dict[str, dict[str, Any]] = {"optimizer": {}}
         for group in groups:
             held["optimizer"] |= zip(group.get("param_names", ()), group["params"], strict=False)
@@ -493,7 +517,7 @@ class Trainer:
                         f"{problem} {listed}; make the {what} of all of model.params, by name"
                     )
 
-    @checks.ieee
+    @ieee
     def _require_fitting_data(self) -> None:
         """Raise unless the model takes a sample of the data and gives the outputs it needs."""
         data, x = self.data, self.data.x_val[:1]
@@ -501,13 +525,10 @@ class Trainer:
             outputs = self.model.forward(x)
         except ValueError as error:
             raise ValueError(
-                f"the model does not take the data's {checks.counted(data.features, 'feature')}: "
-                f"{error}"
+                f"the model does not take the data's {counted(data.features, 'feature')}: {error}"
             ) from error
         if not isinstance(outputs, np.ndarray):
-            raise TypeError(
-                f"the model's forward must return an array, not {checks.short_repr(outputs)}"
-            )
+            raise TypeError(f"the model's forward must return an array, not {short_repr(outputs)}")
         if outputs.shape != (1, data.outputs):
             raise ValueError(
                 f"for one sample the model gives outputs of shape {outputs.shape}, but {data.task} "
@@ -518,7 +539,7 @@ class Trainer:
         return (
             f"Trainer({self.model!r}, {self.data!r}, {type(self.optimizer).__name__}, "
             f"{self.objective!r}, batch_size={self.batch_size}, "
-            f"{checks.counted(len(self.history.epochs), 'epoch')} so far)"
+            f"{counted(len(self.history.epochs), 'epoch')} so far)"
         )
 
     def _step(self, grads: Mapping[str, Array | None], scale: float) -> float | None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fastopt import functional
-from fastopt.train import checks
+from fastopt._checks import below_one, integer, list_of
+from fastopt.train.checks import ieee, plain_array, seed_of
 from fastopt.train.data import Array
 
 
@@ -64,13 +65,11 @@ class MLP:
     def __init__(
         self, sizes: Sequence[int], dropout: float = 0.0, seed: int | Sequence[int] = 0
     ) -> None:
-        sizes = checks.widths("sizes", sizes)
-        if len(sizes) < 2:
-            raise ValueError(f"sizes must be two or more widths, not {sizes}")
-        self.dropout = checks.number("dropout", dropout, "in [0, 1)", lambda x: 0 <= x < 1)
+        sizes = list_of(integer(1), 2)("sizes", sizes)
+        self.dropout = below_one("dropout", dropout)
         if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
             raise MemoryError(f"weights for widths {sizes}")  # NumPy has several errors
-        rng = np.random.default_rng(checks.seed("seed", seed))
+        rng = np.random.default_rng(seed_of("seed", seed))
         self._bits = np.random.SFC64(rng.integers(2**63))  # of the seeds for dropout
         self._names = [(f"{i}.weight", f"{i}.bias") for i in range(len(sizes) - 1)]
         self.params: dict[str, Array] = {}
@@ -91,7 +90,7 @@ class MLP:
     def rng_state(self, state: Mapping[str, Any]) -> None:
         self._bits.state = cast("Any", state)
 
-    @checks.ieee
+    @ieee
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Return the outputs (N, outputs) of inputs (N, features).
 
@@ -99,7 +98,7 @@ class MLP:
         then a buffer, which the next call with `training` overwrites.
         """
         first = self.params[self._names[0][0]]
-        x = checks.plain_array("x", x, "numbers of shape (N, features)")
+        x = plain_array("x", x, "numbers of shape (N, features)")
         if x.ndim != 2 or x.shape[1] != first.shape[1]:
             raise ValueError(f"x must have shape (N, {first.shape[1]}), not {x.shape}")
         x = x.astype(first.dtype, copy=False)
@@ -119,7 +118,7 @@ class MLP:
                     functional.dropout(x, self.dropout, seed=seed, out=x)
         return x
 
-    @checks.ieee
+    @ieee
     def backward(self, doutputs: Array) -> dict[str, Array]:
         """Fill and return `grads`, from the gradient of the loss with respect to the outputs.
 
@@ -127,7 +126,7 @@ class MLP:
         """
         buffers = self._last
         outputs = buffers.outputs[-1]
-        dy: Array = checks.plain_array("doutputs", doutputs, "numbers")
+        dy: Array = plain_array("doutputs", doutputs, "numbers")
         if dy.shape != outputs.shape:
             raise ValueError(
                 f"doutputs must have shape {outputs.shape}, that of the outputs of the last "

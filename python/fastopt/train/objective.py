@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
-from fastopt.train.checks import choice, ieee, number, plain_array, short_repr
+from fastopt._checks import choice, fraction, short_repr
+from fastopt.train.checks import ieee, plain_array, text
 from fastopt.train.data import Array, Targets, Task
 
 
@@ -66,9 +67,9 @@ class Objective:
 
     Raises
     ------
-    TypeError, ValueError
-        If the task does not take the loss or the label smoothing; from a method, if outputs or
-        targets are not what the task needs, or there is no sample.
+    ValueError
+        If the task does not take the loss or the label smoothing. From a method, also TypeError, if
+        outputs or targets are not what the task needs, or there is no sample.
     IndexError
         From a method, if a target is not the index of a class.
 
@@ -87,13 +88,15 @@ class Objective:
     def __init__(
         self, task: Task, loss: str | None = None, *, label_smoothing: float = 0.0
     ) -> None:
-        choice("task", task, LOSSES)
+        choice(*LOSSES)("task", task)
         self.task = task
-        self.loss_name = LOSSES[task][0] if loss is None else loss
-        choice("loss", self.loss_name, LOSSES[task], f" for {task}")
-        label_smoothing = number(
-            "label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1
-        )
+        self.loss_name = text("loss", LOSSES[task][0] if loss is None else loss)
+        if self.loss_name not in LOSSES[task]:
+            raise ValueError(
+                f"loss must be one of {', '.join(LOSSES[task])} for {task}, not "
+                f"{short_repr(self.loss_name)}"
+            )
+        label_smoothing = fraction("label_smoothing", label_smoothing)
         chosen = _LOSSES[self.loss_name]
         self._threshold = chosen.threshold
         self.loss: Any = chosen.make()

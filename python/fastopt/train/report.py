@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt.train.callbacks import find_overfitting, write_epochs
-from fastopt.train.checks import from_extra, ieee, path, plain_array, whole
+from fastopt._checks import as_path, integer
+from fastopt.train.checks import from_extra, ieee, plain_array
 from fastopt.train.data import Data
-from fastopt.train.history import History
+from fastopt.train.history import History, find_overfitting, write_epochs
 from fastopt.train.loop import Trainer
 from fastopt.train.objective import Objective
 from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
@@ -46,7 +46,7 @@ def check_folder(folder: str | Path) -> None:
     OSError
         If this is not possible.
     """
-    folder = path("folder", folder)
+    folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
         pass
@@ -119,7 +119,7 @@ def find_confusions(trainer: Trainer, most: int = MOST_CONFUSED) -> list[Confusi
     ...     1 - history.best.val_score))
     True
     """
-    most = whole("most", most)
+    most = integer(1)("most", most)
     labels = trainer.data.labels
     pairs = _confused(*_true_and_predicted(trainer), len(labels), most)
     return [Confusion(labels[true], labels[taken], count) for true, taken, count in pairs]
@@ -181,7 +181,7 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['a.txt', 'b.txt']
     """
-    folder = path("folder", folder)
+    folder = as_path("folder", folder)
     parts = folder / f".fastopt-{token_hex(8)}"
     try:
         parts.mkdir()
@@ -241,7 +241,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     ValueError
         If the history has no epoch.
     """
-    folder = path("folder", folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir():
         raise FileNotFoundError(ENOENT, "there is no such folder", str(folder))
     history, data = trainer.history, trainer.data

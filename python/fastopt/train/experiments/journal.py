@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fastopt._checks import as_path
 from fastopt._files import parse_json
-from fastopt.train import checks
+from fastopt.train.checks import kind
 from fastopt.train.config import RunConfig
 from fastopt.train.data import Data
 from fastopt.train.experiments.runs import Run, choice_of
@@ -70,9 +71,9 @@ class Journal:
     """
 
     def __init__(self, path: Path, space: Space, data: Data) -> None:
-        checks.kind("space", space, Space)
-        checks.kind("data", data, Data)
-        self.path = checks.path("path", path)
+        kind("space", space, Space)
+        kind("data", data, Data)
+        self.path = as_path("path", path)
         self.finished: list[Run] = []
         self._space = space
         head = json.loads(_line({"format": 1, "data": data.digest()} | space.facts()))
@@ -195,7 +196,7 @@ class Journal:
 
     def add(self, run: Run) -> None:
         """Write a run to the end of the file, and wait until it is on the disk."""
-        checks.kind("run", run, Run)
+        kind("run", run, Run)
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
         self._append(_line({"config": config, "history": run.history.state_dict()}), run)

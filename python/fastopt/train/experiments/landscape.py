@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fastopt._checks import choice, integer, non_negative, positive
 from fastopt._files import write_whole
-from fastopt.train import checks
+from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS
 from fastopt.train.palette import BLACK, CYCLE
 
@@ -204,15 +204,15 @@ def descend(
     >>> path.steps_to(0.01), path.points.shape
     (19, (41, 2))
     """
-    checks.kind("landscape", landscape, Landscape)
-    choice = OPTIMIZERS[checks.choice("optimizer", optimizer, OPTIMIZERS)]
-    lr = checks.number("lr", lr, "finite and >= 0", lambda value: 0 <= value < inf)
-    steps = checks.whole("steps", steps, most=2**31, taken=f"in [1, {2**31}]")
+    kind("landscape", landscape, Landscape)
+    own = OPTIMIZERS[choice(*OPTIMIZERS)("optimizer", optimizer)]
+    lr = non_negative("lr", lr)
+    steps = integer(1, 2**31, f"in [1, {2**31}]")("steps", steps)
     point = _point(landscape.start if start is None else start)
-    options: dict[str, Any] = {"lr": lr, "weight_decay": choice.weight_decay}
-    if choice.momentum is not None:
-        options["momentum"] = choice.momentum
-    stepper = choice.make([point], **options)
+    options: dict[str, Any] = {"lr": lr, "weight_decay": own.weight_decay}
+    if own.momentum is not None:
+        options["momentum"] = own.momentum
+    stepper = own.make([point], **options)
     points, values = np.empty((steps + 1, 2)), np.empty(steps + 1)
     with np.errstate(all="ignore"):
         for done in range(steps + 1):
@@ -256,7 +256,7 @@ def tune_lr(
     >>> experiments.tune_lr(experiments.LANDSCAPES["bowl"], "sgd", steps=50).lr
     0.2
     """
-    checks.number("tolerance", tolerance, "finite and > 0", lambda value: 0 < value < inf)
+    positive("tolerance", tolerance)
 
     def rank(path: Descent) -> tuple[bool, float, float]:
         wild = path.diverged or path.values.max() > path.values[0]
@@ -366,7 +366,7 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
         artist.set_animated(True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
-    frames = checks.whole("frames", frames)
+    frames = integer(1)("frames", frames)
     last = max(len(path.points) for path in paths) - 1
     shown = np.unique(np.geomspace(1, last + 1, frames).round().astype(int)) - 1
     images = []

@@ -16,7 +16,8 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 import fastopt as fo
-from fastopt.train import checks
+from fastopt._checks import integer
+from fastopt.train.checks import kind
 from fastopt.train.config import RunConfig
 from fastopt.train.data import Data
 from fastopt.train.experiments.runs import Run, run
@@ -58,10 +59,10 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
     >>> sorted(run.config.lr for run in runs)
     [0.001, 0.01]
     """
-    configs, jobs = list(configs), checks.whole("jobs", jobs)
-    checks.kind("data", data, Data)
+    configs, jobs = list(configs), integer(1)("jobs", jobs)
+    kind("data", data, Data)
     for config in configs:
-        checks.kind("each of configs", config, RunConfig)
+        kind("each of configs", config, RunConfig)
     waiting = deque(configs)
     # The data go through the pipe, not as an argument of the process: what start() writes waits for
     # ever if the process dies before it has read it.

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any
 
-from fastopt.train import checks
-from fastopt.train.callbacks import Callback, Divergence, EarlyStopping
+from fastopt._checks import choice
+from fastopt.train.callbacks import Divergence, EarlyStopping
+from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS, RunConfig
 from fastopt.train.data import Data, Task
 from fastopt.train.history import Epoch, History
+from fastopt.train.loop import Callback
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def run(config: RunConfig, data: Data, callbacks: Iterable[Callback] = ()) -> Ru
     >>> experiments.run(config, config.load()).final.val_score > 0.8
     True
     """
-    checks.kind("config", config, RunConfig)
-    checks.kind("data", data, Data)
+    kind("config", config, RunConfig)
+    kind("data", data, Data)
     own: list[Callback] = [Divergence()]
     if config.patience is not None:
         own.append(EarlyStopping(config.patience))
@@ -126,7 +128,7 @@ def compare(
     """
     configs = list(configs)
     for config in configs:  # before the first has taken its time
-        checks.kind("each of configs", config, RunConfig)
+        kind("each of configs", config, RunConfig)
         config.check(data)
     for config in configs:
         yield run(config, data, callbacks(config))
@@ -149,7 +151,7 @@ def label(config: RunConfig, names: Sequence[str]) -> str:
     full = config.resolved()
     parts = []
     for name in names:
-        checks.choice("a name", name, AXES)
+        choice(*AXES)("a name", name)
     for name in sorted(names, key=["optimizer", *AXES].index):
         value = getattr(full, name)
         if name == "optimizer":

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.train import checks
+from fastopt._checks import choice, finite, integer
+from fastopt.train.checks import kind
 from fastopt.train.config import RunConfig
 from fastopt.train.experiments.runs import AXES
 
@@ -40,7 +41,7 @@ class Range:
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             value = getattr(self, name)
-            value = checks.number(f"{name} of a range", value, "a finite number", isfinite)
+            value = finite(f"{name} of a range", value)
             object.__setattr__(self, name, value)
         if not self.low < self.high:
             raise ValueError(f"a range must go up, not from {self.low:g} to {self.high:g}")
@@ -103,13 +104,13 @@ class Space:
     trials: int | None = None
 
     def __post_init__(self) -> None:
-        checks.kind("base", self.base, RunConfig)
-        checks.kind("axes", self.axes, Mapping)
+        kind("base", self.base, RunConfig)
+        kind("axes", self.axes, Mapping)
         if self.trials is not None:
-            object.__setattr__(self, "trials", checks.whole("trials", self.trials))
+            object.__setattr__(self, "trials", integer(1)("trials", self.trials))
         axes: dict[str, list[Any] | Range] = {}
         for name, values in self.axes.items():
-            checks.choice("an axis", name, AXES)
+            choice(*AXES)("an axis", name)
             if isinstance(values, Range):
                 if AXES[name] is str:
                     raise ValueError(f"{name} takes names, not a range")
