@@ -19,7 +19,7 @@ NEW_FILES = {
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-struct lion {
+struct lion : update_defaults {
     static constexpr const char* name = "lion";
     enum : int {
         lr,
@@ -29,49 +29,48 @@ struct lion {
         option_count
     };
     static constexpr Option options[] = {
-        {"lr", -1, Domain::non_negative, {}},
-        {"betas", 0, Domain::decay_rate, {}},
-        {"betas", 1, Domain::decay_rate, {}},
-        {"weight_decay", -1, Domain::non_negative, {}},
+        {"lr", Domain::non_negative},
+        {"betas", Domain::decay_rate, 0},
+        {"betas", Domain::decay_rate, 1},
+        {"weight_decay", Domain::non_negative},
     };
     static constexpr int state_count = 1;
     static constexpr const char* states[] = {"exp_avg"};
 
-    static const char* conflict(const double*) { return nullptr; }
-    static bool uses_state(const double*, int) { return true; }
-
+    template <class T>
     struct Scalars {
-        double lr, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2;
+        T lr, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2;
     };
-    static Scalars prepare(const double* o, std::int64_t, bool) {
-        return {o[lr],    1.0 - o[lr] * o[weight_decay], o[beta1], 1.0 - o[beta1],
-                o[beta2], 1.0 - o[beta2]};
+    static Prepared<Scalars, 1> prepare(const double* o, std::int64_t, bool) {
+        return {
+            .scalars = {.lr = o[lr],
+                        .shrink = 1.0 - o[lr] * o[weight_decay],
+                        .beta1 = o[beta1],
+                        .one_minus_beta1 = 1.0 - o[beta1],
+                        .beta2 = o[beta2],
+                        .one_minus_beta2 = 1.0 - o[beta2]},
+            .flags = {o[weight_decay] != 0.0},
+        };
     }
 
     static constexpr Range<Scalars> ranges[] = {
-        {"lr", &Scalars::lr, Small::may_vanish},
-        {"1 - lr * weight_decay", &Scalars::shrink, Small::may_vanish},
+        {"lr", &Scalars<double>::lr},
+        {"1 - lr * weight_decay", &Scalars<double>::shrink},
     };
 
-    template <class T>
+    template <class T, bool with_weight_decay>
     struct Rule {
         static constexpr unsigned states = 1;
-        T lr, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2;
+        Scalars<T> s;
 
         void operator()(T& param, T grad, T& exp_avg, T&, T&) const {
-            const T mixed = beta1 * exp_avg + one_minus_beta1 * grad;
+            const T mixed = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
             const T sign = mixed > T{0} ? T{1} : mixed < T{0} ? T{-1} : mixed;
-            exp_avg = beta2 * exp_avg + one_minus_beta2 * grad;
-            param = shrink * param - lr * sign;
+            exp_avg = s.beta2 * exp_avg + s.one_minus_beta2 * grad;
+            if constexpr (with_weight_decay) param = s.shrink * param;
+            param = param - s.lr * sign;
         }
     };
-
-    template <class T, class Run>
-    static void with_rule(const Scalars& s, Run run) {
-        run(Rule<T>{static_cast<T>(s.lr), static_cast<T>(s.shrink), static_cast<T>(s.beta1),
-                    static_cast<T>(s.one_minus_beta1), static_cast<T>(s.beta2),
-                    static_cast<T>(s.one_minus_beta2)});
-    }
 };
 
 }  // namespace
@@ -85,10 +84,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fastopt._types import Params
-from fastopt.optim._fused import Optimizer
+from fastopt.optim._fused import FusedOptimizer
 
 
-class Lion(Optimizer):
+class Lion(FusedOptimizer):
     """Lion: the sign of a moving average."""
 
     _kernel: ClassVar[str] = "lion"
@@ -136,7 +135,9 @@ class Lion(ReferenceOptimizer):
         mixed = beta1 * exp_avg + (1 - beta1) * grad
         sign = np.where(mixed == 0, mixed, np.sign(mixed))
         state["exp_avg"] = beta2 * exp_avg + (1 - beta2) * grad
-        param[...] = (1 - lr * group["weight_decay"]) * param - lr * sign
+        if group["weight_decay"] != 0:
+            param *= 1 - lr * group["weight_decay"]
+        param -= lr * sign
 ''',
 }
 

@@ -22,7 +22,7 @@ def test_bench_without_a_case(tmp_path: Path) -> None:
     assert "--largest must be at least 4096" in result.stderr
 
 
-def test_bench(tmp_path: Path) -> None:
+def test_bench_optimizers(tmp_path: Path) -> None:
     result = fastopt("bench", "--largest", "70000", "--seconds", "0.01", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     small = [case for case in OPTIMIZERS.cases if case.elements <= 70000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -101,20 +103,52 @@ def test_what_each_folder_may_include() -> None:
                 target = (path.parent / include).resolve().relative_to(ROOT / "cpp")
                 assert {target.parts[0], target.as_posix()} & known, (path.name, include)
             assert folder == "bindings" or "pybind11" not in path.read_text()
-    for path in (ROOT / "python/fastopt").rglob("*.py"):
-        folder = path.relative_to(ROOT / "python/fastopt").parts[0]
-        if folder in ("train", "cli", "benchmark", "__main__.py"):
-            private = re.findall(r"fastopt(?:\.| import )(_\w+)", path.read_text())
-            own = {"_types"} if folder == "benchmark" else set()
-            assert set(private) - own <= {"_checks", "_files"}, path
-            assert "_core" not in path.read_text(), path
-        elif folder != "__init__.py":  # the door to fastopt.train
-            upper = r"(fastopt\.|import )(train|cli|benchmark)\b"
-            assert not re.search(upper, path.read_text()), path
-        if folder == "train":
-            assert not re.search(r"fastopt(\.| import )(cli|benchmark)\b", path.read_text()), path
-        if folder == "reference":
-            assert "_core" not in path.read_text(), path
+
+
+# The tools of the package, and what each may import beside the public names of the rest: other
+# tools, and the private modules that check options and write files.
+TOOLS: dict[str, set[str]] = {
+    "train": {"_checks", "_files"},
+    "benchmark": set(),
+    "cli": {"train", "benchmark", "_checks"},
+    "__main__": {"cli"},
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT / "python").with_suffix("").parts).removesuffix(
+        ".__init__"
+    ): path
+    for path in (ROOT / "python").rglob("*.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of fastopt that a file imports, inside its functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.add(name if name in MODULES else str(node.module))
+    return {name for name in names if name.split(".")[0] == "fastopt"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"fastopt"}))
+def test_what_each_part_may_import(module: str) -> None:
+    part = module.split(".")[1]
+    used = {".".join(name.split(".")[1:2]) or name for name in imports(MODULES[module])} - {part}
+    if part in TOOLS:
+        assert {name for name in used if name in TOOLS or name[0] == "_"} <= TOOLS[part]
+    else:  # neither a tool nor the package itself, which imports them all
+        assert not used & {*TOOLS, "fastopt"}
+    assert part != "reference" or "_core" not in used
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {module: imports(path) - {module} for module, path in MODULES.items()}
+    graph["fastopt"].discard("fastopt.train")  # imported when it is first used
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_no_header_of_the_kernels_has_a_name_that_the_runtime_has() -> None:

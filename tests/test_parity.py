@@ -171,12 +171,12 @@ def test_an_elements_bits_do_not_depend_on_its_place(case: Case, isa: str) -> No
 CHUNK_AND_TAIL = _core.tuning.chunk_size + 67
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", dict.fromkeys(case.name for case in CASES))
 def test_reference_has_the_same_face(name: str) -> None:
     fused, reference = getattr(fo, name), getattr(fo.reference, name)
     assert inspect.signature(fused.__init__) == inspect.signature(reference.__init__)
-    function, states = FUNCTIONS[name]
-    options = set(inspect.signature(fused.__init__).parameters) - {"self", "params"}
-    assert (
-        set(inspect.signature(function).parameters) - {"param", "grad", "step", *states} == options
-    )
+    if name in FUNCTIONS:
+        function, states = FUNCTIONS[name]
+        options = {*inspect.signature(fused.__init__).parameters} - {"self", "params"}
+        others = {"param", "grad", "step", *states}
+        assert {*inspect.signature(function).parameters} - others == options

@@ -1,24 +1,12 @@
-"""Which names are public, and which module may import which."""
+"""Which names are public."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 import fastopt as fo
 from fastopt import _settings
-
-PACKAGE = Path(fo.__file__).parent
-TOOLS = ("train", "cli", "benchmark")  # they use the public names
-CORE = [
-    path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.relative_to(PACKAGE).parts[0] not in (*TOOLS, "__init__.py", "__main__.py")
-]
 
 
 def test_public_are_the_names_of_these_modules() -> None:
@@ -28,16 +16,6 @@ def test_public_are_the_names_of_these_modules() -> None:
         names.update(module.__all__)
     assert set(fo.__all__) == modules | names
     assert len(fo.__all__) == len(set(fo.__all__))
-
-
-@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_of_the_core_imports_what_stands_above_it(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            assert node.module != "fastopt", "import from the module itself"
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        assert "fastopt" not in names
 
 
 def test_train_is_there_when_it_is_used() -> None:

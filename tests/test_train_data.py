@@ -169,242 +169,128 @@ def test_a_word_among_the_targets_of_a_regression(tmp_path: Path) -> None:
         ft.load_data(tmp_path / "a.csv", "regression")
 
 
-def cut(path: Path, keep: int) -> None:
+def cut(path: Path, keep: int | None) -> None:
     path.write_bytes(path.read_bytes()[:keep])
 
 
-BAD_DATA: list[tuple[str, Callable[[Path], Path], str]] = []
+Make = Callable[[Path], Path]  # writes into a folder, and returns what is read
 
 
-def bad(words: str) -> Callable[[Callable[[Path], Path]], Callable[[Path], Path]]:
-    def register(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-        BAD_DATA.append((make.__name__, make, words))
-        return make
+def csv(text: str | bytes) -> Make:
+    def make(folder: Path) -> Path:
+        (folder / "a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return folder / "a.csv"
 
-    return register
-
-
-@bad("No such file")
-def missing(folder: Path) -> Path:
-    return folder / "nothing.csv"
+    return make
 
 
-@bad("there is no file or folder")
-def missing_folder(folder: Path) -> Path:
-    return folder / "nothing"
+def npz(keep: int | None = None, **arrays: Any) -> Make:
+    def make(folder: Path) -> Path:
+        np.savez(folder / "a.npz", **arrays)
+        cut(folder / "a.npz", keep)
+        return folder / "a.npz"
+
+    return make
 
 
-@bad("expected a .npz or .csv file")
+def idx(damage: Callable[[Path], object], suffix: str = "") -> Make:
+    def make(folder: Path) -> Path:
+        write_mnist(folder, suffix)
+        damage(folder)
+        return folder
+
+    return make
+
+
 def strange_kind(folder: Path) -> Path:
     (folder / "a.txt").write_text("1,2\n")
     return folder / "a.txt"
 
 
-@bad("line 3: 2 columns, 3 expected")
-def ragged_csv(folder: Path) -> Path:
-    (folder / "a.csv").write_text("1,2,0\n3,4,1\n5,6\n")
-    return folder / "a.csv"
-
-
-@bad("line 2, column 1: 'x' is not a number")
-def words_in_csv(folder: Path) -> Path:
-    (folder / "a.csv").write_text("1,2,0\nx,4,1\n")
-    return folder / "a.csv"
-
-
-@bad("one column")
-def narrow_csv(folder: Path) -> Path:
-    (folder / "a.csv").write_text("1\n2\n")
-    return folder / "a.csv"
-
-
-@bad("holds no rows")
-def empty_csv(folder: Path) -> Path:
-    (folder / "a.csv").write_text("a,b,c\n")
-    return folder / "a.csv"
-
-
-@bad("not a readable CSV")
-def binary_csv(folder: Path) -> Path:
-    (folder / "a.csv").write_bytes(bytes(range(128, 256)))
-    return folder / "a.csv"
-
-
-@bad("line 4, column 2: 'nan' is not finite")
-def nan_in_csv(folder: Path) -> Path:
-    rows = [f"{i},{'nan' if i % 10 in (3, 4) else 1},{i % 2}" for i in range(12)]
-    (folder / "a.csv").write_text("\n".join(rows))
-    return folder / "a.csv"
-
-
-@bad("line 1, column 1: 'x' is not a number")
-def typo_in_the_first_line(folder: Path) -> Path:
-    (folder / "a.csv").write_text("x,2,0\n3,4,1\n")
-    return folder / "a.csv"
-
-
-@bad("different labels in 20 samples; are these classes?")
-def regression_target(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=np.linspace(0, 1, 20))
-    return folder / "a.npz"
-
-
-@bad("line 3: the label is empty; remove or fill it")
-def empty_label(folder: Path) -> Path:
-    (folder / "a.csv").write_text("1,2,a\n3,4,b\n5,6,\n")
-    return folder / "a.csv"
-
-
-@bad("the first is X[7]")
-def npz_with_nan(folder: Path) -> Path:
-    x = np.ones((20, 2))
-    x[[7, 9], 1] = np.nan
-    np.savez(folder / "a.npz", X=x, y=np.arange(20) % 2)
-    return folder / "a.npz"
-
-
-@bad("it needs X and y")
-def npz_without_y(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones(3))
-    return folder / "a.npz"
-
-
-@bad("must have shape")
-def npz_of_unequal_lengths(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((9, 2)), y=np.ones(8))
-    return folder / "a.npz"
-
-
-@bad("X must hold real numbers")
-def npz_of_text(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.array([["a"], ["b"]] * 9), y=np.arange(18) % 2)
-    return folder / "a.npz"
-
-
-@bad("the first is y[2]")
-def npz_with_nan_labels(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((8, 2)), y=np.array([0, 1, np.nan, 1, 0, 1, 0, 1]))
-    return folder / "a.npz"
-
-
-@bad("all labels are 0.0; at least 2 classes are needed")
-def one_class(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((8, 2)), y=np.zeros(8))
-    return folder / "a.npz"
-
-
-@bad("0 samples; at least 5 are needed")
-def npz_without_rows(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((0, 4)), y=np.ones(0))
-    return folder / "a.npz"
-
-
-@bad("there are no features")
-def npz_without_columns(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((20, 0)), y=np.arange(20) % 2)
-    return folder / "a.npz"
-
-
-@bad("y must hold numbers or text, not complex128")
-def npz_of_complex_labels(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=np.arange(20) % 2 * 1j)
-    return folder / "a.npz"
-
-
-@bad("y must hold numbers or text, not [('a', '<i4')]")
-def npz_of_structured_labels(folder: Path) -> Path:
-    y = (np.arange(20, dtype="<i4") % 2).view([("a", "<i4")])
-    np.savez(folder / "a.npz", X=np.ones((20, 2)), y=y)
-    return folder / "a.npz"
-
-
-@bad("X holds values beyond 1e+100 in 1 row, the first is X[3]")
-def npz_of_huge_numbers(folder: Path) -> Path:
+def features(value: float, *rows: int) -> Any:
+    """Return 20 rows of 2 features, with this value in some rows."""
     x = np.arange(40.0).reshape(20, 2)
-    x[3, 1] = -1e300
-    np.savez(folder / "a.npz", X=x, y=np.arange(20) % 2)
-    return folder / "a.npz"
+    x[list(rows), 1] = value
+    return x
 
 
-@bad("standard deviations from the mean")
-def npz_with_an_outlier_held_out(folder: Path) -> Path:
-    x = np.arange(40.0).reshape(20, 2)
-    rows = np.random.RandomState(0).permutation(20)  # as the split without classes draws
-    x[rows[0], 0] = 1e60
-    np.savez(folder / "a.npz", X=x, y=np.arange(20) // 4)
-    return folder / "a.npz"
+BITS = np.arange(20) % 2
+FIRST = np.random.RandomState(0).permutation(20)[0]  # held out by a split without classes
+NAN_ROWS = "\n".join(f"{i},{'nan' if i % 10 in (3, 4) else 1},{i % 2}" for i in range(12))
+IMAGES, LABELS = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+BAD_DATA: dict[str, tuple[Make, str]] = {
+    "missing": (lambda folder: folder / "nothing.csv", "No such file"),
+    "missing folder": (lambda folder: folder / "nothing", "there is no file or folder"),
+    "empty folder": (lambda folder: folder, "has no train-images"),
+    "strange kind": (strange_kind, "expected a .npz or .csv file"),
+    "ragged": (csv("1,2,0\n3,4,1\n5,6\n"), "line 3: 2 columns, 3 expected"),
+    "words": (csv("1,2,0\nx,4,1\n"), "line 2, column 1: 'x' is not a number"),
+    "typo in the first line": (csv("x,2,0\n3,4,1\n"), "line 1, column 1: 'x' is not a number"),
+    "a name of two lines": (
+        csv('x,"in\nmm",y\n1,2,0\n3,4,1\n5,q,1\n'),
+        "line 5, column 2: 'q' is not a number",
+    ),
+    "nan": (csv(NAN_ROWS), "line 4, column 2: 'nan' is not finite"),
+    "empty label": (csv("1,2,a\n3,4,b\n5,6,\n"), "line 3: the label is empty; remove or fill it"),
+    "narrow": (csv("1\n2\n"), "one column"),
+    "no rows": (csv("a,b,c\n"), "holds no rows"),
+    "binary": (csv(bytes(range(128, 256))), "not a readable CSV"),
+    "regression": (
+        npz(X=np.ones((20, 2)), y=np.linspace(0, 1, 20)),
+        "different labels in 20 samples; are these classes?",
+    ),
+    "NaN in X": (npz(X=features(np.nan, 7, 9), y=BITS), "the first is X[7]"),
+    "NaN in y": (npz(X=np.ones((8, 2)), y=[0, 1, np.nan, 1, 0, 1, 0, 1]), "the first is y[2]"),
+    "no y": (npz(X=np.ones(3)), "it needs X and y"),
+    "unequal lengths": (npz(X=np.ones((9, 2)), y=np.ones(8)), "must have shape"),
+    "text": (npz(X=[["a"], ["b"]] * 10, y=BITS), "X must hold real numbers"),
+    "one class": (
+        npz(X=np.ones((8, 2)), y=np.zeros(8)),
+        "all labels are 0.0; at least 2 classes are needed",
+    ),
+    "no samples": (npz(X=np.ones((0, 4)), y=np.ones(0)), "0 samples; at least 5 are needed"),
+    "no features": (npz(X=np.ones((20, 0)), y=BITS), "there are no features"),
+    "complex labels": (
+        npz(X=np.ones((20, 2)), y=BITS * 1j),
+        "y must hold numbers or text, not complex128",
+    ),
+    "structured labels": (
+        npz(X=np.ones((20, 2)), y=BITS.astype("<i4").view([("a", "<i4")])),
+        "y must hold numbers or text, not [('a', '<i4')]",
+    ),
+    "huge numbers": (
+        npz(X=features(-1e300, 3), y=BITS),
+        "X holds values beyond 1e+100 in 1 row, the first is X[3]",
+    ),
+    "an outlier held out": (
+        npz(X=features(1e60, FIRST), y=np.arange(20) // 4),
+        "standard deviations from the mean",
+    ),
+    "npz cut short": (npz(700, X=np.ones((100, 9)), y=np.ones(100)), "not a readable .npz"),
+    "pickles": (npz(X=np.array([{}, {}], object), y=np.ones(2)), "not a readable .npz"),
+    "idx cut short": (idx(lambda folder: cut(folder / IMAGES, 5000)), "cut short"),
+    "idx header cut short": (idx(lambda folder: cut(folder / IMAGES, 9)), "cut short"),
+    "gzip cut short": (
+        idx(lambda folder: cut(folder / f"{IMAGES}.gz", 600), ".gz"),
+        "not a complete gzip file",
+    ),
+    "idx of something else": (
+        idx(lambda folder: (folder / LABELS).write_text("hello world")),
+        "not an idx file",
+    ),
+    "idx of unequal lengths": (
+        idx(lambda folder: write_idx(folder / LABELS, np.arange(29) % 10)),
+        "30 held-out inputs but 29 labels",
+    ),
+    "idx with an unknown label": (
+        idx(lambda folder: write_idx(folder / LABELS, np.full(30, 77))),
+        "label 77 is not in the training part",
+    ),
+}
 
 
-@bad("line 5, column 2: 'q' is not a number")
-def csv_with_a_name_of_two_lines(folder: Path) -> Path:
-    (folder / "a.csv").write_text('x,"in\nmm",y\n1,2,0\n3,4,1\n5,q,1\n')
-    return folder / "a.csv"
-
-
-@bad("not a readable .npz")
-def npz_cut_short(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.ones((100, 9)), y=np.arange(100) % 2)
-    cut(folder / "a.npz", 700)
-    return folder / "a.npz"
-
-
-@bad("not a readable .npz")
-def npz_with_pickles(folder: Path) -> Path:
-    np.savez(folder / "a.npz", X=np.array([{}, {}], object), y=np.ones(2))
-    return folder / "a.npz"
-
-
-@bad("has no train-images")
-def empty_folder(folder: Path) -> Path:
-    return folder
-
-
-@bad("cut short")
-def idx_cut_short(folder: Path) -> Path:
-    write_mnist(folder)
-    cut(folder / "train-images-idx3-ubyte", 5000)
-    return folder
-
-
-@bad("cut short")
-def idx_header_cut_short(folder: Path) -> Path:
-    write_mnist(folder)
-    cut(folder / "train-images-idx3-ubyte", 9)
-    return folder
-
-
-@bad("not a complete gzip file")
-def idx_gzip_cut_short(folder: Path) -> Path:
-    write_mnist(folder, ".gz")
-    cut(folder / "train-images-idx3-ubyte.gz", 600)
-    return folder
-
-
-@bad("not an idx file")
-def idx_of_something_else(folder: Path) -> Path:
-    write_mnist(folder)
-    (folder / "t10k-labels-idx1-ubyte").write_text("hello world")
-    return folder
-
-
-@bad("30 held-out inputs but 29 labels")
-def idx_of_unequal_lengths(folder: Path) -> Path:
-    write_mnist(folder)
-    write_idx(folder / "t10k-labels-idx1-ubyte", np.arange(29) % 10)
-    return folder
-
-
-@bad("label 77 is not in the training part")
-def idx_with_an_unknown_label(folder: Path) -> Path:
-    write_mnist(folder)
-    write_idx(folder / "t10k-labels-idx1-ubyte", np.full(30, 77))
-    return folder
-
-
-@pytest.mark.parametrize(("make", "words"), [pytest.param(*r[1:], id=r[0]) for r in BAD_DATA])
-def test_bad_data_is_refused_in_one_line(
-    make: Callable[[Path], Path], words: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("make", "words"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_is_refused_in_one_line(make: Make, words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(words)) as caught:
         ft.load_data(make(tmp_path))
     assert "\n" not in str(caught.value)
