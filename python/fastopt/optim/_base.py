@@ -81,7 +81,7 @@ class Optimizer(ABC):
         for group in groups:
             self.add_param_group(group)
 
-    # Each of these makes the whole change, also of `param_groups`, or raises an exception.
+    # Each of these changes everything, `param_groups` too, or raises.
     @abstractmethod
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
     @abstractmethod
