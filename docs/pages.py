@@ -1,8 +1,8 @@
-"""Runs the code blocks of a page: for the tests, and for the pictures when the site is built.
+"""Runs the code blocks of a page, for the tests and for the pictures of the site.
 
-The Python blocks of a page run in order and share one namespace. A ``text`` block shows what the
-Python block before it has printed: letter for letter, but the last shown digit of a fraction or a
-percentage may be off by one, because not every BLAS and libm rounds in the same way.
+The Python blocks of a page run in order and share one namespace. A ``text`` block shows the output
+of the Python block before it. Only the last digit of a fraction or a percentage may differ by one,
+because BLAS libraries and libm round differently.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Block(NamedTuple):
 
 
 class PageError(AssertionError):
-    """A block of a page fails, or says what is not true; the message names page and line."""
+    """A block of a page fails or prints something else; the message names page and line."""
 
 
 def read_blocks(page: Path) -> Iterator[Block]:
-    """Yield the code blocks of a Markdown page; directives (``{math}``) are none."""
+    """Yield the code blocks of a Markdown page, without directives such as ``{math}``."""
     fence, language, first = "", "", 0
     lines: list[str] = []
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
@@ -58,8 +58,7 @@ def run_python(page: Path, folder: Path) -> None:
     Raises
     ------
     PageError
-        If a block fails, or if it does not print what the page shows, or nothing where the page
-        shows nothing.
+        If a block fails, or if its output differs from that on the page.
     """
     blocks = list(read_blocks(page))
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -85,7 +84,7 @@ def run_python(page: Path, folder: Path) -> None:
 
 
 def same_output(printed: str, shown: str) -> bool:
-    """Return whether texts are equal but for one unit in the last digit of their `NUMBER`s."""
+    """Return whether texts are equal, up to one unit in the last digit of each `NUMBER`."""
     if NUMBER.sub("#", printed) != NUMBER.sub("#", shown):
         return False
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
@@ -96,12 +95,12 @@ def same_output(printed: str, shown: str) -> bool:
 
 
 def pictures(page: Path) -> list[tuple[str, str]]:
-    """Return the pictures that a page shows: what stands for each, and its path."""
+    """Return the pictures of a page: the alternative text and the path of each."""
     return PICTURE.findall(page.read_text("utf-8"))
 
 
 def make_pictures(docs: Path, say: Callable[[str], object]) -> None:
-    """Run each page that shows pictures, so that they stand in ``pictures`` beside it."""
+    """Run each page that has pictures; they are written into the folder ``pictures`` beside it."""
     for page in sorted(docs.rglob("*.md")):
         if "_build" in page.parts or not pictures(page):
             continue

@@ -20,7 +20,7 @@ namespace {
 constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's stable ABI
 constexpr int float64_number = 12;
 
-constexpr double rounds_to_infinity = 0x1.ffffffp127;  // in float32, and all that is larger
+constexpr double rounds_to_infinity = 0x1.ffffffp127;  // or more, in float32
 
 std::string dtype_name(const py::array& array) {
     return short_text(py::str(py::object(array.dtype())));
@@ -122,7 +122,7 @@ bool is_numpy_scalar(py::handle object) {
 }
 
 std::string type_name(py::handle object) {
-    const std::string_view full = Py_TYPE(object.ptr())->tp_name;  // a metaclass has no part in it
+    const std::string_view full = Py_TYPE(object.ptr())->tp_name;  // runs no code of a metaclass
     const std::string name = short_text(py::str(std::string(full.substr(full.rfind('.') + 1))));
     return is_numpy_scalar(object) ? "a NumPy scalar (" + name + ")" : name;
 }
@@ -186,7 +186,7 @@ void require_dense(const py::array& array, const std::string& what) {
             throw py::value_error(what + " is not dense in memory (strides " +
                                   std::string(py::str(py::object(array.attr("strides")))) +
                                   " for shape " + describe_shape(array) +
-                                  "); keep it in an array of its own, not in a strided view");
+                                  "); keep it in a separate array, not in a strided view");
         expected *= size;
     }
 }
@@ -276,7 +276,7 @@ std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis) 
     const auto stride = [&](py::ssize_t a) { return array.strides(a) / array.itemsize(); };
     const bool empty = array.size() == 0;
     bool fits = true;
-    // The stride of all axes in [begin, end), seen as one.
+    // The stride of the axes in [begin, end), merged into one.
     const auto merged = [&](py::ssize_t begin, py::ssize_t end) {
         py::ssize_t size = 1, result = 0;
         for (py::ssize_t a = end - 1; a >= begin; --a) {
@@ -332,7 +332,7 @@ py::array zeros_like(const py::array& model) {
         strides[static_cast<std::size_t>(order[i])] = stride;
         stride *= std::max<py::ssize_t>(1, model.shape(order[i]));
     }
-    // Fresh pages come zeroed from the system: nothing is touched before the step itself.
+    // New pages from the system are zero already, so they are not touched before the step.
     py::array zeros = py::module_::import("numpy").attr("zeros")(model.size(), model.dtype());
     return py::array(model.dtype(),
                      std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
@@ -398,7 +398,7 @@ py::array check_out(py::handle object, const std::string& what, const NamedArray
 void OverlapCheck::throw_overlap(const Extent& a, const Extent& b) const {
     throw py::value_error(
         a.what + " and " + b.what +
-        " share memory; an array that is written must have memory of its own (" +
+        " share memory; an array that is written must have separate memory (" +
         (purpose_ == Purpose::result ? "allocate out with np.empty_like)" : "use .copy())"));
 }
 
@@ -410,7 +410,7 @@ void OverlapCheck::add(const py::array& array, std::string what, bool written) {
 void OverlapCheck::run() {
     std::sort(extents_.begin(), extents_.end(),
               [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
-    // One sweep: `furthest` reaches furthest of those before, `written` of those that are written.
+    // One sweep. `furthest` is the array with the highest end so far, `written` the written one.
     const Extent* furthest = nullptr;
     const Extent* written = nullptr;
     bool suspect = false;

@@ -1,4 +1,4 @@
-// Checks of NumPy arrays, and what the runtime needs to know of them.
+// Checks of NumPy arrays, and their views for the runtime.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -24,14 +24,14 @@ enum class Purpose {
 };
 
 // `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
-// `what` names it in messages. Throws TypeError or ValueError. Of a subclass it is a view as a
-// plain array: what the subclass overrides plays no part.
+// `what` names it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain
+// array, so that methods of the subclass are not called.
 py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input);
 
-// An array as one of NumPy's own class: itself, or a view of it.
+// A plain NumPy array: the array itself, or a view of a subclass.
 py::array plain_array(py::handle array);
 
-// Throws TypeError: `what` is no array at all. `taken`: what it should be, as "a NumPy array of
+// Throws TypeError: `what` is not an array. `taken` describes what it should be: "a NumPy array of
 // ...".
 [[noreturn]] void throw_no_array(py::handle object, const std::string& what,
                                  const std::string& taken, const char* dtype = ", np.float32",
@@ -40,14 +40,14 @@ py::array plain_array(py::handle array);
 // Throws TypeError if it is a masked array.
 void require_no_mask(py::handle object, const std::string& what);
 
-// Whether both arrays are the same elements of memory in the same order.
+// Whether both arrays have the same elements in memory in the same order.
 bool same_elements(const py::array& a, const py::array& b);
 
-Type type_of(const py::array& array);  // of one that float_array returned
+Type type_of(const py::array& array);  // of a result of float_array
 std::string describe_shape(const py::array& array);
 std::string type_name(py::handle object);  // for messages
 bool is_numpy_scalar(py::handle object);
-// Where the element with this number in C order stands: "[1, 2]", and "[()]" without axes.
+// The index of the element with this number in C order: "[1, 2]", and "[()]" without axes.
 std::string describe_place(std::size_t number, const py::handle& shape);
 
 // Throws ValueError unless the array may be written and has no gaps.
@@ -67,15 +67,15 @@ void require_like(const py::array& array, const std::string& what, const py::arr
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what);
 
-// Throws unless `array`, too, can be written, with the type, the shape and the order of the
-// elements in memory that `model` has; both are dense.
+// Throws unless `array` can be written and has the type, the shape and the memory order of `model`.
+// Both are dense.
 void require_twin(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
 
 // The axes of a dense array from the slowest to the fastest in memory.
 std::vector<py::ssize_t> memory_order(const py::array& dense);
 
-// Throws ValueError if elements of the array share memory with one another.
+// Throws ValueError if two elements of the array share memory.
 void require_distinct_elements(const py::array& array, const std::string& what);
 
 // The bytes from the first to the last element of an array of any strides.
@@ -84,18 +84,18 @@ std::pair<const std::byte*, const std::byte*> extent(const py::array& array);
 // Reads `array` in the given order of its axes.
 StridedReader reader(const py::array& array, const std::vector<py::ssize_t>& order);
 StridedReader c_order_reader(const py::array& array);
-// As if it were broadcast to the shape of `model`.
+// Reads `array` as if it were broadcast to the shape of `model`.
 StridedReader broadcast_reader(const py::array& array, const py::array& model);
 
-// The array as runs of positions with classes along `axis`, if its strides allow it: the axes
-// before must be as one, and so must those after.
+// The array as runs of positions with classes along `axis`. The strides must allow it: it must be
+// possible to merge the axes before `axis` into one, and those after it too.
 std::optional<ClassArray> class_array(const py::array& array, py::ssize_t axis);
 
 // A C-contiguous array with the shape and element type of `model`, for a result; not zeroed.
 py::array empty_like(const py::array& model);
 py::array empty_like(const py::array& model, Type type);  // of another element type
 
-// Itself, or a C-contiguous copy that is rounded to another element type.
+// The array itself, or a C-contiguous copy that is rounded to another element type.
 py::array as_type(const py::array& array, Type type);
 
 // Rounds an array of float64 into a C-contiguous one of float32 and of the same shape.
@@ -118,7 +118,7 @@ struct NamedArray {
 py::array check_out(py::handle object, const std::string& what, const NamedArray& model,
                     const std::vector<NamedArray>& read, std::size_t replaceable);
 
-// A set of arrays among which no written one may share memory with another.
+// A set of arrays. A written array of the set must not share memory with another array of it.
 class OverlapCheck {
 public:
     OverlapCheck() = default;

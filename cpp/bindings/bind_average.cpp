@@ -21,10 +21,9 @@ std::vector<std::string> labels(const py::list& names, const char* kind) {
     return result;
 }
 
-// A context manager without a line of Python: an interrupt cannot come between its copies and what
-// it remembers of them. If the with statement never reaches __exit__ (no memory for the call), the
-// parameters are put back when the object dies. `active` is one bool, shared by all blocks that
-// write into these parameters.
+// A context manager in C++, so that no interrupt can come between a copy and its record. If the
+// with statement does not call __exit__ (no memory for the call), the destructor restores the
+// parameters. `active` is one bool, shared by all blocks that write into these parameters.
 class Applied {
 public:
     Applied(const py::list& names, const py::list& params, const py::list& averages,
@@ -96,7 +95,7 @@ private:
         std::size_t bytes;
     };
 
-    // Whether it is the memory of before still: resize() may have moved it.
+    // Whether the memory is still the same: resize() may have moved it.
     static bool holds(const py::object& param, const Piece& piece) noexcept {
         const auto* fields = py::detail::array_proxy(param.ptr());
         py::ssize_t count = 1;
@@ -120,11 +119,11 @@ private:
     py::array active_;
     bool* flag_;  // in it
     std::vector<Piece> pieces_;
-    std::unique_ptr<std::byte[]> before_;  // the parameters, while the averages are in their place
+    std::unique_ptr<std::byte[]> before_;  // the parameters, while the averages replace them
 };
 
-// Checks that an optimizer can update these arrays. Returns, for those from number `first` on, new
-// dense arrays in the same order in memory: copies, or zeros.
+// Checks that an optimizer can update these arrays. Returns new dense arrays in the same memory
+// order for the arrays from number `first` on: copies, or zeros.
 py::list twins(const py::list& names, const py::list& params, std::size_t first, bool copy) {
     OverlapCheck overlap;
     const std::vector<std::string> what = labels(names, "parameter");

@@ -13,8 +13,8 @@
 namespace fastopt {
 namespace {
 
-// The arrays of pairs (name, array or None), each in the order of its memory, checked; to be
-// written, too, if `written`.
+// Checks the arrays of pairs (name, array or None), and returns each in the order of its memory. If
+// `written`, they must also be writeable.
 std::vector<GradView> views(const py::list& grads, bool written) {
     std::vector<GradView> result;
     OverlapCheck overlap;

@@ -17,7 +17,7 @@
 namespace fastopt {
 namespace {
 
-// A kernel and its options, into a batch.
+// Puts a kernel and its options into a batch.
 void set_kernel(PointwiseBatch& batch, const py::object& name_given,
                 const py::object& options_given) {
     const py::tuple options(options_given);
@@ -37,7 +37,7 @@ void set_kernel(PointwiseBatch& batch, const py::object& name_given,
     throw py::value_error("there is no pointwise kernel '" + name + "'");
 }
 
-// Throws ValueError unless it can weigh the elements of `input`.
+// Throws ValueError unless it can be a weight for the elements of `input`.
 void check_weight(const py::array& weight, const std::string& what, const py::array& input) {
     bool fits = weight.ndim() <= input.ndim();
     for (py::ssize_t axis = 1; fits && axis <= weight.ndim(); ++axis) {
@@ -51,7 +51,7 @@ void check_weight(const py::array& weight, const std::string& what, const py::ar
     require_range(weight, what, input, "input");
 }
 
-// Whether a number of the array is not 0, but so small that float32 holds few of its digits.
+// Whether a number of the array is not 0, but so small that float32 cannot hold all its digits.
 bool is_too_small(const py::array& array) {
     if (type_of(array) == Type::float32) return false;
     bool found = false;
@@ -99,7 +99,7 @@ PointwiseResult run(const PointwiseBatch& batch) {
     return run_pointwise(batch);
 }
 
-// Loss and, if `want_grad`, the gradient: into `out` if it is given, else into a fresh array.
+// The loss, and with `want_grad` the gradient: in `out` if it is given, otherwise in a new array.
 py::object pointwise_loss(const py::object& kernel, const py::object& input_given,
                           const py::object& target_given, const py::object& weight_given,
                           const py::object& pos_weight_given, const py::object& options,
@@ -115,7 +115,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     require_like(target, "target", input, "input");
     std::vector<NamedArray> operands{{"input", input}, {"target", target}};
     std::array<std::optional<py::array>, max_operands> arrays{input, target};
-    // In float64 throughout, where the input's dtype does not hold a weight.
+    // Everything is computed in float64 if the dtype of the input cannot hold a weight.
     batch.type = type_of(input);
     const auto add_weight = [&](const py::object& given, const char* what, std::size_t number) {
         if (given.is_none()) return;
@@ -136,7 +136,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
         batch.operands[i] = broadcast_reader(*arrays[i], input);
     }
 
-    // What is returned, and where it is computed.
+    // The returned array, and the array in which it is computed.
     std::optional<py::array> grad, losses, grad_computed, losses_computed;
     if (want_grad) {
         grad = result_array(out, operands, 1);
@@ -157,13 +157,13 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     const PointwiseResult result = run(batch);
     if (result.outside) throw_outside(input, *result.outside);
     if (wide && losses) copy_rounded(*losses_computed, *losses);
-    if (wide && grad) copy_rounded(*grad_computed, *grad);  // the last that can fail
+    if (wide && grad) copy_rounded(*grad_computed, *grad);  // the last operation that can fail
     loss.set(result.loss);
     return want_grad ? both.get() : value;
 }
 
-// A function of operands of one shape, pairs of a name and an array, into `out` if it is given,
-// which may be one of them.
+// A function of operands of one shape, which are pairs of a name and an array. The result is in
+// `out` if it is given, which may be an operand.
 py::object pointwise_function(const py::object& kernel, const py::list& given,
                               const py::object& options, const py::object& out) {
     PointwiseBatch batch{};

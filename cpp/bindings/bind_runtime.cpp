@@ -23,7 +23,7 @@ void bind_runtime(py::module_& module) {
     try {  // a bad FASTOPT_ISA or FASTOPT_NUM_THREADS fails the import, not a later step
         loss_kernels();
         num_threads();
-    } catch (const std::invalid_argument& error) {  // whose text may hold any bytes
+    } catch (const std::invalid_argument& error) {  // its text may contain any bytes
         const std::string_view text = error.what();
         throw py::import_error(std::string(py::str(new_object(PyUnicode_DecodeUTF8(
             text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace")))));
@@ -55,7 +55,7 @@ void bind_runtime(py::module_& module) {
     module.def(
         "cgroup_cpus", [](const py::object& root) { return cgroup_cpus(as_text(root, "root")); },
         py::arg("root") = "");
-    // The options of what is computed in Python.
+    // The options of functions in Python.
     module.def(
         "as_number",
         [](const py::object& value, const std::string& name) {

@@ -9,7 +9,7 @@
 namespace fastopt {
 namespace {
 
-// softmax or log_softmax of x along `axis`; with `grad`, the backward form, whose x is the result.
+// softmax or log_softmax of x along `axis`. With `grad`, the backward form; x is then the result.
 py::object softmax(const py::object& x, const py::object& grad, const py::object& axis_given,
                    bool log, const py::object& out) {
     py::ssize_t axis = as_integer(axis_given, "axis");

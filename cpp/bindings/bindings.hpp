@@ -1,4 +1,4 @@
-// One function per family, called by module.cpp.
+// One function for each family; module.cpp calls them.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -5,8 +5,8 @@
 
 namespace fastopt {
 
-// For py::class_: the collector sees what an object of `T` holds, by T::traverse(visit, arg), and
-// breaks cycles by T::clear().
+// For py::class_: the collector visits the objects in a `T` with T::traverse(visit, arg), and
+// breaks cycles with T::clear().
 template <class T>
 pybind11::custom_type_setup collected() {
     return pybind11::custom_type_setup([](PyHeapTypeObject* heap_type) {

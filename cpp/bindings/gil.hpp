@@ -7,9 +7,9 @@
 
 namespace fastopt {
 
-// Releases the GIL for its lifetime. Unlike pybind11's, it survives the end of the interpreter:
-// before Python 3.14 a daemon thread that asks for the GIL then is ended by an exception that must
-// not leave a destructor. Such a thread sleeps until the process is gone, as 3.14 does.
+// Releases the GIL for its lifetime. Unlike the class of pybind11, it works when the interpreter
+// has ended: before Python 3.14, taking the GIL then throws an exception in a daemon thread, which
+// must not leave a destructor. Here such a thread sleeps until the process ends, as in Python 3.14.
 class GilRelease {
 public:
     GilRelease() : state_(PyEval_SaveThread()) {}

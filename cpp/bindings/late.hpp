@@ -1,4 +1,4 @@
-// Results that exist before the kernels run: nothing can fail once something has been written.
+// Results that are allocated before the kernels run: nothing can fail after the first write.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,7 +8,7 @@
 
 namespace fastopt {
 
-// pybind11's own report a lack of memory as a RuntimeError or a TypeError.
+// The functions of pybind11 report missing memory as a RuntimeError or a TypeError.
 inline pybind11::object new_object(PyObject* object) {
     if (object == nullptr) throw pybind11::error_already_set();
     return pybind11::reinterpret_steal<pybind11::object>(object);
@@ -18,8 +18,7 @@ inline pybind11::object new_integer(std::int64_t value) {
     return new_object(PyLong_FromLongLong(value));
 }
 
-// A float that gets its value later. Whatever holds it before must be hidden from other threads, as
-// LateTuple is.
+// A float that gets its value later. Other threads must not reach it before; see LateTuple.
 class LateFloat {
 public:
     void set(double value) { reinterpret_cast<PyFloatObject*>(object_.ptr())->ob_fval = value; }
@@ -29,7 +28,7 @@ private:
     pybind11::object object_ = new_float(0.5);
 };
 
-// An int in place of one whose memory it takes.
+// An int that reuses the memory of another.
 class LateInteger {
 public:
     pybind11::object make(std::int64_t value) {
@@ -41,7 +40,7 @@ private:
     pybind11::object reserve_ = new_integer(std::int64_t{1} << 59);
 };
 
-// A tuple that gets its items later. Until get() the garbage collector does not know it, so no
+// A tuple that gets its items later. It is not tracked by the garbage collector until get(). So no
 // other thread can reach it through gc.get_objects(), and its items may still be set.
 class LateTuple {
 public:
@@ -50,7 +49,7 @@ public:
         PyObject_GC_UnTrack(tuple_.ptr());
     }
 
-    // Of a subclass of tuple, with these items. No Python code runs before it is hidden.
+    // An object of a subclass of tuple. No Python code runs before it is untracked.
     LateTuple(const pybind11::object& type, const pybind11::tuple& items)
         : tuple_(pybind11::handle(reinterpret_cast<PyObject*>(&PyTuple_Type))
                      .attr("__new__")(type, items)) {
@@ -64,7 +63,7 @@ public:
         PyTuple_SET_ITEM(tuple_.ptr(), place, item.release().ptr());
     }
 
-    // Once all items are set.
+    // To be called after all items are set.
     pybind11::object get() const {
         PyObject_GC_Track(tuple_.ptr());
         return tuple_;

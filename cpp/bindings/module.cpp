@@ -8,8 +8,8 @@
 PYBIND11_MODULE(core, module) {
     module.doc() = "The compiled half of fastopt; private.";
     module.attr("__version__") = FASTOPT_VERSION;
-    // Where the interpreter has no memory for an object, pybind11 throws an exception of its own
-    // and leaves Python's MemoryError standing.
+    // If memory for an object is missing, pybind11 throws another exception and leaves the
+    // MemoryError of Python set.
     pybind11::register_local_exception_translator([](std::exception_ptr error) {
         try {
             std::rethrow_exception(std::move(error));
@@ -26,7 +26,7 @@ PYBIND11_MODULE(core, module) {
     fastopt::bind_softmax(module);
 }
 
-// pybind11 would wait for the first interpreter's lock, on Python 3.11 for ever.
+// pybind11 would wait for the lock of the first interpreter, on Python 3.11 for ever.
 // NOLINTNEXTLINE(bugprone-reserved-identifier): Python gives the name.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
     if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit_core();

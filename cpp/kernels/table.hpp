@@ -49,11 +49,11 @@ struct Option {
 
 // The scalars of one step for one parameter, in double: the kernel rounds each once.
 struct Coefficients {
-    double grad_factor;                  // what every gradient is multiplied by: -1 to maximize
+    double grad_factor;                  // multiplies every gradient: -1 to maximize
     alignas(8) unsigned char bytes[88];  // the update's own struct
 };
 
-// A scalar that an element type cannot hold, as messages describe it.
+// A scalar that an element type cannot hold, with its words in messages.
 struct Unfit {
     const char* name;
     double value;
@@ -81,12 +81,12 @@ struct Update {
     int option_count;
     const char* const* states;  // the names of the state arrays
     int state_count;
-    // Why these options do not go together, or nullptr.
+    // The reason why these options cannot be combined, or nullptr.
     const char* (*conflict)(const double* options);
     // Whether state number `index` is used with these options.
     bool (*uses_state)(const double* options, int index);
     // The scalars of step number `step` (1, 2, ...), in double. `fresh`: the state has just been
-    // created, this is the first gradient that it sees.
+    // created, and this is its first gradient.
     void (*prepare)(const double* options, std::int64_t step, bool fresh, Coefficients& out);
     // The first of these scalars that cannot be rounded to `type`; its name is nullptr if there is
     // none.
@@ -162,11 +162,11 @@ struct PointwiseRun {
     std::size_t count;
     std::size_t first;  // the number of element 0 in its array
     const double* options;
-    double grad_scale;  // what a loss's gradient is multiplied by
+    double grad_scale;  // multiplies the gradient of a loss
     bool stream;        // past the caches: `out` will not be read soon
 };
 
-// Everything the runtime and the bindings need to know of a pointwise loss or function.
+// The properties of a pointwise loss or function for the runtime and the bindings.
 struct Pointwise {
     const char* name;
     bool is_loss;

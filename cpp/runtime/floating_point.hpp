@@ -9,7 +9,8 @@
 
 namespace fastopt {
 
-// The host's rounding mode, flush-to-zero and exception flags, put aside for its lifetime.
+// Sets the default rounding mode, flush-to-zero and exception flags; the destructor restores those
+// of the caller.
 class DefaultFloatingPoint {
 public:
 #if defined(__x86_64__)

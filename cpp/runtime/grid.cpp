@@ -14,7 +14,7 @@ void Grid::clear() {
 
 void Grid::add(std::size_t count, std::size_t at_once) {
     const std::size_t chunks = (count + chunk_size_ - 1) / chunk_size_;
-    // Sixteen pieces at least, for the balance.
+    // At least 16 pieces, so that the threads finish at about the same time.
     const std::size_t together =
         std::clamp<std::size_t>(at_once / chunk_size_, 1, std::max<std::size_t>(1, chunks / 16));
     for (std::size_t start = 0; start < count; start += together * chunk_size_) {

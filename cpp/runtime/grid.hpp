@@ -1,4 +1,4 @@
-// The grid of chunks that work is cut into: the same for every instruction set and thread count.
+// The grid of chunks: the same for every instruction set and number of threads.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ constexpr std::size_t size_of(Type type) {
     return type == Type::float32 ? sizeof(float) : sizeof(double);
 }
 
-// A part of one tensor: a chunk, or several that follow one another.
+// A part of one tensor: one chunk, or several consecutive chunks.
 struct Piece {
     std::size_t tensor;
     std::size_t start;
@@ -21,11 +21,11 @@ struct Piece {
     std::size_t chunk;  // the number of its first chunk in the grid
 };
 
-// The chunks of a list of tensors. Small ones are handed out together, as one share.
+// The chunks of a list of tensors. Small tensors form one share, which one thread takes.
 class Grid {
 public:
     void clear();
-    // The next tensor, whose pieces should have about `at_once` elements, a chunk at least.
+    // Adds a tensor. Its pieces have about `at_once` elements, but at least one chunk.
     void add(std::size_t count, std::size_t at_once);
 
     std::size_t elements() const { return elements_; }

@@ -1,4 +1,4 @@
-// Which instruction sets there are, which this machine runs, and the kernels of the one in use.
+// The instruction sets that this machine can run, and the kernels of the one in use.
 #pragma once
 
 #include <string>

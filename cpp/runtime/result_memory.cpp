@@ -7,8 +7,8 @@
 namespace fastopt {
 namespace {
 
-// A training step may have results of a few sizes; the one that died first goes first. The system
-// may take the pages back, but not the addresses, which a limit of the process may make scarce.
+// A training step has results of a few sizes. The block that was freed first is dropped first. The
+// system can take the pages of a block back, but not its addresses, which a process may run out of.
 constexpr std::size_t most_kept = 4;
 constexpr std::size_t most_kept_bytes = 256 << 20;
 Memory kept[most_kept];
@@ -38,7 +38,7 @@ Memory take_memory(std::size_t size) {
     for (; data == MAP_FAILED && kept_count > 0; data = map(size)) unmap(remove_kept(0));
     if (data == MAP_FAILED) return {nullptr, 0};
 #ifdef MADV_HUGEPAGE
-    madvise(data, size, MADV_HUGEPAGE);  // no huge pages, no harm
+    madvise(data, size, MADV_HUGEPAGE);  // it may fail: huge pages only save time
 #endif
     return {data, size};
 }

@@ -1,13 +1,13 @@
-// Memory of large results. The system hands out new memory page by page and zeroes it, which takes
-// as long as the loss that is written there; so that of a result that has died is kept for the next
-// one of its size, up to 256 MiB in all. Meanwhile the system may take its pages back.
+// Memory of large results, kept for reuse. New memory costs as much time as a loss, because the
+// system zeroes each page. So the memory of a freed result is kept for the next result of the same
+// size, up to 256 MiB in all. The system may take the pages of kept memory back.
 #pragma once
 
 #include <cstddef>
 
 namespace fastopt {
 
-// What is smaller is left to malloc: glibc's keeps blocks of up to 32 MiB in the same way.
+// Bytes. Smaller results use malloc: glibc reuses blocks of up to 32 MiB by itself.
 constexpr std::size_t large_result = 32 << 20;
 
 struct Memory {
@@ -15,7 +15,7 @@ struct Memory {
     std::size_t size;
 };
 
-// Not zeroed. What is kept has no lock of its own: callers of either hold one, Python's.
+// Both must be called with the GIL, which protects the kept blocks. The memory is not zeroed.
 Memory take_memory(std::size_t size);
 void give_back(Memory memory);
 

@@ -1,4 +1,4 @@
-// One number of each position is read, one is written; the rest of the gradient is zeros.
+// Reads one number of each position and writes one number; the rest of the gradient is zero.
 #include "run_nll.hpp"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ T* at(const ClassArray& array, std::size_t position, std::size_t inner) {
            static_cast<std::ptrdiff_t>(position % inner) * array.inner_stride;
 }
 
-// Zeros at the positions [first, end), by the longest stretches of memory that the strides allow.
+// Sets the gradient at the positions [first, end) to zero, in the longest possible runs of memory.
 template <class T>
 void clear(const NllBatch& batch, std::size_t first, std::size_t end) {
     const ClassArray& grad = batch.grad;
@@ -82,7 +82,7 @@ double run(const NllBatch& batch) {
                     static_cast<T>(-weight_of(target) / denominator);
         });
     };
-    // The gradient may replace what is read.
+    // The gradient may be the same memory as the log-probabilities.
     const bool writes = batch.grad.data != nullptr;
     const std::size_t touched =
         batch.positions * (writes && !batch.grad_fresh ? batch.classes : std::size_t{4});

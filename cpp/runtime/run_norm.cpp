@@ -22,7 +22,7 @@ double take_sum(double (&lanes)[norm_lanes]) {
     return sum;
 }
 
-// NaN if one of them is.
+// Returns NaN if one of the two is NaN.
 double larger(double a, double b) { return a != a || a > b ? a : b; }
 
 }  // namespace
@@ -102,7 +102,7 @@ Scaling clipping(double max_norm, double norm, double scale) {
     const double clip = max_norm / (norm / scale + 1e-6);
     const Scaling plain{1.0 / scale, scale, 1.0};
     if (clip > 1.0) return plain;  // NaN stays
-    // A denormal clip has lost digits, which the product may hide.
+    // A denormal `clip` has lost digits, even if the product is normal.
     const bool exact = std::isnormal(clip) && std::isnormal(plain.factor);
     const double factor = exact ? plain.factor * clip : 0.0;
     if (norm == 0.0) return {factor, scale, 1.0};

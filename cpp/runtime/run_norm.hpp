@@ -24,24 +24,24 @@ enum class NormType {
     inf   // the largest magnitude
 };
 
-// What a norm is made of: for each chunk of a grid the sum of its squares, added up in the chunks'
-// order, or the largest magnitude in it.
+// The parts of a norm: for each chunk of a grid, the sum of its squares or its largest magnitude.
+// total() combines them in the order of the chunks.
 class NormParts {
 public:
-    // Forgets the parts and allocates those of a grid.
+    // Drops the parts and allocates those of a grid.
     void start(const Grid& grid, NormType type = NormType::two) {
         parts_.assign(grid.chunks(), 0.0);
         chunk_size_ = grid.chunk_size();
         type_ = type;
     }
 
-    // Fills the parts of one piece; different pieces may be added by different threads.
+    // Fills the parts of one piece. Different threads may add different pieces.
     void add(const GradView& grad, const Piece& piece, double scale = 1.0);
 
     double total() const;
     NormType type() const { return type_; }
 
-    // Whether no square that matters to `sum` has over- or underflowed.
+    // Whether no square that changes `sum` has overflowed or underflowed.
     static bool in_range(double sum) { return sum > 0x1p-900 && sum < 0x1p1000; }
 
 private:
@@ -52,11 +52,11 @@ private:
 
 struct Norm {
     double value = 0.0;
-    bool finite = true;  // every element is, whatever their norm
+    bool finite = true;  // whether every element is finite; the norm may still be infinite
 };
 
-// The norm whose parts hold all pieces of `grid`. Where squares of float64 have over- or
-// underflowed they are added up anew, scaled. `grad_of(tensor)` is the gradient of a tensor.
+// The norm from the parts of all pieces of `grid`. If squares of float64 have overflowed or
+// underflowed, they are summed again with a scale. `grad_of(tensor)` is the gradient of a tensor.
 template <class GradOf>
 Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
     const double plain = parts.total();
@@ -76,16 +76,16 @@ Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
 // The norm of all elements of all arrays.
 Norm total_norm(const std::vector<GradView>& grads, NormType type);
 
-// How gradients are scaled: by one factor, or where their type does not hold it with all its
-// digits, by a division and a product in double. The factor is 0 where double does not hold it so.
+// The scaling of gradients: one factor. If their type cannot hold all its digits, the gradients are
+// divided and multiplied in double. `factor` is 0 if double cannot hold all its digits either.
 struct Scaling {
     double factor = 1.0, divisor = 1.0, multiplier = 1.0;
 
     bool fits(Type type) const;
 };
 
-// Divides gradients of this norm by `scale`, and clips them to `max_norm` then: by
-// min(1, max_norm / (norm / scale + 1e-6)), or NaN.
+// Divides gradients of this norm by `scale`, then clips them to `max_norm`: multiplies them by
+// min(1, max_norm / (norm / scale + 1e-6)), which may be NaN.
 Scaling clipping(double max_norm, double norm, double scale);
 
 // Multiplies all elements of all arrays, or clamps them into [-limit, limit].

@@ -11,13 +11,13 @@
 namespace fastopt {
 namespace {
 
-// A float32 class axis of 128256 takes 15.7 MiB, if it is not the last.
+// Bytes. 128256 classes of float32 in an axis that is not the last need 15.7 MiB.
 constexpr std::size_t kept_bytes = 16 << 20;
 
-// Blocks that were given back. The sizes are coarse, so that one serves batches nearly alike.
+// Bytes. Sizes of kept blocks are multiples of it, so that batches of similar sizes share a block.
 constexpr std::size_t granule = 64 << 10;
-// From malloc: on a thread's first exception, even one that new (std::nothrow) catches, libstdc++
-// takes memory itself, and ends the process if there is none.
+// Blocks come from malloc, not from new (std::nothrow): libstdc++ allocates memory for the first
+// exception of a thread, even if new catches it, and ends the process if memory is missing.
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
@@ -32,7 +32,7 @@ struct Block {
 struct Kept {
     Bytes scratch;
     std::size_t scratch_size = 0;
-    Block blocks[4];  // as many as cross-entropy takes at a time
+    Block blocks[4];  // cross-entropy uses this number at the same time
 };
 
 void forget(void* kept) {
@@ -40,7 +40,7 @@ void forget(void* kept) {
     std::free(kept);
 }
 
-// What this thread keeps, until it ends; nullptr if there is no memory for it.
+// The blocks that this thread keeps until it ends; nullptr if memory for it is missing.
 Kept* kept_here() {
     static const ThreadSlot slot(forget);
     if (void* kept = slot.get()) return static_cast<Kept*>(kept);
@@ -49,7 +49,7 @@ Kept* kept_here() {
     return new (memory.release()) Kept;
 }
 
-// What a block of so many bytes has: less than a granule is left to malloc as it is.
+// The size of a block for `bytes`. Sizes below a granule are not rounded; malloc keeps such blocks.
 std::size_t block_size(std::size_t bytes) {
     return bytes < granule ? bytes : (bytes + granule - 1) / granule * granule;
 }
@@ -100,7 +100,7 @@ void give_back_block(std::byte* block, std::size_t bytes) noexcept {
     Bytes owned(block);
     Kept* const here = is_kept(bytes) ? kept_here() : nullptr;
     if (here == nullptr) return;
-    // The others move on; without room for all, the one that was given back first goes.
+    // The other blocks move by one place. If all places are used, the oldest block is freed.
     for (Block& kept : here->blocks) {
         std::swap(kept.data, owned);
         std::swap(kept.size, bytes);

@@ -7,16 +7,16 @@
 
 namespace fastopt {
 
-// Memory of this thread's own, whose content lasts until the next call or the end of this thread's
-// part of the job; nullptr if there is none.
+// Memory of this thread. Its content lasts until the next call, or until this thread has done its
+// part of the job. Returns nullptr if memory is missing.
 std::byte* thread_scratch(std::size_t bytes);
 
-// Frees it if it is too large to be kept from job to job.
+// Frees the memory of thread_scratch() if it is too large to keep for the next job.
 void trim_thread_scratch();
 
-// Memory for a call, not zeroed. From 64 KiB to 16 MiB what is given back is kept for this thread's
-// next call: malloc may return it to the system, which hands it out again page by page, zeroed, a
-// sixth of the time of cross-entropy with few classes.
+// Memory for a call, not zeroed. Blocks of 64 KiB to 16 MiB are kept for the next call of this
+// thread. malloc may return such blocks to the system, which zeroes their pages again: a sixth of
+// the time of cross-entropy with few classes.
 std::byte* take_block(std::size_t bytes);
 void give_back_block(std::byte* block, std::size_t bytes) noexcept;
 
@@ -43,7 +43,7 @@ struct BlockAllocator {
     bool operator!=(const BlockAllocator&) const { return false; }
 };
 
-// A vector for the time of a call. BlockVector<T>(n) leaves its elements unset.
+// A vector for one call. BlockVector<T>(n) does not set its elements.
 template <class T>
 using BlockVector = std::vector<T, BlockAllocator<T>>;
 

@@ -1,4 +1,4 @@
-// Walks the chunks of all tensors and calls the update kernel on each.
+// Calls the update kernel for each chunk of all tensors.
 #include "step.hpp"
 
 #include "isa.hpp"
@@ -83,7 +83,7 @@ StepResult Stepper::run(int number, const GradOptions& options) {
                          fit ? nullptr : &scaling, options.zero);
         });
     };
-    // After the norm has been taken forwards, what is still in cache is at the end.
+    // The norm is computed forwards, so the last gradients are still in cache.
     const bool with_norm = options.clip || options.skip_nonfinite;
     const bool backwards = grid_.elements() < tuning.turn_size && (with_norm || backwards_);
     backwards_ = !backwards;

@@ -18,17 +18,17 @@ struct TensorUpdate {
     GradView grad;
     const double* options;  // of its group
     std::int64_t step;      // the number of this step, from 1
-    bool fresh;             // its state has just been created
+    bool fresh;             // the state has just been created
 };
 
-// What a step does with the gradients beside updating.
+// The options of a step for the gradients.
 struct GradOptions {
-    double scale = 1.0;     // the gradients are divided by it
-    bool clip = false;      // to max_norm
-    double max_norm = 0.0;  // with clip
+    double scale = 1.0;     // divides the gradients
+    bool clip = false;      // clips to max_norm
+    double max_norm = 0.0;  // used with clip
     NormType norm_type = NormType::two;
     bool skip_nonfinite = false;  // do nothing if a gradient holds NaN or infinity
-    bool zero = false;            // the gradients, after they have been used
+    bool zero = false;            // set the gradients to zero after the update
 };
 
 // A scalar of a step that the element type of tensor number `tensor` cannot hold.
@@ -40,15 +40,15 @@ struct Misfit {
 struct StepResult {
     double grad_norm = 0.0;  // of all gradients over `scale`; with clip or skip_nonfinite
     bool skipped = false;
-    std::optional<Misfit> misfit;  // then nothing was done
+    std::optional<Misfit> misfit;  // if there is one, nothing was done
 };
 
-// Updates tensors. Kept from step to step: only `step`, `fresh` and the pointers change then.
+// Updates tensors. The next step reuses it, and changes only `step`, `fresh` and the pointers.
 class Stepper {
 public:
     std::vector<TensorUpdate> tensors;
 
-    void cut();  // after `tensors` have changed in number or size
+    void cut();  // to be called after the number or the sizes of `tensors` have changed
     // `number`: of the update's row in the table.
     StepResult run(int number, const GradOptions& options);
 
@@ -58,7 +58,7 @@ private:
 
     Grid grid_;
     NormParts parts_;
-    bool backwards_ = false;  // how the next update runs, if it is small
+    bool backwards_ = false;  // the direction of the next small update
     std::vector<Coefficients> coefficients_;
 };
 

@@ -93,7 +93,7 @@ constexpr std::size_t line_size = line_bytes / sizeof(Word);
 
 using Four = std::uint32_t __attribute__((vector_size(16)));
 
-// The elements of `a` (0 to 3) and `b` (4 to 7) with these numbers.
+// Picks elements of `a` (numbers 0 to 3) and `b` (numbers 4 to 7).
 template <std::uint32_t... number>
 Four pick(Four a, Four b) {
 #if defined(__clang__)
@@ -134,8 +134,8 @@ void transpose_lines(const std::byte* source, std::int64_t stride, std::uint64_t
     }
 }
 
-// out[r * row + c] = the element at source + r * row_stride + c * column_stride. By way of a tile,
-// so that what lies in a cache line is read at once, and so is written.
+// out[r * row + c] = the element at source + r * row_stride + c * column_stride. It copies through
+// a tile, so that each cache line is read once and written once.
 template <class Word>
 void copy_block(const std::byte* source, std::int64_t row_stride, std::int64_t column_stride,
                 std::size_t rows, std::size_t columns, std::size_t row, Word* out) {
@@ -180,8 +180,8 @@ void StridedReader::gather(std::size_t start, std::size_t count, Word* out) cons
         });
         return;
     }
-    // The elements wanted are rows of a plane: the last ones of row `first`, all of the next, and
-    // the first ones of row `last`. So each column has its own first and last row.
+    // The elements are rows of a plane: the end of row `first`, all of the next rows, and the
+    // beginning of row `last`. So each column has its own first and last row.
     const std::size_t plane = row_ * static_cast<std::size_t>(fast_.size);
     while (count > 0) {
         const std::size_t begin = start % plane;

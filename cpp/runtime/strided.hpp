@@ -1,5 +1,5 @@
-// Reading an array in the memory order of another: gradients whose strides differ from their
-// parameter's.
+// Reads an array in the memory order of another: gradients whose strides differ from those of their
+// parameter.
 #pragma once
 
 #include <algorithm>
@@ -17,25 +17,25 @@ struct Dimension {
     std::int64_t stride;  // bytes
 };
 
-// An array of elements seen in a given order of its dimensions, the last one fastest; neighbours
-// that lie as one are merged.
+// An array in a given order of its dimensions; the last dimension is the fastest. Neighbouring
+// dimensions are merged if their strides allow it.
 class StridedReader {
 public:
     StridedReader() = default;
     StridedReader(const void* data, const std::vector<Dimension>& dimensions,
                   std::size_t element_size);
 
-    // The elements follow one another in memory: element i is at data() + i * element size.
+    // Whether the elements are contiguous in memory: element i is at data_ + i * element_size_.
     bool contiguous() const { return contiguous_; }
     void move(const void* data) { data_ = static_cast<const std::byte*>(data); }
 
-    // How many elements should be read at once, for their cache lines to be read once: 1, where it
-    // does not matter.
+    // The number of elements to read together, so that each cache line is read once; 1 if the
+    // number does not matter.
     std::size_t at_once() const { return at_once_; }
 
-    // Calls body(pointer, count) for runs of [start, start + count) that lie one after another in
-    // memory: all of it where the array is contiguous, else a part at a time, copied. All runs but
-    // the last are multiples of run_unit elements.
+    // Calls body(pointer, count) for contiguous runs of the elements [start, start + count). A
+    // contiguous array is one run; otherwise each run is copied into a buffer. All runs except the
+    // last have a multiple of run_unit elements.
     static constexpr std::size_t run_unit = 64;
     template <class F>
     void each_run(std::size_t start, std::size_t count, const F& body) const {
@@ -55,15 +55,15 @@ public:
         }
     }
 
-    // Elements [start, start + count), one after another in memory: where they lie, or copied into
-    // `buffer`. For walks over several arrays at once; each needs a buffer of its own.
+    // Returns the elements [start, start + count) as contiguous memory: a pointer into the array,
+    // or a copy in `buffer`. Several arrays can be read together, each with a separate buffer.
     const std::byte* read(std::size_t start, std::size_t count, std::byte* buffer) const {
         if (contiguous_) return data_ + start * element_size_;
         gather(start, count, buffer);
         return buffer;
     }
 
-    // As each_run, and what `body` has changed is written back. They must be writeable.
+    // Like each_run, but writes the changes of `body` back. The array must be writeable.
     template <class F>
     void change_runs(std::size_t start, std::size_t count, const F& body) const {
         each_run(start, count, [&](const std::byte* run, std::size_t part) {
@@ -74,7 +74,7 @@ public:
         });
     }
 
-    // Sets elements [start, start + count) to zero. They must be writeable.
+    // Sets the elements [start, start + count) to zero. The array must be writeable.
     void fill_zero(std::size_t start, std::size_t count) const;
 
 private:
@@ -86,7 +86,7 @@ private:
     void gather(std::size_t start, std::size_t count, Word* out) const;
     void scatter(std::size_t start, std::size_t count, const void* in) const;
 
-    // Calls body(pointer to the first, count) for runs along the last dimension.
+    // Calls body(pointer to the first element, count) for runs along the last dimension.
     template <class F>
     void each_row(std::size_t start, std::size_t count, const F& body) const;
 
@@ -94,8 +94,8 @@ private:
     std::vector<Dimension> dimensions_;
     std::size_t element_size_ = 0;
     bool contiguous_ = true;
-    // The dimension whose elements lie closest, and the elements between two of them in the given
-    // order: 1 if it is the last dimension.
+    // The dimension with the smallest stride, and the distance of its neighbouring elements in the
+    // given order: 1 if it is the last dimension.
     Dimension fast_{};
     std::size_t row_ = 1;
     std::size_t at_once_ = 1;

@@ -1,4 +1,4 @@
-// The thread count in force, read from the environment, the scheduler and the cgroup files.
+// The number of threads, from the environment, the scheduler and the cgroup files.
 #include "thread_count.hpp"
 
 #include <pthread.h>
@@ -32,7 +32,7 @@ std::optional<int> positive_integer(std::string_view text) {
     return value;
 }
 
-// Quota over period as whole CPUs; 0 if there is no quota ("max", -1, no such file).
+// Quota over period in whole CPUs; 0 without a quota ("max", -1, a missing file).
 int whole_cpus(double quota, double period) {
     return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
 }
@@ -50,7 +50,7 @@ int quota_v1(const std::string& folder) {
     return quota_file >> quota && period_file >> period ? whole_cpus(quota, period) : 0;
 }
 
-// The tightest quota of a group and all its parents.
+// The smallest quota of a group and all its parents.
 int tightest(const std::string& mount, std::string group, int (*quota)(const std::string&)) {
     int cpus = 0;
     while (true) {

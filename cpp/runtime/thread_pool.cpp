@@ -1,14 +1,14 @@
-// A persistent pool of threads that sleep, or spin shortly where jobs follow one another closely.
+// A persistent pool of threads. Idle threads sleep; if jobs follow closely, they spin for a while.
 //
-// Waking up a sleeping thread takes 20 to 60 us, so a job that is over sooner is done by its caller
-// alone, unless others came just before it. A spinning worker yields to the host's threads; where
-// it finds that they want its core it spins no more for a while.
+// Waking a sleeping thread takes 20 to 60 us. So the caller does a shorter job alone, unless other
+// jobs came shortly before it. A spinning worker yields to other threads of the process. If another
+// thread takes its core, the worker stops spinning for some jobs.
 //
-// One atomic word, the gate, says which job is open and how many workers are inside it:
+// One atomic word, the gate, holds the open job and the number of workers inside it:
 //   bits 0-15 workers inside, 16-31 workers wanted, 32 open, 33-63 number of the job.
-// A worker enters by compare-and-swap while the gate is open; the caller shuts the gate when all
-// chunks are handed out and waits only for those inside. So a worker that wakes late costs nothing,
-// and a job's fields never change while anyone may read them.
+// A worker enters by compare-and-swap while the gate is open. The caller closes the gate when all
+// chunks are taken, and waits only for the workers inside. So a worker that wakes late costs no
+// time, and the fields of a job never change while a worker may read them.
 #include "thread_pool.hpp"
 
 #include <algorithm>
@@ -38,7 +38,7 @@
 namespace fastopt {
 namespace {
 
-// Around what a thread does of a job.
+// The scope of the part of a job that one thread does.
 class Part {
 public:
     Part() = default;
@@ -64,9 +64,11 @@ constexpr std::uint64_t wanted_mask = 0xffff;
 constexpr std::uint64_t open_bit = std::uint64_t{1} << 32;
 constexpr int job_shift = 33;
 constexpr int max_workers = 1023;
-constexpr auto core_lost = std::chrono::microseconds(10);  // a yield that took longer
+// A yield that takes longer means that another thread has used the core.
+constexpr auto core_lost = std::chrono::microseconds(10);
 constexpr int crowded_jobs_first = 16, crowded_jobs_most = 256;
-constexpr int caller_spins = 2000;  // then yield: a worker inside may have lost its core
+// The caller then yields, because a worker inside may have lost its core.
+constexpr int caller_spins = 2000;
 
 enum class Stage {
     first,
@@ -82,9 +84,9 @@ int current_core() {
 #endif
 }
 
-// A worker's thread, kept off the core of its caller. The system likes to wake it up there when a
-// thread of the host (a BLAS waiting for work) spins on each of the others: the two would take
-// turns.
+// The thread of a worker, which avoids the core of its caller. If other threads of the process (a
+// waiting BLAS) spin on all other cores, the system often wakes the worker on the core of its
+// caller, and the two would take turns.
 class Worker {
 public:
     explicit Worker(pthread_t thread) : thread_(thread) {}
@@ -95,7 +97,7 @@ public:
         if (core < 0 || pthread_getaffinity_np(thread_, sizeof(cores), &cores) != 0) return;
         const bool ours = avoided_ >= 0 && CPU_EQUAL(&cores, &set_);
         if (ours && core == avoided_) return;
-        if (ours) CPU_SET(avoided_, &cores);  // else the host has chosen others since
+        if (ours) CPU_SET(avoided_, &cores);  // otherwise the process has set another mask
         avoided_ = -1;
         if (!CPU_ISSET(core, &cores) || CPU_COUNT(&cores) == 1) {
             if (ours) pthread_setaffinity_np(thread_, sizeof(cores), &cores);
@@ -110,9 +112,9 @@ public:
 
 private:
     [[maybe_unused]] pthread_t thread_;
-    [[maybe_unused]] int avoided_ = -1;  // taken out of the cores that it had
+    [[maybe_unused]] int avoided_ = -1;  // the core that was removed from its mask
 #if defined(__linux__)
-    cpu_set_t set_{};  // what was left of them
+    cpu_set_t set_{};  // the mask without that core
 #endif
 };
 
@@ -127,8 +129,8 @@ void run_alone(const detail::Job& job) {
         job.second.body(job.second.context, index);
 }
 
-// The indices that one thread of a team begins with, and others help with when theirs are done: so
-// a thread meets the same memory in every step, which may still be in its cache.
+// The indices of one thread. Other threads take some of them when their own are done. A thread thus
+// works on the same memory in every step, which may still be in its cache.
 struct alignas(64) Range {
     std::atomic<std::size_t> taken{0};
     std::size_t begin = 0, count = 0;
@@ -137,8 +139,8 @@ struct alignas(64) Range {
 
 class Pool {
 public:
-    // False if the caller had better do it alone: another thread's job is running, or waking up the
-    // workers takes longer than this one.
+    // Returns false if the caller should do the job alone: another job is running, or waking the
+    // workers would take longer than the job.
     bool try_run(const detail::Job& job, int threads, std::size_t work) {
         std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
         if (!turn.owns_lock()) return false;
@@ -148,7 +150,7 @@ public:
                                                   std::chrono::nanoseconds(tuning.spin_ns);
         const bool ready = workers() >= threads - 1 && sleepers_.load() == 0;
         if (!frequent && !ready && work < tuning.wake_size) {
-            turn.unlock();  // another caller may have more to do
+            turn.unlock();  // another caller may have a larger job
             run_alone(job);
             last_end_ = Clock::now();
             return true;
@@ -194,13 +196,13 @@ private:
         }
     }
 
-    // As member number `who` of the team; the caller is number 0.
+    // Runs the job as thread number `who`; the caller is number 0.
     void run_as(std::size_t who) {
         const Part part;
         const detail::Job& job = *job_;
         const std::size_t finished = run_loop(job.first, first_ranges_, who);
         if (job.between == nullptr) return;
-        // Whoever finishes the last index of the first loop decides about the second.
+        // The thread that finishes the last index of the first loop calls `between`.
         if (finished > 0 &&
             done_.fetch_add(finished, std::memory_order_acq_rel) + finished == job.first.count)
             stage_.store(job.between(job.between_context) ? Stage::second : Stage::over,
@@ -211,7 +213,7 @@ private:
         if (stage == Stage::second) run_loop(job.second, second_ranges_, who);
     }
 
-    // Takes indices while there are any; returns how many.
+    // Takes indices until none is left; returns their number.
     std::size_t run_loop(const detail::Loop& loop, Range* ranges, std::size_t who) const {
         std::size_t taken = 0;
         for (std::size_t i = 0; i < ranges_; ++i) {
@@ -225,10 +227,10 @@ private:
 
     int workers() const { return static_cast<int>(workers_.size()); }
 
-    // Starts workers until there are `wanted`; fewer if the system grants no more.
+    // Starts workers until there are `wanted`, or until the system refuses another thread.
     int grow(int wanted) {
         if (workers() >= wanted) return wanted;
-        sigset_t all, before;  // signals belong to the host's threads
+        sigset_t all, before;  // workers block all signals except faults
         sigfillset(&all);
         for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
         pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -239,14 +241,14 @@ private:
                 workers_.emplace_back(thread.native_handle()).avoid(current_core());
                 thread.detach();
             }
-        } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): fewer threads will do
+        } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): fewer threads are enough
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
         return workers();
     }
 
-    // Waits for a new job, but not long. A thread of the host (of a BLAS, between two steps) that
-    // wants this core gets it, and then the workers sleep between the next `patience` jobs.
+    // Waits for a new job for a short time. If another thread of the process (a BLAS, between two
+    // steps) takes this core, the workers sleep between the next `patience` jobs.
     template <class IsNew>
     std::uint64_t spin(const IsNew& is_new, int& patience) {
         const auto begin = Clock::now();
@@ -273,7 +275,7 @@ private:
     }
 
     [[noreturn]] void serve(int number) {
-        std::uint64_t seen = 0;  // the last job that this worker knows of
+        std::uint64_t seen = 0;  // the last job that this worker has seen
         int patience = crowded_jobs_first;
         const auto is_new = [&](std::uint64_t gate) { return gate >> job_shift != seen; };
         const auto is_wanted = [&](std::uint64_t gate) {
@@ -307,12 +309,12 @@ private:
     }
 
     std::mutex turn_;              // held by the thread whose job is running
-    std::vector<Worker> workers_;  // they never end
+    std::vector<Worker> workers_;  // which never end
     int team_ = 0;                 // the workers wanted by the last job
     std::uint64_t number_ = 0;     // of the job
     std::atomic<Clock::time_point> last_end_{Clock::time_point{}};  // of a job
     std::atomic<bool> spinning_{false};  // the last job came soon after the one before
-    std::atomic<int> crowded_{0};        // jobs still to come before workers spin again
+    std::atomic<int> crowded_{0};        // jobs until workers spin again
     const detail::Job* job_ = nullptr;
     std::size_t ranges_ = 1;  // of the team; each loop has its own
     Range first_ranges_[max_workers + 1], second_ranges_[max_workers + 1];
@@ -325,12 +327,12 @@ private:
     std::atomic<int> sleepers_{0};
 };
 
-// Never destroyed: its threads live until the process ends. A child of fork() has none of them, so
-// it forgets the pool and makes its own.
+// Never destroyed, because its threads run until the process ends. A child of fork() does not have
+// these threads, so it drops the pool and makes a new one.
 std::atomic<Pool*> the_pool{nullptr};
 unsigned forks = 0;  // between the first process and this one
 
-// nullptr if there is no memory for it.
+// Returns nullptr if memory for it is missing.
 Pool* pool() {
     Pool* existing = the_pool.load(std::memory_order_acquire);
     if (existing != nullptr) return existing;

@@ -1,4 +1,4 @@
-// parallel_for over a fixed grid of chunks: the thread pool. Nothing else in fastopt knows threads.
+// The thread pool: parallel_for over a fixed grid of chunks. No other file of fastopt uses threads.
 #pragma once
 
 #include <cstddef>
@@ -6,10 +6,10 @@
 
 namespace fastopt {
 
-// Once, before the first parallel_for: a child of fork() starts a fresh pool.
+// To be called once, before the first parallel_for. A child of fork() then starts a new pool.
 void forget_pool_after_fork();
 
-// How often this process has been forked, it and those before it.
+// The number of forks between the first process and this one.
 unsigned fork_count();
 
 namespace detail {
@@ -28,7 +28,7 @@ Loop make_loop(std::size_t count, const F& body, bool backwards) {
         std::addressof(body), backwards};
 }
 
-// Runs `first`, then `between` once, then, if that returned true, `second`.
+// Runs `first`, then calls `between` once, and runs `second` if `between` has returned true.
 struct Job {
     Loop first;
     bool (*between)(const void* context) = nullptr;  // nullptr: there is no second loop
@@ -38,19 +38,19 @@ struct Job {
 void run(const Job& job, std::size_t work) noexcept;
 }  // namespace detail
 
-// Calls body(index) once for each index in [0, count), on num_threads() threads, or on this one if
-// the `work`, counted in elements of an update, is small or the pool is busy with another caller's.
-// Returns when all calls have returned. Each call runs with the default floating-point environment;
-// the caller's is restored. `body` must not throw, and its result must not depend on the order of
-// the calls.
+// Calls body(index) once for each index in [0, count), on num_threads() threads. Uses only the
+// calling thread if the `work` (in elements of an update) is small, or if the pool is busy with the
+// job of another caller. Returns when all calls have returned. Each call runs with the default
+// floating-point environment; that of the caller is restored. `body` must not throw, and its result
+// must not depend on the order of the calls.
 template <class F>
 void parallel_for(std::size_t count, std::size_t work, const F& body,
                   bool backwards = false) noexcept {
     detail::run({detail::make_loop(count, body, backwards), nullptr, nullptr, {}}, work);
 }
 
-// Two loops in one parallel region. Between them, when all calls of the first have returned,
-// `between` is called once; it returns whether the second runs, `backwards` or not.
+// Two loops in one parallel region. `between` is called once, after all calls of the first loop
+// have returned. It returns whether the second loop runs.
 template <class First, class Between, class Second>
 void parallel_for_twice(std::size_t first_count, const First& first, const Between& between,
                         std::size_t second_count, const Second& second, std::size_t work,

@@ -1,4 +1,4 @@
-// The numbers that were chosen by measurement (bench/sweep.py); constants outside of it.
+// The numbers that bench/sweep.py has measured. Only bench/sweep.py and the tests change them.
 #pragma once
 
 #include <cstddef>
@@ -7,15 +7,17 @@
 namespace fastopt {
 
 struct Tuning {
-    // Elements of a chunk. The grid of the norms' sums, so part of their bits.
+    // Elements of a chunk. The bits of a norm depend on it, because it sets the order of the sums.
     std::size_t chunk_size = 16384;
-    // An update of fewer elements runs on one thread,
+    // An update of fewer elements runs on one thread: sharing it would take longer.
     std::size_t serial_size = 24576;
-    // and so does one of fewer than this whose workers sleep, if such jobs come seldom.
+    // If the workers sleep and jobs are rare, an update of fewer elements runs on one thread:
+    // waking the workers takes 20 to 60 us.
     std::size_t wake_size = 196608;
-    // One of fewer runs backwards every other time, for what the last one has left in the caches.
+    // An update of fewer elements runs backwards every second time: it then begins with the data
+    // that the last update has left in the caches.
     std::size_t turn_size = 2 << 20;
-    // How long an idle worker waits before it sleeps; jobs that come sooner are not seldom.
+    // Nanoseconds that an idle worker spins before it sleeps. Jobs with longer gaps are rare jobs.
     std::int64_t spin_ns = 100'000;
 };
 

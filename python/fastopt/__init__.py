@@ -1,17 +1,18 @@
-"""fastopt: optimizer and loss kernels for NumPy arrays.
+"""fastopt: optimizers and losses for NumPy arrays.
 
-The optimizers update NumPy arrays in place with vectorized C++ kernels; the losses return a value
-and the gradient. The same bits come out for any instruction set and any number of threads, and
-they equal those of the plain NumPy versions in `fastopt.reference`.
+The optimizers update NumPy arrays in place with vectorized C++ kernels. The losses return a value
+and its gradient. The results have the same bits for any instruction set and number of threads. The
+updates have the bits of `fastopt.reference`, which is plain NumPy.
 
-Every function and method keeps this contract; its own page names only what differs:
+These rules hold for every function and method; its own page describes only what differs:
 
-- An argument of the wrong kind raises TypeError, a value that cannot be used ValueError, and names
-  that do not match KeyError. The message names the argument, what it is, and what is taken.
-- All checks come before the first write: after such an error every array, state and file is as it
-  was before the call.
-- One object is for one thread at a time; a second thread gets a RuntimeError. Different objects may
-  work at the same time.
+- An argument of the wrong type raises TypeError. A value that cannot be used raises ValueError.
+  Names that do not match raise KeyError. The message contains the argument, its value, and the
+  allowed values.
+- All checks come before the first write. After such an error, all arrays, states and files are as
+  before the call.
+- Only one thread may use an object at a time; a second thread gets a RuntimeError. Different
+  objects may be used at the same time.
 """
 
 from __future__ import annotations

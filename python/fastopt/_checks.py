@@ -1,4 +1,4 @@
-"""Checks of the caller's values: one language for all options.
+"""Checks of the values of all options and arguments.
 
 A `Check` takes a name and a value. It returns the value in plain form, or raises TypeError or
 ValueError with the name and the value. `number`, `integer`, `choice` and `list_of` make checks.
@@ -49,7 +49,7 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 class NamesError(KeyError):
-    """Names that are missing or not known; it prints its text, where KeyError prints its repr."""
+    """Missing or unknown names; str() gives the message, not its repr as with KeyError."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if len(self.args) == 1 else super().__str__()
@@ -92,7 +92,7 @@ def to_int(name: str, value: Any) -> int:
 
 
 def number(taken: str, allows: Callable[[float], bool]) -> Callable[[str, object], float]:
-    """Return a check for a number that `allows`; `taken` says in messages which these are."""
+    """Return a check for a number that `allows`; `taken` describes these numbers in messages."""
 
     def check(name: str, value: object) -> float:
         result = to_float(name, value)
@@ -112,7 +112,7 @@ below_one = number("in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def integer(least: int, most: float = 2**63 - 1, taken: str = "") -> Callable[[str, object], int]:
-    """Return a check for an integer from `least` to `most`; `taken` says in messages which."""
+    """Return a check for an integer from `least` to `most`; `taken` describes it in messages."""
 
     def check(name: str, value: Any) -> int:
         result = to_int(name, value)
@@ -169,7 +169,7 @@ def one_or_each(item: Check) -> Check:
 
 
 def for_each_group(name: str, value: Any, count: int) -> list[Any]:
-    """Return the value of each of `count` groups, from one for all or a list."""
+    """Return a value for each of `count` groups, from one value or a list."""
     if not isinstance(value, list | tuple):
         return [value] * count
     if len(value) != count:
@@ -187,7 +187,7 @@ def _is_list(value: object) -> bool:
 
 
 def as_path(name: str, value: str | os.PathLike[str]) -> Path:
-    """Check that `value` is a path that a file can have."""
+    """Check that `value` can be the path of a file."""
     try:
         path = Path(value)
     except TypeError:

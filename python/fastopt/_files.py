@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and JSON in which everything has one meaning."""
+"""Files that are written whole or not at all, and strict JSON."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ __all__ = ["parse_json", "remove_leftovers", "require_regular", "to_json", "writ
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Make `path` the file that `write` fills; until it is complete, `path` stays what it was.
+    """Write the file `path` with `write`; until it is complete, `path` is not changed.
 
-    `write` gets an empty file beside `path`, with a random name that is no longer for a long name
-    of the caller's. It is removed whatever is raised. Then it is brought to the disk and renamed.
-    A symbolic link at `path` is replaced itself. A folder, a pipe or a device is never replaced.
-    The mode is what the umask leaves.
+    `write` gets an empty file in the same folder, with a short random name. This file is flushed to
+    the disk and renamed to `path`. After an exception it is removed. A symbolic link at `path` is
+    replaced itself. A folder, a pipe or a device is never replaced. The mode follows the umask.
 
-    The rename is the last thing that can fail. After it the names of the folder are brought to the
-    disk too, as far as the system allows it: an error of that is ignored, since `path` is whole.
+    The rename is the last operation that can fail. The folder is flushed to the disk after it; an
+    error of this is ignored, because `path` is complete.
 
     Raises
     ------
     OSError
-        If the file cannot be written, or `path` is a folder, a pipe or a device. It names `path`,
-        not the file beside it.
+        If the file cannot be written, or `path` is a folder, a pipe or a device. The error names
+        `path`, not the temporary file.
     """
     path = Path(path)
     part = path.parent / f"{_prefix(path)}{token_hex(8)}"
     name = os.fsencode(part)
-    with contextlib.suppress(FileNotFoundError):  # what is wrong with `path` comes before any work
+    with contextlib.suppress(FileNotFoundError):  # errors of `path` come before any work
         mode = os.lstat(path).st_mode
         if not stat.S_ISLNK(mode):
             require_regular(path, mode)
@@ -54,7 +53,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
         try:  # noqa: SIM105  # this needs no memory
             os.unlink(name)  # noqa: PTH108
         except OSError:
-            pass  # it has been renamed, or was never made
+            pass  # it has been renamed or was never made
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -73,7 +72,7 @@ def require_regular(path: Path, mode: int) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed have left of `path`; none may be writing it now."""
+    """Remove temporary files of `path` from killed processes; no process may be writing `path`."""
     path = Path(path)
     for part in path.parent.glob(_prefix(path) + "*"):
         with contextlib.suppress(OSError):
@@ -81,15 +80,15 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Return how the names of the temporary files of `path` begin."""
+    """Return the beginning of the names of the temporary files of `path`."""
     return f".fastopt-{crc32(os.fsencode(path.name)):08x}-"
 
 
 def parse_json(text: str) -> Any:
-    """Return what `text` says; ValueError for NaN, infinities and a name that comes twice."""
+    """Return the value of `text`; ValueError for NaN, infinities and repeated names."""
     try:
         value = json.loads(text)
-        if to_json(value) == text:  # as this package writes it: nothing comes twice
+        if to_json(value) == text:  # without spaces, as this package writes it: no name is repeated
             return value
         return json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:

@@ -12,10 +12,10 @@ __all__ = ["active_isa", "available_isas", "get_num_threads", "set_num_threads",
 
 
 def set_num_threads(count: int) -> None:
-    """Set how many threads a step or a loss may use.
+    """Set the number of threads of a step or a loss.
 
-    The count in force is the smallest of `count`, the CPUs of the process's affinity mask and the
-    quota of its cgroup; `get_num_threads` returns it. Results do not depend on it.
+    The number in use is the smallest of `count`, the CPUs in the affinity mask of the process and
+    the quota of its cgroup. `get_num_threads` returns it. Results do not depend on it.
 
     Parameters
     ----------
@@ -26,29 +26,29 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a step or a loss may use.
+    """Return the number of threads of a step or a loss.
 
-    At first that is ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else all CPUs, and never
-    more than affinity and cgroup allow.
+    The default is ``FASTOPT_NUM_THREADS``, or else ``OMP_NUM_THREADS``, or else all CPUs. It is
+    never more than affinity and cgroup allow.
     """
     return _core.get_num_threads()
 
 
 def available_isas() -> list[str]:
-    """Return the instruction sets that this build has and this machine runs, the lowest first."""
+    """Return the instruction sets of this build that this machine can run, the lowest first."""
     return _core.available_isas()
 
 
 def active_isa() -> str:
-    """Return the instruction set in use: the highest available, or the one ``FASTOPT_ISA`` names.
+    """Return the instruction set in use: the highest available, or that of ``FASTOPT_ISA``.
 
-    The choice changes the speed, never the result.
+    It changes the speed, never the result.
     """
     return _core.active_isa()
 
 
 def show_config() -> str:
-    """Return what a report of a problem needs: versions, instruction sets, threads.
+    """Return versions, instruction sets and threads, for a bug report.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from fastopt._types import FloatArray, Grads, Group, Params
 
 
 class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict(..., strict=False)`` did not find a partner for.
+    """The names that ``load_state_dict(..., strict=False)`` has not matched.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any names."""
         return bool(self.missing_keys or self.unexpected_keys)
 
 
@@ -44,8 +44,8 @@ def flatten_grads(
 ) -> Sequence[FloatArray | None]:
     """Return the gradients as one flat sequence in the order of the parameters.
 
-    `names` are those of all `groups`; `by_group` says that the parameters were given as groups,
-    `named` are the names that were given, not numbered.
+    `names` are the names in all `groups`. `by_group` says whether the parameters were given as
+    groups. `named` contains the names that the caller gave, without the numbers.
     """
     if isinstance(grads, Mapping):
         if grads and not named and not by_group and set(grads).isdisjoint(names):
@@ -96,7 +96,7 @@ def flatten_grads(
 
 
 def as_groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
-    """Return the groups that `params` stands for, and whether it was given as groups."""
+    """Return `params` as groups, and whether it was given as groups."""
     if isinstance(params, Mapping):
         return [{"params": params}], False
     if isinstance(params, np.ndarray) or not isinstance(params, Iterable):
@@ -117,7 +117,7 @@ def as_groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
 def new_params(
     group: Mapping[str, Any], taken: Collection[str]
 ) -> tuple[list[str], list[FloatArray], Set[str]]:
-    """Return what `name_params` does for a group that joins parameters with the names `taken`."""
+    """Return `name_params` of a group that is added to parameters with the names `taken`."""
     if not isinstance(group, Mapping):
         raise TypeError(
             f"a parameter group must be a mapping with 'params', not {type(group).__name__}"
@@ -127,7 +127,7 @@ def new_params(
             f"a parameter group needs 'params', this one has {few(list(map(repr, group)))}; the "
             "arrays of all layers go into one mapping, with names such as 'layer1.weight'"
         )
-    # Numbers go on behind the largest one there is: a group before may have been removed.
+    # The next number follows the largest one, because an earlier group may have been removed.
     numbers = [int(name) + 1 for name in taken if name.isdecimal() and len(name) < 19]
     names, arrays, given = name_params(group["params"], first=max([len(taken), *numbers]))
     for name in names:
@@ -137,10 +137,10 @@ def new_params(
 
 
 def name_params(params: Any, first: int) -> tuple[list[str], list[FloatArray], Set[str]]:
-    """Return the names and arrays of one group, and those names that the caller gave.
+    """Return the names and arrays of one group, and the names that the caller gave.
 
-    A sequence is numbered from `first`, unless it holds pairs of a name and an array: the items of
-    a mapping, or torch's ``named_parameters()``.
+    The arrays of a sequence are numbered from `first`. A sequence may also contain pairs of a name
+    and an array: the items of a mapping, or ``named_parameters()`` of torch.
     """
     if isinstance(params, np.ndarray):
         params = [params]
@@ -154,7 +154,7 @@ def name_params(params: Any, first: int) -> tuple[list[str], list[FloatArray], S
         if params and all(_is_pair(item) for item in params):
             pairs, params = params, dict(params)
             if len(params) != len(pairs):
-                raise ValueError("two parameters have the same name; each needs a name of its own")
+                raise ValueError("two parameters have the same name; each needs another name")
     if not params:
         raise ValueError(f"params is empty, {params!r}: there is nothing to optimize")
     if isinstance(params, list):
@@ -201,7 +201,7 @@ def require_same_names(
     extra: bool = False,
     hint: str = "",
 ) -> None:
-    """Raise KeyError listing what `given` lacks and, unless `extra` is fine, what it adds."""
+    """Raise KeyError with the missing names in `given` and, unless `extra`, its unknown names."""
     wanted, got = set(expected), set(given)
     faults = []
     if wanted - got:

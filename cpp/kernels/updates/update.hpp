@@ -86,7 +86,7 @@ inline __attribute__((always_inline)) void run_elements(const Rule& rule, T* __r
     constexpr bool copies = requires { requires Rule::copies; };
     for (std::size_t i = start; i < end; ++i) {
         T p = param[i], g = grad[i], s0{}, s1{}, s2{};
-        // Even a product with 1 would change the bits of a signalling NaN.
+        // A product with 1 would change the bits of a signalling NaN.
         if constexpr (!copies) g = grad_factor * g;
         if constexpr (Rule::states & 1) s0 = state0[i];
         if constexpr (Rule::states & 2) s1 = state1[i];

@@ -1,11 +1,11 @@
 """Checkpoints: one safetensors file, hashed, written whole or not at all.
 
-The file holds every array as a tensor under a readable name (``params/0.weight``,
-``optimizer/state/0.weight/exp_avg``), so any reader of safetensors can open it. All else (step
-counters, options, what a schedule needs) stands as JSON in its metadata, with a SHA-256 of each
-tensor and one of the JSON itself. SHA-256 because processors compute it and every system has
+The file holds every array as a tensor with a readable name (``params/0.weight``,
+``optimizer/state/0.weight/exp_avg``), so that any reader of safetensors can open it. Everything
+else (step counters, options, states of schedules) is JSON in the metadata, with a SHA-256 of each
+tensor and of the JSON. Processors have instructions for SHA-256, and every system has
 ``sha256sum``. The same content gives the same bytes, so that two runs can be compared by their
-files. There is no pickle: loading a file runs nothing that stands in it.
+files. The file has no pickle: loading it runs no code from it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["Checkpoint", "CheckpointError", "Stateful", "from_torch", "load", "s
 
 
 class Stateful(Protocol):
-    """What `save` and `load` need of an optimizer, a schedule or an average."""
+    """The methods that `save` and `load` need of an optimizer, a schedule or an average."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: mappings, sequences, numbers, strings and arrays."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Take it over whole, or raise and leave everything as it was."""
+        """Load the whole state, or raise an exception and change nothing."""
 
 
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
-    """What a checkpoint holds; None for what was not saved.
+    """The contents of a checkpoint; a part that was not saved is None.
 
     Attributes
     ----------
@@ -53,8 +53,8 @@ class Checkpoint:
     extra
         Anything.
     incompatible : dict of str to IncompatibleKeys
-        By the name of what was passed to `load` with ``strict=False``: the names that the file
-        lacks (``missing_keys``) and those that only the file has (``unexpected_keys``).
+        With ``strict=False``, for each argument of `load`: the names that the file does not have
+        (``missing_keys``) and those that only the file has (``unexpected_keys``).
     """
 
     params: dict[str, npt.NDArray[Any]] | None
@@ -86,31 +86,32 @@ def save(
 ) -> None:
     """Write a checkpoint.
 
-    It is written beside `path` under a random name, brought to the disk, and then renamed: whatever
-    happens meanwhile, `path` is the old file or the new one, whole. After the rename the folder is
-    brought to the disk too. An error of that is ignored: the new file is in place, but a power
-    failure may bring back the old one. A process that was killed leaves a file ``.fastopt-...``
-    behind, which may be deleted. No save deletes it, since another save may be writing it.
+    It is written into the same folder under a random name, flushed to the disk, and then renamed.
+    So `path` is always the complete old file or the complete new file. After the rename the folder
+    is flushed to the disk too. An error of this is ignored: the new file is in place, but a power
+    failure may bring back the old file. A killed process leaves a file ``.fastopt-...``, which you
+    may delete. `save` does not delete it, because another `save` may be writing it.
 
-    Arrays that are contiguous in C order are written from where they are; the others are copied.
-    Nothing may write into them meanwhile: a file in which hash and array differ cannot be loaded.
+    Arrays in C order are written without a copy; others are copied. Do not write into the arrays
+    meanwhile: a file whose hashes do not match its arrays cannot be loaded.
 
     Parameters
     ----------
     path : path
-        By custom ``*.safetensors``. A file of this name is replaced. A symbolic link is replaced
-        itself, not the file behind it. A pipe or a device is refused.
+        Usually ``*.safetensors``. An existing file is replaced. A symbolic link is replaced itself,
+        not the file behind it. A pipe or a device is refused.
     params : mapping, sequence or groups
-        The parameters, as they were given to the optimizer; a sequence gets the names "0", "1", ...
-        Of groups only the arrays are saved: their options are the optimizer's.
+        The parameters in the structure for the optimizer. The arrays of a sequence get the names
+        "0", "1", ... The options of groups are not saved here, but with the optimizer.
     optimizer, scheduler, ema
-        An optimizer, a schedule, a `WeightEMA`: whatever has `state_dict` and `load_state_dict`.
+        An optimizer, a schedule and a `WeightEMA`, or other objects with `state_dict` and
+        `load_state_dict`.
     extra
-        Anything else, say ``{"epoch": 3, "rng": rng.bit_generator.state}``: mappings with string
-        keys, lists, tuples, strings, numbers of any size, None, arrays and NumPy scalars, nested
-        at most 200 deep. They come back with the same bits and types, subclasses as the plain type.
-        Each array takes about 300 bytes beside its own, each NumPy scalar about 50, and all that
-        is not in arrays may take 100 MB.
+        Anything else, such as ``{"epoch": 3, "rng": rng.bit_generator.state}``: mappings with
+        string keys, lists, tuples, strings, numbers of any size, None, arrays and NumPy scalars,
+        nested at most 200 deep. Bits and types are kept; a subclass becomes the plain type. An
+        array takes about 300 bytes more than its data, a NumPy scalar about 50. Everything except
+        the arrays may take 100 MB.
 
     Raises
     ------
@@ -158,32 +159,32 @@ def load(
     extra: Stateful | None = None,
     strict: bool = True,
 ) -> Checkpoint:
-    """Read a checkpoint, and restore what is passed.
+    """Read a checkpoint, and restore the arguments from it.
 
-    Format, structure and all hashes are checked first. Then everything that is passed is restored
-    in place, all of it or nothing, whatever is raised: Ctrl-C and a lack of memory too. For this
-    its present state is copied before. A second Ctrl-C while that state is being put back is not
-    covered: some of the objects may then hold the loaded state.
+    Format, structure and all hashes are checked first. Then all arguments are restored in place, or
+    none of them, also after Ctrl-C or a MemoryError. For this, their present state is copied first.
+    There is one exception: a second Ctrl-C while the old state is put back may leave some objects
+    with the loaded state.
 
     Parameters
     ----------
     path : path
-        What `save` has written.
+        A file of `save`.
     params : mapping, sequence or groups
-        Arrays with the names, shapes and dtypes of those saved, to write into.
+        Arrays with the saved names, shapes and dtypes. They are overwritten.
     optimizer, scheduler, ema
-        Objects built as those that were saved; each takes over its `state_dict`.
+        Objects with the structure of the saved ones; each loads its state.
     extra
-        An object whose `load_state_dict` takes what was saved as `extra`. It comes first.
+        An object whose `load_state_dict` takes the saved `extra`. It is called first.
     strict : bool
-        False restores what has the same name on both sides, in `params` and in each object whose
-        `load_state_dict` has an option `strict`, as those of the optimizers. The names that only
-        one side has are in ``incompatible`` of the result. Shapes and dtypes must fit even so.
+        False restores only the names that both sides have, in `params` and in each object whose
+        `load_state_dict` has an option `strict`, such as optimizers. The other names are in
+        ``incompatible`` of the result. Shapes and dtypes must still match.
 
     Returns
     -------
     Checkpoint
-        All that the file holds; its arrays are copies.
+        The contents of the file; the arrays are copies.
 
     Raises
     ------
@@ -239,7 +240,7 @@ _PARTS = ("params", "optimizer", "scheduler", "ema", "extra")
 
 
 def _checked(parts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the parts of a file if they are those of a checkpoint."""
+    """Return the parts of a checkpoint file, after a check of their types."""
     if parts.keys() != set(_PARTS):
         raise CheckpointError(f"{path} does not hold what save() writes, but {', '.join(parts)}")
     for name in _PARTS[:-1]:
@@ -271,12 +272,12 @@ def _state_of(item: Stateful, name: str) -> Mapping[str, Any]:
 def _takes_strict(item: Stateful) -> bool:
     try:
         return "strict" in inspect.signature(item.load_state_dict).parameters
-    except ValueError:  # it is compiled, and says nothing
+    except ValueError:  # it is compiled and has no signature
         return False
 
 
 def _by_name(params: Any) -> dict[str, npt.NDArray[Any]]:
-    """Return the parameters under the names that an optimizer gives them, as plain arrays."""
+    """Return the parameters as plain arrays, with the names that an optimizer gives them."""
     found: dict[str, npt.NDArray[Any]] = {}
     for group in as_groups(params)[0]:
         names, arrays, _ = new_params(group, found)
@@ -331,7 +332,7 @@ class _Arrays:
 
 
 def _refuse_overlap(pairs: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
-    """Raise if two of the arrays to be written share memory."""
+    """Raise ValueError if two of the written arrays share memory."""
     spans = sorted((*_span(array), index) for index, (_, array, _) in enumerate(pairs))
     end, last = 0, 0
     for begin, until, index in spans:

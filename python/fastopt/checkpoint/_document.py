@@ -1,11 +1,11 @@
-"""What a checkpoint holds beside its tensors, as JSON.
+"""The contents of a checkpoint except its tensors, as JSON.
 
-What JSON does not have is an object with one name that begins with "$"; a name of the caller's that
-does so gets one more.
+A value that JSON does not have is an object with one name that begins with "$". A name of the
+caller that begins with "$" gets a second "$".
 
 =================================  ==============================================================
 ``{"$array": "params/w"}``         the array that is the tensor of this name
-``{"$numpy": "float32 0000803f"}`` a NumPy scalar: its dtype, and its bytes from the lowest on
+``{"$numpy": "float32 0000803f"}`` a NumPy scalar: its dtype, and its bytes, the lowest first
 ``{"$scalar": "extra/x"}``         in format 1: a NumPy scalar that is the tensor of this name
 ``{"$tuple": [1, 2]}``             a tuple
 ``{"$float": "nan"}``              NaN, inf or -inf
@@ -77,7 +77,7 @@ def pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]], depth: in
 
 
 def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
-    """Return what `pack` was given; each array is taken out of `tensors`.
+    """Return the value for a result of `pack`; each array is removed from `tensors`.
 
     What `pack` has not made raises KeyError, TypeError, ValueError or RecursionError.
     """
@@ -110,7 +110,7 @@ def unpack(value: Any, tensors: dict[str, npt.NDArray[Any]]) -> Any:
 
 
 def largest_place(packed: Any, where: str) -> str:
-    """Return the innermost place that holds more than half of what is packed."""
+    """Return the innermost place that contains more than half of the packed value."""
     while isinstance(packed, (dict, list)):
         items = packed.items() if isinstance(packed, dict) else enumerate(packed)
         sizes = {key: len(json.dumps(item)) for key, item in items}

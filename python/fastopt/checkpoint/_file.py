@@ -1,11 +1,11 @@
-"""The file of a checkpoint: safetensors, with a document in its metadata and a hash of everything.
+"""The file of a checkpoint: safetensors with a document in its metadata and hashes of all parts.
 
-A safetensors file is eight bytes with the length of a header in JSON, the header, and the bytes of
-all tensors one after the other. The header gives the dtype, the shape and the place of each. Its
-metadata are strings; the one named ``fastopt`` is ``<format> <sha256 of the document> <document>``.
+A safetensors file has eight bytes with the length of a JSON header, the header, and the bytes of
+all tensors. The header gives the dtype, the shape and the offsets of each tensor. Its metadata are
+strings; the string named ``fastopt`` is ``<format> <sha256 of the document> <document>``.
 
-The file is read by plain reads and never mapped, since another program may cut it short meanwhile.
-A length that stands in it is compared with that of the file before anything is allocated.
+The file is read, never mapped, because another program may truncate it meanwhile. A length in the
+file is compared with the size of the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from fastopt._files import parse_json, require_regular, to_json, write_whole
 from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
 
 FORMAT = "2"
-_READABLE = ("1", FORMAT)  # format 1 has a tensor for each NumPy scalar
-_LONGEST_HEADER = 100_000_000  # that readers of safetensors take
+_READABLE = ("1", FORMAT)  # in format 1 each NumPy scalar is a tensor
+_LONGEST_HEADER = 100_000_000  # of other readers of safetensors
 _OF_SAFETENSORS = {theirs: np.dtype(ours) for ours, theirs in DTYPES.items()}
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or a damaged one; the message says what is wrong."""
+    """A file that is damaged or not a checkpoint; the message says what is wrong."""
 
 
 def write_file(path: Path, parts: Mapping[str, Any]) -> None:
@@ -51,12 +51,12 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
         document = to_json({"content": content, "tensors": facts})
     except RecursionError as error:
         raise ValueError("something to be saved is nested too deep, or contains itself") from error
-    # One entry, because readers may keep several in any order.
+    # One entry, because other readers may change the order of several.
     header: dict[str, Any] = {
         "__metadata__": {"fastopt": f"{FORMAT} {_sha256(document.encode())} {document}"}
     }
     end = 0
-    # The widest types first: then each tensor is aligned.
+    # The widest types come first, so that each tensor is aligned.
     in_order = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
     for name, tensor in in_order:
         begin, end = end, end + tensor.nbytes
@@ -84,7 +84,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
 
 def read_file(path: Path) -> dict[str, Any]:
     """Return the parts of a checkpoint; their arrays are new."""
-    require_regular(path, path.stat().st_mode)  # to open a pipe may wait for ever
+    require_regular(path, path.stat().st_mode)  # opening a pipe may wait for ever
     with path.open("rb", buffering=0) as file:
         try:
             return _read(file, os.fstat(file.fileno()).st_size)
@@ -95,7 +95,7 @@ def read_file(path: Path) -> dict[str, Any]:
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from error.__cause__
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            # The hash of the document is right: another program has written it.
+            # The hash of the document matches, so another program has written it.
             reason = _reason(error)
             raise CheckpointError(f"{path} does not hold what save() writes: {reason}") from error
 
@@ -145,7 +145,7 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the text of an error of this package, and for one of Python's what it means here."""
+    """Return the message of an error of this package, or a message for an error of Python."""
     return str(error) if type(error) is ValueError else "its JSON has another structure"
 
 
@@ -153,7 +153,7 @@ _Place: TypeAlias = tuple[int, int, str, np.dtype[Any], list[int]]  # begin, end
 
 
 def _places(header: dict[str, Any], size: int) -> list[_Place]:
-    """Return the tensors in their order; they must fill `size` bytes without gap or overlap."""
+    """Return the tensors in order; they must fill `size` bytes without gaps or overlaps."""
     places: list[_Place] = []
     for name, entry in header.items():
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -189,7 +189,7 @@ def _read_bytes(file: FileIO, count: int) -> npt.NDArray[np.uint8]:
 
 
 def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return the bytes of a contiguous tensor, from the lowest on, without a copy."""
+    """Return the bytes of a contiguous tensor without a copy, the lowest byte first."""
     if sys.byteorder == "big":
         tensor = tensor.byteswap()
     return tensor.reshape(-1).view(np.uint8)
@@ -198,5 +198,5 @@ def _bytes_of(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def _sha256(data: Any) -> str:
     try:
         return hashlib.sha256(data).hexdigest()
-    except ValueError as error:  # what OpenSSL says when it gets no memory
+    except ValueError as error:  # the error of OpenSSL if memory is missing
         raise MemoryError(f"no memory for a hash: {error}") from error

@@ -1,4 +1,4 @@
-"""State dicts from torch's optimizers and to them."""
+"""State dicts from and to the optimizers of torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fastopt._checks import NamesError, counted
 from fastopt._structure import few
 from fastopt.optim._base import Optimizer
 
-# What only one of the two has among a group's options, and torch's defaults.
+# Options of a group that only one of the two libraries has, with the defaults of torch.
 _FASTOPT_ONLY = ("momentum_init",)
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-# What the state of an older torch may lack, and what torch then takes (its ``__setstate__``).
+# Options that the state of an older torch may not have, and their values (``__setstate__``).
 _ADDED = {
     "amsgrad": False,
     "centered": False,
@@ -27,31 +27,31 @@ _ADDED = {
 
 
 def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Turn the `state_dict` of a torch optimizer into one that `optimizer` loads.
+    """Convert the `state_dict` of a torch optimizer for `optimizer`.
 
-    torch numbers the parameters, fastopt names them: they are matched by their order, group by
-    group. Options that fastopt does not have (``foreach``, ``fused``, ...) are left out. Options
-    that an older torch did not have (``maximize``, ...) get the values that torch gives them.
+    torch numbers the parameters, fastopt names them. They are matched by their order in each group.
+    Options that fastopt does not have (``foreach``, ``fused``, ...) are left out. Options that an
+    older torch did not have (``maximize``, ...) get the defaults of torch.
 
     Parameters
     ----------
     state_dict : mapping
-        ``torch_optimizer.state_dict()``. Tensors, or arrays, of the parameters' dtypes.
+        ``torch_optimizer.state_dict()``, with tensors or arrays of the dtypes of the parameters.
     optimizer : Optimizer
-        Of the same class, over the same parameters in the same groups. It is not changed: pass the
-        result to ``optimizer.load_state_dict``.
+        An optimizer of the same class with the same parameters in the same groups. It is not
+        changed; pass the result to its ``load_state_dict``.
 
     Returns
     -------
     dict
-        Its arrays are copies.
+        The state; its arrays are copies.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        If this is no state dict of a torch optimizer; if the groups, their sizes or options do not
-        match; if a step is no whole number in [0, 2**63); if a tensor is no dense one of floats
-        that NumPy has, on the CPU.
+        If this is not a state dict of a torch optimizer; if the groups, their sizes or options do
+        not match; if a step is not a whole number in [0, 2**63); if a tensor is not a dense tensor
+        on the CPU with a float type of NumPy.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of fastopt's, not {type(optimizer).__name__}")
@@ -90,17 +90,17 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
 
 
 def to_torch(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state of `optimizer` as the `state_dict` of the torch optimizer of that name.
+    """Return the state of `optimizer` as the `state_dict` of the same optimizer in torch.
 
-    The parameters are numbered in their order; tensors are copies. Needs torch, which keeps the
-    step in float32: a step beyond 2**24 is rounded.
+    The parameters are numbered in their order. The tensors are copies. torch must be installed. It
+    keeps the step in float32, so a step beyond 2**24 is rounded.
 
     Raises
     ------
     ImportError
         Without torch.
     ValueError
-        If torch has no such option: ``momentum_init="zero"`` where a parameter has had no step.
+        If torch does not have an option: ``momentum_init="zero"`` before the first step.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def to_torch(optimizer: Optimizer) -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise ImportError("to_torch makes tensors and needs torch: pip install torch") from error
-    counts = "dampening" not in optimizer.defaults  # torch's SGD does not
+    counts = "dampening" not in optimizer.defaults  # SGD of torch does not
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
     saved = optimizer.state_dict()
@@ -190,7 +190,7 @@ def _state(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
         for key, value in entry.items()
         if key != "step" and value is not None
     }
-    # torch's SGD does not count: a buffer says that there was a step at least.
+    # SGD of torch does not count: a buffer says that there was a step at least.
     return {"step": _step(entry["step"], name) if "step" in entry else int(bool(arrays)), **arrays}
 
 
@@ -217,7 +217,7 @@ def _option(value: Any, where: str) -> Any:
 
 
 def _number(value: Any, where: str) -> Any:
-    """Return what a tensor or NumPy scalar of one element holds, and anything else as it is."""
+    """Return the element of a tensor or NumPy scalar of one element; other values unchanged."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{where} is a masked array; pass its data")
     if not hasattr(value, "item"):

@@ -1,4 +1,4 @@
-"""Activations and their backward forms: the contract and the public names are `functional`'s."""
+"""Activations and their backward functions; `fastopt.functional` documents what they share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _seed = integer(0, 2**64 - 1, "in [0, 2^64)")
 
 
 def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
-    """Return 1 / (1 + exp(-x)), as accurate near 0 as near 1.
+    """Return 1 / (1 + exp(-x)), with the same relative accuracy for small and large results.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def relu_backward(
     grad : array
         The gradient with respect to the result; float32 or float64, any shape and strides.
     x_or_y : array of the shape and dtype of `grad`
-        The input of `relu` or its result, which serves as well.
+        The input or the result of `relu`.
     out : array of the shape and dtype of `grad`, optional
     """
     return _core.pointwise_function("relu_backward", [("grad", grad), ("x_or_y", x_or_y)], (), out)
@@ -100,14 +100,14 @@ def logistic(
 ) -> FloatArray:
     """Return the general logistic function, ``L / (1 + exp(-k * (x - x0)))``.
 
-    Computed in float64.
+    It is computed in float64.
 
     Parameters
     ----------
     x : array
         float32 or float64, any shape and strides.
     L, k, x0 : float
-        The limit, the steepness and the middle; finite.
+        The limit, the steepness and the middle, all finite.
     out : array of the shape and dtype of `x`, optional
 
     References
@@ -129,16 +129,17 @@ def dropout(
 ) -> FloatArray:
     """Return `x` with each element set to 0 with probability `p`, the others divided by 1 - p.
 
-    For training only. Whether an element stays is a hash of `seed` and of its number in C order:
-    the same for any layout, instruction set and number of threads. So the backward form is the
-    function itself: ``dropout(grad, p, seed=seed)``. Take another seed for each call.
+    Use it in training only. A hash of `seed` and the number of the element in C order decides which
+    elements become 0. It does not depend on layout, instruction set or number of threads. The
+    backward pass is therefore the same function: ``dropout(grad, p, seed=seed)``. Use another seed
+    for each call.
 
     Parameters
     ----------
     x : array
         float32 or float64, any shape and strides.
     p : float
-        In [0, 1), taken to the nearest 2^-32.
+        In [0, 1), rounded to a multiple of 2^-32.
     seed : int
         In [0, 2^64).
     out : array of the shape and dtype of `x`, optional
@@ -156,7 +157,7 @@ def dropout(
     """
     p = below_one("p", p)
     key = _seed("seed", seed)
-    # SplitMix64 (Steele, Lea and Flood 2014): seeds that are neighbours have nothing in common.
+    # SplitMix64 (Steele, Lea and Flood 2014): neighbouring seeds give independent numbers.
     key = (key + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
@@ -169,7 +170,7 @@ def dropout(
 
 
 class _Default(int):
-    """A default that is known from the same number of the caller's."""
+    """A default that differs from the same number of a caller."""
 
 
 _LAST: int = _Default(-1)
@@ -186,19 +187,19 @@ def _axis(axis: int, dim: int | None) -> int:
 def softmax(
     x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
 ) -> FloatArray:
-    """Return exp(x) divided by its sum along `axis`; large x do no harm.
+    """Return exp(x) divided by its sum along `axis`, without overflow.
 
     Parameters
     ----------
     x : array of at least one axis
-        float32 or float64. At full speed if the axes before `axis` lie as one in memory, and so do
-        those after it; otherwise it is copied first.
+        float32 or float64. It is read in place if the strides allow to merge the axes before `axis`
+        into one, and those after it too. Otherwise it is copied first.
     axis : int
-        The axis along which the results add up to 1.
+        The axis along which the results have the sum 1.
     out : array of the shape and dtype of `x`, optional
-        Its rows may be a stride apart.
+        There may be gaps between its rows.
     dim : int, optional
-        Another name of `axis`, torch's.
+        The name of `axis` in torch.
 
     Examples
     --------
@@ -212,7 +213,7 @@ def softmax(
 def log_softmax(
     x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
 ) -> FloatArray:
-    """Return the logarithm of `softmax`, exact also where that is close to 1.
+    """Return the logarithm of `softmax`, accurate even if `softmax` is close to 1.
 
     The arguments are those of `softmax`.
 
@@ -242,11 +243,11 @@ def softmax_backward(
     y : array of the shape and dtype of `grad`
         The result of `softmax`.
     axis : int
-        The axis that `softmax` was given.
+        The axis of `softmax`.
     out : array of the shape and dtype of `grad`, optional
-        Its rows may be a stride apart.
+        There may be gaps between its rows.
     dim : int, optional
-        Another name of `axis`, torch's.
+        The name of `axis` in torch.
     """
     return _core.softmax(y, grad, _axis(axis, dim), False, out)
 

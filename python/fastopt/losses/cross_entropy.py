@@ -11,21 +11,21 @@ from fastopt._types import FloatArray, IntArray
 
 
 class CrossEntropyStats(NamedTuple):
-    """What ``value_and_stats`` of a cross-entropy returns.
+    """The result of ``value_and_stats`` of a cross-entropy.
 
     Attributes
     ----------
     loss : float or array
-        As ``value_and_grad`` returns it.
+        The loss of ``value_and_grad``.
     grad : array, tuple of arrays or None
-        As ``value_and_grad`` returns it; None with ``grad=False``.
+        The gradient of ``value_and_grad``; None with ``grad=False``.
     logsumexp : array
         ``log(sum(exp(logits)))`` of each row, in the shape of the class indices; 0 where ignored.
     correct : int
-        Rows whose largest logit (the first of equals) is the target's, or that of the largest
-        probability; those that are ignored do not count.
+        The number of rows whose largest logit is that of the target, or of the largest probability.
+        Of equal logits the first counts. Ignored rows do not count.
     total : int
-        Rows that are not ignored: ``correct / total`` is the accuracy.
+        The number of rows that are not ignored. ``correct / total`` is the accuracy.
     """
 
     loss: float | FloatArray
@@ -67,9 +67,9 @@ class CrossEntropyOptions:
         stats: bool = False,
         denominator: float | None = None,
     ) -> Any:
-        """Return the loss, or a tuple of it and what else is wanted.
+        """Return the loss, or a tuple of the loss and the other results.
 
-        The compiled half makes all of it before it writes anything.
+        The compiled function makes all results before it writes anything.
         """
         return _core.cross_entropy(
             logits,
@@ -117,26 +117,25 @@ class CrossEntropyLoss(CrossEntropyOptions):
     :math:`-\sum_c w_c \bigl((1 - \epsilon) t_c + \epsilon / C\bigr) \log p_c`.
 
     "mean" divides the sum of :math:`\ell` by the sum of :math:`w_y` over the targets that are not
-    ignored; for probabilities, by the number of rows. Sums are kept in float64. The result stays
-    exact when the model is sure: nothing is subtracted from 1, so a loss of 1e-13 and its gradient
-    are as accurate as any other. Classes further than 109 (float64: 730) below the row's largest
-    logit count as probability 0.
+    ignored; for probabilities, by the number of rows. Sums are in float64. Nothing is subtracted
+    from 1, so a loss of 1e-13 and its gradient are as accurate as any other. A class whose logit is
+    more than 109 (float64: 730) below the largest logit of the row has the probability 0.
 
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64; rounded to the digits of the logits' dtype.
+        A weight for each class, float32 or float64, rounded to the dtype of the logits.
     ignore_index : int
-        Rows with this target give loss 0 and gradient 0, whatever their logits hold.
+        Rows with this target have loss 0 and gradient 0, even if their logits are NaN.
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array in the shape of the class indices.
+        The loss is a float, or an array in the shape of the class indices.
     label_smoothing : float
         :math:`\epsilon` in [0, 1].
     z_loss : float
-        :math:`z \ge 0`: keeps the log-sum-exp of the logits close to 0 (PaLM, section 5, has 1e-4).
+        :math:`z \ge 0`. It keeps the log-sum-exp of the logits close to 0 (PaLM, section 5: 1e-4).
     logit_softcap : float
-        If it is not 0, the logits are replaced by ``logit_softcap * tanh(x / logit_softcap)``
-        (Gemma 2 has 30), in the gradient too; in [1e-30, 1e30].
+        0 or in [1e-30, 1e30]. If it is not 0, the logits are replaced by
+        ``logit_softcap * tanh(x / logit_softcap)``, also in the gradient (Gemma 2: 30).
 
     Examples
     --------
@@ -155,9 +154,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
         Parameters
         ----------
         logits : array of shape (N, C), (C,) or (N, C, d1, ...)
-            float32 or float64, C >= 1. Rows that are contiguous and a stride apart (a padded
-            vocabulary), and positions d1, ... that are, are read as they lie; arrays of other
-            strides may be copied.
+            float32 or float64, C >= 1. Contiguous rows at a constant distance (a padded vocabulary)
+            and contiguous positions d1, ... are read in place. Arrays with other strides may be
+            copied.
         targets : array of shape (N,), () or (N, d1, ...), or of the logits' shape
             Class indices of any integer dtype, each in [0, C) or `ignore_index`; or probabilities
             of the logits' dtype.
@@ -183,21 +182,20 @@ class CrossEntropyLoss(CrossEntropyOptions):
         *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss, as `__call__` does, and its gradient with respect to the logits.
+        """Return the loss of `__call__` and its gradient with respect to the logits.
 
         Parameters
         ----------
         out : array of the logits' shape, optional
-            Where the gradient goes: of the logits' dtype; of any strides, but the axes behind the
-            class axis must lie in C order and without gaps between them. May be `logits` itself,
-            if they lie so: the gradient then replaces them. Otherwise it may share memory with no
-            argument.
+            The array for the gradient, of the dtype of the logits. It may have any strides, but the
+            axes after the class axis must be in C order without gaps. It may be `logits`, which the
+            gradient then replaces. Otherwise it must not share memory with an argument.
 
         Returns
         -------
         loss : float or array
         grad : array of the logits' shape
-            `out` if it was given. With reduction "none", the gradient of the sum.
+            `out` if there is one. With reduction "none", the gradient of the sum.
         """
         result: tuple[float | FloatArray, FloatArray]
         result = self._run(logits, targets, want_grad=True, out=out)
@@ -211,7 +209,7 @@ class CrossEntropyLoss(CrossEntropyOptions):
         grad: bool = True,
         out: FloatArray | None = None,
     ) -> CrossEntropyStats:
-        """Return what `value_and_grad` does, and statistics of the same pass.
+        """Return the results of `value_and_grad` and statistics from the same pass.
 
         Parameters
         ----------

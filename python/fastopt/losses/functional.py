@@ -1,9 +1,9 @@
 """The losses as functions, with the names of ``torch.nn.functional``.
 
-Each returns what ``value_and_grad`` of the class with these options does: the loss and its gradient
-with respect to the first argument. The class documents the arguments, the mathematics and the
-errors. Options that torch has after its deprecated ``size_average`` and ``reduce`` are passed by
-name.
+Each returns the result of ``value_and_grad`` of the class with these options: the loss and its
+gradient with respect to the first argument. The class documents the arguments, the mathematics and
+the errors. Pass the options by name that torch has after its deprecated ``size_average`` and
+``reduce``.
 """
 
 from __future__ import annotations

@@ -16,51 +16,51 @@ from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
-# Without a memory_limit: a share of all logits, which together with the block below is a tenth of
-# their memory; but at least so many bytes, and no more rows than make the BLAS faster.
+# The default of memory_limit: a share of all logits, at least so many bytes, at most so many rows.
+# With the block below, it is a tenth of the memory of the logits. More rows do not help the BLAS.
 SHARE_OF_LOGITS = 1 / 11
 LEAST_BYTES = 16 << 20
 MOST_ROWS = 512
-# Rows at once in multiples of this leave the BLAS no narrow rest.
+# The rows of a chunk are a multiple of it, so that the BLAS has no narrow rest.
 ROW_STEP = 16
-# A block of linear_weight's gradient that is computed beside it and then added: small enough to
-# stay in cache, large enough for the BLAS.
+# Bytes of a block of the gradient of linear_weight, which is computed separately and then added. It
+# is small enough to stay in cache and large enough for the BLAS.
 BLOCK_BYTES = 2 << 20
 
 
 @dataclass(repr=False, eq=False)
 class LinearCrossEntropyLoss(CrossEntropyOptions):
-    r"""`CrossEntropyLoss` of ``hidden @ linear_weight.T + linear_bias``, without holding it.
+    r"""`CrossEntropyLoss` of ``hidden @ linear_weight.T + linear_bias`` in little memory.
 
-    With many classes the logits :math:`X = H W^\top + b` take more memory than all else. Here they
-    are computed for a chunk of rows at a time, become their own gradient :math:`G` in place, and
-    go into :math:`\partial H = G W` and :math:`\partial W = G^\top H` before the next chunk:
+    With many classes the logits :math:`X = H W^\top + b` take most of the memory. This loss
+    computes them for one chunk of rows at a time. The gradient :math:`G` of the chunk replaces its
+    logits. It gives a part of :math:`\partial H = G W` and :math:`\partial W = G^\top H` before the
+    next chunk:
 
     =================================================== ==================
-    one after the other, in one buffer                  memory
+    in this order, in one buffer                        memory
     =================================================== ==================
     logits of :math:`R` rows                            :math:`R \times V`
     their gradient, into ``dhidden`` of these rows      0
-    its share of ``dlinear_weight``, a block at a time  up to 2 MB
+    its part of ``dlinear_weight``, a block at a time   up to 2 MB
     =================================================== ==================
 
-    The products are NumPy's (`numpy.matmul`) and run on its BLAS's threads, not on those of
-    `fastopt.set_num_threads`. The last bits depend on that BLAS, on the number of its threads and
-    on `memory_limit`; they are the same from call to call. All else is `CrossEntropyLoss`, whose
-    options these are. Rows that are ignored are left out of the products: they cost nothing, and
-    NaN in them stays there.
+    `numpy.matmul` computes the products, on the threads of its BLAS, not on those of
+    `fastopt.set_num_threads`. The last bits depend on the BLAS, on the number of its threads and on
+    `memory_limit`; they are the same in every call. Everything else is `CrossEntropyLoss`. Ignored
+    rows are left out of the products, so that they cost no time and NaN in them has no effect.
 
     Parameters
     ----------
     memory_limit : int, optional
-        Bytes of logits that are held at once: as many rows as fit, and at least one. By default a
-        share of 1/11 of all logits, but at least 16 MiB and at most 512 rows. The fewer rows at
-        once, the slower the BLAS. With `logit_softcap` each thread takes one row more.
+        Bytes of logits in memory at the same time: a chunk has as many rows as fit, but at least
+        one. The default is 1/11 of all logits, but at least 16 MiB and at most 512 rows. Fewer rows
+        make the BLAS slower. With `logit_softcap` each thread needs the memory of one more row.
 
     References
     ----------
     E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025, and
-    P.-L. Hsu et al., "Liger Kernel", 2024, do the like on GPUs.
+    P.-L. Hsu et al., "Liger Kernel", 2024, do the same on GPUs.
 
     Examples
     --------
@@ -96,8 +96,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         hidden : array of shape (N, D), (D,) or (d1, ..., D)
             float32 or float64.
         linear_weight : array of shape (V, D)
-            Of the dtype of `hidden`, V >= 1. Rows or columns that are contiguous are read as they
-            lie; other strides are copied.
+            Of the dtype of `hidden`, V >= 1. Contiguous rows or columns are read in place; other
+            arrays are copied.
         targets : array of shape (N,), () or (d1, ...), or one axis of V more
             Class indices of any integer dtype, each in [0, V) or `ignore_index`; or probabilities
             of the dtype of `hidden`.
@@ -125,22 +125,22 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         *,
         out: Sequence[FloatArray] | None = None,
     ) -> tuple[float | FloatArray, Grads]:
-        """Return the loss, as `__call__` does, and its gradients.
+        """Return the loss of `__call__` and its gradients.
 
         Parameters
         ----------
         out : tuple of arrays, optional
-            Where the gradients go, in the order of the result, each of the shape and dtype of what
-            it belongs to: C-contiguous; the second in Fortran order too. None may share memory with
-            another or with an argument. An interrupt (Ctrl-C) or a MemoryError leaves them half
-            written.
+            The arrays for the gradients, in the order of the result. Each has the shape and dtype
+            of its argument and is C-contiguous; the second may be in Fortran order. They must not
+            share memory with each other or with an argument. After an interrupt (Ctrl-C) or a
+            MemoryError they are half written.
 
         Returns
         -------
         loss : float or array
         grads : tuple of arrays
-            ``(dhidden, dlinear_weight)``, and ``dlinear_bias`` if there is a bias: those of `out`
-            if it was given. With reduction "none", the gradients of the sum.
+            ``(dhidden, dlinear_weight)``, and ``dlinear_bias`` if there is a bias. They are the
+            arrays of `out` if there is one. With reduction "none", the gradients of the sum.
         """
         result = self._by_chunks(
             hidden, linear_weight, targets, linear_bias, want_grad=True, out=out
@@ -157,7 +157,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         grad: bool = True,
         out: Sequence[FloatArray] | None = None,
     ) -> CrossEntropyStats:
-        """Return what `value_and_grad` does, and statistics of the same pass.
+        """Return the results of `value_and_grad` and statistics from the same pass.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         indices, denominator, grads = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )
-        # Of subclasses the plain arrays: np.matrix has another product.
+        # Plain arrays of subclasses: np.matrix has another product.
         hidden, linear_weight = np.asarray(hidden), np.asarray(linear_weight)
         if linear_bias is not None:
             linear_bias = np.asarray(linear_bias)
@@ -197,7 +197,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         classes, width = linear_weight.shape
         x = hidden.reshape(math.prod(shape), width)
         y = np.asarray(targets).reshape(len(x), classes) if indices is None else indices
-        kept = None  # the rows that are not ignored, if some are
+        kept = None  # the rows that are not ignored; None if no row is ignored
         if indices is not None and np.any(indices == self.ignore_index):
             kept = np.flatnonzero(indices != self.ignore_index)
         count = len(x) if kept is None else len(kept)
@@ -219,7 +219,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             step = max(1, BLOCK_BYTES // max(1, width * dtype.itemsize))
             product = np.empty_like(dw[: step if count > at_once else 0])
 
-        with np.errstate(all="ignore"):  # infinities and NaN are the caller's
+        with np.errstate(all="ignore"):  # infinities and NaN come from the caller
             for start in range(0, count, at_once):
                 rows: slice | IntArray = slice(start, min(start + at_once, count))
                 if kept is not None:
@@ -283,7 +283,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         rows = max(1, limit // row_bytes)
         if rows >= count:
             return max(1, count)
-        even = -(-count // -(-count // rows))  # all chunks alike
+        even = -(-count // -(-count // rows))  # all chunks have about the same size
         return min(-(-even // ROW_STEP) * ROW_STEP, rows)
 
     def __repr__(self) -> str:
@@ -292,7 +292,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
 
 def _is_for_blas(array: FloatArray) -> bool:
-    """Whether NumPy hands the matrix to the BLAS: its rows or columns are contiguous."""
+    """Whether NumPy passes the matrix to the BLAS: its rows or columns are contiguous."""
     (rows, columns), (down, right), size = array.shape, array.strides, array.itemsize
     lines = ((columns, right, down), (rows, down, right))
     return any(n <= 1 or (step == size and far >= n * size) for n, step, far in lines)

@@ -10,25 +10,24 @@ from fastopt._types import FloatArray, IntArray
 
 
 class NLLLoss:
-    r"""Negative log-likelihood of class indices under given log-probabilities.
+    r"""Negative log-likelihood of class indices, from log-probabilities.
 
     With log-probabilities :math:`\ell`, class weights :math:`w` and class indices :math:`y`, the
     loss of a row is :math:`-w_y \ell_y`. "mean" divides the sum by the sum of :math:`w_y` over the
-    targets that are not ignored. Sums are kept in float64, in a fixed order. The gradient is
-    :math:`-w_y` (by the same sum, with "mean") at the target, and 0 elsewhere.
+    targets that are not ignored. Sums are in float64, in a fixed order. The gradient at the target
+    is :math:`-w_y` (with "mean" divided by the same sum), and 0 elsewhere.
 
-    `CrossEntropyLoss` of the logits is this of their log-softmax, but exact where the model is
-    sure, and one pass.
+    `CrossEntropyLoss` of logits equals this loss of their log-softmax, in one pass, and is accurate
+    even if the model is sure.
 
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64; rounded to the digits of the
-        log-probabilities' dtype.
+        A weight for each class, float32 or float64, rounded to the dtype of the log-probabilities.
     ignore_index : int
-        Rows with this target give loss 0 and gradient 0, whatever they hold.
+        Rows with this target have loss 0 and gradient 0, even if they hold NaN.
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array in the shape of the class indices.
+        The loss is a float, or an array in the shape of the class indices.
 
     Examples
     --------
@@ -56,7 +55,7 @@ class NLLLoss:
         Parameters
         ----------
         log_probs : array of shape (N, C), (C,) or (N, C, d1, ...)
-            float32 or float64, C >= 1; of any strides.
+            float32 or float64, C >= 1, of any strides.
         targets : array of shape (N,), () or (N, d1, ...)
             Class indices of any integer dtype, each in [0, C) or `ignore_index`.
 
@@ -76,21 +75,21 @@ class NLLLoss:
     def value_and_grad(
         self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss, as `__call__` does, and its gradient for the log-probabilities.
+        """Return the loss of `__call__` and its gradient for the log-probabilities.
 
         Parameters
         ----------
         out : array of the log-probabilities' shape, optional
-            Where the gradient goes: of their dtype; of any strides, but the axes behind the class
-            axis must lie in C order among themselves. May be `log_probs` itself, which the gradient
-            then replaces; otherwise it may share memory with no argument. A fresh array is faster:
-            it starts as zeros.
+            The array for the gradient, of the same dtype. It may have any strides, but the axes
+            after the class axis must be in C order. It may be `log_probs`, which the gradient then
+            replaces. Otherwise it must not share memory with an argument. A new array is faster,
+            because it is zero already.
 
         Returns
         -------
         loss : float or array
         grad : array of the log-probabilities' shape
-            `out` if it was given. With reduction "none", the gradient of the sum.
+            `out` if there is one. With reduction "none", the gradient of the sum.
         """
         result: tuple[float | FloatArray, FloatArray]
         result = self._run(log_probs, targets, want_grad=True, out=out)

@@ -20,7 +20,7 @@ from fastopt._types import FloatArray
 
 
 class PointwiseLoss:
-    """What these losses share: the reductions, and how they are called."""
+    """Base class of these losses: the reductions and the calls."""
 
     _kernel: ClassVar[str]
     # The reduction first, then the numbers that the kernel takes.
@@ -36,12 +36,12 @@ class PointwiseLoss:
         Parameters
         ----------
         input, target : arrays of one shape
-            float32 or float64, both the same; any strides. They are not broadcast.
+            float32 or float64, both of the same dtype; any strides. They are not broadcast.
 
         Returns
         -------
         float, or with reduction "none" an array of the shape and dtype of `input`
-            Added up in float64. With "mean", nan if there are no elements.
+            The sum is in float64. With "mean", nan if there are no elements.
         """
         loss: float | FloatArray = self._run(input, target, want_grad=False, out=None)
         return loss
@@ -53,19 +53,19 @@ class PointwiseLoss:
         *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return the loss, as `__call__` does, and its gradient with respect to `input`.
+        """Return the loss of `__call__` and its gradient with respect to `input`.
 
         Parameters
         ----------
         out : array of the shape and dtype of `input`, optional
-            Where the gradient goes: C-contiguous. May be `input` itself, which the gradient then
-            replaces; otherwise it may share memory with no argument.
+            The array for the gradient, C-contiguous. It may be `input`, which the gradient then
+            replaces. Otherwise it must not share memory with an argument.
 
         Returns
         -------
         loss : float or array
         grad : array of the shape of `input`
-            `out` if it was given. With reduction "none", the gradient of the sum.
+            `out` if there is one. With reduction "none", the gradient of the sum.
         """
         result: tuple[float | FloatArray, FloatArray]
         result = self._run(input, target, want_grad=True, out=out)
@@ -109,12 +109,12 @@ class PointwiseLoss:
 class MSELoss(PointwiseLoss):
     r"""Squared error, :math:`(x - y)^2`, and its gradient :math:`2 (x - y)`.
 
-    Computed in float64: a float32 gradient is the true one, rounded once.
+    It is computed in float64: a float32 gradient is the true gradient, rounded once.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class L1Loss(PointwiseLoss):
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class L1Loss(PointwiseLoss):
 
 
 class SmoothL1Loss(PointwiseLoss):
-    r"""A square near 0, an absolute value with slope 1 beyond.
+    r"""The square of small errors, the absolute value of large errors.
 
     With :math:`d = x - y`:
 
@@ -164,14 +164,14 @@ class SmoothL1Loss(PointwiseLoss):
             |d| - \beta / 2 & \text{elsewhere}
         \end{cases}
 
-    Computed in float64: a float32 gradient is the true one, rounded once.
+    It is computed in float64: a float32 gradient is the true gradient, rounded once.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
     beta : float
-        Where the square ends; at least 0. With 0 it is `L1Loss`.
+        At least 0. Errors below it are squared. With 0 it is `L1Loss`.
 
     References
     ----------
@@ -197,12 +197,12 @@ class SmoothL1Loss(PointwiseLoss):
 
     @property
     def _kernel(self) -> str:  # type: ignore[override]
-        # The inverse of a denormal may be infinite; it counts as 0.
+        # A denormal number counts as 0, because its inverse may be infinite.
         return "l1" if self.beta < 2.0**-1022 else "smooth_l1"
 
 
 class HuberLoss(PointwiseLoss):
-    r"""A square near 0, an absolute value with slope `delta` beyond.
+    r"""The square of small errors, `delta` times the absolute value of large errors.
 
     With :math:`d = x - y`:
 
@@ -213,14 +213,14 @@ class HuberLoss(PointwiseLoss):
             \delta\, (|d| - \delta / 2) & \text{elsewhere}
         \end{cases}
 
-    Computed in float64: a float32 gradient is the true one, rounded once.
+    It is computed in float64: a float32 gradient is the true gradient, rounded once.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
     delta : float
-        Where the square ends; greater than 0.
+        Greater than 0. Errors up to it are squared.
 
     References
     ----------
@@ -253,18 +253,18 @@ class BCELoss(PointwiseLoss):
         \ell &= -w\, (y \log x + (1 - y) \log(1 - x)) \\
         \frac{d\ell}{dx} &= w\, \frac{x - y}{\max(x (1 - x), 10^{-12})}
 
-    Each logarithm is at least -100, and the gradient is bounded as in torch. Computed in float64.
-    `BCEWithLogitsLoss` takes what the probabilities are computed from, and keeps more digits. An
+    Each logarithm is at least -100, and the gradient is bounded as in torch. It is computed in
+    float64. `BCEWithLogitsLoss` takes logits instead of probabilities, and keeps more digits. An
     `input` outside [0, 1] raises ValueError.
 
     Parameters
     ----------
     weight : array, optional
-        A weight for each element, float32 or float64, broadcast to the input's shape; rounded to
-        the input's dtype, unless it is too small for that. "mean" divides by the number of elements
-        all the same.
+        A weight for each element, float32 or float64, broadcast to the shape of the input. It is
+        rounded to the dtype of the input, unless it is too small for it. "mean" still divides by
+        the number of elements.
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
 
     Examples
     --------
@@ -291,20 +291,20 @@ class BCEWithLogitsLoss(PointwiseLoss):
         \ell &= w\, (v\, y\, s(-x) + (1 - y)\, s(x)), \quad s(x) = \log(1 + e^x) \\
         \frac{d\ell}{dx} &= w\, ((1 - y)\, \sigma(x) - v\, y\, \sigma(-x))
 
-    Nothing is subtracted from 1: where the model is sure and right, loss and gradient are as
-    accurate as anywhere. With targets 0 and 1, float32 gradients are within 4 units in the last
-    place of the true ones, 6 with both weights; elsewhere :math:`\sigma(x) - y` may cancel.
+    Nothing is subtracted from 1, so loss and gradient are accurate even if the model is sure and
+    right. With targets 0 and 1, float32 gradients are within 4 units in the last place of the true
+    gradients (6 with both weights). With other targets, :math:`\sigma(x) - y` may cancel.
 
     Parameters
     ----------
     weight : array, optional
-        A weight for each element, float32 or float64, broadcast to the input's shape; rounded to
-        the input's dtype, unless it is too small for that. "mean" divides by the number of elements
-        all the same.
+        A weight for each element, float32 or float64, broadcast to the shape of the input. It is
+        rounded to the dtype of the input, unless it is too small for it. "mean" still divides by
+        the number of elements.
     reduction : {"mean", "sum", "none"}
-        What the loss returns: a float, or an array of the input's shape.
+        The loss is the mean or the sum as a float, or an array in the shape of the input.
     pos_weight : array, optional
-        A weight for the positives, as `weight`.
+        A weight for the positive targets, like `weight`.
 
     Examples
     --------
@@ -333,16 +333,17 @@ class KLDivLoss(PointwiseLoss):
 
     .. math:: \ell = y\, (\log y - x), \qquad \frac{d\ell}{dx} = -y
 
-    It is 0 where :math:`y` is 0, whatever :math:`x` but NaN: where :math:`x = -\infty` too, which
-    torch makes NaN. Computed in float64.
+    It is 0 where :math:`y` is 0, unless :math:`x` is NaN. For :math:`x = -\infty` torch returns NaN
+    there. It is computed in float64.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none", "batchmean"}
-        What the loss returns: a float, or an array of the input's shape. "batchmean" divides the
-        sum by the first axis's size: the divergence as it is defined, where "mean" is not.
+        The loss is a float, or an array in the shape of the input. "batchmean" divides the sum by
+        the size of the first axis, as in the definition of the divergence. "mean" divides by the
+        number of elements.
     log_target : bool
-        The target holds the logarithms of the probabilities.
+        Whether the target holds the logarithms of the probabilities.
 
     References
     ----------
@@ -375,7 +376,7 @@ class KLDivLoss(PointwiseLoss):
 
 
 def _checked(weight: FloatArray | None, name: str) -> FloatArray | None:
-    """Return `weight` if it can be one; its shape is checked when that of the input is known."""
+    """Return a checked `weight`; its shape is checked later, with that of the input."""
     if weight is not None:
         _core.check_array(weight, name)
     return weight

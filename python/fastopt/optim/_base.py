@@ -1,4 +1,4 @@
-"""What the fused and the reference optimizers share: groups, names, gradients, state dicts."""
+"""The common part of the fused and the reference optimizers: groups, names, state dicts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class StepInfo(NamedTuple):
     Attributes
     ----------
     grad_norm : float or None
-        Norm of all gradients, after `grad_scale` and before clipping; None if no option of the
-        step needs it.
+        Norm of all gradients, after `grad_scale` and before clipping; None without `max_norm` and
+        `skip_nonfinite`.
     skipped : bool
-        Whether nothing was done because of a NaN or infinity in the gradients.
+        Whether the step did nothing because a gradient holds NaN or infinity.
     """
 
     grad_norm: float | None
@@ -36,9 +36,9 @@ class StepInfo(NamedTuple):
 
 
 class StateView(Mapping[str, Mapping[str, Any]]):
-    """``optimizer.state``: parameter name -> its arrays and its integer ``step``.
+    """``optimizer.state``: the arrays and the integer ``step`` of each parameter, by name.
 
-    The mappings are read-only; the arrays in them are the optimizer's own.
+    The mappings are read-only. The arrays are those of the optimizer, not copies.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -60,23 +60,22 @@ class StateView(Mapping[str, Mapping[str, Any]]):
 class Optimizer(ABC):
     """Base class of the optimizers: parameter groups and their names.
 
-    A subclass keeps the states and does the step.
+    A subclass contains the states and does the step.
 
     Parameters
     ----------
     params : mapping, sequence or groups
         Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
-        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options of
-        their own. To change one yourself write into it (``w[...] = x``): a new array bound to the
-        name is not the one being trained.
+        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options. To
+        set a parameter, write into its array (``w[...] = x``).
     defaults : dict
-        The options of a group that does not have its own.
+        The options for groups that do not set them.
     """
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self.defaults = defaults
         self._param_groups: list[Group] = []
-        self._index: dict[str, int] = {}  # of each name, in the order of the parameters
+        self._index: dict[str, int] = {}  # the number of each name, in the order of the parameters
         self._named: Set[str] = set()  # the names that were given, not numbered
         groups, self._by_group = as_groups(params)
         for group in groups:
@@ -99,7 +98,7 @@ class Optimizer(ABC):
     def param_groups(self) -> list[Group]:
         """The groups: dicts of ``"params"``, ``"param_names"`` and the options, read at each step.
 
-        Change the options in them. Other keys are yours; `state_dict` holds them too.
+        You may change the options. You may also add other keys, which `state_dict` saves too.
         """
         return self._param_groups
 
@@ -142,22 +141,22 @@ class Optimizer(ABC):
             self._add_group(names, arrays, group)
         except BaseException:
             self._index, self._named = before
-            if len(self.param_groups) > count:  # an interrupt came just behind it
+            if len(self.param_groups) > count:  # an interrupt came after the change
                 self._remove_group(count)
             raise
 
     def remove_param_group(self, index: int) -> None:
-        """Remove a group: its parameters are not updated any more, and their states are gone.
+        """Remove a group and the states of its parameters.
 
         Parameters
         ----------
         index : int
-            The number of the group in `param_groups`; negative ones count from the end.
+            The number of the group in `param_groups`; a negative number counts from the end.
 
         Raises
         ------
         IndexError
-            If there is no such group.
+            If the group does not exist.
         """
         number, count = int64("index", index), len(self.param_groups)
         if not -count <= number < count:
@@ -172,7 +171,7 @@ class Optimizer(ABC):
             self._remove_group(number)
             self._index, self._named = index_of, named
         except BaseException:
-            if len(self.param_groups) < count:  # an interrupt came just behind it
+            if len(self.param_groups) < count:  # an interrupt came after the change
                 self._index, self._named = index_of, named
             raise
 
@@ -186,33 +185,33 @@ class Optimizer(ABC):
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
     ) -> StepInfo:
-        """Update all parameters in place, by one step.
+        """Update all parameters in place by one step.
 
         Parameters
         ----------
         grads : mapping or sequence
-            The gradients: a mapping by name; or, for parameters given as a sequence, one in the
-            same order. For parameters given in groups, a mapping by name over all groups, or a
-            list with one of these for each group. Each has the shape and dtype of its parameter and
-            any strides, and is only read. None skips the parameter, its state and its step counter.
+            The gradients in the structure of the parameters: a mapping by name, or for a sequence
+            of parameters, a sequence in the same order. For groups, one mapping over all groups, or
+            a list with a mapping or sequence for each group. A gradient has the shape and dtype of
+            its parameter and any strides, and is only read. None skips the parameter, its state and
+            its step counter.
         max_norm : float, optional
-            Clip the gradients, as they are after `grad_scale`, to this norm over all of them:
-            they are multiplied by ``min(1, max_norm / (norm + 1e-6))`` as they are used.
+            Clip the gradients to this norm: after `grad_scale`, the update multiplies them by
+            ``min(1, max_norm / (norm + 1e-6))``. The norm is over all gradients.
         norm_type : float
             2 for the 2-norm, inf for the largest magnitude.
         grad_scale : float
-            Divide the gradients by this (loss scaling), as they are used.
+            The update divides the gradients by this number (loss scaling).
         skip_nonfinite : bool
-            Do nothing, and say so, if a gradient holds NaN or infinity.
+            Do nothing if a gradient holds NaN or infinity; the result says so.
         zero_grads : bool
-            Set the gradients to zero after they have been used; they must be writeable then, and
-            share no memory. A step that is skipped leaves them.
+            Set the gradients to zero after the update, but not if the step is skipped. They must be
+            writeable and must not share memory.
 
         Returns
         -------
         StepInfo
-            ``grad_norm``, the norm before clipping (None without `max_norm` and
-            `skip_nonfinite`), and ``skipped``.
+            ``grad_norm`` and ``skipped``.
         """
         groups = self._param_groups
         if type(grads) is not list or self._named or self._by_group or len(groups) > 1:
@@ -222,7 +221,7 @@ class Optimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters and the options of all groups.
 
-        The arrays are the optimizer's own: copy what is to outlive the next step.
+        The arrays are those of the optimizer, which the next step changes: copy them to keep them.
         """
         groups = []
         for group in self.param_groups:
@@ -234,23 +233,23 @@ class Optimizer(ABC):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
-        """Take over what `state_dict` returned; the arrays are copied.
+        """Load a result of `state_dict`; the arrays are copied.
 
-        Parameters are matched by name within each group, whatever their order.
+        Parameters are matched by name within each group, in any order.
 
         Parameters
         ----------
         state_dict : mapping
             With ``"state"`` and ``"param_groups"``.
         strict : bool
-            False loads what has a partner, and returns the rest. A group then takes the options of
-            the saved group that holds the first of its parameters, as far as it has them itself. An
-            entry that is not a state of this optimizer is refused all the same.
+            False loads the names that both sides have, and returns the others. A group then takes
+            the options that it has from the saved group that contains the first of its parameters.
+            An entry that is not a state of this optimizer is refused in any case.
 
         Returns
         -------
         IncompatibleKeys
-            The names that are missing and those that are not known, both empty if `strict`.
+            The missing and the unknown names; there are none if `strict`.
         """
         strict = flag("strict", strict)
         state, saved = _read_state_dict(state_dict)
@@ -296,7 +295,7 @@ class Optimizer(ABC):
         return result
 
     def _loaded_group(self, number: int, old: Group, new: Mapping[str, Any] | None) -> Group:
-        """Return group `number` with the options of a saved one, or as it is."""
+        """Return group `number`, with the options of a saved group if there is one."""
         if new is None:
             return dict(old)
         own = {"params": old["params"], "param_names": old["param_names"]}
@@ -304,7 +303,7 @@ class Optimizer(ABC):
         for key, default in self.defaults.items():
             value = options.setdefault(key, old[key])
             if isinstance(default, tuple) and isinstance(value, list):
-                options[key] = tuple(value)  # from a file that has no tuples
+                options[key] = tuple(value)  # a file may have lists instead of tuples
         return own | options
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ _WITHOUT_NORM = StepInfo(None, False)
 class FusedOptimizer(Optimizer):
     """Base class of the optimizers in C++: each step is one call."""
 
-    _kernel: ClassVar[str]  # the row of the kernel table
+    _kernel: ClassVar[str]  # the name of the row in the table of updates
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self._core = _core.Updater(self._kernel, StepInfo)

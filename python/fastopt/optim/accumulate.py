@@ -21,25 +21,24 @@ _ONE = np.ones(1)
 class GradAccumulator:
     r"""Weighted sum of the gradients of micro-batches: a large batch in little memory.
 
-    ``add(grads, weight)`` adds ``weight * grads`` to one buffer for each parameter. Where `grads`
-    are of the mean over a micro-batch and `weight` is the number of its samples,
+    ``add(grads, weight)`` adds ``weight * grads`` to one buffer for each parameter. If `grads` are
+    gradients of the mean over a micro-batch and `weight` is the number of its samples,
 
     .. math::
         \frac{\sum_i n_i g_i}{\sum_i n_i}
 
-    is the gradient of the mean over all samples, however uneven the micro-batches are. The division
-    happens within the step: ``opt.step(acc.grads, grad_scale=acc.weight)``. Clipping and
-    everything else then see the mean.
+    is the gradient of the mean over all samples, for micro-batches of any sizes. The step divides:
+    ``opt.step(acc.grads, grad_scale=acc.weight)``. It clips the mean, not the sum.
 
     Parameters
     ----------
     params : mapping, sequence or groups
-        What the optimizer was given, for names, shapes, dtypes and memory orders; they are neither
-        kept nor changed.
+        The parameters in the structure for the optimizer. Only their names, shapes, dtypes and
+        memory orders are used.
 
     Examples
     --------
-    Seven samples in micro-batches of 3, 3 and 1, and at once:
+    Seven samples in micro-batches of 3, 3 and 1, and in one batch:
 
     >>> import numpy as np, fastopt as fo
     >>> rng = np.random.default_rng(0)
@@ -58,8 +57,8 @@ class GradAccumulator:
 
     def __init__(self, params: Params) -> None:
         self._sums: dict[str, FloatArray] = {}
-        # The weights are summed by the same call as the gradients, as one more array: an interrupt
-        # cannot come between.
+        # The weights are one more array, which the same call sums, so that no interrupt comes
+        # between the two.
         self._total = np.zeros(1)
         self._groups: list[Group] = [_make_group({"weight": self._total})]
         self._core = _make_core(self._groups, [])
@@ -69,12 +68,12 @@ class GradAccumulator:
             self.add_param_group(group)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
-        """Add parameters, as to an optimizer.
+        """Add parameters, like `Optimizer.add_param_group`.
 
         Parameters
         ----------
         param_group : mapping
-            With ``"params"``; its other options are passed over.
+            With ``"params"``. Other options are ignored.
         """
         names, arrays, given = new_params(param_group, self._sums)
         sums = dict(zip(names, _core.twins(names, arrays, 0, False), strict=True))
@@ -82,22 +81,22 @@ class GradAccumulator:
         core = _make_core(groups, [self._count(i) for i in range(1 + len(self._sums))])
         named = self._named | given
         sums = self._sums | sums
-        # One statement without a call: no interrupt is seen within it.
+        # One statement without a call, in which no interrupt can come.
         self._core, self._groups, self._sums, self._named = core, groups, sums, named
 
     def add(self, grads: Grads, weight: float = 1.0) -> None:
-        """Add ``weight * grads`` to the sums; the first of a round replaces them.
+        """Add ``weight * grads`` to the sums; the first call of a round replaces them.
 
         Parameters
         ----------
         grads : mapping or sequence
-            In any structure that the optimizer's ``step`` takes. Each has the shape and dtype of
-            its parameter and any strides, and is only read. None adds nothing.
+            In any structure that `Optimizer.step` takes. A gradient has the shape and dtype of its
+            parameter and any strides, and is only read. None adds nothing.
         weight : float
-            At least 0: the number of samples if `grads` are of a mean over them; or that of the
-            targets that are not ignored, or the sum of their class weights, where that is what the
-            mean was divided by. 1 gives equal parts to all calls. A positive number that the
-            arrays' dtype rounds to 0 or infinity is refused.
+            At least 0: the divisor of the mean. It is the number of samples, or the number of
+            targets that are not ignored, or the sum of their class weights. 1 gives all calls the
+            same weight. A positive number that the dtype of an array rounds to 0 or infinity is
+            refused.
         """
         flat = flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):
@@ -113,7 +112,7 @@ class GradAccumulator:
 
     @property
     def grads(self) -> dict[str, FloatArray | None]:
-        """The sums by name: the arrays that `add` writes; None where this round had no gradient."""
+        """The sums by name, which `add` writes; None for a parameter without a gradient."""
         return {
             name: array if self._count(number) else None
             for number, (name, array) in enumerate(self._sums.items(), 1)
@@ -121,7 +120,7 @@ class GradAccumulator:
 
     @property
     def weight(self) -> float:
-        """The sum of the weights of this round, in float64; 0 before the first `add`."""
+        """The sum of the weights of this round; 0 before the first `add`."""
         return float(self._total[0]) if self._count(0) else 0.0
 
     def reset(self) -> None:
@@ -143,7 +142,7 @@ def _make_group(sums: Mapping[str, FloatArray]) -> Group:
 
 
 def _make_core(groups: list[Group], counts: Sequence[int]) -> _core.Updater:
-    """Return what adds to the sums of these groups, the first of which have had so many calls."""
+    """Return a new updater for the sums of these groups, with the numbers of calls so far."""
     core = _core.Updater("accumulate")
     for group in groups:
         core.add_group(list(group["param_names"]), list(group["params"]), group, [])

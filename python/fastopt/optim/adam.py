@@ -11,7 +11,7 @@ from fastopt.optim._fused import FusedOptimizer
 
 
 class Adam(FusedOptimizer):
-    r"""Adam, with AMSGrad if wanted.
+    r"""Adam, optionally with AMSGrad.
 
     With the gradient :math:`g_t` and :math:`\lambda` = `weight_decay`:
 
@@ -23,7 +23,7 @@ class Adam(FusedOptimizer):
         p_t &= p_{t-1} - \frac{\mathrm{lr}}{1 - \beta_1^t} \cdot
             \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
-    AMSGrad puts the running maximum of the uncorrected :math:`v_t` in its place. With
+    AMSGrad uses the running maximum of the uncorrected :math:`v_t` in place of :math:`v_t`. With
     `decoupled_weight_decay` this is `AdamW`.
 
     Parameters
@@ -35,15 +35,15 @@ class Adam(FusedOptimizer):
     betas : pair of float
         Decay of the averages of the gradient and of its square, each in [0, 1).
     eps : float
-        :math:`\epsilon` >= 0, outside the root.
+        :math:`\epsilon` >= 0, added after the root.
     weight_decay : float
         L2 penalty :math:`\lambda` >= 0.
     amsgrad : bool
-        The variant of Reddi et al.
+        Use AMSGrad (Reddi et al.).
     maximize : bool
-        Ascend instead: the gradients are negated first.
+        Maximize instead of minimize: the gradients are negated first.
     decoupled_weight_decay : bool
-        Shrink the parameters by ``1 - lr * weight_decay`` instead of adding to the gradient.
+        Multiply the parameters by ``1 - lr * weight_decay`` instead of adding to the gradient.
 
     References
     ----------
@@ -91,8 +91,8 @@ class Adam(FusedOptimizer):
 class AdamW(Adam):
     r"""Adam with decoupled weight decay.
 
-    As `Adam`, but weight decay shrinks the parameters before the update instead of entering the
-    gradient:
+    Like `Adam`, but weight decay multiplies the parameters before the update, and does not change
+    the gradient:
 
     .. math::
 

@@ -1,7 +1,7 @@
 """Norms and clipping of gradients, outside a step.
 
-A step with ``max_norm=`` clips in the same pass and leaves the gradients alone; these functions are
-for everything else.
+A step with ``max_norm=`` clips in the same pass and does not change the gradients. These functions
+change the gradients, or only measure them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def _named(grads: Gradients) -> list[tuple[str, FloatArray | None]]:
 def grad_norm(grads: Gradients, norm_type: float = 2.0) -> float:
     """Return the norm over all elements of all arrays.
 
-    The 2-norm is summed in float64 over a fixed grid: the same bits for any number of threads. It
-    is infinite only where the true norm is, or an element.
+    The 2-norm is summed in float64 over a fixed grid, so that its bits do not depend on the number
+    of threads. It is infinite only if the true norm or an element is infinite.
 
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, any shapes and strides; None is left out.
+        float32 or float64, of any shapes and strides; None is skipped.
     norm_type : float
         2, or inf for the largest magnitude.
 
@@ -64,12 +64,13 @@ def clip_grad_norm_(
 ) -> float:
     """Scale the gradients in place so that the norm over all of them is at most `max_norm`.
 
-    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch does.
+    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as in torch.
 
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, any shapes and strides, writeable, sharing no memory; None is left out.
+        float32 or float64, writeable, of any shapes and strides, without shared memory; None is
+        skipped.
     max_norm : float
         At least 0.
     norm_type : float
@@ -105,12 +106,13 @@ def clip_grad_norm_(
 
 
 def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
-    """Clamp every element of the gradients into [-clip_value, clip_value], in place; NaN stays.
+    """Clamp every element of the gradients to [-clip_value, clip_value], in place; NaN stays.
 
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, any shapes and strides, writeable, sharing no memory; None is left out.
+        float32 or float64, writeable, of any shapes and strides, without shared memory; None is
+        skipped.
     clip_value : float
         At least 0.
     """

@@ -1,4 +1,4 @@
-"""Exponential moving averages of the parameters, to evaluate with."""
+"""Exponential moving averages of the parameters, for evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["WeightEMA"]
 
 
 class WeightEMA:
-    r"""Exponential moving average of parameters: often better to evaluate than the last ones.
+    r"""Exponential moving average of parameters, which often evaluates better than the parameters.
 
     Call `update` after each step of the optimizer. Update number :math:`t` (1, 2, ...) of a
     parameter :math:`p` is
@@ -29,31 +29,26 @@ class WeightEMA:
         d_t &= d \ \text{ or, with warmup, }\ \min\left(d, \frac{t}{9 + t}\right)
 
     in one pass over all parameters, with the same bits for any instruction set and number of
-    threads. In float32 the rounding of the updates may hold an average back from the parameter by
-    ``6e-8 / (1 - decay)`` of itself.
+    threads. In float32, rounding may keep an average at a relative distance of
+    ``6e-8 / (1 - decay)`` from the parameter.
 
     Parameters
     ----------
     params : mapping, sequence or groups
-        What the optimizer was given: float32 or float64, dense in memory. The averages get the
-        same names; options in groups are passed over.
+        The parameters in the structure for the optimizer: float32 or float64, dense in memory. The
+        averages have the same names. Options in groups are ignored.
     decay : float
-        :math:`d` in [0, 1]. The average reaches back over about ``1 / (1 - decay)`` updates. The
-        attribute `decay` may be changed; it is read at each update.
+        :math:`d` in [0, 1]. The average is over about ``1 / (1 - decay)`` updates.
     warmup : bool
-        Forget faster at first, so that a short training is not judged by where it began.
-
-    Attributes
-    ----------
-    decay, warmup
-        As above.
+        Use a smaller decay at first, so that the initial parameters do not dominate a short
+        training.
 
     References
     ----------
     Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992. The same
-    as ``torch.optim.swa_utils.AveragedModel`` with ``get_ema_multi_avg_fn(decay)``; the warm-up is
-    that of ``tf.train.ExponentialMovingAverage``, whose ``num_updates`` is here the number of
-    updates before.
+    as ``torch.optim.swa_utils.AveragedModel`` with ``get_ema_multi_avg_fn(decay)``. The warm-up is
+    that of ``tf.train.ExponentialMovingAverage``; its ``num_updates`` is the number of earlier
+    updates.
 
     Examples
     --------
@@ -66,7 +61,7 @@ class WeightEMA:
     >>> print(params["w"], ema.averages["w"])
     [ 12. -12.] [ 6.75 -6.75]
     >>> with ema.applied():
-    ...     print(params["w"])  # here the model is evaluated
+    ...     print(params["w"])  # evaluate the model here
     [ 6.75 -6.75]
     >>> print(params["w"])
     [ 12. -12.]
@@ -87,12 +82,12 @@ class WeightEMA:
         )
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
-        """Add parameters, as to an optimizer; their first update is the next one.
+        """Add parameters, like `Optimizer.add_param_group`; the next update is their first.
 
         Parameters
         ----------
         param_group : mapping
-            With ``"params"``; its other options are passed over.
+            With ``"params"``. Other options are ignored.
 
         Raises
         ------
@@ -110,12 +105,12 @@ class WeightEMA:
         core = _core.Updater("weight_ema")
         core.add_group(list(averages), list(averages.values()), group, [])
         core.load([{"step": step} for step in steps], [group], [group])
-        # One statement without a call: no interrupt is seen within it.
+        # One statement without a call, in which no interrupt can come.
         self._core, self._group, self._params, self._averages = core, group, params, averages
 
     @property
     def decay(self) -> float:
-        """The share of itself that an average keeps at an update; it may be changed."""
+        """The decay of the next updates; it may be changed."""
         decay: float = self._group["decay"]
         return decay
 
@@ -125,7 +120,7 @@ class WeightEMA:
 
     @property
     def warmup(self) -> bool:
-        """Whether the first averages forget faster; it may be changed."""
+        """Whether the first updates have a smaller decay; it may be changed."""
         warmup: bool = self._group["warmup"]
         return warmup
 
@@ -135,24 +130,24 @@ class WeightEMA:
 
     @property
     def params(self) -> Mapping[str, FloatArray]:
-        """The parameters by name: the arrays that it was given."""
+        """The parameters by name: the arrays that the constructor got."""
         return MappingProxyType(self._params)
 
     @property
     def averages(self) -> Mapping[str, FloatArray]:
         """The average of each parameter by name: the arrays that `update` writes, not copies.
 
-        Before the first update they hold the parameters as they were at the beginning.
+        Before the first update they are copies of the initial parameters.
         """
         return MappingProxyType(self._averages)
 
     @property
     def num_updates(self) -> int:
-        """How many updates there have been."""
+        """The number of updates."""
         return self._step(0)
 
     def update(self) -> None:
-        """Take the parameters as they are now into the averages.
+        """Update the averages with the present parameters.
 
         Raises
         ------
@@ -163,31 +158,30 @@ class WeightEMA:
         self._core.step([self._group], tuple(self._params.values()))
 
     def applied(self) -> AbstractContextManager[None]:
-        """Put the averages into the parameters for the length of a ``with`` block.
+        """Put the averages into the parameters during a ``with`` block.
 
-        Afterwards the parameters are what they were before it, to the bit, whether the block ends
-        or raises, and wherever an interrupt comes. They are kept in a copy meanwhile. What the
-        block writes into them is lost: do not call an optimizer's ``step`` or `fastopt.load` there.
-        `fastopt.save` with ``params=`` there saves the averages, as a file for evaluation;
-        ``ema=`` is refused.
+        After the block, the parameters have their old values again, to the bit. This is also true
+        if the block raises an exception, or if an interrupt comes at any place. Changes of the
+        parameters within the block are lost: do not call ``step`` or `fastopt.load` there.
+        `fastopt.save` with ``params=`` saves the averages there; ``ema=`` is refused.
 
         Raises
         ------
         RuntimeError
-            Within another such block.
+            Within another block.
         """
         names, params, averages = self._params, self._params.values(), self._averages.values()
         return _core.Applied(list(names), list(params), list(averages), self._applied)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the options, and of each parameter the average and the number of its updates.
+        """Return the options, and the average and the number of updates of each parameter.
 
-        The arrays are those that `update` writes: copy what is to outlive the next one.
+        The arrays are those that `update` writes: copy them to keep them.
 
         Raises
         ------
         RuntimeError
-            Within `applied`, so that no checkpoint holds the averages as its parameters too.
+            Within `applied`, where the parameters hold the averages.
         """
         self._refuse_within_applied("state_dict()")
         state = {
@@ -199,7 +193,7 @@ class WeightEMA:
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
-        """Take over what `state_dict` returned; the arrays are copied.
+        """Load a result of `state_dict`; the arrays are copied.
 
         Parameters
         ----------
@@ -211,7 +205,7 @@ class WeightEMA:
         Returns
         -------
         IncompatibleKeys
-            The names that are missing and those that are not known, both empty if `strict`.
+            The missing and the unknown names; there are none if `strict`.
 
         Raises
         ------

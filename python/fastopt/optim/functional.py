@@ -1,9 +1,8 @@
 """The updates as functions, on state that the caller owns.
 
-One call is one step of one array, with the same checks and the same bits as a step of the class.
-All arrays have the shape and dtype of `param`, float32 or float64; the states start as zeros.
-`step` is the number of this update, counted from 1. Nothing is written if a TypeError or ValueError
-is raised.
+One call is one step of one array, with the checks and the bits of a step of the class. All arrays
+have the shape and dtype of `param`, float32 or float64. The states begin as zeros. `step` is the
+number of this update, counted from 1. After a TypeError or ValueError nothing is written.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def sgd_(
 ) -> None:
     """Update `param` and `momentum_buffer` in place, as `fastopt.SGD` does.
 
-    `momentum_buffer` and `step` are needed with momentum only; at step 1 the buffer is set to the
-    gradient, or with `momentum_init` "zero" updated like at any other.
+    `momentum_buffer` and `step` are needed with momentum only. Step 1 sets the buffer to the
+    gradient; with `momentum_init` "zero" it updates the buffer as usual.
     """
     if momentum != 0 and step is None:
         raise TypeError("sgd_ with momentum needs step, the number of this update (1, 2, ...)")

@@ -1,4 +1,4 @@
-"""Parameter groups that keep biases and norms out of weight decay."""
+"""Parameter groups that exclude biases and norms from weight decay."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ def decay_groups(
 ) -> list[Group]:
     """Split parameters into a group with weight decay and one without.
 
-    Matrices and whatever else has two dimensions or more decay; biases, the scales of norms and
-    other vectors and scalars do not.
+    Arrays with two or more dimensions decay. Vectors and scalars, such as biases and the scales of
+    norms, do not.
 
     Parameters
     ----------
     params : mapping or sequence
         Arrays by name, or a sequence of arrays, which get the names "0", "1", ...
     weight_decay : float
-        Of the first group.
+        The weight decay of the first group.
     exclude : str or iterable of str
-        Names of parameters that do not decay either, embeddings for example; shell-style patterns
-        (``*``, ``?``, ``[...]``), upper and lower case distinct. Each must match a name.
+        Names of other parameters that do not decay, such as embeddings, or shell-style patterns
+        (``*``, ``?``, ``[...]``). Case matters. Each must match a name.
 
     Returns
     -------
     list of dict
-        For the first argument of an optimizer: each with ``"params"``, a mapping name -> array, and
-        ``"weight_decay"``. A group without parameters is left out. The optimizer takes the
-        gradients as one mapping by name.
+        Groups for an optimizer: each has ``"params"``, a mapping name -> array, and
+        ``"weight_decay"``. A group without parameters is left out. The step of the optimizer takes
+        the gradients as one mapping by name.
 
     References
     ----------

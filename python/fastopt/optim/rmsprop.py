@@ -9,7 +9,7 @@ from fastopt.optim._fused import FusedOptimizer
 
 
 class RMSprop(FusedOptimizer):
-    r"""RMSprop, plain or centered, with momentum if wanted.
+    r"""RMSprop, optionally centered and with momentum.
 
     With the gradient :math:`g_t`, :math:`\alpha` = `alpha`, :math:`\mu` = `momentum` and
     :math:`\lambda` = `weight_decay`:
@@ -32,7 +32,7 @@ class RMSprop(FusedOptimizer):
     alpha : float
         Decay of the averages, in [0, 1].
     eps : float
-        :math:`\epsilon` >= 0, outside the root.
+        :math:`\epsilon` >= 0, added after the root.
     weight_decay : float
         L2 penalty :math:`\lambda` >= 0.
     momentum : float
@@ -40,7 +40,7 @@ class RMSprop(FusedOptimizer):
     centered : bool
         Divide by an estimate of the standard deviation instead of the root mean square.
     maximize : bool
-        Ascend instead: the gradients are negated first.
+        Maximize instead of minimize: the gradients are negated first.
 
     References
     ----------

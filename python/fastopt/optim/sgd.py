@@ -9,7 +9,7 @@ from fastopt.optim._fused import FusedOptimizer
 
 
 class SGD(FusedOptimizer):
-    r"""Stochastic gradient descent, with momentum if wanted.
+    r"""Stochastic gradient descent, optionally with momentum.
 
     With the gradient :math:`g_t`, :math:`\mu` = `momentum`, :math:`\tau` = `dampening` and
     :math:`\lambda` = `weight_decay`:
@@ -21,7 +21,7 @@ class SGD(FusedOptimizer):
         p_t &= p_{t-1} - \mathrm{lr}\,(g_t + \mu b_t)
             \ \text{ with nesterov,}\quad p_{t-1} - \mathrm{lr}\, b_t \ \text{ without}
 
-    "First" is counted for each parameter: one that gets its first gradient late starts then.
+    Steps are counted for each parameter: its step 1 is the step with its first gradient.
 
     Parameters
     ----------
@@ -30,19 +30,19 @@ class SGD(FusedOptimizer):
     lr : float
         Learning rate, >= 0.
     momentum : float
-        :math:`\mu` >= 0; 0 keeps no state.
+        :math:`\mu` >= 0; with 0 there is no state.
     dampening : float
-        :math:`\tau`; not applied to the first gradient.
+        :math:`\tau`. It does not change the first gradient.
     weight_decay : float
         L2 penalty :math:`\lambda` >= 0.
     nesterov : bool
         Nesterov momentum; needs `momentum` > 0 and `dampening` = 0.
     maximize : bool
-        Ascend instead: the gradients are negated first.
+        Maximize instead of minimize: the gradients are negated first.
     momentum_init : {"grad", "zero"}
-        "grad" starts the buffer with the first gradient, as torch does. "zero" starts it at zero
-        and applies `dampening` from the first step on: with ``dampening=momentum`` that is the
-        moving average :math:`b_t = \mu b_{t-1} + (1 - \mu) g_t` of textbooks.
+        "grad": the buffer begins with the first gradient, as in torch. "zero": it begins with zero,
+        and `dampening` changes the first gradient too. With ``dampening=momentum`` this is the
+        moving average of textbooks, :math:`b_t = \mu b_{t-1} + (1 - \mu) g_t`.
 
     References
     ----------

@@ -1,8 +1,8 @@
 """The base class of the schedules: the step count, the rates of the groups, state dicts.
 
-Whatever changes a schedule works on a draft: copies of the schedules and of the groups. What has
-changed in the draft is then written in one call (`_write`), so that an exception at any place
-leaves the old state or the new one.
+Every change of a schedule works on a draft: copies of the schedules and of the groups. The changes
+of the draft are then written in one call (`_write`). An exception at any place therefore leaves the
+old state or the new state.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Schedule = TypeVar("Schedule", bound="LRScheduler")
 
 
 class HasGroups(Protocol):
-    """What a schedule needs of an optimizer: groups with an ``"lr"``."""
+    """An optimizer for a schedule: it has groups with an ``"lr"``."""
 
     @property
     def param_groups(self) -> list[Group]: ...
 
 
 class _Draft:
-    """An optimizer with copies of the groups of another; the rest is that of the other."""
+    """An optimizer with copies of its groups; everything else is not copied."""
 
     def __init__(self, optimizer: HasGroups) -> None:
         self._optimizer = optimizer
@@ -52,39 +52,39 @@ class _Draft:
 
 
 class LRScheduler(ABC):
-    r"""Base class of the schedules, and of your own.
+    r"""Base class of all schedules, and of your own.
 
     A schedule sets ``group["lr"]`` in every group of an optimizer: for step 0 when it is made, for
-    the next step at every `step`. The rate that a group had before is its *initial rate*
-    :math:`\eta_0`, kept in ``group["initial_lr"]`` for schedules that are made later.
+    the next step in every call of `step`. The rate of a group before that is its *initial rate*
+    :math:`\eta_0`. It is kept in ``group["initial_lr"]`` for later schedules.
 
-    Call `step` after ``optimizer.step``, once per batch or once per epoch as the schedule's numbers
-    are meant; a call before the first ``optimizer.step`` skips the rate of step 0.
+    Call `step` after ``optimizer.step``, either once for each batch or once for each epoch. The
+    numbers of steps in the options count these calls. A call before the first ``optimizer.step``
+    skips the rate of step 0.
 
-    A group that is added later joins at the next `step`, with the rate that it has then as its
-    initial rate; options that were given as one number hold for it too. A group that is removed
-    from the optimizer leaves the schedule too; options that were given as a list are yours to
-    shorten.
+    If you add a group to the optimizer, it joins the schedule at the next `step`. Its rate is then
+    its initial rate, and options that are one number apply to it. If you remove a group from the
+    optimizer, it also leaves the schedule; shorten options that are a list yourself.
 
-    **A schedule of your own** is a subclass with `get_lr`. Attributes whose names do not begin with
-    an underscore are saved by `state_dict`, so that it can be resumed.
+    **Your own schedule** is a subclass with `get_lr`. `state_dict` saves the attributes whose names
+    do not begin with an underscore.
 
-    All schedules take `optimizer` and `last_epoch`, but `ReduceLROnPlateau` and `ChainedScheduler`
-    have no `last_epoch`. After an exception a schedule and its groups are as they were.
+    All schedules have these parameters; only `ReduceLROnPlateau` and `ChainedScheduler` have no
+    `last_epoch`. An exception leaves a schedule and its groups unchanged.
 
     Parameters
     ----------
     optimizer
         A fused or reference optimizer, or any object with ``param_groups``.
     last_epoch : int
-        -1 starts. k >= 0 continues a schedule of which step k was the last, from groups that hold
-        their ``"initial_lr"`` and the rates of that step, as torch does; `load_state_dict` is the
-        surer way, and the only one that is exact for every schedule.
+        -1 begins. k >= 0 continues after step k, as in torch: the groups must hold the rates of
+        that step and their ``"initial_lr"``. Prefer `load_state_dict`, which is exact for every
+        schedule.
 
     Attributes
     ----------
     last_epoch : int
-        The number of the step whose rates the groups hold now.
+        The number of the present step.
     base_lrs : list of float
         The initial rate of each group.
 
@@ -111,11 +111,11 @@ class LRScheduler(ABC):
     last_epoch: int
     base_lrs: list[float]
     _last_lr: list[float]
-    _groups: Sequence[object] = ()  # what stands for each group that the rates belong to
+    _groups: Sequence[object] = ()  # the keys of the groups of the rates; see `keys_of`
 
-    _options: ClassVar[Mapping[str, Check]] = {}  # how to check the attributes that are saved
+    _options: ClassVar[Mapping[str, Check]] = {}  # the checks of the saved attributes
     _unsaved: ClassVar[tuple[str, ...]] = ("optimizer",)
-    # torch's rule for last_epoch >= 0: the class takes the rates as they are instead of a step.
+    # As in torch: with last_epoch >= 0, the class keeps the present rates instead of a step.
     _continues_as_is: ClassVar[bool] = False
 
     def __init__(self, optimizer: HasGroups, last_epoch: int = -1) -> None:
@@ -136,14 +136,14 @@ class LRScheduler(ABC):
 
     @abstractmethod
     def get_lr(self) -> list[float]:
-        """Return the rate of each group for step `last_epoch`; what a subclass defines.
+        """Return the rate of each group for step `last_epoch`; a subclass defines it.
 
-        It may read `base_lrs` and the present rates in ``optimizer.param_groups``, and writes
-        nothing. To ask for the rates in use call `get_last_lr`.
+        It may read `base_lrs` and the present rates in ``optimizer.param_groups``. It must not
+        write anything. `get_last_lr` returns the rates in use.
         """
 
     def get_last_lr(self) -> list[float]:
-        """Return the rate of each group that this schedule has set last."""
+        """Return the rates that this schedule has set last, one for each group."""
         self._forget_groups()
         return list(self._last_lr)
 
@@ -153,15 +153,15 @@ class LRScheduler(ABC):
         Raises
         ------
         ValueError
-            If a rate would be negative, infinite or NaN, or the schedule has no further step.
+            If a rate would be negative, infinite or NaN, or if the schedule has no next step.
         """
         self._change(lambda draft: draft._advance())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the options and counters: numbers, strings, lists and None, fit for JSON.
+        """Return the options and counters as numbers, strings, lists and None, for JSON.
 
-        ``"lr"`` is what the groups hold now, so that a state can be loaded before or after that
-        of the optimizer, whatever the making of the schedule did to the rates.
+        ``"lr"`` contains the present rates of the groups, so that the state may be loaded before or
+        after the state of the optimizer.
         """
         self._forget_groups()
         return {
@@ -175,7 +175,7 @@ class LRScheduler(ABC):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, the rates of the groups included."""
+        """Load a result of `state_dict`, including the rates of the groups."""
         values = self._read(state_dict)
         self._change(lambda draft: draft._take(values))
 
@@ -188,13 +188,13 @@ class LRScheduler(ABC):
         return f"{type(self).__name__}({self._repr_first()}{options})"
 
     def _repr_first(self) -> str:
-        """Return what stands before the options in the repr."""
+        """Return the beginning of the repr, before the options."""
         return ""
 
-    # What follows changes the schedule and the groups: call it on a draft.
+    # The next methods change the schedule and the groups: call them on a draft.
 
     def _start(self) -> None:
-        """Note the initial rates and set those of the first step."""
+        """Record the initial rates and set the rates of the first step."""
         self._join_groups()
         self._begin()
 
@@ -208,12 +208,12 @@ class LRScheduler(ABC):
         self._apply(self.get_lr())
 
     def _begin(self) -> None:
-        """Set the rates of the first step that this object sees."""
+        """Set the rates of the first step of this object."""
         as_is = self._continues_as_is and self.last_epoch > 0
         self._apply(self._lrs() if as_is else self.get_lr())
 
     def _restart(self) -> None:
-        """Start anew from the initial rates: the turn of this schedule in a `SequentialLR`."""
+        """Begin again with the initial rates, as the next schedule in a `SequentialLR`."""
         self._rewind()
         self._join_groups()
         self._set_lrs(self.base_lrs)
@@ -231,7 +231,7 @@ class LRScheduler(ABC):
             group["lr"] = lr
 
     def _join_groups(self) -> None:
-        """Note the initial rates of groups that are new."""
+        """Record the initial rates of new groups."""
         new = self.optimizer.param_groups[len(self.base_lrs) :]
         self.base_lrs = [*self.base_lrs, *map(initial_lr, new)]
 
@@ -316,7 +316,7 @@ class LRScheduler(ABC):
         vars(self).update(values)
 
     def _change(self: Schedule, work: Callable[[Schedule], None]) -> None:
-        """Do some work on a draft of this schedule, then write what has changed."""
+        """Do `work` on a draft of this schedule, then write the changes."""
         optimizer = _Draft(self.optimizer)
         copies: list[tuple[LRScheduler, LRScheduler]] = []
         draft = self._copy(optimizer, copies)
@@ -337,7 +337,7 @@ class LRScheduler(ABC):
     def _copy(
         self: Schedule, optimizer: HasGroups, copies: list[tuple[LRScheduler, LRScheduler]]
     ) -> Schedule:
-        """Return a copy that works on `optimizer`, noted in `copies` beside the original."""
+        """Return a copy that works on `optimizer`; add the original and the copy to `copies`."""
         copy = object.__new__(type(self))
         vars(copy).update(vars(self))
         copy.optimizer = optimizer
@@ -348,7 +348,7 @@ class LRScheduler(ABC):
 class FactorLR(LRScheduler):
     """A schedule that multiplies the present rate of every group by one factor at each step.
 
-    Other schedules may change the rates too: this one works on what it finds.
+    Other schedules may change the rates too.
     """
 
     @abstractmethod
@@ -362,17 +362,17 @@ class FactorLR(LRScheduler):
 
 
 def _as_it_is(name: str, value: Any) -> Any:
-    """Take the value of an attribute that a subclass outside this package has added."""
+    """Return the value of an attribute that a subclass outside this package has added."""
     return list(value) if isinstance(value, list) else value
 
 
 def keys_of(optimizer: HasGroups) -> list[object]:
-    """Return an object for each group that is the same in a copy of the group."""
+    """Return an object for each group that identifies it; a copy of the group has it too."""
     return [group.get("params") for group in optimizer.param_groups]
 
 
 def initial_lr(group: Group) -> float:
-    """Return the rate from which the schedules of a group started, or start now."""
+    """Return the initial rate of a group; without one, its present rate."""
     name = "initial_lr" if "initial_lr" in group else "lr"
     return to_float(f"the {name} of a parameter group", group[name])
 
@@ -390,17 +390,17 @@ def groups_of(optimizer: HasGroups) -> list[Group]:
 
 
 def _write(targets: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
-    """Update each of the targets with the changes beside it.
+    """Update each target with its changes.
 
-    One call of C does it all: no signal comes between, and only a new key needs memory. If there is
-    none, the new keys are removed and the values that were replaced are put back, by a call that
-    needs none.
+    One call in C does all updates, so that no signal handler runs between two of them. Only a new
+    key needs memory. If there is no memory, another call in C, which needs no memory, removes the
+    new keys and restores the old values.
     """
     before = [
         {key: target[key] for key in change if key in target}
         for target, change in zip(targets, changes, strict=True)
     ]
-    removals = [  # by the class of the target, as `ior` writes: an OrderedDict has a pop of its own
+    removals = [  # the pop of the target's class: that of an OrderedDict differs from dict's
         map(
             type(target).pop,
             repeat(target),

@@ -1,4 +1,4 @@
-"""Schedules made of schedules: one after another, or several at once."""
+"""Schedules made of schedules: one after another, or several at the same time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Composed = TypeVar("Composed", bound="ComposedLR")
 
 
 class ComposedLR(LRScheduler):
-    """What the two share: the list of schedules, and their states."""
+    """A list of schedules, and their states."""
 
     schedulers: list[LRScheduler]
     _unsaved: ClassVar[tuple[str, ...]] = ("optimizer", "schedulers")
 
     def _adopt(self, schedulers: Sequence[LRScheduler], optimizer: HasGroups | None) -> None:
-        """Check and keep the schedules, and the optimizer that they all must have."""
+        """Check and keep the schedules and their common optimizer."""
         if isinstance(schedulers, str) or not isinstance(schedulers, Sequence):
             raise TypeError(f"schedulers must be a list, not {type(schedulers).__name__}")
         if not schedulers:
@@ -57,7 +57,7 @@ class ComposedLR(LRScheduler):
         copy = super()._copy(optimizer, copies)
         copy.schedulers = []
         for scheduler in self.schedulers:
-            made = [new for old, new in copies if old is scheduler]  # if it appears twice
+            made = [new for old, new in copies if old is scheduler]  # a schedule may appear twice
             copy.schedulers.append(made[0] if made else scheduler._copy(optimizer, copies))
         return copy
 
@@ -85,20 +85,20 @@ class ComposedLR(LRScheduler):
 
 
 class SequentialLR(ComposedLR):
-    """Use one schedule after another; each starts anew, from the initial rates, at its milestone.
+    """Use one schedule after another; each begins at its milestone with the initial rates.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        Made over `optimizer` just before; it may hold a `SequentialLR` or `ChainedScheduler`, too,
-        but no `ReduceLROnPlateau`. `last_epoch` only moves the count.
+        New schedules of `optimizer`. A `SequentialLR` or `ChainedScheduler` is allowed, a
+        `ReduceLROnPlateau` is not. `last_epoch` only changes the count.
     milestones : sequence of int
-        The steps at which the second and each further schedule takes over: not decreasing, one
-        less than there are schedules.
+        The steps at which the second and each later schedule begins: one less than there are
+        schedules, not decreasing.
 
     Examples
     --------
-    Warm-up along a line, then half a cosine to the end of the run:
+    Linear warm-up, then half a cosine to the end of the run:
 
     >>> import numpy as np, fastopt as fo
     >>> warmup, total = 2, 6
@@ -172,17 +172,19 @@ class SequentialLR(ComposedLR):
 
 
 class ChainedScheduler(ComposedLR):
-    """Step several schedules at once, each on the rates that the one before it has set.
+    """Step several schedules together; each changes the rates that the one before has set.
 
-    Meant for schedules that multiply the rate they find. Those that compute it from the initial
-    rate (`LambdaLR`, `CosineAnnealingWarmRestarts`, `OneCycleLR`) overwrite what came before.
+    Use it with schedules that multiply the present rate. Schedules that compute the rate from the
+    initial rate (`LambdaLR`, `CosineAnnealingWarmRestarts`, `OneCycleLR`) overwrite the rates of
+    those before them.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        In the order in which they work, all over one optimizer; no `ReduceLROnPlateau`.
-    optimizer, optional
-        That of the schedules.
+        Schedules of one optimizer, in the order in which they change the rates. A
+        `ReduceLROnPlateau` is not allowed.
+    optimizer : optional
+        The optimizer of the schedules.
 
     Examples
     --------

@@ -26,23 +26,23 @@ from fastopt.schedules._base import HasGroups, LRScheduler, groups_of
 
 
 class CosineAnnealingLR(LRScheduler):
-    r"""Let the rate fall to `eta_min` over `T_max` steps, along half a cosine.
+    r"""Reduce the rate to `eta_min` in `T_max` steps, along half a cosine.
 
     .. math:: \eta_t = \eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min})
         \left(1 + \cos \frac{\pi t}{T_{\max}}\right)
 
-    computed from the rate before, as torch does:
+    It is computed from the last rate, as in torch:
 
     .. math:: \eta_t - \eta_{\min} = (\eta_{t-1} - \eta_{\min})\,
         \frac{1 + \cos(\pi t / T_{\max})}{1 + \cos(\pi (t - 1) / T_{\max})}
 
-    After `T_max` steps it rises again, and is back at step ``2 * T_max``: stop there, or use
+    After `T_max` steps the rate rises again, until step ``2 * T_max``. Stop at `T_max`, or use
     `CosineAnnealingWarmRestarts`.
 
     Parameters
     ----------
     T_max : int
-        Steps down to `eta_min`, at least 1.
+        The number of steps until `eta_min`, at least 1.
     eta_min : float
         At least 0.
 
@@ -79,41 +79,41 @@ class CosineAnnealingLR(LRScheduler):
         epoch, low = self.last_epoch, self.eta_min
         if epoch == 0:
             return self._lrs()
-        if (epoch - 1) % (2 * self.T_max) == self.T_max:  # from the bottom, where the quotient is 0
+        if (epoch - 1) % (2 * self.T_max) == self.T_max:  # after the lowest rate: 0 / 0
             rise = 1 - cos(pi / self.T_max)
             return [
                 lr + (base - low) * rise / 2
                 for lr, base in zip(self._lrs(), self.base_lrs, strict=True)
             ]
         height, before = 1 + cos(pi * epoch / self.T_max), 1 + cos(pi * (epoch - 1) / self.T_max)
-        if before == 0:  # near the bottom of more than 1e8 steps, by rounding
+        if before == 0:  # rounding, for more than 1e8 steps
             return [low + (base - low) * height / 2 for base in self.base_lrs]
         quotient = height / before
         lrs = [quotient * (lr - low) + low for lr in self._lrs()]
-        # Rounding may end just below an initial rate of 0, at its return.
+        # At the end of the rise to an initial rate of 0, rounding may give a negative rate.
         return [0.0 if -1e-9 * low < lr < 0 else lr for lr in lrs]
 
     def _restart(self) -> None:
         super()._restart()
-        # torch starts anew from the formula, in whose rounding the initial rate may lose a bit.
+        # torch begins with the formula, whose rounding may change the last bit of the rate.
         self._apply([self.eta_min + (base - self.eta_min) for base in self.base_lrs])
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    r"""Anneal along half a cosine again and again, from the initial rate.
+    r"""Reduce the rate along half a cosine, and begin again with the initial rate.
 
     .. math:: \eta_t = \eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min})
         \left(1 + \cos \frac{\pi T_{\mathrm{cur}}}{T_i}\right)
 
-    with the steps :math:`T_{\mathrm{cur}}` since the last restart and the length :math:`T_i` of
-    this period: `T_0`, and `T_mult` times as much after every restart. With a `step` after every
-    batch, count in batches: for a restart after n epochs of k batches, `T_0` is ``n * k``. Or count
-    in epochs, and give `step` the epoch with its fraction.
+    :math:`T_{\mathrm{cur}}` is the number of steps since the last restart. :math:`T_i` is the
+    length of the period: first `T_0`, and `T_mult` times as long after every restart. If you call
+    `step` after every batch, count in batches: for a restart after n epochs of k batches, `T_0` is
+    ``n * k``. Or count in epochs, and pass the epoch with its fraction to `step`.
 
     Parameters
     ----------
     T_0 : int
-        Steps until the first restart, at least 1.
+        The number of steps until the first restart, at least 1.
     T_mult : int
         At least 1.
     eta_min : float
@@ -169,9 +169,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         Parameters
         ----------
         epoch : float, optional
-            At least 0 and below 2**63. It may have a fraction: ``epoch + batch / batches`` after
-            each batch lets the rate fall smoothly within an epoch. `last_epoch` is its whole part.
-            Later steps without `epoch` keep its fraction, as in torch, up to the last bit.
+            At least 0 and below 2**63. It may have a fraction: with ``epoch + batch / batches``
+            after each batch, the rate falls smoothly within an epoch. `last_epoch` is the whole
+            part. Later steps without `epoch` keep the fraction, as in torch, up to the last bit.
 
         Examples
         --------
@@ -195,7 +195,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self._change(lambda draft: draft._go_to(whole, number - whole))
 
     def get_lr(self) -> list[float]:
-        """Return the rates of step `last_epoch`, and its fraction."""
+        """Return the rates of step `last_epoch` plus `fraction`."""
         since, period = self.last_epoch, self.T_0
         if self.T_mult == 1:
             since %= period
@@ -218,19 +218,19 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return super()._checks() | {"fraction": below_one}
 
     def _read(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(state_dict, Mapping):  # it is newer than the rest
+        if isinstance(state_dict, Mapping):  # older states do not have it
             state_dict = {"fraction": 0.0, **state_dict}
         return super()._read(state_dict)
 
 
 class OneCycleLR(LRScheduler):
-    r"""Raise the rate to `max_lr`, then let it fall to almost nothing: one cycle per run.
+    r"""Raise the rate to `max_lr`, then reduce it to almost 0: one cycle for a run.
 
-    From ``max_lr / div_factor`` it rises to `max_lr` until step ``pct_start * total_steps - 1`` and
-    falls to ``max_lr / div_factor / final_div_factor`` at step ``total_steps - 1``, each along half
-    a cosine or a line. Momentum (the first beta of Adam) goes the other way, from `max_momentum` to
-    `base_momentum` and back. The rates of the groups are replaced, their ``"initial_lr"`` too. Call
-    `step` after every batch.
+    The rate rises from ``max_lr / div_factor`` to `max_lr` at step ``pct_start * total_steps - 1``.
+    It then falls to ``max_lr / div_factor / final_div_factor`` at step ``total_steps - 1``. Both
+    phases are half a cosine or a line. Momentum (for Adam, the first beta) first falls from
+    `max_momentum` to `base_momentum`, and then rises again. The rates of the groups and their
+    ``"initial_lr"`` are replaced. Call `step` after every batch.
 
     Parameters
     ----------
@@ -243,24 +243,25 @@ class OneCycleLR(LRScheduler):
     pct_start : float
         The part of the steps in which the rate rises, in [0, 1].
     anneal_strategy : {"cos", "linear"}
-        The shape.
+        The shape of the phases.
     cycle_momentum : bool
-        Set ``group["momentum"]``, or the first of ``group["betas"]``, too; a group must have one.
+        Also set ``group["momentum"]``, or the first of ``group["betas"]``. Each group must have
+        one of them.
     base_momentum, max_momentum : float, or list with one for each group
         In [0, 1).
     div_factor, final_div_factor : float
         Greater than 0.
     three_phase : bool
-        Fall to the first rate at step ``2 * pct_start * total_steps - 2``, as steeply as it rose,
-        then to the last, as in the paper.
+        As in the paper: fall to the first rate at step ``2 * pct_start * total_steps - 2``, as
+        steeply as it rose, then to the last rate.
 
     Notes
     -----
-    As in torch, the call of `step` that follows the last batch sets the rate of step `total_steps`,
-    which is past the end and meant for no batch. The cosine turns upwards there; the line stops at
-    its last value, where torch's goes on to a negative rate. A phase without length (torch divides
-    by zero) stands at its end. Each schedule keeps its own bounds; torch keeps them in the groups,
-    where two of these on one optimizer share those of the second.
+    The call of `step` after the last batch sets the rate of step `total_steps`, which no batch
+    uses. The cosine rises there, as in torch. The line keeps its last value; in torch it becomes
+    negative. A phase of length 0 has the rate of its end; torch divides by zero. Each schedule has
+    its own bounds. torch keeps the bounds in the groups, so that two of these schedules on one
+    optimizer both use the bounds of the second.
 
     References
     ----------
@@ -357,10 +358,10 @@ class OneCycleLR(LRScheduler):
         ]
 
     def _anneal(self, first: float, peak: float, last: float) -> float:
-        """Return the value at step `last_epoch` of what goes from `first` to `peak` to `last`."""
+        """Return the value at step `last_epoch`, on the way from `first` over `peak` to `last`."""
         if self.last_epoch > self.total_steps:
             raise ValueError(
-                f"OneCycleLR is at its end, total_steps={self.total_steps}; make it with the "
+                f"OneCycleLR has reached its end, total_steps={self.total_steps}; make it with the "
                 "number of batches of the whole run"
             )
         rise = float(self.pct_start * self.total_steps) - 1
@@ -404,14 +405,14 @@ class OneCycleLR(LRScheduler):
             self._set_momenta(momenta)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the options and counters; see `LRScheduler.state_dict`.
+        """Return the options, the counters and the momentum of the groups.
 
-        ``"momentum"`` is what the groups hold now.
+        See `LRScheduler.state_dict`.
         """
         return super().state_dict() | {"momentum": self._held_momenta(self.optimizer)}
 
     def _held_momenta(self, optimizer: HasGroups) -> list[float]:
-        """Return the momentum of each group, none if it is not cycled."""
+        """Return the momentum of each group; an empty list without `cycle_momentum`."""
         groups = groups_of(optimizer) if self.cycle_momentum else []
         return [_betas(i, group)[0] for i, group in enumerate(groups)]
 
@@ -436,7 +437,7 @@ class OneCycleLR(LRScheduler):
 
 
 def _betas(number: int, group: Group) -> list[float]:
-    """Return the momentum of a group, and the other betas if it has some."""
+    """Return the momentum of a group, and its other betas if there are any."""
     if "betas" in group:
         name = f"the betas of parameter group {number}"
         betas: list[float] = list_of(to_float, 1)(name, group["betas"])
@@ -444,6 +445,6 @@ def _betas(number: int, group: Group) -> list[float]:
     if "momentum" in group:
         return [to_float(f"the momentum of parameter group {number}", group["momentum"])]
     raise ValueError(
-        f"cycle_momentum needs an optimizer with momentum or betas, which parameter group {number} "
-        "has not; pass cycle_momentum=False"
+        f"cycle_momentum needs an optimizer with momentum or betas; parameter group {number} has "
+        "neither; pass cycle_momentum=False"
     )

@@ -1,7 +1,7 @@
 """Schedules that multiply the rate: by steps, along a line, as a power, or by a function.
 
-The product of factors, not the formula in closed form, is what torch computes and what lets several
-schedules work on one optimizer; the two differ in the last bits.
+The rates are products of factors, as in torch, so that several schedules can change one optimizer.
+The formulas in closed form give other last bits.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class MultiStepLR(FactorLR):
     Parameters
     ----------
     milestones : iterable of int
-        Steps >= 0, in any order; one that appears twice counts twice.
+        Steps >= 0 in any order. A step that appears twice counts twice.
     gamma : float
         At least 0.
 
@@ -112,7 +112,7 @@ class MultiStepLR(FactorLR):
         super().__init__(optimizer, last_epoch)
 
     def factor_at(self, epoch: int) -> float:
-        """Return `gamma` to the power of how often `epoch` is among the milestones."""
+        """Return `gamma` to the power of the number of milestones at `epoch`."""
         try:
             return self.gamma ** self.milestones.count(epoch)
         except OverflowError:
@@ -120,7 +120,7 @@ class MultiStepLR(FactorLR):
 
 
 class ConstantLR(FactorLR):
-    r"""Use a fraction of the rate for the first `total_iters` steps, then the whole.
+    r"""Use a fraction of the rate for the first `total_iters` steps, then the full rate.
 
     .. math:: \eta_t = \mathrm{factor} \cdot \eta_0 \ \text{ for } t < \mathrm{total\_iters},
         \qquad \eta_0 \ \text{ after}
@@ -128,8 +128,8 @@ class ConstantLR(FactorLR):
     Parameters
     ----------
     factor : float
-        In [0, 1]. 0 and numbers below 6e-309 cannot be divided out again: the rates that follow are
-        then the initial ones (torch raises ZeroDivisionError).
+        In [0, 1]. After a factor of 0 or below 6e-309, which has no inverse, the rates are set to
+        the initial rates (torch raises ZeroDivisionError).
     total_iters : int
         At least 1.
 
@@ -179,9 +179,9 @@ class LinearLR(FactorLR):
     .. math:: \eta_t = \eta_0 \left(s + (e - s)\,
         \frac{\min(t, \mathrm{total\_iters})}{\mathrm{total\_iters}}\right)
 
-    with :math:`s` = `start_factor` and :math:`e` = `end_factor`. Where rounding takes torch's rate
-    below zero (by 1e-17 of the initial one, at an `end_factor` of 0) it is 0 here: the optimizers
-    refuse a negative rate.
+    with :math:`s` = `start_factor` and :math:`e` = `end_factor`. If `end_factor` is 0, rounding
+    makes the last rate of torch negative, by 1e-17 of the initial rate. Here it is 0, because
+    optimizers refuse a negative rate.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class LinearLR(FactorLR):
             return 1.0
         rise = self.end_factor - self.start_factor
         before = self.total_iters * self.start_factor + (epoch - 1) * rise
-        # Among more than 1e15 steps, rounding may lose what is left of a falling line.
+        # With more than 1e15 steps, rounding may make the rest of a falling line 0.
         return max(0.0, 1.0 + rise / before) if before > 0 else 0.0
 
 
@@ -275,7 +275,7 @@ class ExponentialLR(FactorLR):
 
 
 class PolynomialLR(FactorLR):
-    r"""Let the rate fall to 0 over `total_iters` steps, as a power of what is left of them.
+    r"""Reduce the rate to 0 in `total_iters` steps, as a power of the remaining part.
 
     .. math:: \eta_t = \eta_0 \left(1 -
         \frac{\min(t, \mathrm{total\_iters})}{\mathrm{total\_iters}}\right)^{\mathrm{power}}
@@ -285,7 +285,7 @@ class PolynomialLR(FactorLR):
     total_iters : int
         At least 1.
     power : float
-        At least 0; 1 is a straight line.
+        At least 0. 1 gives a straight line.
 
     Examples
     --------
@@ -320,7 +320,7 @@ class PolynomialLR(FactorLR):
         if epoch == 0 or epoch > self.total_iters:
             return 1.0
         left, before = 1.0 - epoch / self.total_iters, 1.0 - (epoch - 1) / self.total_iters
-        # Among more than 1e15 steps, rounding may lose what is left of them.
+        # With more than 1e15 steps, rounding may make the remaining part 0.
         return float((left / before if before else 0.0) ** self.power)
 
 
@@ -332,8 +332,8 @@ class LambdaLR(LRScheduler):
     Parameters
     ----------
     lr_lambda : callable, or list of callables for each group
-        Takes the number of the step, an int from 0 on, and returns a factor >= 0. `state_dict`
-        leaves it out: give the same function to the schedule that is to continue.
+        Takes the number of the step, an int >= 0, and returns a factor >= 0. `state_dict` does not
+        contain it: pass the same function to the schedule that continues.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The schedule that looks at a metric."""
+"""The schedule that depends on a metric."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fastopt.schedules._base import HasGroups, LRScheduler, groups_of, keys_of
 
 
 class ReduceLROnPlateau(LRScheduler):
-    r"""Multiply the rate by `factor` when a metric has stopped to get better.
+    r"""Multiply the rate by `factor` when a metric has stopped improving.
 
-    A step is *bad* if its metric is not better than the best so far by the `threshold`; NaN is
-    never better. After more than `patience` bad steps in a row the rates are reduced:
+    A step is *bad* if its metric is not better than the best metric by the `threshold`. NaN is
+    never better. After more than `patience` bad steps in a row, the rates are reduced:
 
     .. math:: \eta \leftarrow \max(\mathrm{factor} \cdot \eta,\ \mathrm{min\_lr})
 
-    and counting begins anew, after `cooldown` steps that cannot be bad.
+    The count of bad steps then begins again, after `cooldown` steps that do not count.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ReduceLROnPlateau(LRScheduler):
     factor : float
         In [0, 1).
     patience : int
-        Bad steps in a row that do not reduce the rate yet. At least 0.
+        The number of bad steps in a row that do not reduce the rate. At least 0.
     threshold : float
         At least 0.
     threshold_mode : {"rel", "abs", "rel_abs"}
@@ -45,32 +45,29 @@ class ReduceLROnPlateau(LRScheduler):
 
         - "rel": below ``best * (1 - threshold)``; for mode "max", above ``best * (1 + threshold)``
         - "abs": below ``best - threshold``; for mode "max", above ``best + threshold``
-        - "rel_abs": like "abs", with ``threshold * abs(best)`` as the threshold. torch has no such
-          mode.
+        - "rel_abs": like "abs" with the threshold ``threshold * abs(best)``; not in torch
 
-        With "rel", the metric must not be negative. A negative best is multiplied to the wrong
-        side, so that a slightly worse metric counts as better: after a loss of -1, with a threshold
-        of 0.1, every loss below -0.9. torch does the same, and "rel" keeps its values. A
-        UserWarning says so, once for each schedule. Use "rel_abs" or "abs" for log-likelihoods,
-        cosine losses and other metrics that may be negative.
+        Do not use "rel" for negative metrics, such as log-likelihoods: a slightly worse metric
+        then counts as better. After a loss of -1 and with a threshold of 0.1, every loss below -0.9
+        is better. torch does the same, so "rel" keeps these values. Use "rel_abs" or "abs".
     cooldown : int
         At least 0.
     min_lr : float, or list with one for each group
         At least 0.
     eps : float
-        A rate that would fall by no more than this is left as it is. At least 0.
+        A rate that would fall by at most this is not changed. At least 0.
 
     Attributes
     ----------
     best : float or None
-        The best metric; None if there is none yet.
+        The best metric; None before the first step.
     num_bad_epochs, cooldown_counter : int
-        Bad steps in a row; steps of the cooldown that are left.
+        The bad steps in a row, and the remaining steps of the cooldown.
 
     Warns
     -----
     UserWarning
-        At a `step`, if the best metric is negative and `threshold_mode` is "rel".
+        Once, at a `step`, if the best metric is negative and `threshold_mode` is "rel".
 
     Examples
     --------
@@ -138,19 +135,19 @@ class ReduceLROnPlateau(LRScheduler):
         self._groups = keys_of(optimizer)
 
     def step(self, metrics: SupportsFloat) -> None:  # type: ignore[override]  # as in torch
-        """Take note of a metric, and reduce the rates if it is time.
+        """Record a metric, and reduce the rates after too many bad steps.
 
         Parameters
         ----------
         metrics : float
-            The loss or score, usually on validation data, of the epoch that has ended.
+            The loss or score of the last epoch, usually on validation data.
         """
         metric = to_float("metrics", metrics)
         better = self._is_better(metric)
         best = metric if better else self.best
         relative = self.threshold_mode == "rel" and self.threshold > 0
         if relative and best is not None and -inf < best < 0 and not self._warned:
-            self._warned = True  # before the warning: where it is an error, the next call goes on
+            self._warned = True  # first: if the warning is an error, the next call works
             warnings.warn(
                 f"the best metric is negative, {best}: with threshold_mode='rel' a metric that is "
                 "worse by less than the threshold counts as better, as in torch; pass "
@@ -179,7 +176,7 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = rates
 
     def get_lr(self) -> list[float]:
-        """Return the present rates: only a metric changes them."""
+        """Return the present rates; only a metric changes them."""
         return self._lrs()
 
     def _is_better(self, metric: float) -> bool:
