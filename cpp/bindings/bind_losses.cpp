@@ -231,28 +231,17 @@ void check_weight(const py::object& weight) {
                               describe_shape(array));
 }
 
-struct CrossEntropyOptions {
-    Reduction reduction;
-    double label_smoothing, z_loss, logit_softcap;
-};
-
-CrossEntropyOptions checked_options(const py::object& weight, const py::object& reduction,
-                                    const py::object& label_smoothing, const py::object& z_loss,
-                                    const py::object& logit_softcap) {
-    check_weight(weight);
-    const CrossEntropyOptions options{
-        parse_reduction(reduction), as_number(label_smoothing, "label_smoothing"),
-        as_number(z_loss, "z_loss"), as_number(logit_softcap, "logit_softcap")};
-    if (!(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0))
-        throw py::value_error("label_smoothing must be in [0, 1], not " +
-                              short_repr(label_smoothing));
-    if (!(options.z_loss >= 0.0 && std::isfinite(options.z_loss)))
-        throw py::value_error("z_loss must be finite and not negative, not " + short_repr(z_loss));
-    // Within what float32 holds with all its digits, and logits divided by it.
-    const double cap = options.logit_softcap;
-    if (!(cap == 0.0 || (cap >= 1e-30 && cap <= 1e30)))
-        throw py::value_error("logit_softcap must be 0 (none) or in [1e-30, 1e30], not " +
-                              short_repr(logit_softcap));
+// The options of a loss, which may have changed since it was made.
+CrossEntropyOptions cross_entropy_options(const py::object& loss) {
+    CrossEntropyOptions options{};
+    options.ignore_index = as_integer(loss.attr("ignore_index"), "ignore_index");
+    for (const CrossEntropyRange& range : cross_entropy_ranges) {
+        const py::object given = loss.attr(range.name);
+        const double value = options.*range.value = as_number(given, range.name);
+        if (!(value == 0.0 || (value >= range.least && value <= range.most)))
+            throw py::value_error(py::str("{} must be {}, not {}")
+                                      .format(range.name, range.words, short_repr(given)));
+    }
     return options;
 }
 
@@ -298,20 +287,16 @@ private:
 // Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
 // `stats` is a type, one of the log-sum-exp, the number of correct predictions and of positions
 // that count.
-py::object cross_entropy(const py::object& logits_given, const py::object& targets,
-                         const py::object& weight, const py::object& ignore_index_given,
-                         const py::object& reduction, const py::object& label_smoothing,
-                         const py::object& z_loss, const py::object& logit_softcap, bool want_grad,
-                         const py::object& out, const py::object& stats,
-                         const py::object& denominator, const py::object& most_threads) {
+py::object cross_entropy(const py::object& loss, const py::object& logits_given,
+                         const py::object& targets, bool want_grad, const py::object& out,
+                         const py::object& stats, const py::object& denominator) {
     CrossEntropyBatch batch{};
-    const CrossEntropyOptions options =
-        checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
-    batch.ignore_index = as_integer(ignore_index_given, "ignore_index");
+    CrossEntropyBlock& whole = batch.whole;
+    const py::object weight = loss.attr("weight");
+    check_weight(weight);
+    batch.reduction = parse_reduction(loss.attr("reduction"));
+    whole.options = cross_entropy_options(loss);
     if (!denominator.is_none()) batch.denominator = as_number(denominator, "denominator");
-    batch.most_threads = std::numeric_limits<std::size_t>::max();
-    if (!most_threads.is_none())
-        batch.most_threads = static_cast<std::size_t>(as_integer(most_threads, "most_threads"));
     const py::array given = score_array(logits_given, "logits", targets);
     const ClassShape shape(given, "logits");
     const py::ssize_t class_axis = given.ndim() > 1;
@@ -323,10 +308,10 @@ py::object cross_entropy(const py::object& logits_given, const py::object& targe
         require_like(probabilities, "targets", given, "logits");
         if (!class_array(probabilities, class_axis))
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
-        batch.probabilities = *class_array(probabilities, class_axis);
+        whole.probabilities = *class_array(probabilities, class_axis);
     } else {
-        batch.targets = class_indices(targets, shape.positions, shape.classes, batch.ignore_index,
-                                      logits_words);
+        batch.targets = class_indices(targets, shape.positions, shape.classes,
+                                      whole.options.ignore_index, logits_words);
     }
     batch.weight = class_weights(weight, shape.classes, given, "logits");
 
@@ -334,10 +319,10 @@ py::object cross_entropy(const py::object& logits_given, const py::object& targe
     if (want_grad) {
         const py::array array =
             out.is_none() ? empty_like(given) : grad_array(out, "logits", given, targets, weight);
-        batch.grad = *class_array(array, class_axis);
+        whole.grad = *class_array(array, class_axis);
         grad = out.is_none() ? array : out;
     }
-    if (options.reduction == Reduction::none)
+    if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     if (!stats.is_none())
         log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
@@ -345,17 +330,13 @@ py::object cross_entropy(const py::object& logits_given, const py::object& targe
     if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
     batch.type = type_of(given);
-    batch.logits = *class_array(logits, class_axis);
     batch.losses = data_of(losses);
     batch.log_sum_exp = data_of(log_sum_exp);
     batch.counts_correct = !stats.is_none();
-    batch.positions = size_of_shape(shape.positions);
-    batch.inner = shape.inner();
-    batch.classes = static_cast<std::size_t>(shape.classes);
-    batch.reduction = options.reduction;
-    batch.label_smoothing = options.label_smoothing;
-    batch.z_loss = options.z_loss;
-    batch.softcap = options.logit_softcap;
+    whole.logits = *class_array(logits, class_axis);
+    whole.total = size_of_shape(shape.positions);
+    whole.inner = shape.inner();
+    whole.classes = static_cast<std::size_t>(shape.classes);
     LossResult result(losses, grad, stats, log_sum_exp);
     CrossEntropyResult computed{};
     {
@@ -498,17 +479,15 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
 void bind_losses(py::module_& module) {
     module.def(
         "check_cross_entropy",
-        [](const py::object& weight, const py::object& reduction, const py::object& label_smoothing,
-           const py::object& z_loss, const py::object& logit_softcap) {
-            checked_options(weight, reduction, label_smoothing, z_loss, logit_softcap);
+        [](const py::object& loss) {
+            check_weight(loss.attr("weight"));
+            parse_reduction(loss.attr("reduction"));
+            cross_entropy_options(loss);
         },
-        py::arg("weight"), py::arg("reduction"), py::arg("label_smoothing"), py::arg("z_loss"),
-        py::arg("logit_softcap"), py::call_guard<DefaultFloatingPoint>());
-    module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"),
-               py::arg("weight"), py::arg("ignore_index"), py::arg("reduction"),
-               py::arg("label_smoothing"), py::arg("z_loss"), py::arg("logit_softcap"),
-               py::arg("want_grad"), py::arg("out"), py::arg("stats"), py::arg("denominator"),
-               py::arg("most_threads"), py::call_guard<DefaultFloatingPoint>());
+        py::arg("loss"), py::call_guard<DefaultFloatingPoint>());
+    module.def("cross_entropy", &cross_entropy, py::arg("loss"), py::arg("logits"),
+               py::arg("targets"), py::arg("want_grad"), py::arg("out"), py::arg("stats"),
+               py::arg("denominator") = py::none(), py::call_guard<DefaultFloatingPoint>());
     module.def(
         "check_nll_loss",
         [](const py::object& weight, const py::object& reduction) {

@@ -38,20 +38,19 @@ py::object softmax(const py::object& x, const py::object& grad, const py::object
     for (auto& [what, operand] : operands)
         if (!class_array(operand, axis)) operand = numpy.attr("ascontiguousarray")(operand);
 
-    SoftmaxBatch batch{};
-    batch.type = type_of(model);
-    batch.log = log;
-    batch.x = *class_array(operands.back().array, axis);
-    if (backward) batch.grad = *class_array(operands.front().array, axis);
-    batch.out = *class_array(result, axis);
-    batch.classes = static_cast<std::size_t>(model.shape(axis));
-    batch.positions = static_cast<std::size_t>(model.size()) / batch.classes;
-    batch.inner = 1;
+    SoftmaxBlock whole{};
+    whole.x = *class_array(operands.back().array, axis);
+    if (backward) whole.grad = *class_array(operands.front().array, axis);
+    whole.out = *class_array(result, axis);
+    whole.classes = static_cast<std::size_t>(model.shape(axis));
+    whole.total = static_cast<std::size_t>(model.size()) / whole.classes;
+    whole.inner = 1;
     for (py::ssize_t a = axis + 1; a < ndim; ++a)
-        batch.inner *= static_cast<std::size_t>(model.shape(a));
+        whole.inner *= static_cast<std::size_t>(model.shape(a));
+    const Type type = type_of(model);
     {
         const GilRelease release;
-        run_softmax(batch);
+        run_softmax(whole, type, log);
     }
     return returned;
 }

@@ -22,9 +22,10 @@ constexpr Pointwise pointwise[] = {
 
 extern const LossTable losses;
 constexpr LossTable losses = {
-    .cross_entropy_rows = {cross_entropy_rows<float>, cross_entropy_rows<double>},
-    .cross_entropy_columns = {cross_entropy_columns<float>, cross_entropy_columns<double>},
-    .softmax = {softmax_kernels<float>(), softmax_kernels<double>()},
+    .cross_entropy = {cross_entropy<float>, cross_entropy<double>},
+    .softmax = {{softmax<float>, log_softmax<float>}, {softmax<double>, log_softmax<double>}},
+    .softmax_backward = {{softmax_backward<float, false>, softmax_backward<float, true>},
+                         {softmax_backward<double, false>, softmax_backward<double, true>}},
     .copy_targets = copy_targets,
     .pointwise = pointwise,
     .pointwise_count = sizeof(pointwise) / sizeof(pointwise[0]),

@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
+// For functions whose callers are vectorized only if they are inlined, or are faster then.
+#define FASTOPT_INLINE inline __attribute__((always_inline))
+
 namespace fastopt {
 
 // The element types, as an index into the tables below.
@@ -17,16 +20,21 @@ constexpr int type_count = 2;
 constexpr int max_options = 12;
 constexpr int max_states = 3;
 constexpr std::size_t norm_lanes = 32;
-constexpr std::size_t column_count = 32;  // positions that cross-entropy takes side by side
-constexpr std::size_t tile_size = 2048;   // classes that are added up in the element type
+constexpr std::size_t column_count =
+    32;  // positions that the kernels along columns take side by side
 
-constexpr std::size_t tile_count(std::size_t classes) {
-    return (classes + tile_size - 1) / tile_size;
+// Folds lanes by halves into lanes[0]: 2 * half lanes, where half is a power of two.
+template <class Lane, class Combine>
+FASTOPT_INLINE void fold_lanes(Lane* lanes, std::size_t half, Combine combine) {
+    for (; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half; ++lane) combine(lanes[lane], lanes[lane + half]);
 }
 
-// The classes of the tile that begins at `start`.
-constexpr std::size_t tile_length(std::size_t classes, std::size_t start) {
-    return classes - start < tile_size ? classes - start : tile_size;
+// The sum of lanes, which are lost.
+template <std::size_t count>
+FASTOPT_INLINE double sum_lanes(double (&lanes)[count]) {
+    fold_lanes(lanes, count / 2, [](double& a, double b) { a += b; });
+    return lanes[0];
 }
 
 // The values that an option may take.
@@ -125,14 +133,47 @@ struct ClassBlock {
     std::size_t total;
     std::size_t inner;
     std::size_t classes;
-    void* scratch;  // along columns, and along rows where that is said
+    void* scratch;  // working memory
 };
 
-// A block of cross-entropy. `T` is the element type of the table's entry. Scratch along columns: T
-// [classes] columns, twice that with probabilities and once more with softcap, and of each tile two
-// columns of T and one of double. Along rows, with more than one tile or softcap: three double of
-// each tile, and T [classes] with softcap.
+// A kernel over the classes of a block of positions.
+template <class Block>
+struct ClassKernel {
+    void (*run)(const Block& block);
+    std::size_t (*scratch)(const Block& block);  // the bytes of working memory that run() needs
+};
+
+// Along rows, for classes that are neighbours in memory, and along columns, for all classes.
+template <class Block>
+struct ClassKernels {
+    ClassKernel<Block> rows, columns;
+};
+
+struct CrossEntropyOptions {
+    std::int64_t ignore_index;
+    double label_smoothing;
+    double z_loss;
+    double logit_softcap;
+};
+
+// The range of an option that is a number. 0 is in every range, and means that there is none.
+struct CrossEntropyRange {
+    const char* name;
+    double CrossEntropyOptions::* value;
+    double least, most;
+    const char* words;  // in a message: "z_loss must be ..."
+};
+constexpr CrossEntropyRange cross_entropy_ranges[] = {
+    {"label_smoothing", &CrossEntropyOptions::label_smoothing, 0.0, 1.0, "in [0, 1]"},
+    {"z_loss", &CrossEntropyOptions::z_loss, 0.0, __DBL_MAX__, "finite and not negative"},
+    // Within what float32 holds with all its digits, as are the logits divided by it.
+    {"logit_softcap", &CrossEntropyOptions::logit_softcap, 1e-30, 1e30,
+     "0 (none) or in [1e-30, 1e30]"},
+};
+
+// A block of cross-entropy. `T` is the element type of the table's entry.
 struct CrossEntropyBlock : ClassBlock {
+    CrossEntropyOptions options;
     ClassArray logits;            // T
     ClassArray grad;              // T, may be `logits`; values only if there is none
     ClassArray probabilities;     // T, or none
@@ -141,12 +182,8 @@ struct CrossEntropyBlock : ClassBlock {
     double* losses;               // [positions]; 0 where ignored
     double* log_sum_exp;          // [positions], or nullptr; 0 where ignored
     unsigned char* correct;  // [positions], or nullptr: whether the largest logit is the target
-    std::int64_t ignore_index;
-    double label_smoothing;
-    double weight_sum;  // of all classes
-    double z_loss;
-    double softcap;     // 0 for none
-    double grad_scale;  // 1 / the denominator of the mean, or 1
+    double weight_sum;       // of all classes
+    double grad_scale;       // 1 / the denominator of the mean, or 1
 };
 
 constexpr int max_operands = 4;
@@ -177,22 +214,11 @@ struct Pointwise {
     void (*run[type_count])(const PointwiseRun& run);
 };
 
-// A block of softmax, log_softmax or their backward forms. Scratch along columns: T [classes]
-// columns, twice that for the backward forms, and of each tile two columns of T and one of double
-// for the others. Along rows, with more than one tile: three double of each, not for the backward
-// forms.
+// A block of softmax, log_softmax or their backward forms.
 struct SoftmaxBlock : ClassBlock {
     ClassArray x;     // T; the result of the forward form for the backward form
     ClassArray grad;  // T, the backward form's
     ClassArray out;   // T, may be one of them
-};
-
-// The same for rows and columns: [softmax, log_softmax].
-struct SoftmaxKernels {
-    void (*rows[2])(const SoftmaxBlock& block);
-    void (*columns[2])(const SoftmaxBlock& block);
-    void (*backward_rows[2])(const SoftmaxBlock& block);
-    void (*backward_columns[2])(const SoftmaxBlock& block);
 };
 
 // What copy_targets found.
@@ -203,10 +229,10 @@ struct CheckedTargets {
 
 // The table of losses.
 struct LossTable {
-    // Where the classes of a position are neighbours, and where they need not be.
-    void (*cross_entropy_rows[type_count])(const CrossEntropyBlock& block);
-    void (*cross_entropy_columns[type_count])(const CrossEntropyBlock& block);
-    SoftmaxKernels softmax[type_count];
+    ClassKernels<CrossEntropyBlock> cross_entropy[type_count];
+    // softmax and log_softmax.
+    ClassKernels<SoftmaxBlock> softmax[type_count][2];
+    ClassKernels<SoftmaxBlock> softmax_backward[type_count][2];
     // Copies class indices, and checks the copies. `none_ignored`: ignore_index has no meaning.
     CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,

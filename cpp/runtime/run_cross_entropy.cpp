@@ -1,5 +1,5 @@
-// Splits a batch into blocks of positions. A position's result does not depend on its block, and
-// the losses are added up in an order of their own.
+// Runs a batch by blocks of positions. The result of a position does not depend on its block, and
+// the losses are added in an order that their number fixes.
 #include "run_cross_entropy.hpp"
 
 #include <algorithm>
@@ -23,64 +23,43 @@ double denominator_of(const ClassIndices& targets, std::int64_t ignore_index,
 
 template <class T>
 CrossEntropyResult run(const CrossEntropyBatch& batch) {
-    const bool soft = batch.probabilities.data != nullptr;
-    const bool along_rows =
-        runs_along_rows(batch.classes, batch.logits, batch.grad, batch.probabilities);
+    CrossEntropyBlock whole = batch.whole;
+    const std::size_t positions = whole.total;
+    const bool soft = whole.probabilities.data != nullptr;
     std::vector<T> weight(batch.weight.values.size());
-    BlockVector<double> losses(batch.positions);
-    BlockVector<double> log_sum_exp(batch.log_sum_exp != nullptr ? batch.positions : 0);
-    BlockVector<unsigned char> correct(batch.counts_correct ? batch.positions : 0);
-    CrossEntropyResult result{};
-    CrossEntropyBlock whole{};
+    BlockVector<double> losses(positions);
+    BlockVector<double> log_sum_exp(batch.log_sum_exp != nullptr ? positions : 0);
+    BlockVector<unsigned char> correct(batch.counts_correct ? positions : 0);
     double denominator = 1.0;
     // The unit of the weights, where the denominator does not cancel it.
     const double unit = soft || batch.reduction != Reduction::mean ? batch.weight.unit : 1.0;
     with_default_floating_point([&] {
         std::transform(batch.weight.values.begin(), batch.weight.values.end(), weight.begin(),
                        [](double value) { return static_cast<T>(value); });
-        whole.weight_sum = static_cast<double>(batch.classes);
-        if (!weight.empty()) whole.weight_sum = 0.0;
+        if (weight.empty()) whole.weight_sum = static_cast<double>(whole.classes);
         for (const T w : weight) whole.weight_sum += static_cast<double>(w);
         if (batch.reduction == Reduction::mean)
-            denominator =
-                batch.denominator ? *batch.denominator
-                : soft ? static_cast<double>(batch.positions)
-                       : denominator_of<T>(batch.targets, batch.ignore_index, batch.weight.values);
+            denominator = batch.denominator ? *batch.denominator
+                          : soft ? static_cast<double>(positions)
+                                 : denominator_of<T>(batch.targets, whole.options.ignore_index,
+                                                     batch.weight.values);
         whole.grad_scale = unit / denominator;
-        whole.z_loss = batch.z_loss / batch.weight.unit;
+        whole.options.z_loss /= batch.weight.unit;
     });
-    whole.logits = batch.logits;
-    whole.grad = batch.grad;
-    whole.probabilities = batch.probabilities;
     whole.weight = weight.empty() ? nullptr : weight.data();
-    whole.total = batch.positions;
-    whole.inner = batch.inner;
-    whole.classes = batch.classes;
-    whole.ignore_index = batch.ignore_index;
-    whole.label_smoothing = batch.label_smoothing;
-    whole.softcap = batch.softcap;
+    const auto part_of = [](auto& values, std::size_t first) {
+        return values.empty() ? nullptr : values.data() + first;
+    };
+    run_class_blocks(whole, loss_kernels().cross_entropy[static_cast<int>(batch.type)],
+                     runs_along_rows(whole.classes, whole.logits, whole.grad, whole.probabilities),
+                     [&](CrossEntropyBlock& block) {
+                         block.targets = part_of(batch.targets.values, block.first);
+                         block.losses = part_of(losses, block.first);
+                         block.log_sum_exp = part_of(log_sum_exp, block.first);
+                         block.correct = part_of(correct, block.first);
+                     });
 
-    const bool capped = batch.softcap != 0.0;
-    const std::size_t tiles = tile_count(batch.classes);
-    std::size_t scratch_size = 0;
-    if (!along_rows)
-        scratch_size = column_scratch(batch.type, batch.classes * (1 + soft + capped), tiles);
-    else if (tiles > 1 || capped)
-        scratch_size = row_scratch(batch.type, batch.classes * capped, tiles);
-    const auto kernel =
-        (along_rows ? loss_kernels().cross_entropy_rows
-                    : loss_kernels().cross_entropy_columns)[static_cast<int>(batch.type)];
-    each_class_block(
-        whole, along_rows, scratch_size,
-        [&](CrossEntropyBlock& block) {
-            block.targets = soft ? nullptr : batch.targets.values.data() + block.first;
-            block.losses = losses.data() + block.first;
-            block.log_sum_exp = log_sum_exp.empty() ? nullptr : log_sum_exp.data() + block.first;
-            block.correct = correct.empty() ? nullptr : correct.data() + block.first;
-            kernel(block);
-        },
-        batch.most_threads);
-
+    CrossEntropyResult result{};
     with_default_floating_point([&] {
         const auto round_into = [&](const BlockVector<double>& values, double factor, void* out) {
             std::transform(values.begin(), values.end(), static_cast<T*>(out),
@@ -90,10 +69,10 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
         if (batch.reduction == Reduction::none)
             round_into(losses, unit, batch.losses);
         else
-            result.loss = sum_in_order(losses.data(), batch.positions) / denominator * unit;
+            result.loss = sum_in_order(losses.data(), positions) / denominator * unit;
     });
     if (batch.counts_correct) {
-        result.counted = soft ? static_cast<std::int64_t>(batch.positions) : batch.targets.kept;
+        result.counted = soft ? static_cast<std::int64_t>(positions) : batch.targets.kept;
         result.correct = std::count(correct.begin(), correct.end(), 1);
     }
     return result;
@@ -102,14 +81,13 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
 }  // namespace
 
 double sum_in_order(const double* values, std::size_t count) {
-    double lanes[32] = {};
+    constexpr std::size_t lane_count = 32;  // several vectors, or each sum would wait for the last
+    double lanes[lane_count] = {};
     std::size_t i = 0;
-    for (; i + 32 <= count; i += 32)
-        for (std::size_t lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
+    for (; i + lane_count <= count; i += lane_count)
+        for (std::size_t lane = 0; lane < lane_count; ++lane) lanes[lane] += values[i + lane];
     for (std::size_t lane = 0; i + lane < count; ++lane) lanes[lane] += values[i + lane];
-    for (std::size_t half = 16; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
+    return sum_lanes(lanes);
 }
 
 double cross_entropy_denominator(Type type, const ClassIndices& targets, std::int64_t ignore_index,

@@ -31,25 +31,15 @@ struct ClassWeights {
 };
 
 struct CrossEntropyBatch {
-    Type type;  // of all arrays
-    ClassArray logits;
-    ClassArray grad;           // may be `logits`; values only if there is none
-    ClassArray probabilities;  // instead of targets
-    ClassIndices targets;
+    Type type;                // of all arrays
+    CrossEntropyBlock whole;  // all positions: the arrays, sizes and options
+    ClassIndices targets;     // unless there are probabilities
     ClassWeights weight;
-    std::size_t positions;
-    std::size_t inner;  // positions of a run, see ClassArray
-    std::size_t classes;
-    std::int64_t ignore_index;
-    double label_smoothing;
-    double z_loss;
-    double softcap;  // 0 for none
     Reduction reduction;
     std::optional<double> denominator;  // what the mean divides by, where this is part of a batch
     void* losses;                       // of `type` [positions], filled with Reduction::none
     void* log_sum_exp;                  // of `type` [positions], or nullptr
     bool counts_correct;
-    std::size_t most_threads;  // each may take scratch for a position
 };
 
 struct CrossEntropyResult {

@@ -15,9 +15,7 @@ double square_root(double x) { return std::sqrt(x); }
 namespace {
 
 double take_sum(double (&lanes)[norm_lanes]) {
-    for (std::size_t half = norm_lanes / 2; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    const double sum = lanes[0];
+    const double sum = sum_lanes(lanes);
     std::fill(std::begin(lanes), std::end(lanes), 0.0);
     return sum;
 }

@@ -22,9 +22,7 @@ constexpr std::size_t usual_run = 32768;  // bytes of an operand that is copied
 constexpr std::size_t small_run = 2048;
 
 double take_sum(double (&lanes)[pointwise_lanes]) {
-    for (std::size_t half = pointwise_lanes / 2; half > 0; half /= 2)
-        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    const double sum = lanes[0];
+    const double sum = sum_lanes(lanes);
     std::fill(std::begin(lanes), std::end(lanes), 0.0);
     return sum;
 }

@@ -83,27 +83,15 @@ def clip_grad_norm(
     error_if_nonfinite: bool,
 ) -> float: ...
 def clip_grad_value(grads: Sequence[tuple[str, FloatArray | None]], clip_value: float) -> None: ...
-def check_cross_entropy(
-    weight: FloatArray | None,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-    logit_softcap: float,
-) -> None: ...
+def check_cross_entropy(loss: object) -> None: ...
 def cross_entropy(
+    loss: object,
     logits: FloatArray,
     targets: IntArray | FloatArray | int,
-    weight: FloatArray | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-    logit_softcap: float,
     want_grad: bool,
     out: FloatArray | None,
     stats: type[tuple[FloatArray, int, int]] | None,
-    denominator: float | None,
-    most_threads: int | None,
+    denominator: float | None = None,
 ) -> Any: ...
 def check_nll_loss(weight: FloatArray | None, reduction: str) -> None: ...
 def nll_loss(

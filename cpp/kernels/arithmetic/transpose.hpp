@@ -55,8 +55,7 @@ constexpr std::size_t fours_size = sizeof(Fours<T>) / sizeof(T);
 
 // to[i] = i < n ? a[i] : b[i - n] of the numbers given.
 template <class T, int... i>
-inline __attribute__((always_inline)) void shuffle(const Fours<T>& a, const Fours<T>& b,
-                                                   Fours<T>& to) {
+FASTOPT_INLINE void shuffle(const Fours<T>& a, const Fours<T>& b, Fours<T>& to) {
 #if defined(__clang__)
     to = __builtin_shufflevector(a, b, i...);
 #else
@@ -66,7 +65,7 @@ inline __attribute__((always_inline)) void shuffle(const Fours<T>& a, const Four
 
 // In each four of the vectors, rows[r][c] becomes rows[c][r].
 template <class T, int... i>
-inline __attribute__((always_inline)) void transpose(Fours<T> (&rows)[4], Numbers<i...>) {
+FASTOPT_INLINE void transpose(Fours<T> (&rows)[4], Numbers<i...>) {
     constexpr int n = sizeof...(i);
     Fours<T> low01, low23, high01, high23;
     shuffle<T, (i / 4 * 4 + i % 4 / 2 + i % 2 * n)...>(rows[0], rows[1], low01);
@@ -82,20 +81,19 @@ inline __attribute__((always_inline)) void transpose(Fours<T> (&rows)[4], Number
 // A vector from and to memory of any alignment. (Said of the vector's type itself, and named with
 // `using`, clang forgets it; so it does for a reference that is returned.)
 template <class Vector, class T>
-inline __attribute__((always_inline)) void load_vector(const T* from, Vector& to) {
+FASTOPT_INLINE void load_vector(const T* from, Vector& to) {
     using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
     to = *reinterpret_cast<const InMemory*>(from);
 }
 template <class Vector, class T>
-inline __attribute__((always_inline)) void store_vector(const Vector& from, T* to) {
+FASTOPT_INLINE void store_vector(const Vector& from, T* to) {
     using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
     *reinterpret_cast<InMemory*>(to) = from;
 }
 
 // Four elements from `at` on of each of the rows 0, 4, ..., as many as a vector holds.
 template <class T>
-inline __attribute__((always_inline)) void load_fours(const T* const* rows, std::size_t at,
-                                                      Fours<T>& to) {
+FASTOPT_INLINE void load_fours(const T* const* rows, std::size_t at, Fours<T>& to) {
     if constexpr (fours_size<T> == 4) load_vector(rows[0] + at, to);
 #if FASTOPT_FOURS > 1
     if constexpr (fours_size<T> > 4) {
@@ -114,8 +112,7 @@ inline __attribute__((always_inline)) void load_fours(const T* const* rows, std:
 #endif
 }
 template <class T>
-inline __attribute__((always_inline)) void store_fours(const Fours<T>& from, T* const* rows,
-                                                       std::size_t at) {
+FASTOPT_INLINE void store_fours(const Fours<T>& from, T* const* rows, std::size_t at) {
     if constexpr (fours_size<T> == 4) store_vector(from, rows[0] + at);
 #if FASTOPT_FOURS > 1
     if constexpr (fours_size<T> > 4) {
@@ -131,16 +128,14 @@ inline __attribute__((always_inline)) void store_fours(const Fours<T>& from, T* 
 
 // columns[c][i] = rows[i][at + c].
 template <class T>
-inline __attribute__((always_inline)) void load_transposed(const T* const* rows, std::size_t at,
-                                                           Fours<T> (&columns)[4]) {
+FASTOPT_INLINE void load_transposed(const T* const* rows, std::size_t at, Fours<T> (&columns)[4]) {
     for (std::size_t r = 0; r < 4; ++r) load_fours<T>(rows + r, at, columns[r]);
     transpose<T>(columns, typename VectorsOf<T>::numbers{});
 }
 
 // rows[i][at + c] = columns[c][i]; `columns` is spent.
 template <class T>
-inline __attribute__((always_inline)) void store_transposed(Fours<T> (&columns)[4], T* const* rows,
-                                                            std::size_t at) {
+FASTOPT_INLINE void store_transposed(Fours<T> (&columns)[4], T* const* rows, std::size_t at) {
     transpose<T>(columns, typename VectorsOf<T>::numbers{});
     for (std::size_t r = 0; r < 4; ++r) store_fours<T>(columns[r], rows + r, at);
 }

@@ -12,25 +12,29 @@
 // rest is the sum of the others. Nothing is subtracted from 1, so a model that is sure keeps its
 // small loss and gradient.
 //
-// m is known only when all logits have been seen. So that they are read from memory once, exp and
-// the sums are computed tile by tile (classes.hpp) from m_t, the largest logit of the tile; what
-// comes of a tile is then weighed by exp(m_t - m), or m - m_t is added.
-//
-// Along rows and along columns: see classes.hpp.
+// A position takes three passes: its sums, which need all logits once, then `finish`, then its
+// gradient. m is known only when all logits have been seen. To read them from memory once, exp and
+// the sums are computed tile by tile (tiles.hpp) from m_t, the largest logit of the tile. A sum of
+// exp is then weighted with exp(m_t - m); to a distance m_t - x_c, m - m_t is added.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "../arithmetic/functions.hpp"
+#include "../arithmetic/exp.hpp"
+#include "../arithmetic/log.hpp"
 #include "../table.hpp"
-#include "classes.hpp"
+#include "columns.hpp"
+#include "rows.hpp"
+#include "tiles.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-// The scalars of a position, named as at the head of this file; e_c and all that is made of them
-// are scaled by exp_scale.
+// What both kernels share ------------------------------------------------------------------------
+
+// The sums of a position, named as at the head of this file; e_c and all that is made of them are
+// scaled by exp_scale.
 struct PositionSums {
     double top, deficit, others, at_pivot;  // m, m - x_v, others, e_v
     double share, rest, distance;           // distance: the sum of pull_c (m - x_c)
@@ -73,369 +77,490 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
     return result;
 }
 
-// What is the same for all positions of a block.
+// What the classes of a block pull with: nothing, all alike or with their weights (the smoothing of
+// class indices), or with probabilities.
 template <class T>
-struct CrossEntropyScalars {
-    explicit CrossEntropyScalars(const CrossEntropyBlock& block)
-        : smooth(block.label_smoothing / static_cast<double>(block.classes)),
-          keep(1.0 - block.label_smoothing),
-          soft(block.targets == nullptr),
-          pulls(soft || block.label_smoothing != 0.0),
-          pull_scale(soft ? 1.0 : smooth),
+struct Pulls {
+    explicit Pulls(const CrossEntropyBlock& block)
+        : soft(block.probabilities.data != nullptr),
+          any(soft || block.options.label_smoothing != 0.0),
+          weight(static_cast<const T*>(block.weight)),
+          smooth(block.options.label_smoothing / static_cast<double>(block.classes)),
+          keep(1.0 - block.options.label_smoothing),
+          scale(soft ? 1.0 : smooth),
+          grad_scale(static_cast<T>(scale * block.grad_scale)),
           rest(soft ? 0.0 : smooth * block.weight_sum) {}
 
+    bool soft;        // the targets are probabilities
+    bool any;         // whether there are pulls
+    const T* weight;  // or nullptr for all 1
     double smooth, keep;
-    bool soft;
-    bool pulls;         // whether there are any
-    double pull_scale;  // pull_c = pull_scale * what `pull` returns
-    double rest;        // of a class index
+    double scale;  // pull_c is `scale` times what the functions return
+    T grad_scale;  // the same in the gradient
+    double rest;   // of a class index
 
-    T pull(const T* weight, std::size_t c, T probability) const {
-        const T w = weight ? weight[c] : T{1};
-        return soft ? w * (static_cast<T>(keep) * probability + static_cast<T>(smooth)) : w;
+    T of_class(std::size_t c) const { return weight ? weight[c] : T{1}; }
+    T of_probability(std::size_t c, T probability) const {
+        return of_class(c) * (static_cast<T>(keep) * probability + static_cast<T>(smooth));
     }
 };
 
-// An entry that is not wanted at all counts nothing, however far its logit is.
+// A class that does not pull counts nothing, even if its logit is -inf.
 template <class T>
 T distance_term(T pull, T distance) {
     return pull == T{0} ? T{0} : pull * distance;
 }
 
+// cap * tanh(x / cap) and its derivative. With a = exp(-2|x / cap|) - 1, tanh is -a / (2 + a) and
+// its derivative 4 (1 + a) / (2 + a)^2, where 1 + a comes from exp itself and keeps its digits.
 template <class T>
-void cross_entropy_rows(const CrossEntropyBlock& block) {
-    const std::size_t classes = block.classes;
-    const CrossEntropyScalars<T> scalars(block);
-    const T* weight = static_cast<const T*>(block.weight);
-    const T cap = static_cast<T>(block.softcap);
-    const bool capped = block.softcap != 0.0;
-    const bool one_pass = !scalars.soft && !capped;
-    const std::size_t tiles = tile_count(classes);
-    double only[3];  // of each tile its largest logit, later its weight, its sum, and its pulls'
-    double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
-    double* const tile_sums = tops + tiles;
-    double* const tile_pulls = tile_sums + tiles;
-    T* const scratch = reinterpret_cast<T*>(tile_pulls + tiles);  // if capped
-    T tile[tile_size];
-    T pull_tile[tile_size];  // of probabilities
+struct SoftCap {
+    T value, slope;
+};
 
-    for (std::size_t row = 0; row < block.positions; ++row) {
-        const T* logits = class_row<const T>(block.logits, block, row);
-        const T* probabilities = class_row<const T>(block.probabilities, block, row);
-        T* grad = class_row<T>(block.grad, block, row);
-        if (!scalars.soft && block.targets[row] == block.ignore_index) {
-            block.losses[row] = 0.0;
-            if (block.log_sum_exp) block.log_sum_exp[row] = 0.0;
-            if (block.correct) block.correct[row] = 0;
-            if (grad)
-                for (std::size_t c = 0; c < classes; ++c) grad[c] = T{0};
+template <class T>
+FASTOPT_INLINE SoftCap<T> soft_cap(T x, T cap) {
+    const T u = x / cap;
+    const T argument = u < T{0} ? u * T{2} : u * T{-2};
+    const auto parts = exp_parts(argument);
+    const T power = power_of_two(parts.bits);
+    const T near = (power - T{1}) + power * parts.rest;
+    const T a = argument < T{-40} ? T{-1} : near;
+    const T e = exp_scaled(argument) * static_cast<T>(1.0 / exp_scale);
+    const T half = T{2} + a;
+    const T size = cap * (-a / half);
+    return {u < T{0} ? -size : size, T{4} * e / (half * half)};
+}
+
+inline bool is_capped(const CrossEntropyBlock& block) { return block.options.logit_softcap != 0.0; }
+
+// Along rows -------------------------------------------------------------------------------------
+
+template <class T>
+struct RowScratch {
+    explicit RowScratch(const CrossEntropyBlock& block)
+        : parts{block.scratch},
+          tiles(parts, block.classes),
+          pull_sums(parts.take<double>(tiles.count)),
+          capped(parts.take<T>(is_capped(block) ? block.classes : 0)) {}
+
+    ScratchParts parts;
+    RowTiles tiles;
+    double* pull_sums;  // of each tile, if there are several
+    T* capped;          // the logits after the softcap, and then their e
+};
+
+// A position.
+template <class T>
+struct Row {
+    const T* logits;
+    const T* x;              // after the softcap
+    const T* probabilities;  // or nullptr
+    T* grad;                 // or nullptr
+    T* e;                    // where e is stored for the gradient, or nullptr
+    const T* next;           // the logits of the next position, or nullptr
+    std::size_t pivot;
+};
+
+// Calls use(pull), where pull(i) is that of class start + i. `memory`: for those of probabilities.
+template <class T, class Use>
+FASTOPT_INLINE void with_pulls(const Pulls<T>& pulls, const T* probabilities, std::size_t start,
+                               std::size_t count, T (&memory)[tile_size], Use use) {
+    if (!pulls.soft && !pulls.weight) return use([](std::size_t) { return T{1}; });
+    if (pulls.soft)
+        for (std::size_t i = 0; i < count; ++i)
+            memory[i] = pulls.of_probability(start + i, probabilities[start + i]);
+    const T* const of_tile = pulls.soft ? memory : pulls.weight + start;
+    use([of_tile](std::size_t i) { return of_tile[i]; });
+}
+
+// The sums of a position; e goes to row.e. `hit`: whether the pivot is the first of the largest.
+template <class T>
+FASTOPT_INLINE PositionSums sum_row(const CrossEntropyBlock& block, const Pulls<T>& pulls,
+                                    const RowScratch<T>& scratch, const Row<T>& row, bool& hit) {
+    const RowTiles& tiles = scratch.tiles;
+    const bool read_before = row.probabilities || row.x != row.logits;
+    const T x_at_pivot = row.x[row.pivot];
+    T top = minus_infinity<T>;  // so far
+    T memory[tile_size];
+    LaneSum distance, rest;
+    if (pulls.any) distance = rest = LaneSum{0.0};
+    for (std::size_t t = 0; t < tiles.count; ++t) {
+        const std::size_t start = t * tile_size;
+        const std::size_t count = tile_length(block.classes, start);
+        const std::size_t left_out = row.pivot - start;  // the pivot, if less than `count`
+        const T* const in = row.x + start;
+        const T tile_top = largest(in, count);
+        const T base = base_of(tile_top);
+        if (block.correct && left_out < count)
+            hit = x_at_pivot > top && x_at_pivot == tile_top &&
+                  first_index(in, count, tile_top) == left_out;
+        tiles.tops[t] = static_cast<double>(tile_top);
+        top = larger(top, tile_top);
+        if (pulls.any)
+            with_pulls(pulls, row.probabilities, start, count, memory, [&](auto pull) {
+                distance.add<T>(
+                    count, [&](std::size_t i) { return distance_term(pull(i), base - in[i]); });
+                if (tiles.count == 1) return;
+                LaneSum all{0.0};
+                all.add<T>(count, pull);
+                scratch.pull_sums[t] = all.total();
+            });
+        if (pulls.soft) {
+            if (left_out < count) memory[left_out] = T{0};
+            rest.add<T>(count, [&](std::size_t i) { return memory[i]; });
+        }
+        // What is read from memory next: the next tile, or the next row if this one was read
+        // before.
+        const T* ahead = t + 1 < tiles.count ? in + tile_size : row.next;
+        if (read_before) ahead = row.next ? row.next + start : nullptr;
+        T at_pivot{};
+        if (row.e)
+            tiles.sums[t] =
+                sum_exp(in, count, base, left_out, at_pivot, ahead, write_lanes(in, row.e + start));
+        else
+            tiles.sums[t] = sum_exp(in, count, base, left_out, at_pivot, ahead,
+                                    [](std::size_t, const T*, std::size_t) {});
+    }
+    hit = hit && x_at_pivot == top;
+
+    const auto weight = static_cast<double>(pulls.of_class(row.pivot));
+    PositionSums sums{};
+    sums.top = static_cast<double>(top);
+    sums.deficit = sums.top - static_cast<double>(x_at_pivot);
+    sums.at_pivot = static_cast<double>(exp_scaled(x_at_pivot - top));
+    sums.others = tiles.weigh(sums.top);
+    sums.share = pulls.keep * weight;
+    sums.rest = pulls.rest;
+    if (!pulls.any) return sums;
+    double beyond = 0.0;  // what the distances from m_t leave out
+    if (tiles.count > 1)
+        for (std::size_t t = 0; t < tiles.count; ++t)
+            beyond += distance_term(scratch.pull_sums[t], sums.top - tiles.tops[t]);
+    sums.distance = pulls.scale * (distance.total() + beyond);
+    sums.pull_at_pivot = pulls.smooth * weight;
+    if (pulls.soft) {
+        const T own = pulls.of_probability(row.pivot, row.probabilities[row.pivot]);
+        sums.share = static_cast<double>(own);
+        sums.rest = rest.total();
+        sums.pull_at_pivot = 0.0;
+    }
+    return sums;
+}
+
+inline void store_result(const CrossEntropyBlock& block, std::size_t position,
+                         const PositionResult& result, bool hit) {
+    block.losses[position] = result.loss;
+    if (block.log_sum_exp) block.log_sum_exp[position] = result.log_sum_exp;
+    if (block.correct) block.correct[position] = hit && result.log_sum_exp == result.log_sum_exp;
+}
+
+// The gradient of a position, from e.
+template <class T>
+void write_row_grad(const CrossEntropyBlock& block, const Pulls<T>& pulls,
+                    const RowScratch<T>& scratch, const Row<T>& row, const PositionResult& result) {
+    const T cap = static_cast<T>(block.options.logit_softcap);
+    const T scale = pulls.grad_scale;
+    const T slope_at_pivot = is_capped(block) ? soft_cap(row.logits[row.pivot], cap).slope : T{1};
+    T memory[tile_size];
+    T before_cap[tile_size];
+    for (std::size_t start = 0; start < block.classes; start += tile_size) {
+        const std::size_t count = tile_length(block.classes, start);
+        const TileFactor<T> by =
+            tile_factor<T>(result.factor, scratch.tiles.weights[start / tile_size]);
+        const auto write = [&](const T* e, T* to) {
+            const auto write_with = [&](auto pull) {
+                for (std::size_t i = 0; i < count; ++i)
+                    to[i] = e[i] * by.unscale * by.factor - pull(i);
+            };
+            if (!pulls.any) return write_with([](std::size_t) { return T{0}; });
+            with_pulls(pulls, row.probabilities, start, count, memory, [&](auto pull) {
+                write_with([&](std::size_t i) { return scale * pull(i); });
+            });
+        };
+        T* const out = row.grad + start;
+        if (!is_capped(block)) {
+            write(out, out);  // where e is
             continue;
         }
-        const T* x = logits;
-        const T* next = next_class_row<T>(block.logits, block, row);
-        if (capped) {
-            for (std::size_t c = 0; c < classes; ++c) scratch[c] = soft_cap(logits[c], cap).value;
-            x = scratch;
-        }
-        const std::size_t pivot =
-            scalars.soft ? largest_index(x, classes) : static_cast<std::size_t>(block.targets[row]);
-        const T x_at_pivot = x[pivot];
-        T top = -static_cast<T>(__builtin_inff());  // so far
-        bool leads = false;  // whether the pivot is the first of the largest so far
-        PositionSums sums{};
-
-        // Calls use(pull), where pull(i) is that of class start + i.
-        const auto with_pulls = [&](std::size_t start, std::size_t count, auto use) {
-            if (!scalars.soft && !weight) return use([](std::size_t) { return T{1}; });
-            if (scalars.soft)
-                for (std::size_t i = 0; i < count; ++i)
-                    pull_tile[i] = scalars.pull(weight, start + i, probabilities[start + i]);
-            const T* of_tile = scalars.soft ? pull_tile : weight + start;
-            use([of_tile](std::size_t i) { return of_tile[i]; });
-        };
-        LaneSum distance, rest;
-        if (scalars.pulls) distance = rest = LaneSum{0.0};
-        T* e_row = capped ? scratch : grad;
-        for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = tile_length(classes, start);
-            const bool has_pivot = pivot - start < count;
-            const T* in = x + start;
-            const T tile_top = largest(in, count);
-            const T base = base_of(tile_top);
-            tops[start / tile_size] = static_cast<double>(tile_top);
-            if (has_pivot && block.correct)
-                leads = x_at_pivot > top && x_at_pivot == tile_top &&
-                        first_index(in, count, tile_top) == pivot - start;
-            top = tile_top > top ? tile_top : top;
-            if (scalars.pulls) {
-                with_pulls(start, count, [&](auto pull) {
-                    distance.add<T>(
-                        count, [&](std::size_t i) { return distance_term(pull(i), base - in[i]); });
-                    if (tiles > 1) {
-                        LaneSum all{0.0};
-                        all.add<T>(count, pull);
-                        tile_pulls[start / tile_size] = all.total();
-                    }
-                    if (!has_pivot) return;
-                    const auto own = static_cast<double>(pull(pivot - start));
-                    sums.share = scalars.soft ? own : 0.0;
-                    sums.pull_at_pivot = scalars.soft ? 0.0 : scalars.smooth * own;
-                });
-                if (scalars.soft) {
-                    if (has_pivot) pull_tile[pivot - start] = T{0};
-                    rest.add<T>(count, [&](std::size_t i) { return pull_tile[i]; });
-                }
-            }
-            // What is read from memory next.
-            const T* ahead = next;
-            if (!one_pass && next)
-                ahead = next + start;
-            else if (one_pass && start + tile_size < classes)
-                ahead = in + tile_size;
-            T at{};
-            double& sum = tile_sums[start / tile_size];
-            if (e_row)
-                sum = sum_exp(in, count, base, pivot - start, at, ahead,
-                              write_lanes(in, e_row + start));
-            else
-                sum = sum_exp(in, count, base, pivot - start, at, ahead,
-                              [](std::size_t, const T*, std::size_t) {});
-        }
-        sums.top = static_cast<double>(top);
-        sums.deficit = sums.top - static_cast<double>(x_at_pivot);
-        sums.at_pivot = static_cast<double>(exp_scaled(x_at_pivot - top));
-        if (scalars.pulls) {
-            double beyond = 0.0;  // the tiles' largest logits
-            if (tiles > 1)
-                for (std::size_t t = 0; t < tiles; ++t)
-                    beyond += distance_term(tile_pulls[t], sums.top - tops[t]);
-            sums.distance = scalars.pull_scale * (distance.total() + beyond);
-        }
-        sums.others = weigh_tiles(tops, tile_sums, tiles, sums.top);
-        const double* const weights = tops;
-        sums.rest = scalars.soft ? rest.total() : scalars.rest;
-        if (!scalars.soft)
-            sums.share = scalars.keep * (weight ? static_cast<double>(weight[pivot]) : 1.0);
-
-        const PositionResult result = finish<false>(sums, block.z_loss, block.grad_scale);
-        block.losses[row] = result.loss;
-        if (block.log_sum_exp) block.log_sum_exp[row] = result.log_sum_exp;
-        if (block.correct) {
-            bool hit = leads && x_at_pivot == top;
-            if (scalars.soft)
-                hit = hit &&
-                      first_index(probabilities, classes, largest(probabilities, classes)) == pivot;
-            block.correct[row] = hit && result.log_sum_exp == result.log_sum_exp;
-        }
-        if (!grad) continue;
-
-        const T pull_scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
-        const T slope_at_pivot = capped ? soft_cap(logits[pivot], cap).slope : T{1};
-        for (std::size_t start = 0; start < classes; start += tile_size) {
-            const std::size_t count = tile_length(classes, start);
-            const TileFactor<T> by = tile_factor<T>(result.factor, weights[start / tile_size]);
-            const T* e = e_row + start;
-            T* out = grad + start;
-            if (scalars.pulls) {
-                with_pulls(start, count, [&](auto pull) {
-                    for (std::size_t i = 0; i < count; ++i)
-                        tile[i] = e[i] * by.unscale * by.factor - pull_scale * pull(i);
-                });
-            } else if (capped) {
-                for (std::size_t i = 0; i < count; ++i) tile[i] = e[i] * by.unscale * by.factor;
-            } else {
-                for (std::size_t i = 0; i < count; ++i) out[i] = e[i] * by.unscale * by.factor;
-                continue;
-            }
-            // Apart, or the slope of every logit would be computed without a cap as well.
-            if (capped)
-                for (std::size_t i = 0; i < count; ++i)
-                    out[i] = tile[i] * soft_cap(logits[start + i], cap).slope;
-            else
-                for (std::size_t i = 0; i < count; ++i) out[i] = tile[i];
-        }
-        grad[pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
+        write(row.e + start, before_cap);
+        for (std::size_t i = 0; i < count; ++i)
+            out[i] = before_cap[i] * soft_cap(row.logits[start + i], cap).slope;
     }
+    row.grad[row.pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
 }
 
 template <class T>
-void cross_entropy_columns(const CrossEntropyBlock& block) {
+void cross_entropy_rows(const CrossEntropyBlock& block) {
     const std::size_t classes = block.classes;
-    const CrossEntropyScalars<T> scalars(block);
-    const T* weight = static_cast<const T*>(block.weight);
-    const T cap = static_cast<T>(block.softcap);
-    const bool capped = block.softcap != 0.0;
-    const bool plain = !scalars.pulls && weight == nullptr && block.z_loss == 0.0;
-    auto* const x = static_cast<Column<T>*>(block.scratch);  // logits, then e, then the gradient
-    auto* const pulls = x + classes;                         // if the targets are probabilities
-    auto* const slopes = scalars.soft ? pulls + classes : pulls;  // if capped
-    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(slopes + (capped ? classes : 0));
+    const Pulls<T> pulls(block);
+    const auto scratch = scratch_of<RowScratch<T>>(block);
+    const T cap = static_cast<T>(block.options.logit_softcap);
+    for (std::size_t position = 0; position < block.positions; ++position) {
+        Row<T> row{};
+        row.grad = class_row<T>(block.grad, block, position);
+        if (!pulls.soft && block.targets[position] == block.options.ignore_index) {
+            store_result(block, position, {}, false);
+            if (row.grad)
+                for (std::size_t c = 0; c < classes; ++c) row.grad[c] = T{0};
+            continue;
+        }
+        row.x = row.logits = class_row<const T>(block.logits, block, position);
+        row.e = row.grad;
+        row.probabilities = class_row<const T>(block.probabilities, block, position);
+        row.next = next_class_row<T>(block.logits, block, position);
+        if (is_capped(block)) {
+            for (std::size_t c = 0; c < classes; ++c)
+                scratch.capped[c] = soft_cap(row.logits[c], cap).value;
+            row.x = row.e = scratch.capped;
+        }
+        row.pivot = pulls.soft ? largest_index(row.x, classes)
+                               : static_cast<std::size_t>(block.targets[position]);
+        bool hit = false;
+        const PositionSums sums = sum_row(block, pulls, scratch, row, hit);
+        const PositionResult result = finish<false>(sums, block.options.z_loss, block.grad_scale);
+        if (const T* const p = row.probabilities; p && block.correct)
+            hit = hit && first_index(p, classes, largest(p, classes)) == row.pivot;
+        store_result(block, position, result, hit);
+        if (row.grad) write_row_grad(block, pulls, scratch, row, result);
+    }
+}
 
-    for (std::size_t first = 0; first < block.positions; first += column_count) {
-        const std::size_t left = block.positions - first;
-        const std::size_t width = left < column_count ? left : column_count;
-        load_columns(block.logits, block, first, x);
-        if (capped)
+// Along columns ----------------------------------------------------------------------------------
+
+template <class T>
+struct ColumnScratch {
+    explicit ColumnScratch(const CrossEntropyBlock& block)
+        : parts{block.scratch},
+          x(parts.take<Column<T>>(block.classes)),
+          pulls(parts.take<Column<T>>(block.probabilities.data ? block.classes : 0)),
+          slopes(parts.take<Column<T>>(is_capped(block) ? block.classes : 0)),
+          tiles(parts.take<ColumnTile<T>>(tile_count(block.classes))) {}
+
+    ScratchParts parts;
+    Column<T>* x;       // the logits, then e, then the gradient
+    Column<T>* pulls;   // of probabilities
+    Column<T>* slopes;  // of the softcap
+    ColumnTile<T>* tiles;
+};
+
+// Positions side by side, from `first` on. The functions are called in their order.
+template <class T>
+struct Columns {
+    explicit Columns(const CrossEntropyBlock& given)
+        : block(given),
+          pulls(given),
+          scratch(scratch_of<ColumnScratch<T>>(given)),
+          classes(given.classes) {}
+
+    const CrossEntropyBlock& block;
+    const Pulls<T> pulls;
+    const ColumnScratch<T> scratch;
+    const std::size_t classes;
+    std::size_t first;
+    Column<Index<T>> pivot;
+    Column<Index<T>> best;     // the first class of the largest logit
+    Column<Index<T>> wanted;   // the class that `best` should be
+    Column<Index<T>> ignored;  // -1, or 0
+    bool any_ignored;
+    // As in PositionSums.
+    Column<T> top, x_at_pivot, at_pivot;
+    Column<double> others, share, rest, distance, pull_at_pivot;
+    // As in PositionResult.
+    Column<double> loss, log_sum_exp, factor;
+    Column<T> pivot_grad;
+
+    void load_logits() {
+        load_columns(block.logits, block, first, scratch.x);
+        if (is_capped(block)) {
+            const T cap = static_cast<T>(block.options.logit_softcap);
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i) {
-                    const SoftCap<T> soft = soft_cap(x[c][i], cap);
-                    x[c][i] = soft.value;
-                    slopes[c][i] = soft.slope;
+                    const SoftCap<T> soft = soft_cap(scratch.x[c][i], cap);
+                    scratch.x[c][i] = soft.value;
+                    scratch.slopes[c][i] = soft.slope;
                 }
-        Column<T> top;
-        find_tiles(x, classes, tiles, top);
-        const auto distance_of = [&](T pull, std::size_t c, std::size_t i) {
-            return distance_term(pull, tiles[c / tile_size].base[i] - x[c][i]);
-        };
+        }
+        Column<T> found;  // a local, because for the compiler what is passed on may overlap x
+        find_tiles(scratch.x, classes, scratch.tiles, found);
+        for (std::size_t i = 0; i < column_count; ++i) top[i] = found[i];
+    }
 
-        // The pivots, and what hangs on the targets.
-        Column<Index<T>> pivot, best, likely_at, ignored{};  // ignored: 0 or -1
-        Index<T> any_ignored = 0;
-        Column<T> own, x_at_pivot, at_pivot;
-        Column<double> share, rest, distance, pull_at_pivot;
-        // What the distances from the tiles' largest logits leave out; pull(c, i) as there.
-        const auto add_beyond = [&](auto pull) {
-            if (classes <= tile_size) return;
-            Column<double> beyond{};
-            for (std::size_t start = 0; start < classes; start += tile_size) {
-                const std::size_t count = tile_length(classes, start);
-                const ColumnTile<T>& tile = tiles[start / tile_size];
-                Column<double> all;
-                sum_columns<T>(
-                    count, [&](std::size_t c, std::size_t i) { return pull(start + c, i); }, all);
-                for (std::size_t i = 0; i < column_count; ++i)
-                    beyond[i] += distance_term(
-                        all[i], static_cast<double>(top[i]) - static_cast<double>(tile.top[i]));
-            }
-            for (std::size_t i = 0; i < column_count; ++i) distance[i] += beyond[i];
-        };
-        if (!plain)
-            for (std::size_t i = 0; i < column_count; ++i) {
-                rest[i] = scalars.rest;
-                share[i] = scalars.keep;
-                distance[i] = pull_at_pivot[i] = 0.0;
-            }
-        if (scalars.soft || block.correct) first_index_columns(x, classes, top, best);
-        if (scalars.soft) {
-            load_columns(block.probabilities, block, first, pulls);
+    // Probabilities become pulls.
+    void load_targets() {
+        any_ignored = false;
+        if (pulls.soft || block.correct) first_index_columns(scratch.x, classes, top, best);
+        if (pulls.soft) {
+            load_columns(block.probabilities, block, first, scratch.pulls);
             if (block.correct) {
                 Column<T> likely;
-                largest_columns(pulls, classes, likely);
-                first_index_columns(pulls, classes, likely, likely_at);
+                largest_columns(scratch.pulls, classes, likely);
+                first_index_columns(scratch.pulls, classes, likely, wanted);
             }
-            for (std::size_t i = 0; i < column_count; ++i) pivot[i] = best[i];
+            for (std::size_t i = 0; i < column_count; ++i) {
+                pivot[i] = best[i];
+                ignored[i] = 0;
+            }
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
-                    pulls[c][i] = scalars.pull(weight, c, pulls[c][i]);
-            sum_columns<T>(
-                classes,
-                [&](std::size_t c, std::size_t i) { return distance_of(pulls[c][i], c, i); },
-                distance);
-            add_beyond([&](std::size_t c, std::size_t i) { return pulls[c][i]; });
-            pick_columns(pulls, pivot, own);
-            sum_columns<T>(
-                classes,
-                [&](std::size_t c, std::size_t i) {
-                    return except_at<T>(c, pivot[i], T{0}, pulls[c][i]);
-                },
-                rest);
-            for (std::size_t i = 0; i < column_count; ++i) share[i] = static_cast<double>(own[i]);
-        } else {
-            std::int64_t targets[column_count];
-            for (std::size_t i = 0; i < width; ++i) targets[i] = block.targets[first + i];
-            for (std::size_t i = width; i < column_count; ++i) targets[i] = targets[0];
-            for (std::size_t i = 0; i < column_count; ++i) {
-                ignored[i] = targets[i] == block.ignore_index ? -1 : 0;
-                any_ignored |= ignored[i];
-                pivot[i] = static_cast<Index<T>>(targets[i]) & ~ignored[i];
-            }
-            if (weight)
-                for (std::size_t i = 0; i < column_count; ++i)
-                    share[i] = scalars.keep * static_cast<double>(weight[pivot[i]]);
-            if (scalars.pulls) {
-                sum_columns<T>(
-                    classes,
-                    [&](std::size_t c, std::size_t i) {
-                        return distance_of(weight ? weight[c] : T{1}, c, i);
-                    },
-                    distance);
-                add_beyond([&](std::size_t c, std::size_t) { return weight ? weight[c] : T{1}; });
-                for (std::size_t i = 0; i < column_count; ++i) {
-                    distance[i] *= scalars.pull_scale;
-                    pull_at_pivot[i] =
-                        scalars.smooth * (weight ? static_cast<double>(weight[pivot[i]]) : 1.0);
-                }
-            }
+                    scratch.pulls[c][i] = pulls.of_probability(c, scratch.pulls[c][i]);
+            return;
         }
+        const std::size_t width = column_width(block, first);
+        std::int64_t targets[column_count];
+        for (std::size_t i = 0; i < width; ++i) targets[i] = block.targets[first + i];
+        for (std::size_t i = width; i < column_count; ++i) targets[i] = targets[0];
+        Index<T> any = 0;
+        for (std::size_t i = 0; i < column_count; ++i) {
+            ignored[i] = targets[i] == block.options.ignore_index ? -1 : 0;
+            any |= ignored[i];
+            wanted[i] = pivot[i] = static_cast<Index<T>>(targets[i]) & ~ignored[i];
+        }
+        any_ignored = any != 0;
+    }
 
-        pick_columns(x, pivot, x_at_pivot);
+    void sum_pulls() {
+        for (std::size_t i = 0; i < column_count; ++i) {
+            const auto weight = pulls.weight ? static_cast<double>(pulls.weight[pivot[i]]) : 1.0;
+            share[i] = pulls.keep * weight;
+            rest[i] = pulls.rest;
+            distance[i] = 0.0;
+            pull_at_pivot[i] = pulls.any ? pulls.smooth * weight : 0.0;
+        }
+        if (!pulls.any) return;
+        if (!pulls.soft)
+            return sum_distances([&](std::size_t c, std::size_t) { return pulls.of_class(c); });
+        const auto pull = [&](std::size_t c, std::size_t i) { return scratch.pulls[c][i]; };
+        sum_distances(pull);
+        sum_columns<T>(
+            classes,
+            [&](std::size_t c, std::size_t i) {
+                return except_at<T>(c, pivot[i], T{0}, pull(c, i));
+            },
+            rest);
+        Column<T> own;
+        pick_columns(scratch.pulls, pivot, own);
+        for (std::size_t i = 0; i < column_count; ++i) {
+            share[i] = static_cast<double>(own[i]);
+            pull_at_pivot[i] = 0.0;
+        }
+    }
+
+    template <class Pull>
+    void sum_distances(Pull pull) {
+        sum_columns<T>(
+            classes,
+            [&](std::size_t c, std::size_t i) {
+                return distance_term(pull(c, i),
+                                     scratch.tiles[c / tile_size].base[i] - scratch.x[c][i]);
+            },
+            distance);
+        Column<double> beyond{};  // what the distances from m_t leave out
+        for (std::size_t start = 0; start < classes && classes > tile_size; start += tile_size) {
+            Column<double> all;
+            sum_columns<T>(
+                tile_length(classes, start),
+                [&](std::size_t c, std::size_t i) { return pull(start + c, i); }, all);
+            const Column<T>& tile_top = scratch.tiles[start / tile_size].top;
+            for (std::size_t i = 0; i < column_count; ++i)
+                beyond[i] += distance_term(
+                    all[i], static_cast<double>(top[i]) - static_cast<double>(tile_top[i]));
+        }
+        for (std::size_t i = 0; i < column_count; ++i)
+            distance[i] = pulls.scale * (distance[i] + beyond[i]);
+    }
+
+    // The logits become e.
+    void sum_exp() {
+        pick_columns(scratch.x, pivot, x_at_pivot);
         for (std::size_t i = 0; i < column_count; ++i)
             at_pivot[i] = exp_scaled(x_at_pivot[i] - top[i]);
-        Column<T> pivot_grad;
-        Column<double> others, factor, losses, log_sum_exp;
-        exp_columns(x, classes, tiles, others, [&](std::size_t c, std::size_t i, T e) {
-            return except_at<T>(c, pivot[i], T{0}, e);
-        });
-        const auto finish_all = [&](auto result_of) {
-            for (std::size_t i = 0; i < column_count; ++i) {
-                PositionSums sums{};
-                sums.top = static_cast<double>(top[i]);
-                sums.deficit = sums.top - static_cast<double>(x_at_pivot[i]);
-                sums.others = others[i];
-                sums.at_pivot = static_cast<double>(at_pivot[i]);
-                const PositionResult result = result_of(sums, i);
-                losses[i] = ignored[i] ? 0.0 : result.loss;
-                log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
-                pivot_grad[i] = static_cast<T>(result.pivot_grad);
-                factor[i] = result.factor;
-            }
-        };
-        if (plain)
-            finish_all([&](const PositionSums& sums, std::size_t) {
-                return finish<true>(sums, 0.0, block.grad_scale);
-            });
-        else
-            finish_all([&](PositionSums& sums, std::size_t i) {
+        exp_columns(
+            scratch.x, classes, scratch.tiles, others,
+            [&](std::size_t c, std::size_t i, T e) { return except_at<T>(c, pivot[i], T{0}, e); });
+    }
+
+    template <bool plain>
+    void finish_all() {
+        for (std::size_t i = 0; i < column_count; ++i) {
+            PositionSums sums{};
+            sums.top = static_cast<double>(top[i]);
+            sums.deficit = sums.top - static_cast<double>(x_at_pivot[i]);
+            sums.others = others[i];
+            sums.at_pivot = static_cast<double>(at_pivot[i]);
+            if constexpr (!plain) {
                 sums.share = share[i];
                 sums.rest = rest[i];
                 sums.distance = distance[i];
                 sums.pull_at_pivot = pull_at_pivot[i];
-                return finish<false>(sums, block.z_loss, block.grad_scale);
-            });
-        for (std::size_t i = 0; i < width; ++i) block.losses[first + i] = losses[i];
+            }
+            const PositionResult result =
+                finish<plain>(sums, block.options.z_loss, block.grad_scale);
+            loss[i] = ignored[i] ? 0.0 : result.loss;
+            log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
+            factor[i] = result.factor;
+            pivot_grad[i] = static_cast<T>(result.pivot_grad);
+        }
+    }
+
+    void store_results() const {
+        const std::size_t width = column_width(block, first);
+        for (std::size_t i = 0; i < width; ++i) block.losses[first + i] = loss[i];
         if (block.log_sum_exp)
             for (std::size_t i = 0; i < width; ++i) block.log_sum_exp[first + i] = log_sum_exp[i];
         if (block.correct)
-            for (std::size_t i = 0; i < width; ++i) {
-                const bool hit = scalars.soft ? likely_at[i] == pivot[i] : best[i] == pivot[i];
-                block.correct[first + i] = hit && !ignored[i] && log_sum_exp[i] == log_sum_exp[i];
-            }
-        if (block.grad.data == nullptr) continue;
+            for (std::size_t i = 0; i < width; ++i)
+                block.correct[first + i] =
+                    best[i] == wanted[i] && !ignored[i] && log_sum_exp[i] == log_sum_exp[i];
+    }
 
-        const T scale = static_cast<T>(scalars.pull_scale * block.grad_scale);
+    // e becomes the gradient.
+    void write_grad() const {
+        Column<T>* const x = scratch.x;
+        const T scale = pulls.grad_scale;
         const auto set_grad = [&](auto pull) {
-            scale_columns(x, classes, tiles, factor, [&](std::size_t c, std::size_t i, T scaled) {
-                return except_at<T>(c, pivot[i], pivot_grad[i], scaled - pull(c, i));
-            });
+            scale_columns(x, classes, scratch.tiles, factor,
+                          [&](std::size_t c, std::size_t i, T scaled) {
+                              return except_at<T>(c, pivot[i], pivot_grad[i], scaled - pull(c, i));
+                          });
         };
-        if (scalars.soft)
-            set_grad([&](std::size_t c, std::size_t i) { return scale * pulls[c][i]; });
-        else if (scalars.pulls)
-            set_grad([&](std::size_t c, std::size_t) {
-                return weight ? scale * weight[c] : scale * T{1};
-            });
+        if (pulls.soft)
+            set_grad([&](std::size_t c, std::size_t i) { return scale * scratch.pulls[c][i]; });
+        else if (pulls.any)
+            set_grad([&](std::size_t c, std::size_t) { return scale * pulls.of_class(c); });
         else
             set_grad([](std::size_t, std::size_t) { return T{0}; });
-        if (capped)
+        if (is_capped(block))
             for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i) x[c][i] *= slopes[c][i];
+                for (std::size_t i = 0; i < column_count; ++i) x[c][i] *= scratch.slopes[c][i];
         if (any_ignored)
             for (std::size_t c = 0; c < classes; ++c)
                 for (std::size_t i = 0; i < column_count; ++i)
                     x[c][i] = ignored[i] ? T{0} : x[c][i];
         store_columns(x, block.grad, block, first);
     }
+};
+
+template <class T>
+void cross_entropy_columns(const CrossEntropyBlock& block) {
+    Columns<T> columns(block);
+    const bool plain = !columns.pulls.any && block.weight == nullptr && block.options.z_loss == 0.0;
+    for (std::size_t first = 0; first < block.positions; first += column_count) {
+        columns.first = first;
+        columns.load_logits();
+        columns.load_targets();
+        if (!plain) columns.sum_pulls();
+        columns.sum_exp();
+        plain ? columns.template finish_all<true>() : columns.template finish_all<false>();
+        columns.store_results();
+        if (block.grad.data) columns.write_grad();
+    }
 }
+
+template <class T>
+constexpr ClassKernels<CrossEntropyBlock> cross_entropy = {
+    class_kernel<RowScratch<T>>(cross_entropy_rows<T>),
+    class_kernel<ColumnScratch<T>>(cross_entropy_columns<T>)};
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

@@ -12,7 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../arithmetic/functions.hpp"
+#include "../arithmetic/exp.hpp"
+#include "../arithmetic/log.hpp"
 #include "../arithmetic/stream.hpp"
 #include "../table.hpp"
 
@@ -323,10 +324,8 @@ constexpr T pointwise_ones[pointwise_lanes] = {
 
 // Elements [start, start + count) of a run, count <= pointwise_lanes.
 template <class Family, class T, bool with_losses, class Rule>
-inline __attribute__((always_inline)) void pointwise_block(const Rule& rule,
-                                                           const PointwiseRun& run, double* sums,
-                                                           std::size_t start, std::size_t count,
-                                                           bool stream) {
+FASTOPT_INLINE void pointwise_block(const Rule& rule, const PointwiseRun& run, double* sums,
+                                    std::size_t start, std::size_t count, bool stream) {
     using C = typename Family::template Compute<T>;
     const auto operand = [&](int index) {
         const T* first = static_cast<const T*>(run.operands[index]);

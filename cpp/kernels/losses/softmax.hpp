@@ -4,17 +4,19 @@
 // x_c = m, the top:
 //   softmax      y_c = e_c / sum_k e_k,                dx_c = y_c (g_c - sum_k g_k y_k),
 //   log_softmax  y_c = (x_c - m) - log(1 + others),    dx_c = g_c - exp(y_c) sum_k g_k.
-// By tiles, as in cross_entropy.hpp. log_softmax leaves the top of each tile out of the tile's sum,
-// as it may be the top of all; the others are added last.
-// Along rows and along columns: see classes.hpp.
+// exp is computed by tiles, as in cross_entropy.hpp. log_softmax leaves the top of each tile out of
+// the tile's sum, as it may be the top of all; the tops of the other tiles are added last.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "../arithmetic/functions.hpp"
+#include "../arithmetic/exp.hpp"
+#include "../arithmetic/log.hpp"
 #include "../table.hpp"
-#include "classes.hpp"
+#include "columns.hpp"
+#include "rows.hpp"
+#include "tiles.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -31,57 +33,65 @@ T log_sum_of(double others, T top) {
     return static_cast<T>(log1p(others * (at_top * (1.0 / (exp_scale * exp_scale)))));
 }
 
+struct SoftmaxRows {
+    explicit SoftmaxRows(const SoftmaxBlock& block)
+        : parts{block.scratch},
+          tiles(parts, block.classes),
+          at_tops(parts.take<double>(tiles.count)) {}
+
+    ScratchParts parts;
+    RowTiles tiles;
+    double* at_tops;  // e of the top of each tile
+};
+
 template <class T, bool log>
 void softmax_rows(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    const std::size_t tiles = tile_count(classes);
-    double only[3];  // of each tile its largest x, later its weight, its sum, and e of the largest
-    double* const tops = block.scratch ? static_cast<double*>(block.scratch) : only;
-    double* const sums = tops + tiles;
-    double* const at_tops = sums + tiles;  // log_softmax only
+    const auto scratch = scratch_of<SoftmaxRows>(block);
+    const RowTiles& tiles = scratch.tiles;
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* x = class_row<const T>(block.x, block, row);
         const T* next = next_class_row<T>(block.x, block, row);
         T* out = class_row<T>(block.out, block, row);
-        T top = -static_cast<T>(__builtin_inff());  // so far
+        T top = minus_infinity<T>;  // so far
         std::size_t top_tile = 0;
-        for (std::size_t t = 0; t < tiles; ++t) {
+        for (std::size_t t = 0; t < tiles.count; ++t) {
             const std::size_t start = t * tile_size;
             const std::size_t count = tile_length(classes, start);
             const T* in = x + start;
             const T tile_top = largest(in, count);
-            tops[t] = static_cast<double>(tile_top);
+            tiles.tops[t] = static_cast<double>(tile_top);
             top_tile = tile_top > top ? t : top_tile;
             top = tile_top > top ? tile_top : top;
-            const T* ahead = t + 1 < tiles ? in + tile_size : next;
+            const T* ahead = t + 1 < tiles.count ? in + tile_size : next;
             const T base = base_of(tile_top);
             T at_top{};
             if constexpr (log) {
                 // x goes to its place at once, while it is in the first cache and exp leaves the
                 // memory time.
                 const auto copy = write_lanes(x, out);
-                sums[t] = sum_exp(in, count, base, first_index(in, count, tile_top), at_top, ahead,
-                                  [&](std::size_t first, const T*, std::size_t n) {
-                                      if (out != x) copy(start + first, in + first, n);
-                                  });
-                at_tops[t] = static_cast<double>(at_top);
+                tiles.sums[t] = sum_exp(in, count, base, first_index(in, count, tile_top), at_top,
+                                        ahead, [&](std::size_t first, const T*, std::size_t n) {
+                                            if (out != x) copy(start + first, in + first, n);
+                                        });
+                scratch.at_tops[t] = static_cast<double>(at_top);
             } else {
-                sums[t] =
+                tiles.sums[t] =
                     sum_exp(in, count, base, count, at_top, ahead, write_lanes(in, out + start));
             }
         }
         if constexpr (log) {
-            for (std::size_t t = 0; t < tiles; ++t)
-                if (t != top_tile) sums[t] += at_tops[t];
-            const double others = weigh_tiles(tops, sums, tiles, static_cast<double>(top));
+            for (std::size_t t = 0; t < tiles.count; ++t)
+                if (t != top_tile) tiles.sums[t] += scratch.at_tops[t];
+            const double others = tiles.weigh(static_cast<double>(top));
             const T scalar = log_sum_of(others, top);
             for (std::size_t c = 0; c < classes; ++c) out[c] = (out[c] - top) - scalar;
         } else {
-            const double all = weigh_tiles(tops, sums, tiles, static_cast<double>(top));
-            for (std::size_t t = 0; t < tiles; ++t) {
+            const double all = tiles.weigh(static_cast<double>(top));
+            for (std::size_t t = 0; t < tiles.count; ++t) {
                 const std::size_t start = t * tile_size;
                 const std::size_t end = start + tile_length(classes, start);
-                const TileFactor<T> by = tile_factor<T>(1.0 / all, tops[t]);  // its weight now
+                const TileFactor<T> by = tile_factor<T>(1.0 / all, tiles.weights[t]);
                 for (std::size_t c = start; c < end; ++c) out[c] = out[c] * by.unscale * by.factor;
             }
         }
@@ -109,10 +119,25 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
 }
 
 template <class T>
+struct SoftmaxColumns {
+    explicit SoftmaxColumns(const SoftmaxBlock& block)
+        : parts{block.scratch},
+          x(parts.take<Column<T>>(block.classes)),
+          grad(parts.take<Column<T>>(block.grad.data ? block.classes : 0)),
+          tiles(parts.take<ColumnTile<T>>(block.grad.data ? 0 : tile_count(block.classes))) {}
+
+    ScratchParts parts;
+    Column<T>* x;  // and then the result
+    Column<T>* grad;
+    ColumnTile<T>* tiles;
+};
+
+template <class T>
 void softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    auto* const x = static_cast<Column<T>*>(block.scratch);
-    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(x + classes);
+    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    Column<T>* const x = scratch.x;
+    ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
         Column<T> top;
@@ -129,8 +154,9 @@ void softmax_columns(const SoftmaxBlock& block) {
 template <class T>
 void log_softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    auto* const x = static_cast<Column<T>*>(block.scratch);
-    auto* const tiles = reinterpret_cast<ColumnTile<T>*>(x + classes);
+    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    Column<T>* const x = scratch.x;
+    ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
         Column<T> top, scalar;
@@ -173,8 +199,8 @@ void log_softmax_columns(const SoftmaxBlock& block) {
 template <class T, bool log>
 void softmax_backward_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    auto* const y = static_cast<Column<T>*>(block.scratch);
-    auto* const grad = y + classes;
+    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    Column<T>*const y = scratch.x, *const grad = scratch.grad;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, y);
         load_columns(block.grad, block, first, grad);
@@ -194,12 +220,19 @@ void softmax_backward_columns(const SoftmaxBlock& block) {
 }
 
 template <class T>
-constexpr SoftmaxKernels softmax_kernels() {
-    return {{softmax_rows<T, false>, softmax_rows<T, true>},
-            {softmax_columns<T>, log_softmax_columns<T>},
-            {softmax_backward_rows<T, false>, softmax_backward_rows<T, true>},
-            {softmax_backward_columns<T, false>, softmax_backward_columns<T, true>}};
-}
+constexpr ClassKernels<SoftmaxBlock> softmax = {
+    class_kernel<SoftmaxRows>(softmax_rows<T, false>),
+    class_kernel<SoftmaxColumns<T>>(softmax_columns<T>)};
+
+template <class T>
+constexpr ClassKernels<SoftmaxBlock> log_softmax = {
+    class_kernel<SoftmaxRows>(softmax_rows<T, true>),
+    class_kernel<SoftmaxColumns<T>>(log_softmax_columns<T>)};
+
+template <class T, bool log>
+constexpr ClassKernels<SoftmaxBlock> softmax_backward = {
+    class_kernel<SoftmaxRows>(softmax_backward_rows<T, log>),
+    class_kernel<SoftmaxColumns<T>>(softmax_backward_columns<T, log>)};
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

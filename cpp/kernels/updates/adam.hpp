@@ -1,7 +1,7 @@
 // Adam (Kingma and Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov and Hutter 2019).
 #pragma once
 
-#include "../arithmetic/functions.hpp"
+#include "../arithmetic/power.hpp"
 #include "update.hpp"
 
 namespace fastopt::FASTOPT_ISA {

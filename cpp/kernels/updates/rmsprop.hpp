@@ -1,7 +1,7 @@
 // RMSprop (Tieleman and Hinton 2012), plain, centered (Graves 2013), with momentum.
 #pragma once
 
-#include "../arithmetic/functions.hpp"
+#include "../arithmetic/power.hpp"
 #include "update.hpp"
 
 namespace fastopt::FASTOPT_ISA {

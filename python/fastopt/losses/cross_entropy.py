@@ -53,9 +53,7 @@ class CrossEntropyOptions:
         self.label_smoothing = to_float("label_smoothing", self.label_smoothing)
         self.z_loss = to_float("z_loss", self.z_loss)
         self.logit_softcap = to_float("logit_softcap", self.logit_softcap)
-        _core.check_cross_entropy(
-            self.weight, self.reduction, self.label_smoothing, self.z_loss, self.logit_softcap
-        )
+        _core.check_cross_entropy(self)
 
     def _run(
         self,
@@ -72,19 +70,13 @@ class CrossEntropyOptions:
         The compiled function makes all results before it writes anything.
         """
         return _core.cross_entropy(
+            self,
             logits,
             targets,
-            self.weight,
-            self.ignore_index,
-            self.reduction,
-            self.label_smoothing,
-            self.z_loss,
-            self.logit_softcap,
             want_grad,
             out,
             tuple if stats else None,
             denominator,
-            None,
         )
 
     def __repr__(self) -> str:
