@@ -164,7 +164,8 @@ public:
             grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
         // A tuple of its own: nobody may free a gradient while the GIL is released.
-        const py::tuple grads(new_object(PySequence_Tuple(given.ptr())));
+        const auto grads = py::reinterpret_steal<py::tuple>(PySequence_Tuple(given.ptr()));
+        if (!grads) throw py::error_already_set();
         if (grads.size() != parameters_.size())
             throw_error<py::value_error>(
                 "grads has {} for {}; pass None for a parameter without one",

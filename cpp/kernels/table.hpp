@@ -17,8 +17,9 @@ enum class Type : int {
 };
 constexpr int type_count = 2;
 
-constexpr int max_options = 12;
-constexpr int max_states = 3;
+constexpr int max_options = 12;  // of an update
+constexpr int max_states = 3;    // of an update
+// Partial sums of a norm, part of its bits: four vectors of eight double, the widest there are.
 constexpr std::size_t norm_lanes = 32;
 constexpr std::size_t column_count =
     32;  // positions that the kernels along columns take side by side

@@ -4,6 +4,13 @@
 #include <algorithm>
 
 namespace fastopt {
+namespace {
+
+// Pieces. A tensor is not cut into fewer, if it has as many chunks, so that the threads finish at
+// about the same time.
+constexpr std::size_t fewest_pieces = 16;
+
+}  // namespace
 
 void Grid::clear() {
     pieces_.clear();
@@ -14,9 +21,8 @@ void Grid::clear() {
 
 void Grid::add(std::size_t count, std::size_t at_once) {
     const std::size_t chunks = (count + chunk_size_ - 1) / chunk_size_;
-    // At least 16 pieces, so that the threads finish at about the same time.
-    const std::size_t together =
-        std::clamp<std::size_t>(at_once / chunk_size_, 1, std::max<std::size_t>(1, chunks / 16));
+    const std::size_t most = std::max<std::size_t>(1, chunks / fewest_pieces);
+    const std::size_t together = std::clamp<std::size_t>(at_once / chunk_size_, 1, most);
     for (std::size_t start = 0; start < count; start += together * chunk_size_) {
         const std::size_t part = std::min(together * chunk_size_, count - start);
         if (share_ends_.empty() || open_ + part > chunk_size_) {

@@ -7,10 +7,14 @@
 namespace fastopt {
 namespace {
 
-// A training step has results of a few sizes. The block that was freed first is dropped first. The
-// system can take the pages of a block back, but not its addresses, which a process may run out of.
+// Blocks. A training step has results of a few sizes. The block that was freed first is dropped
+// first.
 constexpr std::size_t most_kept = 4;
+
+// Bytes. The system can take the pages of a block back, but not its addresses, which a process may
+// run out of.
 constexpr std::size_t most_kept_bytes = 256 << 20;
+
 Memory kept[most_kept];
 std::size_t kept_count = 0;
 std::size_t kept_bytes = 0;

@@ -97,14 +97,15 @@ bool Scaling::fits(Type type) const {
 }
 
 Scaling clipping(double max_norm, double norm, double scale) {
-    const double clip = max_norm / (norm / scale + 1e-6);
+    constexpr double epsilon = 1e-6;  // torch.nn.utils.clip_grad_norm_ adds it to the norm
+    const double clip = max_norm / (norm / scale + epsilon);
     const Scaling plain{1.0 / scale, scale, 1.0};
     if (clip > 1.0) return plain;  // NaN stays
     // A denormal `clip` has lost digits, even if the product is normal.
     const bool exact = std::isnormal(clip) && std::isnormal(plain.factor);
     const double factor = exact ? plain.factor * clip : 0.0;
     if (norm == 0.0) return {factor, scale, 1.0};
-    return {factor, norm + 1e-6 * scale, max_norm};
+    return {factor, norm + epsilon * scale, max_norm};
 }
 
 void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {

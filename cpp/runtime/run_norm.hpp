@@ -41,7 +41,8 @@ public:
     double total() const;
     NormType type() const { return type_; }
 
-    // Whether no square that changes `sum` has overflowed or underflowed.
+    // Whether no square that changes `sum` has overflowed or underflowed. A square that underflows
+    // is less than 2^-1022: it takes 2^70 of them to change the last digit of a sum of 2^-900.
     static bool in_range(double sum) { return sum > 0x1p-900 && sum < 0x1p1000; }
 
 private:
@@ -62,6 +63,8 @@ Norm norm_of(NormParts& parts, const Grid& grid, const GradOf& grad_of) {
     const double plain = parts.total();
     if (parts.type() == NormType::inf) return {plain, std::isfinite(plain)};
     if (NormParts::in_range(plain)) return {square_root(plain), true};
+    // Powers of two change no digit. With the first, squares of the smallest numbers are normal.
+    // With the second, the sum of 2^64 squares of the largest numbers is finite.
     for (const double scale : {0x1p700, 0x1p-600}) {
         parts.start(grid);
         for (std::size_t share = 0; share < grid.shares(); ++share)

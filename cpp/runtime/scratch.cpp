@@ -16,6 +16,7 @@ constexpr std::size_t kept_bytes = 16 << 20;
 
 // Bytes. Sizes of kept blocks are multiples of it, so that batches of similar sizes share a block.
 constexpr std::size_t granule = 64 << 10;
+
 // Blocks come from malloc, not from new (std::nothrow): libstdc++ allocates memory for the first
 // exception of a thread, even if new catches it, and ends the process if memory is missing.
 struct Free {

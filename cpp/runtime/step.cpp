@@ -7,6 +7,9 @@
 namespace fastopt {
 namespace {
 
+// Bytes. Gradients are rescaled in blocks of this size, which stay in the L1 cache.
+constexpr std::size_t rescale_block = 4096;
+
 void update_piece(const Update& kernel, const TensorUpdate& tensor, const Piece& piece,
                   const Coefficients& coefficients, const Scaling* rescaled, bool zero) {
     const int type = static_cast<int>(tensor.grad.type);
@@ -20,7 +23,7 @@ void update_piece(const Update& kernel, const TensorUpdate& tensor, const Piece&
         offset += count * size;
     };
     const auto update_rescaled = [&](const std::byte* grad, std::size_t count) {
-        alignas(64) std::byte block[4096];
+        alignas(64) std::byte block[rescale_block];
         for (std::size_t part; count > 0; count -= part, grad += part * size) {
             part = std::min(count, sizeof(block) / size);
             update_kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier,

@@ -35,7 +35,7 @@ public:
 
     // Calls body(pointer, count) for contiguous runs of the elements [start, start + count). A
     // contiguous array is one run; otherwise each run is copied into a buffer. All runs except the
-    // last have a multiple of run_unit elements.
+    // last have a multiple of run_unit elements: pointwise losses add to 64 lanes.
     static constexpr std::size_t run_unit = 64;
     template <class F>
     void each_run(std::size_t start, std::size_t count, const F& body) const {
@@ -78,8 +78,10 @@ public:
     void fill_zero(std::size_t start, std::size_t count) const;
 
 private:
-    static constexpr std::size_t small_buffer = 32768;  // bytes
-    static constexpr std::size_t large_buffer = 1 << 21;
+    // Bytes. A copy on the stack, for arrays whose elements need not be read together.
+    static constexpr std::size_t small_buffer = 32768;
+    // Bytes. More are not read together, because the copy would not stay in the L2 cache.
+    static constexpr std::size_t large_buffer = 2 << 20;
 
     void gather(std::size_t start, std::size_t count, std::byte* out) const;
     template <class Word>

@@ -63,12 +63,24 @@ constexpr int wanted_shift = 16;
 constexpr std::uint64_t wanted_mask = 0xffff;
 constexpr std::uint64_t open_bit = std::uint64_t{1} << 32;
 constexpr int job_shift = 33;
+
+// Workers. Each has a range of indices in the pool, which is allocated once.
 constexpr int max_workers = 1023;
+
 // A yield that takes longer means that another thread has used the core.
 constexpr auto core_lost = std::chrono::microseconds(10);
-constexpr int crowded_jobs_first = 16, crowded_jobs_most = 256;
-// The caller then yields, because a worker inside may have lost its core.
+
+// Jobs. After a worker has lost its core, the workers do not spin between the next 16 jobs. Each
+// time that it happens again the number doubles, up to 256.
+constexpr int crowded_jobs_first = 16;
+constexpr int crowded_jobs_most = 256;
+
+// Looks at the gate or the stage, some 30 to 100 us. The caller then yields between two looks,
+// because a worker that it waits for may have lost its core.
 constexpr int caller_spins = 2000;
+
+// Looks at the gate between two yields of an idle worker.
+constexpr int worker_spins = 16;
 
 enum class Stage {
     first,
@@ -254,7 +266,7 @@ private:
         const auto begin = Clock::now();
         auto now = begin;
         while (now - begin < std::chrono::nanoseconds(tuning.spin_ns)) {
-            for (int i = 0; i < 16; ++i) {
+            for (int i = 0; i < worker_spins; ++i) {
                 const std::uint64_t gate = gate_.load(std::memory_order_acquire);
                 if (is_new(gate)) {
                     patience = crowded_jobs_first;

@@ -74,11 +74,7 @@ def mapping(name: str, value: object) -> Mapping[Any, Any]:
 
 def to_float(name: str, value: object) -> float:
     """Check that `value` is a number within float64; it may be NaN or infinite."""
-    if type(value) is float:
-        return value
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, not {short_repr(value)}")
-    return as_number(value, name)
+    return value if type(value) is float else as_number(value, name)
 
 
 def to_int(name: str, value: Any) -> int:

@@ -30,11 +30,12 @@ struct update_defaults {
 
 constexpr int no_item = Option{}.item;
 
-template <template <class> class Scalars, int count>
+template <template <class> class Scalars, int count = 0>
 struct Prepared {
     static constexpr int flag_count = count;
     Scalars<double> scalars;
-    bool flags[count];  // in the order of the rule's template parameters
+    // In the order of the rule's template parameters. The last is unused: an array needs one.
+    bool flags[count + 1] = {};
 };
 
 // What the element type must be able to hold. No number may become infinite. A factor may become 0,
