@@ -360,9 +360,9 @@ def test_every_task_has_its_report(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--data", "none.csv"], "--data: there is no file or folder none.csv\n"),
+        (["--data", "none.csv"], "cannot read none.csv: No such file or directory\n"),
         (["--data", "wine"], "is of a model of other shapes than 13-4-3: either --data are not"),
-        (["--task", "regression"], "the run to resume was made without --task; leave it out\n"),
+        (["--task", "regression"], "--task was not given in the run to resume; leave it out\n"),
         (["--seed", "3"], "--seed was 0 in the run to resume, not 3; leave it out\n"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -421,7 +421,8 @@ def test_a_resumed_run_says_that_nothing_is_left_to_train(tmp_path: Path) -> Non
     result = resume("--epochs", "1")
     assert result.exit_code == 2
     assert result.stderr == (
-        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many epochs\n"
+        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many "
+        "epochs\n"
     )
     assert read_metrics(tmp_path) == metrics
 
