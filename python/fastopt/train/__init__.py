@@ -3,6 +3,9 @@
 ``fastopt train`` is a thin layer over this library. A `RunConfig` contains all options of a run and
 builds a `Trainer`. A `Trainer` takes any model with the methods of `Model`.
 
+An argument that cannot be used raises TypeError or ValueError, here and in the methods; the message
+names the argument and its value. ``Raises`` below lists the other errors.
+
 Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for the pictures).
 """
 

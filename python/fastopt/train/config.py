@@ -53,7 +53,7 @@ for _name, _item in vars(fo).items():  # an optimizer that is not listed has its
     if isinstance(_item, type) and issubclass(_item, fo.Optimizer) and _item not in _listed:
         _own = {name: option.default for name, option in signature(_item).parameters.items()}
         OPTIMIZERS[_name.lower()] = OptimizerChoice(
-            _item, _name, _own["lr"], _own.get("weight_decay", 0.0), _own.get("momentum")
+            _item, _name, _own["lr"], _own["weight_decay"], _own.get("momentum")
         )
 
 # The optimizers that have a momentum, for messages.
@@ -125,8 +125,6 @@ class RunConfig:
     ------
     ConfigError
         A ValueError that names the field and the value.
-    TypeError
-        If a value is of another type.
 
     Examples
     --------
@@ -222,11 +220,8 @@ class RunConfig:
 
         Raises
         ------
-        DataError
-            If the data cannot be loaded.
-        ConfigError
-            If the data's task does not take the loss, or the optimizer or the schedule does not
-            take a number.
+        DataError, ConfigError
+            See `load_data` and `check`.
         """
         data = self.load() if data is None else data
         self.check(data)
@@ -318,8 +313,6 @@ def make_scheduler(
     ConfigError
         If there is no such schedule, the warm-up is longer than the run, or the run has more steps
         than the schedule can count.
-    TypeError, ValueError
-        If a number cannot be used.
 
     Examples
     --------

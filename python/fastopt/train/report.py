@@ -329,11 +329,6 @@ def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "
     data : Data
         Of a classification or a binary task; it has the names of the classes.
     title : str
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the class indices cannot be used.
     """
     with from_extra("plot_confusion"):
         from matplotlib.figure import Figure

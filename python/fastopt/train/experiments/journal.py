@@ -48,8 +48,6 @@ class Journal:
     ------
     JournalError
         If the file is of another space or other data, is damaged, or is in use.
-    TypeError
-        If an argument is of another kind.
     OSError
         If it cannot be read or written.
 

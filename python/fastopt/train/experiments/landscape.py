@@ -208,11 +208,6 @@ def descend(
     start : pair, optional
         By default that of the landscape.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is of another type or out of range.
-
     Examples
     --------
     >>> from fastopt.train import experiments
