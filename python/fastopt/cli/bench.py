@@ -32,7 +32,7 @@ def bench(
         ),
     ] = None,
     seconds: Annotated[
-        float | None, common.Number(help="For each case, about.", show_default=str(SECONDS))
+        float | None, common.Number(help="Seconds for each case, about.", show_default=str(SECONDS))
     ] = None,
     threads: common.Threads = None,
     output: Annotated[

@@ -42,7 +42,7 @@ def fail(message: object) -> NoReturn:
 
 
 def parse_whole(text: str | int) -> int:
-    """Return the whole number in a text."""
+    """Return the integer in a text."""
     try:
         number = int(text)
     except ValueError:
@@ -116,7 +116,7 @@ Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
 
 
 def one_of(text: str, names: Iterable[str], **options: Any) -> Any:
-    """Return an option that takes one of `names`; in the help they may stand on several lines."""
+    """Return an option that takes one of `names`. The help lists them: it may break the list."""
     return typer.Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
 
 
@@ -144,13 +144,15 @@ DataName = Annotated[
         "files."
     ),
 ]
-TaskName = Annotated[str | None, one_of("What to learn", ft.TASKS, show_default="that of the data")]
+TaskName = Annotated[str | None, one_of("Task", ft.TASKS, show_default="that of the data")]
 Epochs = Annotated[int, Whole(help="Passes over the training data.")]
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")]
 MaxNorm = Annotated[
     float | None, Number(help="Clip the gradients to this norm.", show_default="no clipping")
 ]
-Seed = Annotated[int, Whole(help="Of split, weights, order, dropout and draws.")]
+Seed = Annotated[
+    int, Whole(help="Seed of all random numbers: split, weights, order, dropout, draws.")
+]
 Threads = Annotated[
     int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
 ]
@@ -165,7 +167,7 @@ def use_threads(threads: int | None) -> None:
 
 @contextmanager
 def one_line_errors(folder: Path) -> Iterator[None]:
-    """Turn what the user can mend into a message without a traceback."""
+    """Print an error that the user can correct in one line, and exit with code 2."""
     try:
         yield
     except ft.ConfigError as error:
@@ -181,7 +183,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def results_folder(folder: Path) -> Iterator[None]:
-    """Make sure that results can be written into `folder`; it does not stay if there are none."""
+    """Check that results can be written into `folder`; remove the folder if there are none."""
     for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
         if find_spec(package) is None:
             fail(

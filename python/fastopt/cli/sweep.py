@@ -35,7 +35,7 @@ def sweep(
     trials: Annotated[
         int | None,
         common.Whole(
-            help="Draw so many combinations at random.", show_default="all, or 20 of ranges"
+            help="Number of combinations to draw at random.", show_default="all, or 20 of ranges"
         ),
     ] = None,
     data: common.DataName = common.DEFAULTS.data,
@@ -45,7 +45,7 @@ def sweep(
     max_norm: common.MaxNorm = None,
     seed: common.Seed = 0,
     jobs: Annotated[
-        int | None, common.Whole(help="Runs at a time.", show_default="one on each core")
+        int | None, common.Whole(help="Number of runs at a time.", show_default="one on each core")
     ] = None,
     output: Annotated[
         Path,
@@ -65,8 +65,8 @@ def sweep(
 
     Without any of them, the learning rate and the batch size of AdamW vary.
 
-    The best run has the highest held-out score after its last epoch. Interrupt
-    it as you like: the same command goes on, and a larger --trials adds to it.
+    The best run has the highest held-out score after its last epoch. You may
+    interrupt a sweep: the same command continues it. A larger --trials adds runs.
     """
     given = axes.parse_axes(
         lr=lr,
@@ -111,11 +111,11 @@ def sweep(
         except fx.JournalError as error:
             common.fail(error)
         except fx.RunError as error:
-            common.fail(f"{error}; what has ended is kept, and the same command goes on")
+            common.fail(f"{error}; the finished runs are kept, and the same command continues")
         runs = [ran[config] for config in configs if config in ran]
         if runs:
             report(output, runs, space, dataset, objective)
-    common.check_end(len(runs), len(configs), "run", "; the same command goes on")
+    common.check_end(len(runs), len(configs), "run", "; the same command continues")
     if all(run.diverged for run in runs):
         common.say("all runs diverged: try smaller values of --lr")
         raise typer.Exit(1)
@@ -123,7 +123,7 @@ def sweep(
 
 @contextmanager
 def journal_of(path: Path, space: fx.Space, dataset: ft.Data) -> Iterator[fx.Journal]:
-    """Open the journal; one without a run does not stay."""
+    """Open the journal; remove it if it holds no run at the end."""
     with fx.Journal(path, space, dataset) as journal:
         try:
             yield journal
@@ -141,7 +141,7 @@ def run_all(
     names: list[str],
     objective: ft.Objective,
 ) -> None:
-    """Run what is missing, with live progress; each run is kept as it ends."""
+    """Run the missing configurations, with live progress; each run is kept as it ends."""
     total = done + len(configs)
     with (
         Progress(

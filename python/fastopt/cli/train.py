@@ -40,9 +40,7 @@ def train(
     label_smoothing: Annotated[
         float, Number(help="For cross-entropy, in [0, 1].")
     ] = DEFAULTS.label_smoothing,
-    optimizer: Annotated[
-        str, common.one_of("What takes the steps", ft.OPTIMIZERS)
-    ] = DEFAULTS.optimizer,
+    optimizer: Annotated[str, common.one_of("Optimizer", ft.OPTIMIZERS)] = DEFAULTS.optimizer,
     lr: Annotated[
         float | None, Number(help="Learning rate.", show_default=common.by_optimizer("lr"))
     ] = None,
@@ -51,13 +49,13 @@ def train(
     ] = None,
     momentum: Annotated[
         float | None,
-        Number(help=f"Of {WITH_MOMENTUM}.", show_default=common.by_optimizer("momentum")),
+        Number(help=f"Momentum of {WITH_MOMENTUM}.", show_default=common.by_optimizer("momentum")),
     ] = None,
     batch_size: Annotated[int, Whole(help="Samples in a batch.")] = DEFAULTS.batch_size,
     epochs: common.Epochs = DEFAULTS.epochs,
     schedule: Annotated[
         str,
-        common.one_of("How the learning rate changes", ft.SCHEDULES),
+        common.one_of("Schedule of the learning rate", ft.SCHEDULES),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
         int, Whole(help="Steps in which the learning rate rises first.")
@@ -85,7 +83,7 @@ def train(
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
+        typer.Option("--resume", help="Continue from the checkpoint in the output folder."),
     ] = False,
     threads: common.Threads = None,
     output: Annotated[
@@ -132,8 +130,8 @@ def train(
             if (done := len(trainer.history.epochs)) > config.epochs:
                 raise ft.ConfigError(
                     "epochs",
-                    f"must be at least {done}, not {config.epochs}: the run to resume has had so "
-                    "many epochs",
+                    f"must be at least {done}, not {config.epochs}: the run to resume has "
+                    f"{counted(done, 'epoch')}",
                 )
     with common.results_folder(output):
         code = fit(
@@ -165,8 +163,8 @@ def fit(
     )
     if resumed and len(history.epochs) == epochs:
         say(
-            f"resumed    nothing to train: the run has had its {counted(epochs, 'epoch')}; "
-            "to go on, give a larger --epochs"
+            f"resumed    the run already has {len(history.epochs)} of {counted(epochs, 'epoch')}; "
+            "to continue, give a larger --epochs"
         )
     elif resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
@@ -179,7 +177,7 @@ def fit(
     try:
         trainer.fit(epochs, callbacks)
     except KeyboardInterrupt:
-        again = "; go on with --resume" if checkpoint else ""
+        again = "; continue with --resume" if checkpoint else ""
         say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
     done, hint = len(history.epochs), "try a smaller --lr"
@@ -211,7 +209,7 @@ def _given(context: typer.Context) -> set[str]:
 
 
 class Live(ft.Callback):
-    """A live line of loss, score and speed; plain lines if this is no terminal."""
+    """A live line of loss, score and speed; plain lines without a terminal."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
