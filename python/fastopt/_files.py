@@ -14,6 +14,8 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 from zlib import crc32
 
+from fastopt._checks import as_path
+
 __all__ = [
     "parse_json",
     "remove_leftovers",
@@ -88,20 +90,8 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
     ------
     OSError
         If a file cannot be moved.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from fastopt import train
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with train.write_together(folder) as parts:
-    ...         size = (parts / "a.txt").write_text("a")
-    ...         size = (parts / "b.txt").write_text("b")
-    ...     sorted(path.name for path in Path(folder).iterdir())
-    ['a.txt', 'b.txt']
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     parts = folder / f".fastopt-{token_hex(8)}"
     try:
         parts.mkdir()
