@@ -67,7 +67,7 @@ def test_an_end_before_the_first_result_leaves_no_folder(
 ) -> None:
     monkeypatch.setattr(fx, "run_parallel", run_here)
     monkeypatch.setattr(ft.Trainer, "fit", raising(error))
-    monkeypatch.setattr(fx, "descend", raising(error))
+    monkeypatch.setattr("fastopt.train.experiments.landscape.descend", raising(error))
     result = call(arguments)
     assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert "interrupted" in result.stdout or result.stderr.startswith("fastopt: error: ")
@@ -79,8 +79,7 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # This is like a second Ctrl-C; the first has ended the training.
-    monkeypatch.setattr("fastopt.train.experiments.files.to_json", raising(KeyboardInterrupt()))
-    monkeypatch.setattr("fastopt.train.report.to_json", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("fastopt.train.files.to_json", raising(KeyboardInterrupt()))
     result = call(arguments)
     assert result.exit_code == 130
     assert result.stdout.rstrip().endswith("interrupted")
@@ -89,7 +88,7 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
 
 def test_an_interrupted_report_of_a_sweep_keeps_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fx, "run_parallel", run_here)
-    monkeypatch.setattr(fx, "plot_sweep", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("fastopt.train.experiments.files.plot_sweep", raising(KeyboardInterrupt()))
     assert call(SWEEP).exit_code == 130
     assert [path.name for path in Path("a/b").iterdir()] == ["runs.jsonl"]
 
@@ -120,7 +119,9 @@ def test_an_interrupt_while_the_files_get_their_names(monkeypatch: pytest.Monkey
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", interrupt)
-    monkeypatch.setattr("fastopt.cli.landscape.write_picture", lambda path, _: path.touch() or path)
+    monkeypatch.setattr(
+        "fastopt.train.experiments.landscape.write_picture", lambda path, _: path.touch() or path
+    )
     monkeypatch.setattr("fastopt.cli.landscape.write_table", lambda path, _: path.touch() or path)
     monkeypatch.setattr("fastopt.cli.landscape.write_json", lambda path, _: path.touch() or path)
     assert call(LANDSCAPE).exit_code == 130
@@ -142,7 +143,7 @@ def test_an_interrupted_landscape_keeps_the_functions_that_are_done(
             raise KeyboardInterrupt
         return plot(*arguments)
 
-    monkeypatch.setattr(fx, "plot_rates", interrupt)
+    monkeypatch.setattr("fastopt.train.experiments.landscape.plot_rates", interrupt)
     result = call(LANDSCAPE)
     assert result.exit_code == 130
     assert result.stdout.rstrip().endswith("interrupted after 1 of 2 functions")
@@ -158,8 +159,9 @@ def test_an_output_that_cannot_be(
     def never(*_: Any, **__: Any) -> NoReturn:
         pytest.fail("work before the folder is there")
 
-    for name in ("run_parallel", "compare", "descend"):
+    for name in ("run_parallel", "compare"):
         monkeypatch.setattr(fx, name, never)
+    monkeypatch.setattr("fastopt.train.experiments.landscape.descend", never)
     monkeypatch.setattr(ft.Trainer, "fit", never)
     Path("file").write_text("in the way")
     Path("link").symlink_to("nothing")

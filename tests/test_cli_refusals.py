@@ -77,8 +77,8 @@ def test_bad_values(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["train", "--epochs", "x"], "--epochs must be a whole number of 64 bits, not 'x'"),
-        (["train", "--epochs", str(10**30)], f"whole number of 64 bits, not '{10**30}'"),
+        (["train", "--epochs", "x"], "--epochs must be an integer of 64 bits, not 'x'"),
+        (["train", "--epochs", str(10**30)], f"integer of 64 bits, not '{10**30}'"),
         (["train", "--lr", "x"], "--lr must be a number, not 'x'"),
         (["train", "--lr"], "--lr"),
         (["train", "--lrr", "1"], "--lrr"),

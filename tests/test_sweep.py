@@ -144,7 +144,7 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path, whole: list[dict[str, Any]
     assert {path.name for path in folder.iterdir()} == FILES
     assert len(read_json(folder / "sweep.json")["runs"]) == 3
     *_, last = stopped.stdout.rstrip().splitlines()
-    assert last == "interrupted after 3 of 12 runs; the same command goes on"
+    assert last == "interrupted after 3 of 12 runs; the same command continues"
     result = fastopt("sweep", *LONG, "--jobs", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "runs       12, 3 of them done before" in result.stdout

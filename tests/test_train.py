@@ -360,9 +360,9 @@ def test_every_task_has_its_report(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--data", "none.csv"], "--data: there is no file or folder none.csv\n"),
+        (["--data", "none.csv"], "cannot read none.csv: No such file or directory\n"),
         (["--data", "wine"], "is of a model of other shapes than 13-4-3: either --data are not"),
-        (["--task", "regression"], "the run to resume was made without --task; leave it out\n"),
+        (["--task", "regression"], "--task was not given in the run to resume; leave it out\n"),
         (["--seed", "3"], "--seed was 0 in the run to resume, not 3; leave it out\n"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -412,16 +412,14 @@ def test_a_resumed_run_says_that_nothing_is_left_to_train(tmp_path: Path) -> Non
     trainer.save(tmp_path / "checkpoint.safetensors", asdict(config))
     result = resume()
     assert result.exit_code == 0, result.output
-    assert (
-        "nothing to train: the run has had its 2 epochs; to go on, give a larger" in result.stdout
-    )
+    assert "the run already has 2 of 2 epochs; to continue, give a larger --epochs" in result.stdout
     assert "after epoch" not in result.stdout
     metrics = read_metrics(tmp_path)
     assert len(metrics) == 2
     result = resume("--epochs", "1")
     assert result.exit_code == 2
     assert result.stderr == (
-        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many epochs\n"
+        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has 2 epochs\n"
     )
     assert read_metrics(tmp_path) == metrics
 

@@ -9,6 +9,7 @@ import importlib
 import json
 import pkgutil
 import re
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -640,6 +641,25 @@ def test_the_command_of_a_configuration_is_short_and_complete() -> None:
         "fastopt train --data 'my data.csv' --task regression --optimizer momentum --lr 0.0001 "
         "--hidden none --seed 7"
     )
+
+
+def test_an_optimizer_that_is_exported_is_a_choice() -> None:
+    code = (
+        "import fastopt as fo\n"
+        "class Toy(fo.SGD):\n"
+        "    def __init__(self, params, lr=0.25, momentum=0.5, weight_decay=0.0):\n"
+        "        super().__init__(params, lr, momentum, weight_decay=weight_decay)\n"
+        "fo.Toy = Toy\n"
+        "from fastopt import train\n"
+        "from fastopt.cli import axes, common\n"
+        "assert train.OPTIMIZERS['toy'] == (Toy, 'Toy', 0.25, 0.0, 0.5)\n"
+        "assert axes.CHOICES['optimizer'][-1] == 'toy'\n"
+        "assert '0.25 toy' in common.by_optimizer('lr')\n"
+        "paths = train.experiments.LANDSCAPES['bowl'], ['toy'] * 9, 0.01, 2, None, 1.0\n"
+        "paths = train.experiments.landscape.follow(*paths)\n"
+        "train.experiments.plot_paths(train.experiments.LANDSCAPES['bowl'], paths)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_none_means_the_default_of_the_optimizer_and_the_task() -> None:

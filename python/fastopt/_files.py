@@ -6,14 +6,24 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 from zlib import crc32
 
-__all__ = ["parse_json", "remove_leftovers", "require_regular", "to_json", "write_whole"]
+from fastopt._checks import as_path
+
+__all__ = [
+    "parse_json",
+    "remove_leftovers",
+    "require_regular",
+    "to_json",
+    "write_together",
+    "write_whole",
+]
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -60,6 +70,53 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Provide a temporary folder whose files move into `folder` after the block.
+
+    They move together. None moves if the block raises an exception, or if a folder has the name of
+    one of them. All of them move if Ctrl-C comes during this.
+
+    Parameters
+    ----------
+    folder : path
+        Must exist.
+    stale : iterable of str
+        Names of files that are removed from `folder` at the same time, unless they are written.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be moved.
+    """
+    folder = as_path("folder", folder)
+    parts = folder / f".fastopt-{token_hex(8)}"
+    try:
+        parts.mkdir()
+        yield parts
+        written = {file.name for file in parts.iterdir()}
+        for name in sorted(written):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder", str(folder / name))
+        unwritten = set(stale) - written
+        try:
+            _put_in_place(parts, folder, unwritten)
+        except KeyboardInterrupt:  # a late Ctrl-C is better than half of the files
+            _put_in_place(parts, folder, unwritten)
+            raise
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _put_in_place(parts: Path, folder: Path, stale: Iterable[str]) -> None:
+    """Move the remaining files of `parts`, and remove the stale files."""
+    for file in sorted(parts.iterdir()):
+        file.replace(folder / file.name)
+    for name in stale:
+        if (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def require_regular(path: Path, mode: int) -> None:

@@ -5,82 +5,85 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 import typer
-from rich.table import Table
 
 from fastopt import train as ft
-from fastopt._checks import counted
-from fastopt.cli.common import (
-    Number,
-    Whole,
-    choices,
-    describe_data,
-    parse_hidden,
-    say,
-    wide_table,
-)
-from fastopt.cli.lists import parse_axis
-from fastopt.cli.train import DATA_HELP, LR_DEFAULTS
+from fastopt._checks import counted, short_repr
+from fastopt.cli import common
+from fastopt.cli.common import DEFAULTS
 from fastopt.train import experiments as fx
 
-DEFAULTS = ft.RunConfig()
 EVERY_LOSS = tuple(dict.fromkeys(name for names in ft.LOSSES.values() for name in names))
 CHOICES = {"optimizer": tuple(ft.OPTIMIZERS), "schedule": ft.SCHEDULES, "loss": EVERY_LOSS}
 
 
-def _axis(help_text: str, default: str, metavar: str = "LIST") -> Any:
-    return typer.Option(metavar=metavar, help=help_text, show_default=default)
+def _numbers(text: str, default: object) -> Any:
+    return typer.Option(metavar="LIST", help=text, show_default=str(default))
 
 
-Optimizers = Annotated[
-    str | None, _axis(f"Of {', '.join(ft.OPTIMIZERS)}; or all.", DEFAULTS.optimizer)
-]
-AllOptimizers = Annotated[str | None, _axis(f"Of {', '.join(ft.OPTIMIZERS)}; or all.", "all")]
-LearningRates = Annotated[str | None, _axis("Learning rates.", LR_DEFAULTS)]
-BatchSizes = Annotated[str | None, _axis("Samples in a batch.", str(DEFAULTS.batch_size))]
-WeightDecays = Annotated[str | None, _axis("Weight decays.", "0.01 adamw, 0 others")]
-Dropouts = Annotated[str | None, _axis("Dropout probabilities.", str(DEFAULTS.dropout))]
-Schedules = Annotated[str | None, _axis(f"Of {', '.join(ft.SCHEDULES)}.", DEFAULTS.schedule)]
-Losses = Annotated[str | None, _axis(f"Of {', '.join(EVERY_LOSS)}.", "that of the task")]
+def _names(text: str, name: str, default: str) -> Any:
+    return common.several(text, CHOICES[name], show_default=default)
 
-DataName = Annotated[str, typer.Option(help=DATA_HELP)]
-TaskName = Annotated[
-    str | None,
-    choices("What to learn", ft.TASKS, show_default="that of the data"),
+
+Optimizers = Annotated[str | None, _names("Optimizers", "optimizer", DEFAULTS.optimizer)]
+AllOptimizers = Annotated[str | None, _names("Optimizers", "optimizer", "all")]
+LearningRates = Annotated[str | None, _numbers("Learning rates.", common.by_optimizer("lr"))]
+BatchSizes = Annotated[str | None, _numbers("Samples in a batch.", DEFAULTS.batch_size)]
+WeightDecays = Annotated[
+    str | None, _numbers("Weight decays.", common.by_optimizer("weight_decay"))
 ]
-Epochs = Annotated[int, Whole(help="Passes over the training data.")]
-Seed = Annotated[int, Whole(help="Of split, weights, order, dropout and draws.")]
-Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, or none.")]
-MaxNorm = Annotated[
-    float | None, Number(help="Clip gradients to this norm.", show_default="no clipping")
-]
+Dropouts = Annotated[str | None, _numbers("Dropout probabilities.", DEFAULTS.dropout)]
+Schedules = Annotated[str | None, _names("Schedules", "schedule", DEFAULTS.schedule)]
+Losses = Annotated[str | None, _names("Losses", "loss", "that of the task")]
 
 
 def parse_axes(**texts: str | None) -> dict[str, list[Any] | fx.Range]:
     """Return the values of each axis that was given."""
-    return {
-        name: parse_axis(name, text, CHOICES) for name, text in texts.items() if text is not None
-    }
+    return {name: parse_axis(name, text) for name, text in texts.items() if text is not None}
+
+
+def parse_axis(name: str, text: str) -> list[Any] | fx.Range:
+    """Return the values of a field of `RunConfig`, or the range of them, that a text means.
+
+    That is ``sgd,adam`` for a field in `CHOICES`, and for the others ``0.01,0.1``, or
+    ``log:1e-4:0.1`` and ``lin:0:0.5`` for ranges.
+    """
+    option = f"--{name.replace('_', '-')}"
+    if name in CHOICES:
+        return list(common.parse_names(option, text, CHOICES[name]))
+    kind = fx.AXES[name]
+    parse = common.parse_whole if kind is int else common.parse_number
+    scale, colon, ends = text.strip().partition(":")
+    try:
+        values = [parse(part) for part in (ends.split(":") if colon else text.split(","))]
+        if colon and (len(values) != 2 or scale not in ("log", "lin")):
+            raise ValueError(scale)
+    except (ValueError, typer.BadParameter):
+        common.fail(
+            f"{option} must be {'whole numbers' if kind is int else 'numbers'} such as "
+            f"{'32,128' if kind is int else '0.01,0.1'}, or a range such as "
+            f"{'log:16:256' if kind is int else 'log:0.001:0.1'} to draw from, "
+            f"not {short_repr(text)}"
+        )
+    if not colon:
+        common.refuse_repeats(option, values)
+        return values
+    try:
+        return fx.Range(values[0], values[1], log=scale == "log")
+    except ValueError as error:
+        common.fail(f"{option}: {error}")
 
 
 def make_space(
     axes: dict[str, list[Any] | fx.Range],
     *,
-    data: str,
     task: str | None,
-    epochs: int,
     hidden: str,
-    max_norm: float | None,
-    seed: int,
     trials: int | None = None,
+    **options: Any,
 ) -> fx.Space:
-    """Return the space of the options."""
+    """Return the space of the options; the others are fields of `RunConfig`."""
     base = ft.RunConfig(
-        data=data,
-        task=cast("ft.Task | None", task),
-        epochs=epochs,
-        hidden=parse_hidden(hidden),
-        max_norm=max_norm,
-        seed=seed,
+        task=cast("ft.Task | None", task), hidden=common.parse_hidden(hidden), **options
     )
     return fx.Space(base, axes, trials)
 
@@ -94,15 +97,21 @@ def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     """Say what all runs share."""
-    describe_data(dataset)
+    common.describe_data(dataset)
     hidden = "-".join(map(str, base.hidden)) or "none"
-    say(f"hidden     {hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
+    common.say(f"hidden     {hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
 
 
-def result_table(
-    title: str, runs: list[fx.Run], names: list[str], objective: ft.Objective
-) -> Table:
-    """Return a table of runs."""
+def summary(run: fx.Run, objective: ft.Objective) -> str:
+    """Return how a run went."""
+    if run.diverged:
+        return f"diverged in epoch {run.final.epoch}, stopped"
+    score = common.score_text(objective, run.final.val_score)
+    return f"held-out loss {run.final.val_loss:.4f}, {score}, {run.history.seconds.total:.2f} s"
+
+
+def print_runs(title: str, runs: list[fx.Run], names: list[str], objective: ft.Objective) -> None:
+    """Print a table of runs."""
     score = objective.score_name
     head = ["", "training loss", "held-out loss", "its lowest", score, "best (epoch)", "time"]
     rows = []
@@ -124,35 +133,4 @@ def result_table(
                 f"{run.history.seconds.total:.2f} s",
             ]
         )
-    return wide_table(title, head, rows)
-
-
-def epoch_rows(
-    runs: list[fx.Run], names: list[str], objective: ft.Objective
-) -> list[dict[str, Any]]:
-    """Return a row for each epoch of each run."""
-    rows = []
-    for run in runs:
-        full = run.config.resolved(objective.task)
-        for e in run.history.epochs:
-            rows.append(
-                {name: getattr(full, name) for name in names}
-                | {
-                    "epoch": e.epoch,
-                    "train_loss": e.train_loss,
-                    "val_loss": e.val_loss,
-                    "train_score": e.train_score,
-                    "val_score": e.val_score,
-                    "lr_at_end": e.lr,
-                }
-            )
-    return rows
-
-
-def folder_facts(objective: ft.Objective, dataset: ft.Data) -> dict[str, Any]:
-    """Return what the JSON files of both commands hold beside the runs."""
-    return {
-        "data": str(dataset),
-        "loss": objective.loss_label,
-        "score": objective.score_name,
-    }
+    common.print_table(title, head, rows)

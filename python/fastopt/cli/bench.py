@@ -10,22 +10,7 @@ import typer
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import short_repr
-from fastopt.cli.common import (
-    Folder,
-    Number,
-    Threads,
-    Whole,
-    check_end,
-    check_range,
-    console,
-    each,
-    fail,
-    results_folder,
-    say,
-    use_threads,
-    wide_table,
-    written,
-)
+from fastopt.cli import common
 
 if TYPE_CHECKING:
     from fastopt import benchmark
@@ -41,17 +26,17 @@ def bench(
     ] = NAMES[0],
     largest: Annotated[
         int | None,
-        Whole(
+        common.Whole(
             help="Leave out cases of more parameters or logits than this.",
             show_default=str(LARGEST),
         ),
     ] = None,
     seconds: Annotated[
-        float | None, Number(help="Time for each case, about.", show_default=str(SECONDS))
+        float | None, common.Number(help="Seconds for each case, about.", show_default=str(SECONDS))
     ] = None,
-    threads: Threads = None,
+    threads: common.Threads = None,
     output: Annotated[
-        Path, Folder(help="Folder for the results: JSON, Markdown, a picture.")
+        Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
     """Time every optimizer, or loss, beside its peers on this machine; or compare their errors."""
@@ -59,14 +44,16 @@ def bench(
 
     name = what.lower()
     if name not in NAMES:
-        fail(f"what to measure must be one of {', '.join(NAMES)}, not {short_repr(what)}")
-    check_range("--seconds", seconds, 0.01, 1e6)
-    use_threads(threads)
+        common.fail(f"what to measure must be one of {', '.join(NAMES)}, not {short_repr(what)}")
+    common.check_range("--seconds", seconds, 0.01, 1e6)
+    common.use_threads(threads)
     if name == "accuracy":
         for option, value in (("--largest", largest), ("--seconds", seconds)):
             if value is not None:
-                fail(f"{option} is for bench optimizers and bench losses, not for bench accuracy")
-        with results_folder(output):
+                common.fail(
+                    f"{option} is for bench optimizers and bench losses, not for bench accuracy"
+                )
+        with common.results_folder(output):
             bench_accuracy(output)
         return
     suite = benchmark.SUITES[name]
@@ -75,8 +62,8 @@ def bench(
     cases = [case for case in suite.cases if case.elements <= largest]
     if not cases:
         smallest = min(case.elements for case in suite.cases)
-        fail(f"no case is as small as {largest}; --largest must be at least {smallest}")
-    with results_folder(output):
+        common.fail(f"no case is as small as {largest}; --largest must be at least {smallest}")
+    with common.results_folder(output):
         bench_suite(output, suite, cases, seconds, largest)
 
 
@@ -86,13 +73,15 @@ def bench_suite(
     """Time cases, write the results and print them."""
     from fastopt import benchmark
 
-    say(fo.show_config())
+    common.say(fo.show_config())
     peers = [peer for peer in suite.peers if peer != "reference"]
     if len(peers) == 1:
-        say("no peer is installed (torch, DeepSpeed, optax): beside the NumPy reference alone")
+        common.say("no peer is installed (torch, DeepSpeed, optax): only the NumPy reference")
     peers.append("reference")
     bandwidth = benchmark.measure_bandwidth(min(256, max(64, largest >> 18)) << 20)
-    say(f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s")
+    common.say(
+        f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
+    )
     # After the first time every library has started its threads.
     benchmark.measure_case(suite, cases[0], peers, seconds)
 
@@ -101,38 +90,35 @@ def bench_suite(
         asked = peers if case.elements <= 1 << 20 else peers[:-1]
         return benchmark.measure_case(suite, case, asked, seconds)
 
-    results = each(cases, "timing", time)
+    results, ended = common.each(cases, "timing", time)
     others = peers[1:]
     try:
         with ft.write_together(output) as folder:
             paths = benchmark.write_results(folder, suite, bandwidth, results, others)
     finally:
-        console.print(
-            wide_table(
-                f"Time of one {suite.unit}; for each peer, its time over ours",
-                benchmark.table_head(suite, others),
-                [benchmark.table_row(suite, bandwidth, result, others) for result in results],
-            )
+        common.print_table(
+            f"Time of one {suite.unit}; for each peer, its time over ours",
+            benchmark.table_head(suite, others),
+            [benchmark.table_row(suite, bandwidth, result, others) for result in results],
         )
         for result in results:
             if result.between:
                 times = (f"{peer} {took * 1e6:,.0f}" for peer, took in result.between.items())
-                say(f"{result.case}: us of the matmul beside {', '.join(times)}")
-    written(output, paths)
-    check_end(len(results), len(cases), "case")
+                common.say(f"{result.case}: us of the matmul beside {', '.join(times)}")
+    common.written(output, paths)
+    common.check_end(len(results), len(cases), "case", error=ended)
 
 
 def bench_accuracy(output: Path) -> None:
     """Write the errors of the losses beside their peers', and print them."""
     from fastopt.benchmark import accuracy
 
-    say(fo.show_config())
-    results = each(accuracy.CASES, "comparing", accuracy.measure_errors)
+    common.say(fo.show_config())
+    results, ended = common.each(accuracy.CASES, "comparing", accuracy.measure_errors)
     try:
         with ft.write_together(output) as folder:
             paths = accuracy.write_errors(folder, results)
     finally:
-        rows = accuracy.table_rows(results)
-        console.print(wide_table(accuracy.TITLE, accuracy.table_head(), rows))
-    written(output, paths)
-    check_end(len(results), len(accuracy.CASES), "case")
+        common.print_table(accuracy.TITLE, accuracy.table_head(), accuracy.table_rows(results))
+    common.written(output, paths)
+    common.check_end(len(results), len(accuracy.CASES), "case", error=ended)

@@ -42,13 +42,13 @@ def fail(message: object) -> NoReturn:
 
 
 def parse_whole(text: str | int) -> int:
-    """Return the whole number in a text."""
+    """Return the integer in a text."""
     try:
         number = int(text)
     except ValueError:
         number = 2**63
     if not abs(number) < 2**63:
-        raise typer.BadParameter(f"must be a whole number of 64 bits, not {short_repr(text)}")
+        raise typer.BadParameter(f"must be an integer of 64 bits, not {short_repr(text)}")
     return number
 
 
@@ -67,35 +67,6 @@ def parse_folder(text: str | Path) -> Path:
     return Path(text)
 
 
-# Options by kind; what typer would say of another text depends on its version.
-Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
-Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
-Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
-
-
-def choices(text: str, names: Iterable[str], **options: Any) -> Any:
-    """Return an option that takes one of `names`; they stand in the help, which may be narrow."""
-    return typer.Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
-
-
-def check_range(option: str, value: float | None, least: float, most: float) -> None:
-    """Fail if an option that was given is out of range."""
-    if value is not None and not least <= value <= most:
-        fail(f"{option} must be in {least} ... {most}, not {value}")
-
-
-Threads = Annotated[
-    int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
-]
-
-
-def use_threads(threads: int | None) -> None:
-    """Set the number of threads, if it was given."""
-    check_range("--threads", threads, 1, 4096)
-    if threads is not None:
-        fo.set_num_threads(threads)
-
-
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Return the widths in a text such as ``128,64``; ``none`` is no hidden layer."""
     if text.strip().lower() == "none":
@@ -109,14 +80,99 @@ def parse_hidden(text: str) -> tuple[int, ...]:
     return widths
 
 
+def parse_names(option: str, text: str, names: Iterable[str]) -> list[str]:
+    """Return those of `names` that stand in a text such as ``sgd,adam``; ``all`` is each one."""
+    names = list(names)
+    found = [part.strip().lower() for part in text.split(",")]
+    if found == ["all"]:
+        return names
+    for name in found:
+        if name not in names:
+            taken = f"one or more of {', '.join(names)}, or all"
+            fail(f"{option} must be {taken}, not {short_repr(name)}")
+    refuse_repeats(option, found)
+    return found
+
+
+def refuse_repeats(option: str, values: Iterable[object]) -> None:
+    """Fail if a value comes twice."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            fail(f"{option} has {value} twice")
+        seen.add(value)
+
+
+def check_range(option: str, value: float | None, least: float, most: float) -> None:
+    """Fail if an option that was given is out of range."""
+    if value is not None and not least <= value <= most:
+        fail(f"{option} must be in {least} ... {most}, not {value}")
+
+
+# Options by kind; what typer would say of another text depends on its version.
+Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
+Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
+Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
+
+
+def one_of(text: str, names: Iterable[str], **options: Any) -> Any:
+    """Return an option that takes one of `names`. The help lists them: it may break the list."""
+    return typer.Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
+
+
+def several(text: str, names: Iterable[str], more: str = "", **options: Any) -> Any:
+    """Return an option that takes several of `names`, for `parse_names`."""
+    text = f"{text}: {', '.join(names)}; or all. {more}"
+    return typer.Option(metavar="LIST", help=text.rstrip(), **options)
+
+
+def by_optimizer(name: str) -> str:
+    """Return the defaults that the optimizers have for an option: 0.01 adamw, 0 others."""
+    own = {key: getattr(choice, name) for key, choice in ft.OPTIMIZERS.items()}
+    own = {key: value for key, value in own.items() if value is not None}
+    usual = max(own.values(), key=list(own.values()).count)
+    special = [f"{value:g} {key}" for key, value in own.items() if value != usual]
+    return ", ".join([*special, f"{usual:g} others"])
+
+
+DEFAULTS = ft.RunConfig()
+HIDDEN = ",".join(map(str, DEFAULTS.hidden))
+DataName = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(ft.BUNDLED)}; .npz (X, y), .csv (target last), folder of MNIST's idx "
+        "files."
+    ),
+]
+TaskName = Annotated[str | None, one_of("Task", ft.TASKS, show_default="that of the data")]
+Epochs = Annotated[int, Whole(help="Passes over the training data.")]
+Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")]
+MaxNorm = Annotated[
+    float | None, Number(help="Clip the gradients to this norm.", show_default="no clipping")
+]
+Seed = Annotated[
+    int, Whole(help="Seed of all random numbers: split, weights, order, dropout, draws.")
+]
+Threads = Annotated[
+    int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
+]
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, if it was given."""
+    check_range("--threads", threads, 1, 4096)
+    if threads is not None:
+        fo.set_num_threads(threads)
+
+
 @contextmanager
 def one_line_errors(folder: Path) -> Iterator[None]:
-    """Turn what the user can mend into a message without a traceback."""
+    """Print an error that the user can correct in one line, and exit with code 2."""
     try:
         yield
     except ft.ConfigError as error:
         fail(f"--{error.name.replace('_', '-')} {error.problem}")
-    except ft.DataError as error:
+    except (ft.DataError, fo.CheckpointError) as error:
         fail(error)
     except MemoryError:
         fail("there is not enough memory; choose smaller sizes or less data")
@@ -127,7 +183,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def results_folder(folder: Path) -> Iterator[None]:
-    """Make sure that results can be written into `folder`; it does not stay if there are none."""
+    """Check that results can be written into `folder`; remove the folder if there are none."""
     for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
         if find_spec(package) is None:
             fail(
@@ -162,21 +218,33 @@ def describe_data(data: ft.Data) -> None:
         )
 
 
-def each(items: Sequence[T], what: str, call: Callable[[T], R]) -> list[R]:
-    """Return what `call` gives for each item; after Ctrl-C, for those that are done."""
+def score_text(objective: ft.Objective, score: float) -> str:
+    """Return a score with its name."""
+    return f"{objective.score_name} {objective.format_score(score)}"
+
+
+def each(
+    items: Sequence[T], what: str, call: Callable[[T], R]
+) -> tuple[list[R], BaseException | None]:
+    """Return what `call` gives for each item, and what has ended it early."""
     results: list[R] = []
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             for item in progress.track(items, description=what):
                 results.append(call(item))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MemoryError) as error:
         if not results:
             raise
-    return results
+        return results, error
+    return results, None
 
 
-def check_end(done: int, wanted: int, noun: str, hint: str = "") -> None:
-    """Say that Ctrl-C left something out, and exit with code 130, if it did."""
+def check_end(
+    done: int, wanted: int, noun: str, hint: str = "", error: BaseException | None = None
+) -> None:
+    """Say that something was left out, if it was, and exit; with code 130 after Ctrl-C."""
+    if isinstance(error, MemoryError):
+        fail(f"there is not enough memory; {done} of {counted(wanted, noun)} are written")
     if done < wanted:
         say(f"interrupted after {done} of {counted(wanted, noun)}{hint}")
         raise typer.Exit(130)
@@ -187,12 +255,12 @@ def written(folder: Path, files: list[Path]) -> None:
     say(f"wrote into {folder}: " + ", ".join(file.name for file in files))
 
 
-def wide_table(title: str, head: list[str], rows: list[list[str]]) -> Table:
-    """Return a table of names and numbers; the names are shown as they are, brackets and all."""
+def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    """Print a table of names and numbers; the names are shown as they are, brackets and all."""
     table = Table(title=title, title_justify="left")
     table.add_column(Text(head[0]), no_wrap=True)
     for name in head[1:]:
         table.add_column(Text(name), justify="right")
     for row in rows:
         table.add_row(*map(Text, row))
-    return table
+    console.print(table)

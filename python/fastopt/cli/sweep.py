@@ -13,22 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
-from fastopt.cli import axes as common
-from fastopt.cli.common import (
-    Folder,
-    Whole,
-    check_end,
-    check_range,
-    console,
-    fail,
-    one_line_errors,
-    results_folder,
-    say,
-    written,
-)
-from fastopt.cli.compare import summary
+from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.files import write_json, write_picture, write_table
+from fastopt.train.experiments.files import write_sweep
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
@@ -38,29 +25,31 @@ SHOWN = 10  # lines of the table
 
 
 def sweep(
-    lr: common.LearningRates = None,
-    batch_size: common.BatchSizes = None,
-    optimizer: common.Optimizers = None,
-    weight_decay: common.WeightDecays = None,
-    dropout: common.Dropouts = None,
-    schedule: common.Schedules = None,
-    loss: common.Losses = None,
+    lr: axes.LearningRates = None,
+    batch_size: axes.BatchSizes = None,
+    optimizer: axes.Optimizers = None,
+    weight_decay: axes.WeightDecays = None,
+    dropout: axes.Dropouts = None,
+    schedule: axes.Schedules = None,
+    loss: axes.Losses = None,
     trials: Annotated[
         int | None,
-        Whole(help="Draw so many combinations at random.", show_default="all, or 20 of ranges"),
+        common.Whole(
+            help="Number of combinations to draw at random.", show_default="all, or 20 of ranges"
+        ),
     ] = None,
     data: common.DataName = common.DEFAULTS.data,
     task: common.TaskName = None,
     epochs: common.Epochs = 20,
-    hidden: common.Hidden = "128,64",
+    hidden: common.Hidden = common.HIDDEN,
     max_norm: common.MaxNorm = None,
     seed: common.Seed = 0,
     jobs: Annotated[
-        int | None, Whole(help="Runs at a time.", show_default="one on each core")
+        int | None, common.Whole(help="Number of runs at a time.", show_default="one on each core")
     ] = None,
     output: Annotated[
         Path,
-        Folder(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
+        common.Folder(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
     ] = Path("fastopt-sweep"),
 ) -> None:
     """Try many configurations in parallel; end with the best and the command that repeats it.
@@ -76,10 +65,10 @@ def sweep(
 
     Without any of them, the learning rate and the batch size of AdamW vary.
 
-    The best run has the highest held-out score after its last epoch. Interrupt
-    it as you like: the same command goes on, and a larger --trials adds to it.
+    The best run has the highest held-out score after its last epoch. You may
+    interrupt a sweep: the same command continues it. A larger --trials adds runs.
     """
-    given = common.parse_axes(
+    given = axes.parse_axes(
         lr=lr,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -88,13 +77,11 @@ def sweep(
         schedule=schedule,
         loss=loss,
     )
-    if not given:
-        given = DEFAULT_AXES
-    check_range("--trials", trials, 1, 100_000)
-    check_range("--jobs", jobs, 1, 100_000)
-    with one_line_errors(output):
-        space = common.make_space(
-            given,
+    common.check_range("--trials", trials, 1, 100_000)
+    common.check_range("--jobs", jobs, 1, 100_000)
+    with common.one_line_errors(output):
+        space = axes.make_space(
+            given or DEFAULT_AXES,
             data=data,
             task=task,
             epochs=epochs,
@@ -105,9 +92,9 @@ def sweep(
         )
         configs = space.configs()
         dataset = space.base.load()
-        common.check(configs, dataset)
+        axes.check(configs, dataset)
     objective = ft.Objective(dataset.task, configs[0].loss)
-    with results_folder(output):
+    with common.results_folder(output):
         try:
             with journal_of(output / "runs.jsonl", space, dataset) as journal:
                 missing = journal.missing(configs)
@@ -115,28 +102,28 @@ def sweep(
                 done = len(configs) - len(missing)
                 again = f", {done} of them done before" if done else ""
                 try:
-                    common.describe(dataset, space.base)
-                    say(f"runs       {len(configs)}{again}; {jobs} at a time")
+                    axes.describe(dataset, space.base)
+                    common.say(f"runs       {len(configs)}{again}; {jobs} at a time")
                     run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
                 except KeyboardInterrupt:
                     pass
                 ran = {run.config: run for run in journal.finished}
         except fx.JournalError as error:
-            fail(error)
+            common.fail(error)
         except fx.RunError as error:
-            fail(f"{error}; what has ended is kept, and the same command goes on")
+            common.fail(f"{error}; the finished runs are kept, and the same command continues")
         runs = [ran[config] for config in configs if config in ran]
         if runs:
             report(output, runs, space, dataset, objective)
-    check_end(len(runs), len(configs), "run", "; the same command goes on")
+    common.check_end(len(runs), len(configs), "run", "; the same command continues")
     if all(run.diverged for run in runs):
-        say("all runs diverged: try smaller values of --lr")
+        common.say("all runs diverged: try smaller values of --lr")
         raise typer.Exit(1)
 
 
 @contextmanager
 def journal_of(path: Path, space: fx.Space, dataset: ft.Data) -> Iterator[fx.Journal]:
-    """Open the journal; one without a run does not stay."""
+    """Open the journal; remove it if it holds no run at the end."""
     with fx.Journal(path, space, dataset) as journal:
         try:
             yield journal
@@ -154,7 +141,7 @@ def run_all(
     names: list[str],
     objective: ft.Objective,
 ) -> None:
-    """Run what is missing, with live progress; each run is kept as it ends."""
+    """Run the missing configurations, with live progress; each run is kept as it ends."""
     total = done + len(configs)
     with (
         Progress(
@@ -163,8 +150,8 @@ def run_all(
             MofNCompleteColumn(),
             TextColumn("{task.fields[best]}"),
             TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
+            console=common.console,
+            disable=not common.console.is_terminal,
         ) as progress,
         closing(fx.run_parallel(configs, dataset, jobs)) as iterator,
     ):
@@ -176,9 +163,9 @@ def run_all(
             score = "diverged" if best.diverged else objective.format_score(best.final.val_score)
             text = f"best {score}: {fx.label(best.config, names)}"
             progress.update(line, completed=done, best=text)
-            if not console.is_terminal or run.diverged:
+            if not common.console.is_terminal or run.diverged:
                 where = fx.label(run.config, names)
-                progress.print(f"{done:>4}/{total}  {where}: {summary(run, objective)}")
+                progress.print(f"{done:>4}/{total}  {where}: {axes.summary(run, objective)}")
 
 
 def report(
@@ -194,28 +181,17 @@ def report(
     best = ranked[0]
     diverged = sum(run.diverged for run in runs)
     runs_text = counted(len(runs), "run") + (f", {diverged} of them diverged" if diverged else "")
-    facts = common.folder_facts(objective, dataset) | {
-        "space": space.facts() | {"trials": space.trials},
-        "best": None if best.diverged else best.facts(dataset.task),
-        "runs": [run.facts(dataset.task) for run in runs],
-    }
     title = f"{dataset.name}, {runs_text}"
     try:
-        with ft.write_together(output) as folder:
-            files = [
-                write_picture(folder / "map.png", fx.plot_map(runs, space, objective, title)),
-                write_picture(folder / "curves.png", fx.plot_sweep(runs, names, objective, title)),
-                write_table(folder / "sweep.csv", facts["runs"]),
-                write_json(folder / "sweep.json", facts),
-            ]
+        files = write_sweep(output, runs, space, objective, dataset, title)
     finally:
         title = f"{dataset.name}: the best of {runs_text}"
-        console.print(common.result_table(title, ranked[:SHOWN], names, objective))
+        axes.print_runs(title, ranked[:SHOWN], names, objective)
         if diverged:
             were = "was" if diverged == 1 else "were"
-            say(f"{counted(diverged, 'run')} diverged and {were} stopped early")
-    written(output, [*files, output / "runs.jsonl"])
+            common.say(f"{counted(diverged, 'run')} diverged and {were} stopped early")
+    common.written(output, [*files, output / "runs.jsonl"])
     if not best.diverged:
-        score = f"{objective.score_name} {objective.format_score(best.final.val_score)}"
-        say(f"best: {fx.label(best.config, names)}; held-out {score}; to repeat it:")
-        say(f"  {best.config.command()}")
+        score = common.score_text(objective, best.final.val_score)
+        common.say(f"best: {fx.label(best.config, names)}; held-out {score}; to repeat it:")
+        common.say(f"  {best.config.command()}")

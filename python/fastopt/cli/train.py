@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import platform
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, cast
 
-import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -19,40 +16,19 @@ from rich.text import Text
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
-from fastopt.cli.common import (
-    Folder,
-    Number,
-    Threads,
-    Whole,
-    choices,
-    console,
-    describe_data,
-    fail,
-    one_line_errors,
-    parse_hidden,
-    results_folder,
-    say,
-    use_threads,
-    wide_table,
-    written,
-)
-
-DEFAULTS = ft.RunConfig()
-LR_DEFAULTS = "0.1 sgd, 0.02 momentum, 0.001 others"
-BUNDLED = ", ".join(ft.BUNDLED)
-DATA_HELP = f"{BUNDLED}; .npz (X, y), .csv (target last), folder of MNIST's idx files."
-
+from fastopt.cli import common
+from fastopt.cli.common import DEFAULTS, Number, Whole, console, say
+from fastopt.train.config import WITH_MOMENTUM
+from fastopt.train.experiments.resume import check_shapes, saved_config
+from fastopt.train.experiments.runs import facts_of_run
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def train(
     context: typer.Context,
-    data: Annotated[str, typer.Option(help=DATA_HELP)] = DEFAULTS.data,
-    task: Annotated[
-        str | None,
-        choices("What to learn", ft.TASKS, show_default="that of the data"),
-    ] = None,
+    data: common.DataName = DEFAULTS.data,
+    task: common.TaskName = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -64,28 +40,27 @@ def train(
     label_smoothing: Annotated[
         float, Number(help="For cross-entropy, in [0, 1].")
     ] = DEFAULTS.label_smoothing,
-    optimizer: Annotated[str, choices("What takes the steps", ft.OPTIMIZERS)] = DEFAULTS.optimizer,
-    lr: Annotated[float | None, Number(help="Learning rate.", show_default=LR_DEFAULTS)] = None,
+    optimizer: Annotated[str, common.one_of("Optimizer", ft.OPTIMIZERS)] = DEFAULTS.optimizer,
+    lr: Annotated[
+        float | None, Number(help="Learning rate.", show_default=common.by_optimizer("lr"))
+    ] = None,
     weight_decay: Annotated[
-        float | None, Number(help="Weight decay.", show_default="0.01 adamw, 0 others")
+        float | None, Number(help="Weight decay.", show_default=common.by_optimizer("weight_decay"))
     ] = None,
     momentum: Annotated[
         float | None,
-        Number(help="Of SGD and RMSprop.", show_default="0.9 momentum, 0 others"),
+        Number(help=f"Momentum of {WITH_MOMENTUM}.", show_default=common.by_optimizer("momentum")),
     ] = None,
     batch_size: Annotated[int, Whole(help="Samples in a batch.")] = DEFAULTS.batch_size,
-    epochs: Annotated[int, Whole(help="Passes over the training data.")] = DEFAULTS.epochs,
+    epochs: common.Epochs = DEFAULTS.epochs,
     schedule: Annotated[
         str,
-        choices("How the learning rate changes", ft.SCHEDULES),
+        common.one_of("Schedule of the learning rate", ft.SCHEDULES),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
         int, Whole(help="Steps in which the learning rate rises first.")
     ] = DEFAULTS.warmup,
-    max_norm: Annotated[
-        float | None,
-        Number(help="Clip the gradients to this norm.", show_default="no clipping"),
-    ] = None,
+    max_norm: common.MaxNorm = None,
     accumulate: Annotated[
         int, Whole(help="Batches whose gradients make one step.")
     ] = DEFAULTS.accumulate,
@@ -93,9 +68,7 @@ def train(
         float | None,
         Number(help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"),
     ] = None,
-    hidden: Annotated[
-        str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")
-    ] = ",".join(map(str, DEFAULTS.hidden)),
+    hidden: common.Hidden = common.HIDDEN,
     dropout: Annotated[float, Number(help="Probability in [0, 1).")] = DEFAULTS.dropout,
     patience: Annotated[
         int | None,
@@ -104,22 +77,22 @@ def train(
             show_default="never",
         ),
     ] = None,
-    seed: Annotated[int, Whole(help="Of split, weights, order, dropout.")] = DEFAULTS.seed,
+    seed: common.Seed = DEFAULTS.seed,
     checkpoint: Annotated[
         bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the checkpoint in the output folder."),
+        typer.Option("--resume", help="Continue from the checkpoint in the output folder."),
     ] = False,
-    threads: Threads = None,
-    output: Annotated[Path, Folder(help="Folder for pictures, metrics.csv, run.json.")] = Path(
-        "fastopt-run"
-    ),
+    threads: common.Threads = None,
+    output: Annotated[
+        Path, common.Folder(help="Folder for pictures, metrics.csv, run.json.")
+    ] = Path("fastopt-run"),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write the picture."""
     path = output / CHECKPOINT
-    with one_line_errors(output):
+    with common.one_line_errors(output):
         config = ft.RunConfig(
             data=data,
             task=cast("ft.Task | None", task),
@@ -136,30 +109,31 @@ def train(
             max_norm=max_norm,
             accumulate=accumulate,
             ema=ema,
-            hidden=parse_hidden(hidden),
+            hidden=common.parse_hidden(hidden),
             dropout=dropout,
             patience=patience,
             seed=seed,
         )
         if resume:
-            config = _saved_config(path, config, _given(context))
+            config = saved_config(path, config, _given(context))
         dataset = config.load()
         if resume:
-            _check_shapes(path, config, dataset)
-        use_threads(threads)
+            check_shapes(path, config, dataset)
+        common.use_threads(threads)
         trainer = config.build(dataset)
         divergence = ft.Divergence(trainer.evaluate()[0])
         if resume:
             try:
                 trainer.resume(path)
             except (KeyError, TypeError, ValueError) as error:
-                fail(error.args[0])
+                common.fail(error.args[0])
             if (done := len(trainer.history.epochs)) > config.epochs:
-                fail(
-                    f"--epochs must be at least {done}, not {config.epochs}: the run to resume "
-                    "has had so many epochs"
+                raise ft.ConfigError(
+                    "epochs",
+                    f"must be at least {done}, not {config.epochs}: the run to resume has "
+                    f"{counted(done, 'epoch')}",
                 )
-    with results_folder(output):
+    with common.results_folder(output):
         code = fit(
             trainer, config, path, divergence, checkpoint=checkpoint or resume, resumed=resume
         )
@@ -179,7 +153,7 @@ def fit(
 ) -> int:
     """Train with live progress, say how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
-    describe_data(trainer.data)
+    common.describe_data(trainer.data)
     say(
         f"model      {trainer.model}\n"
         f"loss       {trainer.objective.loss_label}\n"
@@ -189,8 +163,8 @@ def fit(
     )
     if resumed and len(history.epochs) == epochs:
         say(
-            f"resumed    nothing to train: the run has had its {counted(epochs, 'epoch')}; "
-            "to go on, give a larger --epochs"
+            f"resumed    the run already has {len(history.epochs)} of {counted(epochs, 'epoch')}; "
+            "to continue, give a larger --epochs"
         )
     elif resumed:
         say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
@@ -203,7 +177,7 @@ def fit(
     try:
         trainer.fit(epochs, callbacks)
     except KeyboardInterrupt:
-        again = "; go on with --resume" if checkpoint else ""
+        again = "; continue with --resume" if checkpoint else ""
         say(f"interrupted after epoch {len(history.epochs)} of {epochs}{again}")
         code = 130
     done, hint = len(history.epochs), "try a smaller --lr"
@@ -217,33 +191,15 @@ def fit(
 
 def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
     """Write the files and print the result."""
-    full, dataset = config.resolved(trainer.data.task), trainer.data
-    facts = {
-        "title": f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, on {dataset.name}",
-        "command": config.command(),
-        "options": asdict(full),
-        "data": str(dataset),
-        "model": repr(trainer.model),
-        "optimizer": {"class": type(trainer.optimizer).__name__} | trainer.optimizer.defaults,
-        "loss": trainer.objective.loss_label,
-        "score": trainer.objective.score_name,
-        "versions": {
-            "fastopt": fo.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "instruction_set": fo.active_isa(),
-        "threads": fo.get_num_threads(),
-    }
     try:
-        paths = ft.write_report(output, trainer, facts)
+        paths = ft.write_report(output, trainer, facts_of_run(config, trainer))
     finally:
         if (overfitting := ft.find_overfitting(trainer.history.epochs)) is not None:
             say(f"warning: {overfitting}")
         console.print(result_table(trainer))
-        if dataset.task != "regression" and len(dataset.labels) <= 40:
-            console.print(class_table(trainer))
-    written(output, paths)
+        if trainer.data.task != "regression" and len(trainer.data.labels) <= 40:
+            print_classes(trainer)
+    common.written(output, paths)
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -252,62 +208,8 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _saved_config(path: Path, config: ft.RunConfig, given: set[str]) -> ft.RunConfig:
-    """Return the configuration of the run to resume; what is given must not contradict it."""
-    try:
-        saved = ft.RunConfig(**fo.load(path).extra["extra"])
-    except FileNotFoundError:
-        fail(f"there is no {path} to resume; begin with --checkpoint")
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror or error}")
-    except (KeyError, TypeError, ValueError) as error:
-        fail(error if isinstance(error, fo.CheckpointError) else f"{path} is of another program")
-    wanted, before = asdict(config.resolved()), asdict(saved.resolved())
-    for name in given & wanted.keys():
-        if wanted[name] == before[name]:
-            continue
-        if name == "data":  # they may have moved: `Trainer.resume` compares what is in them
-            saved = replace(saved, data=config.data)
-            continue
-        if name != "epochs":
-            option = f"--{name.replace('_', '-')}"
-            fail(
-                f"the run to resume was made without {option}; leave it out"
-                if before[name] is None
-                else f"{option} was {before[name]} in the run to resume, not {wanted[name]}; "
-                "leave it out"
-            )
-        if saved.schedule != "constant":
-            fail(
-                f"--epochs must stay {saved.epochs}: the schedule {saved.schedule} is made for them"
-            )
-        saved = replace(saved, epochs=config.epochs)
-    if saved.data not in ft.BUNDLED and not Path(saved.data).exists():
-        if "data" in given:
-            fail(f"--data: there is no file or folder {saved.data}")
-        fail(f"the data of the run to resume are not at {saved.data}; give their place with --data")
-    return saved
-
-
-def _check_shapes(path: Path, config: ft.RunConfig, dataset: ft.Data) -> None:
-    """Fail unless a checkpoint's arrays have the shapes that its configuration gives a model.
-
-    They are compared before the model is made: a damaged configuration may describe a huge one.
-    """
-    widths = [dataset.features, *config.hidden, dataset.outputs]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, (n_in, n_out) in enumerate(pairwise(widths)):
-        shapes |= {f"{i}.weight": (n_out, n_in), f"{i}.bias": (n_out,)}
-    saved = fo.load(path).params or {}
-    if {name: array.shape for name, array in saved.items()} != shapes:
-        fail(
-            f"{path} is of a model of other shapes than {'-'.join(map(str, widths))}: "
-            "either --data are not the data of that run, or the checkpoint is damaged"
-        )
-
-
 class Live(ft.Callback):
-    """A live line of loss, score and speed; plain lines if this is no terminal."""
+    """A live line of loss, score and speed; plain lines without a terminal."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -350,8 +252,7 @@ class Live(ft.Callback):
 
     def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
         """Update the line, or print one for every tenth of the epochs."""
-        objective = trainer.objective
-        score = f"{objective.score_name} {objective.format_score(epoch.val_score)}"
+        score = common.score_text(trainer.objective, epoch.val_score)
         self._progress.update(
             self._task,
             completed=self._samples,
@@ -404,14 +305,14 @@ def result_table(trainer: ft.Trainer) -> Table:
     return table
 
 
-def class_table(trainer: ft.Trainer) -> Table:
-    """Return the table of precision, recall and F1 of each class."""
+def print_classes(trainer: ft.Trainer) -> None:
+    """Print the table of precision, recall and F1 of each class."""
     rows = [
         [score.label, *map(_percent, (score.precision, score.recall, score.f1)), str(score.samples)]
         for score in ft.score_classes(trainer)
     ]
     head = [trainer.data.target, "precision", "recall", "F1", "samples"]
-    return wide_table("Classes on held-out data", head, rows)
+    common.print_table("Classes on held-out data", head, rows)
 
 
 def _percent(share: float) -> str:

@@ -3,11 +3,15 @@
 ``fastopt train`` is a thin layer over this library. A `RunConfig` contains all options of a run and
 builds a `Trainer`. A `Trainer` takes any model with the methods of `Model`.
 
+An argument that cannot be used raises TypeError or ValueError, here and in the methods; the message
+names the argument and its value. ``Raises`` below lists the other errors.
+
 Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for the pictures).
 """
 
 from __future__ import annotations
 
+from fastopt._files import write_together
 from fastopt.train import experiments
 from fastopt.train.callbacks import (
     Checkpointer,
@@ -18,6 +22,7 @@ from fastopt.train.callbacks import (
 )
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
+from fastopt.train.files import check_folder, to_json
 from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
@@ -25,16 +30,13 @@ from fastopt.train.objective import LOSSES, Objective
 from fastopt.train.report import (
     ClassScore,
     Confusion,
-    check_folder,
     find_confusions,
     plot_confusion,
     plot_history,
     plot_predictions,
     root_mean_squared_error,
     score_classes,
-    to_json,
     write_report,
-    write_together,
 )
 
 __all__ = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +12,7 @@ from typing import IO, Any
 from fastopt._checks import as_path, counted, integer, non_negative, number
 from fastopt._files import remove_leftovers
 from fastopt.train.checks import any_count
-from fastopt.train.history import DIVERGED, Epoch, write_epochs
+from fastopt.train.history import DIVERGED, Epoch
 from fastopt.train.loop import Callback, Trainer
 
 _not_nan = number("a number", lambda x: not isnan(x))
@@ -96,10 +97,13 @@ class CSVLogger(Callback):
 
     def _write(self, epochs: Sequence[Epoch]) -> None:
         assert self._file is not None
-        if not self._started and self._file.seekable() and self._file.tell():
-            self._file.truncate(0)
-        write_epochs(self._file, epochs, head=not self._started)
-        self._started = True
+        writer = csv.DictWriter(self._file, [f.name for f in fields(Epoch)], lineterminator="\n")
+        if not self._started:
+            if self._file.seekable() and self._file.tell():
+                self._file.truncate(0)
+            writer.writeheader()
+            self._started = True
+        writer.writerows(map(asdict, epochs))
         self._file.flush()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,18 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adamw": OptimizerChoice(fo.AdamW, "AdamW", 1e-3, 1e-2, None),
 }
 
+_listed: set[Any] = {fo.Optimizer, *(own.make for own in OPTIMIZERS.values())}
+for _name, _item in vars(fo).items():  # an optimizer that is not listed has its own defaults
+    if isinstance(_item, type) and issubclass(_item, fo.Optimizer) and _item not in _listed:
+        _own = {name: option.default for name, option in signature(_item).parameters.items()}
+        OPTIMIZERS[_name.lower()] = OptimizerChoice(
+            _item, _name, _own["lr"], _own["weight_decay"], _own.get("momentum")
+        )
+
+# The optimizers that have a momentum, for messages.
+WITH_MOMENTUM = " and ".join(
+    dict.fromkeys(c.make.__name__ for c in OPTIMIZERS.values() if c.momentum is not None)
+)
 
 # The schedules by name; `make_scheduler` says what they are.
 SCHEDULES = ("constant", "step", "exponential", "linear", "cosine", "one-cycle", "plateau")
@@ -81,7 +94,7 @@ class RunConfig:
     label_smoothing : float
         In [0, 1]; for cross-entropy.
     optimizer : str
-        One of `OPTIMIZERS`: "sgd", "momentum", "rmsprop", "adam", "adamw".
+        One of `OPTIMIZERS`.
     lr, weight_decay : float, optional
         Finite and >= 0.
     momentum : float, optional
@@ -112,8 +125,6 @@ class RunConfig:
     ------
     ConfigError
         A ValueError that names the field and the value.
-    TypeError
-        If a value is of another type.
 
     Examples
     --------
@@ -160,7 +171,7 @@ class RunConfig:
                 raise ConfigError(name, str(error).removeprefix(f"{name} ")) from error
             object.__setattr__(self, name, value)
         if self.momentum is not None and OPTIMIZERS[self.optimizer].momentum is None:
-            raise ConfigError("momentum", f"is for SGD and RMSprop, not {self.optimizer}")
+            raise ConfigError("momentum", f"is for {WITH_MOMENTUM}, not {self.optimizer}")
         if self.warmup and self.schedule == "one-cycle":
             raise ConfigError("warmup", "must be 0 with the schedule one-cycle, which has its own")
         if self.warmup and self.schedule == "plateau":
@@ -209,11 +220,8 @@ class RunConfig:
 
         Raises
         ------
-        DataError
-            If the data cannot be loaded.
-        ConfigError
-            If the data's task does not take the loss, or the optimizer or the schedule does not
-            take a number.
+        DataError, ConfigError
+            See `load_data` and `check`.
         """
         data = self.load() if data is None else data
         self.check(data)
@@ -305,8 +313,6 @@ def make_scheduler(
     ConfigError
         If there is no such schedule, the warm-up is longer than the run, or the run has more steps
         than the schedule can count.
-    TypeError, ValueError
-        If a number cannot be used.
 
     Examples
     --------

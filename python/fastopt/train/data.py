@@ -61,8 +61,6 @@ class Data:
 
     Raises
     ------
-    TypeError
-        If an array or another value is of the wrong kind.
     DataError
         If shapes or lengths do not match, a part has no samples, a value is NaN or infinite, or a
         class has no label. The message names ``x_train``, ``y_val``, ...
@@ -251,8 +249,6 @@ def load_data(source: str | Path | None = None, task: Task | None = None, seed: 
     ------
     DataError
         If the data cannot be read or used.
-    ValueError
-        If `task` is unknown.
 
     Examples
     --------

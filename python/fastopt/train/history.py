@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from math import inf, isfinite, isnan
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -134,14 +133,6 @@ class History:
         if self.stop_reason:
             parts.append(f"stopped: {self.stop_reason}")
         return f"History({', '.join(parts)})"
-
-
-def write_epochs(file: IO[str], epochs: Iterable[Epoch], *, head: bool = True) -> None:
-    """Write epochs as lines of CSV."""
-    writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
-    if head:
-        writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in epochs)
 
 
 WINDOW = 5  # epochs whose median stands for the one in their middle

@@ -155,9 +155,9 @@ class Trainer:
 
     Raises
     ------
-    ValueError, TypeError
-        If an option cannot be used, the optimizer or the averages are not those of the model's
-        parameters, or the model does not take the data's inputs or give the outputs they need.
+    ValueError
+        If the optimizer or the averages are not those of the model's parameters, or the model does
+        not take the data's inputs or give the outputs they need.
 
     Examples
     --------
@@ -246,9 +246,8 @@ class Trainer:
 
         Raises
         ------
-        TypeError, ValueError
-            If an argument cannot be used, or the optimizer or the averages no longer hold the
-            model's parameters.
+        ValueError
+            If the optimizer or the averages no longer hold the model's parameters.
         """
         epochs = integer(0, inf)("epochs", epochs)
         if not isinstance(callbacks, Iterable):
@@ -397,11 +396,6 @@ class Trainer:
         """Return the model's outputs (N, outputs) for inputs (N, features).
 
         If there is an `ema`, with its averages for parameters.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `x` is no array of numbers, or of another shape.
         """
         x = plain_array("x", x, "numbers of shape (N, features)")
         if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:

@@ -44,11 +44,6 @@ class MLP:
     grads : dict of str to array
         The gradients, with the same names; `backward` overwrites them.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used, also from the methods.
-
     Examples
     --------
     >>> import numpy as np

@@ -67,9 +67,6 @@ class Objective:
 
     Raises
     ------
-    ValueError
-        If the task does not take the loss or the label smoothing. From a method, also TypeError, if
-        outputs or targets are not what the task needs, or there is no sample.
     IndexError
         From a method, if a target is not the index of a class.
 

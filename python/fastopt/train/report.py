@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import shutil
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from errno import EISDIR, ENOENT
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from errno import ENOENT
 from pathlib import Path
-from secrets import token_hex
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import as_path, integer
+from fastopt._files import write_together
 from fastopt.train.checks import from_extra, ieee, plain_array
 from fastopt.train.data import Data
-from fastopt.train.history import History, find_overfitting, write_epochs
+from fastopt.train.files import write_json, write_picture, write_table
+from fastopt.train.history import History, find_overfitting
 from fastopt.train.loop import Trainer
 from fastopt.train.objective import Objective
 from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
@@ -36,20 +30,6 @@ MOST_CONFUSED = 20  # pairs that are listed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def check_folder(folder: str | Path) -> None:
-    """Create `folder` if it does not exist, and check that files can be written into it.
-
-    Raises
-    ------
-    OSError
-        If this is not possible.
-    """
-    folder = as_path("folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
-        pass
 
 
 @dataclass(frozen=True)
@@ -150,65 +130,6 @@ def root_mean_squared_error(trainer: Trainer) -> float:
     )
 
 
-@contextmanager
-def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Provide a temporary folder whose files move into `folder` after the block.
-
-    They move together. None moves if the block raises an exception, or if a folder has the name of
-    one of them. All of them move if Ctrl-C comes during this.
-
-    Parameters
-    ----------
-    folder : path
-        Must exist.
-    stale : iterable of str
-        Names of files that are removed from `folder` at the same time, unless they are written.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be moved.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from fastopt import train
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with train.write_together(folder) as parts:
-    ...         size = (parts / "a.txt").write_text("a")
-    ...         size = (parts / "b.txt").write_text("b")
-    ...     sorted(path.name for path in Path(folder).iterdir())
-    ['a.txt', 'b.txt']
-    """
-    folder = as_path("folder", folder)
-    parts = folder / f".fastopt-{token_hex(8)}"
-    try:
-        parts.mkdir()
-        yield parts
-        written = {file.name for file in parts.iterdir()}
-        for name in sorted(written):
-            if (folder / name).is_dir() and not (folder / name).is_symlink():
-                raise IsADirectoryError(EISDIR, f"{name} is a folder", str(folder / name))
-        unwritten = set(stale) - written
-        try:
-            _put_in_place(parts, folder, unwritten)
-        except KeyboardInterrupt:  # a late Ctrl-C is better than half of the files
-            _put_in_place(parts, folder, unwritten)
-            raise
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
-
-
-def _put_in_place(parts: Path, folder: Path, stale: Iterable[str]) -> None:
-    """Move the remaining files of `parts`, and remove the stale files."""
-    for file in sorted(parts.iterdir()):
-        file.replace(folder / file.name)
-    for name in stale:
-        if (folder / name).is_file():
-            (folder / name).unlink()
-
-
 # Files that only some tasks write: those of an earlier run in the folder are removed.
 _OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
 
@@ -256,35 +177,20 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         "stop_reason": history.stop_reason,
         "overfitting_since": getattr(find_overfitting(history.epochs), "epoch", None),
     }
-    metrics = io.StringIO()
-    write_epochs(metrics, history.epochs)
-    files: dict[str, bytes] = {"metrics.csv": metrics.getvalue().encode()}
+    tables: dict[str, list[dict[str, Any]]] = {"metrics.csv": list(map(asdict, history.epochs))}
     pictures = {"loss.png": plot_history(history, trainer.objective, title)}
     if data.task == "regression":
         results["rmse"] = root_mean_squared_error(trainer)
         pictures["predictions.png"] = plot_predictions(trainer, title)
     else:
-        scores = score_classes(trainer)
-        results["classes"] = [asdict(score) for score in scores]
-        results["confusions"] = [asdict(pair) for pair in find_confusions(trainer)]
-        table = io.StringIO()
-        writer = csv.DictWriter(table, [f.name for f in fields(ClassScore)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(results["classes"])
-        files["classes.csv"] = table.getvalue().encode()
+        results["classes"] = tables["classes.csv"] = list(map(asdict, score_classes(trainer)))
+        results["confusions"] = list(map(asdict, find_confusions(trainer)))
         pictures["confusion.png"] = plot_confusion(*_true_and_predicted(trainer), data, title)
-    files["run.json"] = to_json(dict(facts) | {"results": results}).encode()
-    for name, figure in pictures.items():
-        png = io.BytesIO()
-        with warnings.catch_warnings():
-            # A picture shows a box for a character that the font does not have.
-            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-            figure.savefig(png, dpi=150)
-        files[name] = png.getvalue()
     with write_together(folder, _OF_ONE_TASK) as parts:
-        for name, content in files.items():
-            (parts / name).write_bytes(content)
-    return [folder / name for name in files]
+        files = [write_table(parts / name, rows) for name, rows in tables.items()]
+        files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
+        files += [write_picture(parts / name, figure) for name, figure in pictures.items()]
+    return [folder / file.name for file in files]
 
 
 @ieee
@@ -423,11 +329,6 @@ def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "
     data : Data
         Of a classification or a binary task; it has the names of the classes.
     title : str
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the class indices cannot be used.
     """
     with from_extra("plot_confusion"):
         from matplotlib.figure import Figure
@@ -545,21 +446,3 @@ def _true_and_predicted(trainer: Trainer) -> tuple[Indices, Indices]:
     outputs = trainer.predict(trainer.data.x_val)
     true: npt.NDArray[np.int64] = trainer.data.y_val.ravel().astype(np.int64)
     return true, trainer.objective.predicted(outputs)
-
-
-def to_json(facts: Mapping[str, Any]) -> str:
-    """Return `facts` as JSON with a line end; NaN and infinity become null."""
-    return json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n"
-
-
-def _strict(value: Any) -> Any:
-    """Return `value` in the types of JSON, with None for NaN and infinity."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,44 +1,86 @@
-"""Tables, facts and pictures as files, written whole or not at all."""
+"""The files of a comparison and of a sweep."""
 
 from __future__ import annotations
 
-import csv
-import io
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastopt._files import write_whole
-from fastopt.train.report import to_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `rows` with the same keys as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return _write(path, text.getvalue())
+from fastopt._files import write_together
+from fastopt.train.data import Data
+from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
+from fastopt.train.experiments.runs import Run
+from fastopt.train.experiments.space import Space
+from fastopt.train.files import write_json, write_picture, write_table
+from fastopt.train.objective import Objective
 
 
-def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
-    """Write `facts` as strict JSON: NaN and infinity become null."""
-    return _write(path, to_json(facts))
+def write_comparison(
+    folder: Path, runs: Sequence[Run], names: Sequence[str], objective: Objective, data: Data,
+    title: str,
+) -> list[Path]:  # fmt: skip
+    """Write the tables, the facts and the picture of runs that differ in `names`."""
+    facts = _facts(runs, objective, data, varied=names[0])
+    with write_together(folder) as parts:
+        return [
+            write_picture(parts / "compare.png", plot_comparison(runs, names, objective, title)),
+            write_table(parts / "compare.csv", facts["runs"]),
+            write_table(parts / "epochs.csv", _epoch_rows(runs, names, objective)),
+            write_json(parts / "compare.json", facts),
+        ]
 
 
-def write_picture(path: Path, figure: Figure) -> Path:
-    """Write `figure` as PNG."""
-    with warnings.catch_warnings():
-        # A picture shows a box for a character that the font does not have.
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        write_whole(path, lambda file: figure.savefig(file, dpi=150, format="png"))
-    return path
+def write_sweep(
+    folder: Path, runs: Sequence[Run], space: Space, objective: Objective, data: Data, title: str
+) -> list[Path]:
+    """Write the table, the facts and the pictures of the runs of a space."""
+    best = min(runs, key=lambda run: run.rank)
+    facts = _facts(
+        runs,
+        objective,
+        data,
+        space=space.facts() | {"trials": space.trials},
+        best=None if best.diverged else best.facts(data.task),
+    )
+    with write_together(folder) as parts:
+        curves = plot_sweep(runs, list(space.axes), objective, title)
+        return [
+            write_picture(parts / "map.png", plot_map(runs, space, objective, title)),
+            write_picture(parts / "curves.png", curves),
+            write_table(parts / "sweep.csv", facts["runs"]),
+            write_json(parts / "sweep.json", facts),
+        ]
 
 
-def _write(path: Path, text: str) -> Path:
-    write_whole(path, lambda file: file.write(text.encode()))
-    return path
+def _facts(
+    runs: Sequence[Run], objective: Objective, data: Data, **others: object
+) -> dict[str, Any]:
+    return {
+        "data": str(data),
+        "loss": objective.loss_label,
+        "score": objective.score_name,
+        **others,
+        "runs": [run.facts(data.task) for run in runs],
+    }
+
+
+def _epoch_rows(
+    runs: Sequence[Run], names: Sequence[str], objective: Objective
+) -> list[dict[str, Any]]:
+    """Return a row for each epoch of each run."""
+    rows = []
+    for run in runs:
+        full = run.config.resolved(objective.task)
+        for e in run.history.epochs:
+            rows.append(
+                {name: getattr(full, name) for name in names}
+                | {
+                    "epoch": e.epoch,
+                    "train_loss": e.train_loss,
+                    "val_loss": e.val_loss,
+                    "train_score": e.train_score,
+                    "val_score": e.val_score,
+                    "lr_at_end": e.lr,
+                }
+            )
+    return rows

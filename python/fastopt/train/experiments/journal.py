@@ -18,8 +18,8 @@ from fastopt.train.config import RunConfig
 from fastopt.train.data import Data
 from fastopt.train.experiments.runs import Run, choice_of
 from fastopt.train.experiments.space import Range, Space
+from fastopt.train.files import to_json
 from fastopt.train.history import History
-from fastopt.train.report import to_json
 
 
 class JournalError(ValueError):
@@ -48,8 +48,6 @@ class Journal:
     ------
     JournalError
         If the file is of another space or other data, is damaged, or is in use.
-    TypeError
-        If an argument is of another kind.
     OSError
         If it cannot be read or written.
 

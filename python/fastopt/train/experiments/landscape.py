@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import choice, integer, non_negative, positive
-from fastopt._files import write_whole
+from fastopt._files import write_together, write_whole
 from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS
+from fastopt.train.files import write_picture
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:
@@ -165,6 +166,21 @@ class Descent:
         """Whether it approached a minimum, but ended at more than half of the first distance."""
         return bool(not self.too_large and self.distances[-1] > self.distances[0] / 2)
 
+    def facts(self, function: str, tolerance: float) -> dict[str, Any]:
+        """Return its figures, as the files hold them."""
+        return {
+            "function": function,
+            "optimizer": self.optimizer,
+            "lr": self.lr,
+            "steps": len(self.points) - 1,
+            "end_x": float(self.points[-1, 0]),
+            "end_y": float(self.points[-1, 1]),
+            "end_value": float(self.values[-1]),
+            "distance": float(self.distances[-1]),
+            "steps_to_tolerance": self.steps_to(tolerance),
+            "diverged": self.diverged,
+        }
+
     def steps_to(self, tolerance: float) -> int | None:
         """Return the step from which on it stays within `tolerance` of a minimum, or None."""
         outside = np.flatnonzero(self.distances > tolerance)
@@ -191,11 +207,6 @@ def descend(
     steps : int
     start : pair, optional
         By default that of the landscape.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is of another type or out of range.
 
     Examples
     --------
@@ -291,6 +302,42 @@ def vary_lr(
         if large.too_large:
             break
     return [small, good, large]
+
+
+def follow(
+    landscape: Landscape,
+    optimizers: Sequence[str],
+    lr: float | None,
+    steps: int,
+    start: tuple[float, float] | None,
+    tolerance: float,
+) -> list[Descent]:
+    """Return the path of each optimizer, each with its best learning rate if `lr` is None."""
+    if lr is None:
+        return [tune_lr(landscape, name, steps, start, tolerance) for name in optimizers]
+    return [descend(landscape, name, lr, steps, start) for name in optimizers]
+
+
+def write_pictures(
+    folder: Path,
+    name: str,
+    paths: Sequence[Descent],
+    steps: int,
+    start: tuple[float, float] | None,
+    animation: bool,
+) -> list[Path]:
+    """Write the pictures of one of `LANDSCAPES`, all or none; return where they were made."""
+    landscape = LANDSCAPES[name]
+    rates = vary_lr(landscape, paths[0].optimizer, paths[0].lr, steps, start)
+    with write_together(folder) as parts:
+        files = [
+            write_picture(parts / f"{name}.png", plot_paths(landscape, paths)),
+            write_picture(parts / f"{name}-lr.png", plot_rates(landscape, rates)),
+        ]
+        if animation:
+            files.append(parts / f"{name}.gif")
+            animate(files[-1], landscape, paths)
+    return files
 
 
 @np.errstate(all="ignore")

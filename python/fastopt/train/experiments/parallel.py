@@ -46,8 +46,6 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
     ------
     RunError
         If a run fails, or a process ends or cannot be started. Earlier runs are not affected.
-    TypeError, ValueError
-        If an argument is of another type, or `jobs` is less than 1.
 
     Examples
     --------

@@ -26,6 +26,17 @@ SHOWN = 5  # runs of a sweep whose curves have a colour
 PANELS = 6  # heat maps side by side, at most
 
 
+def _loss_label(runs: Sequence[Run], objective: Objective) -> str:
+    several = len({run.config.loss for run in runs}) > 1
+    return "mean loss, of each run's own kind" if several else objective.loss_label
+
+
+def _titled(figure: Figure, title: str) -> Figure:
+    if title:
+        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
+    return figure
+
+
 def _require_runs(runs: Sequence[Run]) -> None:
     if not runs:
         raise ValueError("runs must hold at least one run")
@@ -58,17 +69,14 @@ def plot_comparison(
         _draw(train, run, "train_loss", style)
         _draw(val, run, "val_loss", style)
         _draw(score, run, "val_score", style)
-    several = len({run.config.loss for run in runs}) > 1
-    loss = "mean loss, of each run's own kind" if several else objective.loss_label
+    loss = _loss_label(runs, objective)
     train.set(title="Training loss", ylabel=loss)
     val.set(title="Held-out loss", ylabel=loss)
     _finish_losses([train, val], runs, ("train_loss", "val_loss"))
     _finish_scores(score, runs, objective, whole=True)
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
-    if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
-    return figure
+    return _titled(figure, title)
 
 
 @np.errstate(all="ignore")
@@ -89,22 +97,15 @@ def plot_sweep(
             style = _style(i) | {"label": label(run.config, names)}
         _draw(loss, run, "val_loss", style)
         _draw(score, run, "val_score", style)
-    several = len({run.config.loss for run in runs}) > 1
-    text = "mean loss, of each run's own kind" if several else objective.loss_label
-    loss.set(title="Held-out loss", ylabel=text)
+    loss.set(title="Held-out loss", ylabel=_loss_label(runs, objective))
     _finish_losses([loss], runs, ("val_loss",))
     _finish_scores(score, runs, objective)
-    handles, labels = loss.get_legend_handles_labels()
+    handles, labels = (entries[::-1] for entries in loss.get_legend_handles_labels())
     if len(ranked) > SHOWN:
         handles += loss.plot([], [], color="0.75", linewidth=0.8)
-        labels = [*reversed(labels), "the others"]
-        handles = [*reversed(handles[:-1]), handles[-1]]
-    else:
-        handles, labels = handles[::-1], labels[::-1]
+        labels.append("the others")
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
-    return figure
+    return _titled(figure, title)
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -148,8 +149,6 @@ def _finish_scores(
     axes: Axes, runs: Sequence[Run], objective: Objective, *, whole: bool = False
 ) -> None:
     """Set limits for the final scores of all runs that did not diverge, or of the better half."""
-    from matplotlib.ticker import PercentFormatter
-
     _finish_epochs(axes, runs)
     name = objective.score_name[0].upper() + objective.score_name[1:]
     axes.set(title=f"{name} on held-out data", ylabel=objective.score_label)
@@ -163,7 +162,7 @@ def _finish_scores(
         low = max(low, min(value for value in values if isfinite(value)) - 0.01)
         axes.set_ylim(low, min(1.0, high) + 0.05 * (min(1.0, high) - low))
     if objective.task != "regression":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(_percent())
 
 
 def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
@@ -230,9 +229,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         others = [n for n in rest if n != third]
         if others:
             title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
-    if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
-    return figure
+    return _titled(figure, title)
 
 
 def _percent() -> Any:

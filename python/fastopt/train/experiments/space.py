@@ -27,11 +27,6 @@ class Range:
     log : bool
         Draw the logarithm uniformly, not the number: each decade is equally likely. `low` must then
         be greater than 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If these are not a range.
     """
 
     low: float
@@ -77,11 +72,8 @@ class Space:
 
     Raises
     ------
-    ConfigError, TypeError
-        If a value cannot be used.
-    ValueError
-        If an axis has no value, the same value twice, or an unknown name, or if `trials` is less
-        than 1.
+    ConfigError
+        If a `RunConfig` does not take a value.
 
     Examples
     --------

@@ -1,0 +1,73 @@
+"""The folder of a command's results: whether it can be written, and the files in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastopt._checks import as_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_folder(folder: str | Path) -> None:
+    """Create `folder` if it does not exist; OSError if files cannot be written into it."""
+    folder = as_path("folder", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `rows`, which have the same keys, as CSV; return the path, as the others do."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_bytes(text.getvalue().encode())
+    return path
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
+    """Write `facts` as `to_json` gives them."""
+    path.write_bytes(to_json(facts).encode())
+    return path
+
+
+def write_picture(path: Path, figure: Figure) -> Path:
+    """Write `figure` as PNG."""
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        # A label in a script that the font lacks: a box in the picture, whole in the tables.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(png, dpi=150, format="png")
+    path.write_bytes(png.getvalue())
+    return path
+
+
+def to_json(facts: Mapping[str, Any]) -> str:
+    """Return `facts` as JSON with a line end; NaN and infinity become null."""
+    return json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    """Return `value` in the types of JSON, with None for NaN and infinity."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
