@@ -421,7 +421,8 @@ def test_a_resumed_run_says_that_nothing_is_left_to_train(tmp_path: Path) -> Non
     result = resume("--epochs", "1")
     assert result.exit_code == 2
     assert result.stderr == (
-        "fastopt: error: --epochs must be at least 2, not 1: the run to resume has had so many epochs\n"
+        "fastopt: error: --epochs must be at least 2, not 1: "
+        "the run to resume has had so many epochs\n"
     )
     assert read_metrics(tmp_path) == metrics
 
