@@ -408,7 +408,8 @@ void update(const py::object& kernel, const py::object& param, const py::object&
         const char* name = update.states[i];
         const py::object state = given[name];
         const std::string reason = state.is_none() ? options.reason_for_state(i, group) : "";
-        if (!reason.empty()) throw_error<py::type_error>("{} is None, but {} needs it", name, reason);
+        if (!reason.empty())
+            throw_error<py::type_error>("{} is None, but {} needs it", name, reason);
         states[static_cast<std::size_t>(i)] = float_array(state, name);
     }
     std::vector<Parameter> parameters{
