@@ -145,7 +145,6 @@ class Lion(ReferenceOptimizer):
 NEW_LINES = {
     "cpp/kernels/updates.cpp": ['#include "updates/rmsprop.hpp"'],
     "python/fastopt/optim/__init__.py": ["import RMSprop", '"RMSprop"'],
-    "python/fastopt/__init__.py": ["    RMSprop,", '"RMSprop"'],
     "python/fastopt/reference/__init__.py": ["import RMSprop", '"RMSprop"'],
     "tests/cases.py": ['Case("RMSprop", {})'],
     "docs/reference/optimizers.md": ["fastopt.RMSprop"],

@@ -100,6 +100,8 @@ def wait_until_asleep(workers):
     while not all(read(worker, "State") == "S" for worker in workers):
         time.sleep(0.001)
 """
+# The threads of fastopt are `threads() - before`: a BLAS has others.
+WORKERS = THREADS + "import fastopt, numpy\nbefore = threads()\n" + BIG_STEP
 READS_PROC = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="looks for threads in /proc"
 )
@@ -108,12 +110,7 @@ READS_PROC = pytest.mark.skipif(
 @READS_PROC
 def test_the_pool_sleeps_between_steps_that_are_far_apart() -> None:
     check(
-        THREADS
-        + """
-import fastopt, numpy  # a BLAS has threads of its own
-before = threads()
-"""
-        + BIG_STEP
+        WORKERS
         + """
 workers = threads() - before
 assert len(workers) == 2
@@ -169,12 +166,7 @@ assert os.sched_getaffinity(worker) == {two}  # nobody gave it another
 @READS_PROC
 def test_workers_of_a_larger_team_rest_in_a_smaller_one() -> None:
     check(
-        THREADS
-        + """
-import fastopt, numpy  # a BLAS has threads of its own
-before = threads()
-"""
-        + BIG_STEP
+        WORKERS
         + """
 _core.tuning.wake_size = 0
 _core.set_num_threads(4, beyond=True)
