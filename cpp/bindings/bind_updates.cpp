@@ -40,9 +40,9 @@ void require_fit(const Unfit& scalar, const py::array& array, const std::string&
 
 using Changes = std::vector<std::pair<py::dict, py::dict>>;
 
-// Makes the first dict of each pair hold what the second holds, or none of them. start() does what
-// may need memory. It is undone unless finish() follows. Keys are exact strings, so that no code of
-// the caller's runs.
+// Gives the first dict of each pair the contents of the second: in all pairs or in none. start()
+// does everything that may need memory; the destructor undoes it unless finish() has been called.
+// Keys are exact strings, so that no code of the caller runs.
 class DictChanges {
 public:
     explicit DictChanges(const Changes& changes) : changes_(changes) {}
@@ -70,8 +70,8 @@ public:
         }
     }
 
-    // Replaces values of keys that are there, and deletes keys: neither needs memory. The copies
-    // keep the values alive, so that no destructor runs meanwhile.
+    // Replaces values of existing keys and deletes keys. Neither needs memory. The copies keep the
+    // old values alive, so that no destructor runs meanwhile.
     void finish() {
         for (std::size_t i = 0; i < changes_.size(); ++i) {
             const auto& [target, source] = changes_[i];

@@ -8,7 +8,7 @@
 namespace fastopt {
 namespace {
 
-// What messages call the range of a number, and whether a number is in it.
+// The words for the range of a number in messages, and whether a number is in the range.
 struct NumberRange {
     const char* text;
     bool (*holds)(double);
@@ -57,7 +57,7 @@ double read_option(const Option& option, py::object value) {
     return number;
 }
 
-// Whether the object will always hold the value it holds now.
+// Whether the value of the object can never change.
 bool immutable(py::handle value) {
     PyObject* object = value.ptr();
     if (PyTuple_CheckExact(object)) {
@@ -69,7 +69,7 @@ bool immutable(py::handle value) {
            PyUnicode_CheckExact(object);
 }
 
-// The values of the options that a message names.
+// The values of the options in a message.
 std::string named_values(const Update& update, const std::string& message, const py::dict& group) {
     std::string result;
     for (int i = 0; i < update.option_count; ++i) {

@@ -18,13 +18,13 @@ namespace py = pybind11;
 // Throws KeyError, whose text prints without quotes.
 [[noreturn]] void throw_names(const std::string& message);
 
-// The options of one group. What was read is kept as long as the group holds the same objects.
+// The options of one group. They are read again only if the group holds other objects.
 class GroupOptions {
 public:
     GroupOptions(const Update& update, const py::dict& group);
 
     // Reads and checks the options. Returns whether they use other states than before. Throws
-    // KeyError, TypeError or ValueError; the values are as they were then.
+    // KeyError, TypeError or ValueError, and changes no value then.
     bool read(const py::dict& group);
 
     const double* values() const { return values_.data(); }
@@ -44,10 +44,10 @@ private:
     std::array<double, max_options> values_{};
     unsigned used_ = 0;  // a bit for each state
     std::vector<py::object> keys_;
-    std::vector<py::object> seen_;  // the objects read last; null where it has to be read again
+    std::vector<py::object> seen_;  // the objects that were read; null: the option is read again
 };
 
-// What a step does with the gradients.
+// The options of a step for the gradients.
 GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
                          const py::object& grad_scale, const py::object& skip_nonfinite,
                          const py::object& zero_grads);

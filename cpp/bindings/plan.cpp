@@ -101,7 +101,7 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
     return true;
 }
 
-// Whether parameter and states of entry `number` are as they were when it was added.
+// Whether parameter and states of entry `number` have not changed since it was added.
 bool Plan::still_holds(std::size_t number, const Parameter& parameter) const {
     const Entry& entry = entries_[number];
     if (!entry.param.matches(parameter.param.ptr())) return false;
@@ -118,7 +118,7 @@ bool Plan::still_holds(std::size_t number, const Parameter& parameter) const {
 bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle grad) {
     Entry& entry = entries_[number];
     if (entry.grad.matches(grad.ptr())) return true;
-    if (zero_grads_) return false;  // it is written, too
+    if (zero_grads_) return false;  // the gradient is written too
     TensorUpdate& tensor = stepper_.tensors[number];
     if (entry.grad.matches_elsewhere(grad.ptr())) {
         if (is_written(extent(py::reinterpret_borrow<py::array>(grad)))) return false;
@@ -130,7 +130,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
     const py::array array = check_grad(grad, parameter);
     if (is_written(extent(array))) return false;
     GradView view = grad_view(array, entry.order);
-    // The pieces of work were cut for the layout of the gradient before.
+    // The pieces were cut for the layout of the old gradient.
     if (view.reader.at_once() != tensor.grad.reader.at_once()) return false;
     tensor.grad = std::move(view);
     entry.grad = {array, dtype_of(parameter.param)};
@@ -153,7 +153,7 @@ void Plan::make(const std::vector<Parameter>& parameters, const std::vector<Grou
     stepper_.cut();
 }
 
-// Fills the last entry. States that are used and not there yet are created.
+// Fills the last entry, and creates the states that are used and do not exist yet.
 void Plan::add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
                OverlapCheck& overlap) {
     Entry& entry = entries_.back();

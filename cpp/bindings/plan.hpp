@@ -56,7 +56,7 @@ public:
         return matches_elsewhere(object) && py::detail::array_proxy(object)->data == data_;
     }
 
-    // Whether all but the address is the same.
+    // Whether everything except the address is the same.
     __attribute__((always_inline)) bool matches_elsewhere(PyObject* object) const {
         if (Py_TYPE(object) != ndarray_type()) return false;
         const auto* fields = py::detail::array_proxy(object);
@@ -114,7 +114,7 @@ public:
     // After a step that was taken: counts it, and gives the parameters the states made for it.
     void finish(std::vector<Parameter>& parameters);
 
-    // After a step that was skipped: the states made for it have never been.
+    // After a step that was skipped: drops the states made for it.
     void skip();
 
 private:

@@ -15,7 +15,7 @@ constexpr py::ssize_t longest_repr = 80;
 
 bool is_control(char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }
 
-// Without control characters: a NUL would end the message.
+// Removes control characters: a NUL would end the message.
 std::string utf8(py::handle text) {
     const auto bytes = py::reinterpret_steal<py::bytes>(
         PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
@@ -30,7 +30,7 @@ std::string utf8(py::handle text) {
     return escaped;
 }
 
-// Of these reprlib prints a part. It chooses by the name of the class alone, which others may have.
+// reprlib shortens these. It looks only at the name of the class, which other classes may have.
 bool is_container(py::handle value) {
     PyObject* const it = value.ptr();
     return PyList_CheckExact(it) || PyTuple_CheckExact(it) || PyDict_CheckExact(it) ||
@@ -45,8 +45,8 @@ template <class Error>
     throw_error<Error>("{} must be {}, not {}", name, taken, short_repr(value));
 }
 
-// Throws if the conversion has raised: our message for a TypeError, a ValueError for a number that
-// is too large, and all else as it is.
+// Throws if the conversion has raised an exception: a TypeError with our message, a ValueError for
+// a number that is too large, other exceptions unchanged.
 void require_converted(py::handle value, std::string_view name, const char* taken,
                        const char* fitting) {
     if (!PyErr_Occurred()) return;

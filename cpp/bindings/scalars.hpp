@@ -19,17 +19,18 @@ template <class Error, class... Values>
     throw Error(std::string(py::str(pattern).format(values...)));
 }
 
-// `name` is that of the argument. Each throws TypeError if the object is of another kind. Other
-// exceptions of the object's own code pass through.
+// `name` is the name of the argument. Each throws TypeError if the object is of another kind. Other
+// exceptions from the code of the object pass through.
 
-// A float, an int, a NumPy scalar of either, an array of one without axes, or what has __float__;
-// no bool. Throws ValueError beyond float64. `taken` says in messages what is accepted.
+// A float, an int, a NumPy scalar of these, an array of them without axes, or an object with
+// __float__, but not a bool. Throws ValueError for numbers beyond float64. `taken` describes the
+// accepted values in messages.
 double as_number(py::handle value, std::string_view name, const char* taken = "a number");
 
-// True, False, NumPy's, or a number that is 0 or 1; ValueError for other numbers.
+// True, False, a NumPy bool, or a number that is 0 or 1. Throws ValueError for other numbers.
 bool as_flag(py::handle value, std::string_view name);
 
-// What has __index__, but no bool. Throws ValueError beyond 64 bits.
+// An object with __index__, but not a bool. Throws ValueError beyond 64 bits.
 std::int64_t as_integer(py::handle value, std::string_view name);
 
 // In UTF-8; lone surrogates and control characters are escaped.
@@ -38,8 +39,8 @@ std::string as_text(py::handle value, std::string_view name);
 // 2 or infinity.
 NormType as_norm_type(py::handle value, std::string_view name);
 
-// The repr for messages: of some 80 characters, and never all of an array or a long list. It is the
-// type's name if the object's own repr raises an Exception other than MemoryError.
+// The repr for messages: at most some 80 characters, and only a part of an array or a long list. If
+// the repr of the object raises an Exception other than MemoryError, it is the name of the type.
 std::string short_repr(py::handle value);
 
 // A str as one line of UTF-8, cut after 80 characters; lone surrogates and control characters are
@@ -49,7 +50,7 @@ std::string short_text(py::handle text);
 // A number and its noun: 1 group, 2 groups.
 std::string counted(std::size_t number, const char* singular);
 
-// An attribute, or a null object if there is none. Other exceptions pass through.
+// An attribute, or a null object if it does not exist. Other exceptions pass through.
 py::object attribute(py::handle object, const char* name);
 
 }  // namespace fastopt

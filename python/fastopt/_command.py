@@ -1,4 +1,4 @@
-"""Whether this process is the command ``fastopt``, which answers in a line, not by a traceback."""
+"""Whether this process is the command ``fastopt``, which prints a line and no traceback."""
 
 from __future__ import annotations
 

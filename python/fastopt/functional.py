@@ -1,14 +1,13 @@
-"""Functions: activations, losses without an object, and updates on state that the caller owns.
+"""Functions: activations, losses, and updates on state that the caller owns.
 
-Arrays are float32 or float64, of any shape and strides, and those of one call have one dtype.
-`out` is passed by name: the array for the result, or for the gradient of a loss. It has their shape
-and dtype, is C-contiguous, and may be an operand itself, which the result then replaces; otherwise
-it shares memory with no operand. It is also what the function returns. Where a function takes more,
-it says so.
+Arrays are float32 or float64, of any shape and strides. All arrays of a call have the same dtype.
+`out`, passed by name, is the array for the result or for the gradient of a loss, and is returned.
+It has the shape and dtype of the result, and is C-contiguous unless a function says otherwise. It
+may be an operand, which the result then replaces. Otherwise it must not share memory with an
+operand.
 
-A loss returns ``(loss, grad)``, the gradient with respect to the first argument, as
-``value_and_grad`` of its class does. An update writes into the parameter and its state, and returns
-nothing.
+A loss returns ``(loss, grad)`` like ``value_and_grad`` of its class: the loss and its gradient with
+respect to the first argument. An update writes into the parameter and its state, and returns None.
 
 Examples
 --------

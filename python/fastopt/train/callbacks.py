@@ -1,4 +1,4 @@
-"""Callbacks: logs, checkpoints, and what ends a training run early."""
+"""Callbacks: logs, checkpoints, and rules that end a training run early."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _not_nan = number("a number", lambda x: not isnan(x))
 
 
 class Divergence(Callback):
-    """Ends a run whose loss has grown, after its second epoch or later.
+    """Ends a run whose loss has grown, after the second epoch or later.
 
-    That is so if the training loss is more than ten times the held-out loss before training, and
-    the held-out loss is higher than before training too.
+    The training loss must be more than ten times the held-out loss before training, and the
+    held-out loss must be above that too.
 
-    `Trainer.fit` itself ends a run whose loss is not finite; this is for losses that stay finite.
-    The first epoch may end with any loss: a good learning rate may begin with a leap.
+    `Trainer.fit` ends a run whose loss is not finite. This callback is for finite losses. It
+    ignores the first epoch, because a good learning rate may begin with a large loss.
 
     Parameters
     ----------
     before : float, optional
-        The held-out loss before training. Without it, that of the model as ``fit`` begins; a run
-        that is resumed needs it.
+        The held-out loss before training. By default that of the model when ``fit`` begins. A
+        resumed run needs it.
 
     Examples
     --------
@@ -45,26 +45,25 @@ class Divergence(Callback):
         self._before = None if before is None else _not_nan("before", before)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Take the loss before training as the measure."""
+        """Record the loss before training."""
         self._measure = trainer.evaluate()[0] if self._before is None else self._before
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Stop if the training loss is ten times it and the held-out loss is above it."""
+        """Stop if the loss has grown."""
         grew = epoch.train_loss > 10 * self._measure and epoch.val_loss > self._measure
         if epoch.epoch > 1 and grew:
             trainer.stop(DIVERGED)
 
 
 class CSVLogger(Callback):
-    """Writes a line for each epoch into a CSV file, as it ends.
+    """Writes a line into a CSV file after each epoch.
 
-    A run that is continued writes its earlier epochs again, so that the file always holds all.
+    A run that continues writes its earlier epochs again, so that the file always has all epochs.
 
     Parameters
     ----------
     path : path
-        What it holds is replaced when there is an epoch to write, not before. The columns are the
-        fields of `Epoch`.
+        It is replaced when the first epoch is written. The columns are the fields of `Epoch`.
 
     Raises
     ------
@@ -80,7 +79,7 @@ class CSVLogger(Callback):
         return f"CSVLogger({str(self.path)!r})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Open the file, and write the epochs that there are."""
+        """Open the file, and write the earlier epochs."""
         self._file = self.path.open("a", newline="", encoding="utf-8")
         self._started = False
         if trainer.history.epochs:
@@ -110,15 +109,14 @@ class CSVLogger(Callback):
 class EarlyStopping(Callback):
     """Ends training when the held-out loss has not fallen for some epochs.
 
-    It looks at the history alone, so it decides the same in a run that was interrupted and
-    continued.
+    It depends only on the history, so that a run with interrupts stops after the same epoch.
 
     Parameters
     ----------
     patience : int
-        Epochs without a new lowest held-out loss after which to stop; >= 1.
+        Stop after this number of epochs without a new lowest held-out loss; >= 1.
     min_delta : float
-        A loss counts as lower if it is lower by more than this; >= 0.
+        A loss counts as lower if the difference is more than this; >= 0.
 
     References
     ----------
@@ -141,11 +139,11 @@ class EarlyStopping(Callback):
         return f"EarlyStopping(patience={self.patience}, min_delta={self.min_delta})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Stop if the run that is continued had been stopped."""
+        """Stop if the run had been stopped before it was resumed."""
         self._decide(trainer)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Stop if it has been long enough."""
+        """Stop after `patience` epochs without a lower loss."""
         self._decide(trainer)
 
     def _decide(self, trainer: Trainer) -> None:
@@ -158,19 +156,19 @@ class EarlyStopping(Callback):
 
 
 class Checkpointer(Callback):
-    """Saves the run before the first epoch, after every one or every few, and at the end.
+    """Saves the run before the first epoch, after each `every` epochs, and at the end.
 
     See `Trainer.save`.
 
     Parameters
     ----------
     path : path
-        Replaced each time in one step: there is always a whole checkpoint. When training begins,
-        files that earlier runs left beside it, because they were killed while saving, are removed.
+        It is replaced in one step, so that it is always complete. When training begins, temporary
+        files of killed runs are removed.
     every : int
-        Epochs; >= 1.
+        The number of epochs between two checkpoints; >= 1.
     extra
-        Something of your own that goes into the file.
+        Your data for the file.
 
     Examples
     --------
@@ -196,19 +194,19 @@ class Checkpointer(Callback):
         return f"Checkpointer({str(self.path)!r}, every={self.every})"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Remove what was left by a run that was killed while saving; save a new run."""
+        """Remove the temporary files of killed runs; save a new run."""
         self._saved = len(trainer.history.epochs)
         remove_leftovers(self.path)
         if not trainer.history.epochs and not trainer.within_epoch:
             self._save(trainer)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Save if it is time."""
+        """Save after every `every` epochs."""
         if epoch.epoch % self.every == 0:
             self._save(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Save what is not saved yet, unless training ended within an epoch."""
+        """Save the last epochs, unless training ended within an epoch."""
         if len(trainer.history.epochs) > self._saved and not trainer.within_epoch:
             self._save(trainer)
 
@@ -225,7 +223,7 @@ class TensorBoardLogger(Callback):
     Parameters
     ----------
     folder : path
-        Of the event files; each call of ``fit`` adds one.
+        The folder of the event files. Each call of ``fit`` adds one.
 
     Raises
     ------
@@ -246,7 +244,7 @@ class TensorBoardLogger(Callback):
         self._writer = self._make(self.folder)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """Write the epoch's figures: ``loss/train``, ``loss/val``, ``lr`` and so on."""
+        """Write the numbers of the epoch: ``loss/train``, ``loss/val``, ``lr`` and so on."""
         for name, value in asdict(epoch).items():
             if name != "epoch" and isfinite(value):
                 part, _, what = name.partition("_")

@@ -1,4 +1,4 @@
-"""Checks of what only the training tools take; those of options are in `fastopt._checks`."""
+"""Checks for the training tools; the checks of options are in `fastopt._checks`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 any_count = integer(1, inf)
-seed32 = integer(0, 2**32 - 1, "in [0, 2**32)")  # scikit-learn takes no larger one
-seed_of = one_or_each(integer(0, inf))  # what NumPy's generators take
+seed32 = integer(0, 2**32 - 1, "in [0, 2**32)")  # the largest of scikit-learn
+seed_of = one_or_each(integer(0, inf))  # the largest of NumPy generators
 
 
 def ieee(function: Callable[P, T]) -> Callable[P, T]:
-    """Let NaN and infinity come out of `function` as IEEE has them, whatever `np.seterr` says."""
+    """Make `function` return NaN and infinity as in IEEE 754, for any `np.seterr`."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -33,13 +33,13 @@ def ieee(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def pip_name(package: str) -> str:
-    """Return the name under which pip installs a package that Python imports as `package`."""
+    """Return the name for pip of a package that Python imports as `package`."""
     return {"sklearn": "scikit-learn", "PIL": "pillow"}.get(package, package)
 
 
 @contextmanager
 def from_extra(what: str) -> Iterator[None]:
-    """Say how to install what an import in the block lacks."""
+    """Raise an error with the pip command if an import in the block fails."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -65,7 +65,7 @@ def kind(name: str, value: object, wanted: type) -> None:
 
 
 def plain_array(name: str, value: Any, taken: str, kinds: str = "fiub") -> npt.NDArray[Any]:
-    """Return an array, or what NumPy makes one of, as a plain one whose dtype is of `kinds`."""
+    """Return a plain array with a dtype of `kinds`, from an array or a sequence."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not have a mask; fill it: {name}.filled(...)")
     array: npt.NDArray[Any] = value

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastopt._checks import counted, non_negative
 
-# Why a run that diverged has ended.
+# The stop reason of a run that diverged.
 NOT_FINITE = "the loss is not finite"
 DIVERGED = "the loss is more than ten times what it was before training"
 
@@ -23,19 +23,19 @@ class Epoch:
     """The figures of one pass over the training data."""
 
     epoch: int  # from 1
-    train_loss: float  # mean over the epoch's samples, while the model was learning
-    train_score: float  # likewise; accuracy or R²
+    train_loss: float  # mean over the samples of the epoch, during training
+    train_score: float  # the same of the score: accuracy or R²
     val_loss: float  # on held-out data, after the epoch
     val_score: float
     lr: float  # of the first parameter group, at the last step
     grad_norm: float  # 2-norm of the gradients before clipping, mean over the steps
     grad_norm_max: float  # the largest of the epoch; both are nan if no norm was recorded
-    samples_per_second: float  # of training; evaluation not counted
+    samples_per_second: float  # of training, without evaluation
 
 
 @dataclass
 class Seconds:
-    """Where the time of training went, in seconds."""
+    """The time of each part of training, in seconds."""
 
     batch: float = 0.0  # gathering the rows of a batch
     forward: float = 0.0
@@ -52,7 +52,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (float, np.floating))
 
 
-# What the entries of a state may be, by the annotations of the fields.
+# The types of the entries of a state, by the annotations of the fields.
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "float": _is_number,
     "float | None": lambda value: value is None or _is_number(value),
@@ -64,7 +64,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def _check(kind: type, state: Any, where: str) -> None:
-    """Raise unless `state` has the fields of a dataclass, each of its kind."""
+    """Raise unless `state` has the fields of a dataclass, each of its type."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{where} must be a mapping, not {type(state).__name__}")
     own = fields(kind)
@@ -83,7 +83,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
     stop_reason: str = ""  # why training ended before its last epoch
-    max_norm: float | None = None  # what the gradients were clipped to
+    max_norm: float | None = None  # the norm of clipping
 
     @property
     def diverged(self) -> bool:
@@ -103,7 +103,7 @@ class History:
         return max(self.epochs, key=lambda e: -inf if isnan(e.val_score) else e.val_score)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as mappings, lists, numbers and strings."""
+        """Return the history as mappings, lists, numbers and strings."""
         return asdict(self)
 
     @classmethod
@@ -140,7 +140,7 @@ WINDOW = 5  # epochs whose median stands for the one in their middle
 
 @dataclass(frozen=True)
 class Overfitting:
-    """The held-out loss has turned while the training loss fell on."""
+    """The held-out loss has risen while the training loss fell."""
 
     epoch: int  # where the held-out loss was lowest
     lowest: float  # the held-out loss there

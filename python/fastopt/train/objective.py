@@ -1,4 +1,4 @@
-"""What training minimizes and what it is judged by: a loss by name, and a score."""
+"""The loss that training minimizes, by name, and the score of the predictions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fastopt.train.data import Array, Targets, Task
 
 
 class LossChoice(NamedTuple):
-    """A loss as the tasks offer it."""
+    """A loss with its names."""
 
     make: Callable[[], Any]
     label: str  # for tables and axes
     threshold: float  # binary: an output above it means the second class
 
 
-# Those that compare element by element meet classes as one-hot rows of 0 and 1.
+# Losses that compare element by element get classes as one-hot rows of 0 and 1.
 _LOSSES = {
     "cross-entropy": LossChoice(fo.CrossEntropyLoss, "cross-entropy (nats)", 0.0),
     "bce-with-logits": LossChoice(fo.BCEWithLogitsLoss, "binary cross-entropy (nats)", 0.0),
@@ -35,7 +35,7 @@ _LOSSES = {
 }
 _POINTWISE = ("mse", "l1", "smooth-l1", "huber")
 
-# The losses that each task takes; the first is its default.
+# The losses of each task; the first is the default.
 LOSSES: dict[Task, tuple[str, ...]] = {
     "classification": ("cross-entropy", "bce-with-logits", *_POINTWISE),
     "binary": ("bce-with-logits", "bce", *_POINTWISE),
@@ -44,19 +44,20 @@ LOSSES: dict[Task, tuple[str, ...]] = {
 
 
 class Objective:
-    """A loss between a model's outputs and the targets of a task, and the score that goes with it.
+    """The loss of the outputs of a model, and the score.
 
-    The score is the accuracy, or for a regression R² (1 - squared error / variance): higher is
-    better, 1 is perfect.
+    The score is the accuracy, or for a regression R² (1 - squared error / variance). A higher score
+    is better, and 1 is perfect.
 
     Parameters
     ----------
     task : {"classification", "binary", "regression"}
-        Decides what outputs and targets are: (N, classes) and class indices (N,); or both (N, 1).
+        For a classification, outputs have shape (N, classes) and targets are class indices (N,).
+        Otherwise both have shape (N, 1).
     loss : str, optional
-        One of ``LOSSES[task]``; the first of them without it. Losses that compare element by
-        element ("mse", "l1", ...) take class indices as one-hot rows. "bce" puts a sigmoid between
-        the outputs and `fastopt.BCELoss`; "bce-with-logits" does the same more accurately.
+        One of ``LOSSES[task]``, by default the first. Losses that compare element by element
+        ("mse", "l1", ...) convert class indices to one-hot rows. "bce" is `fastopt.BCELoss` of the
+        sigmoid of the outputs; "bce-with-logits" is the same, but more accurate.
     label_smoothing : float
         In [0, 1]; for cross-entropy.
 
@@ -117,7 +118,7 @@ class Objective:
         """Return the mean loss."""
         x, y = self._operands(*self._checked(outputs, targets))
         if self.loss_name == "bce" and np.isnan(x).any():
-            return nan  # BCELoss refuses what is no probability; here the run has diverged
+            return nan  # BCELoss refuses NaN; the run has diverged
         return float(self.loss(x, y))
 
     @ieee
@@ -131,8 +132,8 @@ class Objective:
         outputs : float32 array of shape (N, classes) or (N, 1)
         targets : array of shape (N,) or (N, 1)
             Class indices, or float32; see `Data`.
-        out : array of the outputs' shape, optional
-            Where the gradient goes; may be `outputs` itself.
+        out : array in the shape of `outputs`, optional
+            The array for the gradient; it may be `outputs`.
         """
         outputs, targets = self._checked(outputs, targets)
         x, y = self._operands(outputs, targets)
@@ -148,7 +149,7 @@ class Objective:
 
     @ieee
     def backward_(self, outputs: Array, targets: Targets) -> tuple[float, float]:
-        """Replace the outputs by the loss's gradient; return the mean loss and the `points`."""
+        """Replace the outputs by the gradient; return the mean loss and the `points`."""
         if not isinstance(outputs, np.ndarray):
             raise TypeError(f"outputs must be an array to write into, not {short_repr(outputs)}")
         outputs, targets = self._checked(outputs, targets)
@@ -160,9 +161,9 @@ class Objective:
 
     @ieee
     def points(self, outputs: Array, targets: Targets) -> float:
-        """Return what adds up over batches to the score: samples that are right, or minus errors.
+        """Return the number of correct predictions; for a regression, minus the squared errors.
 
-        For a regression, minus the sum of squared errors.
+        The score follows from the sum of the points of all batches.
         """
         outputs, targets = self._checked(outputs, targets)
         if self.task == "regression":
@@ -190,9 +191,9 @@ class Objective:
         return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
 
     def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
-        """Return the class indices (N,) that the outputs mean; not for a regression.
+        """Return the predicted class indices (N,); not for a regression.
 
-        An output of NaN means no class, and is -1.
+        The class of an output of NaN is -1.
         """
         outputs = plain_array("outputs", outputs, "numbers")
         if self.task == "regression":
@@ -230,7 +231,7 @@ class Objective:
         return outputs, targets
 
     def _operands(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
-        """Return what the loss compares."""
+        """Return the two arrays that the loss compares."""
         if self.loss_name == "bce":
             return cast("Array", fo.functional.sigmoid(outputs)), targets
         if self.task != "classification" or self.loss_name == "cross-entropy":

@@ -1,4 +1,4 @@
-"""Training runs as the experiments keep them: one configuration and what came of it."""
+"""Training runs of experiments: a configuration and its history."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Run:
 
     @property
     def final(self) -> Epoch:
-        """Its last epoch."""
+        """The last epoch."""
         return self.history.epochs[-1]
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss grew; see `History.diverged`."""
+        """Whether it diverged; see `History.diverged`."""
         return self.history.diverged
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """What runs are sorted by, the best first: the final held-out score, then the loss."""
+        """The sort key, the best run first: the final held-out score, then the loss."""
         score, loss = self.final.val_score, self.final.val_loss
         return self.diverged, inf if isnan(score) else -score, inf if isnan(loss) else loss
 
     def facts(self, task: Task) -> dict[str, Any]:
-        """Return its choices and results as a flat mapping, a row of a table.
+        """Return the options and results as a flat mapping, for a row of a table.
 
-        A run that diverged has no best: None stands there.
+        The best score and epoch of a run that diverged are None.
         """
         full = self.config.resolved(task)
         final, best = self.final, self.history.best
@@ -79,14 +79,14 @@ def _nan_last(value: float) -> float:
 
 
 def run(config: RunConfig, data: Data, callbacks: Iterable[Callback] = ()) -> Run:
-    """Train as `config` says and return the run; it is ended early if it diverges.
+    """Train with `config` and return the run, which ends early if it diverges.
 
     Parameters
     ----------
     config : RunConfig
     data : Data
     callbacks : iterable of Callback
-        More to call.
+        Additional callbacks.
 
     Examples
     --------
@@ -131,17 +131,17 @@ def compare(
     data: Data,
     callbacks: Callable[[RunConfig], Iterable[Callback]] = lambda config: (),
 ) -> Generator[Run, None, None]:
-    """Train one configuration after the other, and yield each run when it has ended.
+    """Train the configurations in order, and yield each run when it has ended.
 
-    All see the same data. Those with the same `hidden`, `seed` and `batch_size` begin with the same
-    weights and go through the same batches.
+    All runs use the same data. Runs with the same `hidden`, `seed` and `batch_size` begin with the
+    same weights and use the same batches.
 
     Parameters
     ----------
     configs : iterable of RunConfig
     data : Data
     callbacks : callable
-        Returns what is to watch a run.
+        Returns the callbacks of a run.
 
     Examples
     --------
@@ -153,14 +153,14 @@ def compare(
     ['sgd', 'adam']
     """
     configs = list(configs)
-    for config in configs:  # before the first has taken its time
+    for config in configs:  # before the first run takes time
         kind("each of configs", config, RunConfig)
         config.check(data)
     for config in configs:
         yield run(config, data, callbacks(config))
 
 
-# The fields of `RunConfig` that may vary, in the order of the axes of pictures, and their kind.
+# The fields of `RunConfig` that may vary, in the order of the axes of pictures, and their types.
 AXES: dict[str, type] = {
     "lr": float,
     "batch_size": int,
@@ -173,7 +173,7 @@ AXES: dict[str, type] = {
 
 
 def label(config: RunConfig, names: Sequence[str]) -> str:
-    """Return some of a configuration's choices as text, such as ``Adam, lr 0.001``."""
+    """Return some options of a configuration as text, such as ``Adam, lr 0.001``."""
     full = config.resolved()
     parts = []
     for name in names:
