@@ -29,16 +29,15 @@ using Shape = std::vector<py::ssize_t>;
 
 // What messages about the targets of a loss say of its other arrays.
 struct TargetWords {
-    const char* row;            // what has one class index
-    const char* axis;           // where its classes are, if that may be unclear
-    const char* probabilities;  // what the targets may be besides, or nullptr
+    const char* row;               // what has one class index
+    const char* axis;              // where its classes are, if that may be unclear
+    const char* or_probabilities;  // what the targets may be instead
 };
 constexpr TargetWords logits_words{"row of logits", " (whose classes are along axis 1)",
-                                   "probabilities of the logits' dtype and shape"};
-constexpr TargetWords log_probs_words{"row of log_probs", " (whose classes are along axis 1)",
-                                      nullptr};
+                                   ", or be probabilities of the logits' dtype and shape"};
+constexpr TargetWords log_probs_words{"row of log_probs", " (whose classes are along axis 1)", ""};
 constexpr TargetWords hidden_words{
-    "row of hidden", "", "probabilities of hidden's dtype with a last axis of all classes"};
+    "row of hidden", "", ", or be probabilities of hidden's dtype with a last axis of all classes"};
 
 py::tuple as_tuple(const Shape& shape) {
     py::tuple result(shape.size());
@@ -53,9 +52,8 @@ struct ClassShape {
         : positions(array.shape(), array.shape() + array.ndim()) {
         const auto axis = static_cast<std::ptrdiff_t>(positions.size() > 1);
         if (positions.empty() || positions[static_cast<std::size_t>(axis)] == 0)
-            throw py::value_error(
-                std::string(what) +
-                " must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not " +
+            throw_error<py::value_error>(
+                "{} must have shape (C,), (N, C) or (N, C, d1, ...) with C >= 1, not {}", what,
                 describe_shape(array));
         classes = positions[static_cast<std::size_t>(axis)];
         positions.erase(positions.begin() + axis);
@@ -97,9 +95,9 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
 // The array of scores; keras and scikit-learn have the targets first.
 py::array score_array(const py::object& given, const char* what, const py::object& targets) {
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
-        throw py::type_error(std::string(what) + " must have dtype float32 or float64, not " +
-                             short_text(py::str(given.attr("dtype"))) + "; were " + what +
-                             " and targets swapped?");
+        throw_error<py::type_error>(
+            "{0} must have dtype float32 or float64, not {1}; were {0} and targets swapped?", what,
+            short_text(py::str(given.attr("dtype"))));
     return float_array(given, what);
 }
 
@@ -108,28 +106,26 @@ py::array score_array(const py::object& given, const char* what, const py::objec
 ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssize_t classes,
                            std::int64_t ignore_index, const TargetWords& words) {
     const auto numpy = py::module_::import("numpy");
-    const auto or_probabilities = [&] {
-        return words.probabilities ? std::string(", or be ") + words.probabilities : std::string();
-    };
     const bool scalar = shape.empty() && PyIndex_Check(given.ptr());
     if (!scalar && !py::isinstance<py::array>(given))
         throw_no_array(given, "targets",
-                       std::string("a NumPy array of integers") +
-                           (words.probabilities ? " or of probabilities" : ""),
+                       *words.or_probabilities ? "a NumPy array of integers or of probabilities"
+                                               : "a NumPy array of integers",
                        "");
     if (!scalar) require_no_mask(given, "targets");
     const py::array array = plain_array(scalar ? numpy.attr("asarray")(given) : given);
     const char kind = array.dtype().kind();
     if (kind != 'i' && kind != 'u')
-        throw py::type_error("targets must have an integer dtype" + or_probabilities() +
-                             "; they have " + short_text(py::str(py::object(array.dtype()))) +
-                             " (convert class indices with .astype(np.int64))");
+        throw_error<py::type_error>(
+            "targets must have an integer dtype{}; they have {} (convert "
+            "class indices with .astype(np.int64))",
+            words.or_probabilities, short_text(py::str(py::object(array.dtype()))));
     if (!has_shape(array, shape))
-        throw py::value_error("targets must have shape " + std::string(py::str(as_tuple(shape))) +
-                              ", one class index for each " + words.row +
-                              (shape.size() > 1 ? words.axis : "") + or_probabilities() +
-                              "; they have " + std::string(py::str(py::object(array.dtype()))) +
-                              " and shape " + describe_shape(array));
+        throw_error<py::value_error>(
+            "targets must have shape {}, one class index for each {}{}{}; "
+            "they have {} and shape {}",
+            as_tuple(shape), words.row, shape.size() > 1 ? words.axis : "", words.or_probabilities,
+            array.dtype(), describe_shape(array));
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
     ClassIndices indices;
@@ -143,10 +139,9 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     for (std::size_t i = 0; i < indices.values.size(); ++i) {
         const std::int64_t index = indices.values[i];
         if ((index >= 0 && index < classes) || (index == ignore_index && !none_ignored)) continue;
-        throw py::index_error("targets" + describe_place(i, as_tuple(shape)) + " is " +
-                              std::string(py::str(array.attr("flat")[py::int_(i)])) +
-                              ", outside [0, " + std::to_string(classes) +
-                              ") and not ignore_index " + std::to_string(ignore_index));
+        throw_error<py::index_error>("targets{} is {}, outside [0, {}) and not ignore_index {}",
+                                     describe_place(i, as_tuple(shape)),
+                                     array.attr("flat")[py::int_(i)], classes, ignore_index);
     }
     return indices;
 }
@@ -164,8 +159,8 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
     if (given.is_none()) return {};
     const py::array weight = float_array(given, "weight");
     if (weight.shape(0) != classes)
-        throw py::value_error("weight must have shape (" + std::to_string(classes) +
-                              ",), one for each class, not " + describe_shape(weight));
+        throw_error<py::value_error>("weight must have shape ({},), one for each class, not {}",
+                                     classes, describe_shape(weight));
     require_range(weight, "weight", model, model_name);
     ClassWeights weights{std::vector<double>(static_cast<std::size_t>(classes))};
     double least = std::numeric_limits<double>::infinity(), largest = 0.0;
@@ -192,10 +187,10 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
         const bool held = least >= std::numeric_limits<float>::min() ||
                           static_cast<double>(static_cast<float>(least)) == least;
         if (narrow && !held)
-            throw py::value_error("weight[" + std::to_string(least_at) + "] is " +
-                                  short_repr(py::float_(least)) + ", too small for float32, the " +
-                                  "dtype of " + model_name + ", beside a weight of " +
-                                  short_repr(py::float_(largest)));
+            throw_error<py::value_error>(
+                "weight[{}] is {}, too small for float32, the dtype of {}, beside a weight "
+                "of {}",
+                least_at, least, model_name, largest);
         return weights;
     }
     for (double& value : weights.values) value = std::ldexp(value, shift);
@@ -239,8 +234,8 @@ CrossEntropyOptions cross_entropy_options(const py::object& loss) {
         const py::object given = loss.attr(range.name);
         const double value = options.*range.value = as_number(given, range.name);
         if (!(value == 0.0 || (value >= range.least && value <= range.most)))
-            throw py::value_error(py::str("{} must be {}, not {}")
-                                      .format(range.name, range.words, short_repr(given)));
+            throw_error<py::value_error>("{} must be {}, not {}", range.name, range.words,
+                                         short_repr(given));
     }
     return options;
 }
@@ -398,8 +393,8 @@ py::object nll_loss(const py::object& log_probs_given, const py::object& targets
 void require_shape(const py::array& array, const std::string& what, const Shape& shape,
                    const std::string& why) {
     if (has_shape(array, shape)) return;
-    throw py::value_error(what + " must have shape " + std::string(py::str(as_tuple(shape))) +
-                          ", " + why + ", not " + describe_shape(array));
+    throw_error<py::value_error>("{} must have shape {}, {}, not {}", what, as_tuple(shape), why,
+                                 describe_shape(array));
 }
 
 // Everything that can be wrong with a linear layer under cross-entropy, before its first chunk.
@@ -417,9 +412,10 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     if (hidden.ndim() == 0) throw py::value_error("hidden must have shape (N, D), not ()");
     const py::ssize_t width = hidden.shape(hidden.ndim() - 1);
     if (linear_weight.ndim() != 2 || linear_weight.shape(0) == 0 || linear_weight.shape(1) != width)
-        throw py::value_error("linear_weight must have shape (V, " + std::to_string(width) +
-                              ") with V >= 1, for hidden of shape " + describe_shape(hidden) +
-                              ", not " + describe_shape(linear_weight));
+        throw_error<py::value_error>(
+            "linear_weight must have shape (V, {}) with V >= 1, for hidden "
+            "of shape {}, not {}",
+            width, describe_shape(hidden), describe_shape(linear_weight));
     const py::ssize_t classes = linear_weight.shape(0);
     std::vector<NamedArray> read{{"hidden", hidden}, {"linear_weight", linear_weight}};
     if (!linear_bias.is_none()) {
@@ -455,13 +451,12 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
             py::isinstance<py::list>(out_given) || py::isinstance<py::tuple>(out_given);
         if (listed) out = py::tuple(out_given);
         if (!listed || out.size() != count)
-            throw py::type_error(
-                std::string("out must be a tuple of ") +
-                (count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
-                            : "three arrays, for the gradients of hidden, linear_weight and "
-                              "linear_bias") +
-                ", not " + type_name(out_given) +
-                (listed ? " of " + std::to_string(out.size()) : std::string()));
+            throw_error<py::type_error>(
+                "out must be a tuple of {}, not {}{}",
+                count == 2 ? "two arrays, for the gradients of hidden and linear_weight"
+                           : "three arrays, for the gradients of hidden, linear_weight "
+                             "and linear_bias",
+                type_name(out_given), listed ? " of " + std::to_string(out.size()) : std::string());
         for (std::size_t i = 0; i < count; ++i) {
             const std::string what = "out[" + std::to_string(i) + "]";
             const py::array grad = check_out(out[i], what, read[i], read, 0);

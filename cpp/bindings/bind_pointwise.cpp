@@ -27,8 +27,8 @@ void set_kernel(PointwiseBatch& batch, const py::object& name_given,
         const Pointwise& kernel = table.pointwise[i];
         if (name != kernel.name) continue;
         if (options.size() != static_cast<std::size_t>(kernel.option_count))
-            throw py::value_error("'" + name + "' takes " + std::to_string(kernel.option_count) +
-                                  " options, not " + std::to_string(options.size()));
+            throw_error<py::value_error>("'{}' takes {} options, not {}", name, kernel.option_count,
+                                         options.size());
         batch.kernel = &kernel;
         for (std::size_t k = 0; k < options.size(); ++k)
             batch.options[k] = as_number(options[k], "options[" + std::to_string(k) + "]");
@@ -45,9 +45,9 @@ void check_weight(const py::array& weight, const std::string& what, const py::ar
         fits = size == 1 || size == input.shape(input.ndim() - axis);
     }
     if (!fits)
-        throw py::value_error(what + " has shape " + describe_shape(weight) +
-                              ", which cannot be broadcast to the input's shape " +
-                              describe_shape(input));
+        throw_error<py::value_error>(
+            "{} has shape {}, which cannot be broadcast to the input's shape {}", what,
+            describe_shape(weight), describe_shape(input));
     require_range(weight, what, input, "input");
 }
 
@@ -70,8 +70,8 @@ double divisor_of(const std::string& reduction, const py::array& input) {
     if (reduction == "mean") return static_cast<double>(input.size());
     if (reduction == "sum" || reduction == "none") return 1.0;
     if (reduction != "batchmean")
-        throw py::value_error("reduction must be 'mean', 'sum', 'none' or 'batchmean', not '" +
-                              reduction + "'");
+        throw_error<py::value_error>(
+            "reduction must be 'mean', 'sum', 'none' or 'batchmean', not '{}'", reduction);
     if (input.ndim() == 0)
         throw py::value_error("reduction 'batchmean' needs an input of at least one axis");
     return static_cast<double>(input.shape(0));
@@ -88,10 +88,10 @@ py::array result_array(const py::object& given, const std::vector<NamedArray>& o
 }
 
 [[noreturn]] void throw_outside(const py::array& input, std::size_t index) {
-    throw py::value_error("input" + describe_place(index, input.attr("shape")) + " is " +
-                          short_text(py::str(input.attr("flat")[py::int_(index)])) +
-                          ", outside [0, 1]: BCELoss needs probabilities (BCEWithLogitsLoss takes "
-                          "logits)");
+    throw_error<py::value_error>(
+        "input{} is {}, outside [0, 1]: BCELoss needs probabilities "
+        "(BCEWithLogitsLoss takes logits)",
+        describe_place(index, input.attr("shape")), py::str(input.attr("flat")[py::int_(index)]));
 }
 
 PointwiseResult run(const PointwiseBatch& batch) {
@@ -170,8 +170,7 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
     set_kernel(batch, kernel, options);
     if (batch.kernel->is_loss ||
         given.size() != static_cast<std::size_t>(batch.kernel->operand_count))
-        throw py::value_error("'" + as_text(kernel, "") + "' is not a function of " +
-                              std::to_string(given.size()) + " arrays");
+        throw_error<py::value_error>("'{}' is not a function of {} arrays", kernel, given.size());
     std::vector<NamedArray> operands;
     for (const py::handle item : given) {
         const auto pair = py::reinterpret_borrow<py::tuple>(item);

@@ -22,8 +22,8 @@ py::object softmax(const py::object& x, const py::object& grad, const py::object
     require_like(operands.back().array, name, model, operands[0].what);
     const py::ssize_t ndim = model.ndim();
     if (axis < -ndim || axis >= ndim)
-        throw py::value_error("axis " + std::to_string(axis) + " is out of range for shape " +
-                              describe_shape(model));
+        throw_error<py::value_error>("axis {} is out of range for shape {}", axis,
+                                     describe_shape(model));
     if (axis < 0) axis += ndim;
     const auto numpy = py::module_::import("numpy");
     const py::array result = out.is_none()

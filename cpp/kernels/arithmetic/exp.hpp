@@ -11,8 +11,8 @@ namespace {
 // double. Adding and subtracting 1.5 * 2^(mantissa bits) rounds to an integer, which then stands in
 // the low bits of the sum. ln 2 is split in two so that n * ln2_high is exact.
 //
-// The result is scaled by 2^32: an entry of a softmax that would be denormal keeps its precision
-// until it meets the other factors, and the sum of 2^31 entries is far from overflow.
+// The result is scaled by 2^32. An entry of a softmax that would be denormal then keeps its digits
+// until the other factors are applied, and a sum of 2^31 entries is still far from overflow.
 constexpr double exp_scale = 0x1p32;
 
 // exp(x) for x <= 0 or NaN is 2^n (1 + rest); n stands in the low bits of `bits`.
@@ -69,7 +69,7 @@ inline double exp_shifted(double x, std::uint64_t shift) {
     return (parts.rest + 1.0) * power_of_two(parts.bits + shift);
 }
 
-// exp(x) * 2^32 for x <= 0 or NaN; 0 below the range where a result of type T could tell.
+// exp(x) * 2^32 for x <= 0 or NaN. It is 0 where exp(x) is too small to change a result of type T.
 inline float exp_scaled(float x) { return x < -109.0f ? 0.0f : exp_shifted(x, 32); }
 inline double exp_scaled(double x) { return x < -730.0 ? 0.0 : exp_shifted(x, 32); }
 

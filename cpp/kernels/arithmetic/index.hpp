@@ -1,4 +1,4 @@
-// An index of the elements' width, for comparisons in vectors.
+// An integer as wide as an element: comparisons of both kinds then fit into one vector.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Stores past the caches, for output that will not be read soon: a line that is wholly overwritten
-// need not be read first, and nothing else is pushed out.
+// Stores past the caches, for output that will not be read soon. A cache line that is overwritten
+// whole is then not read first, and the caches keep what they hold.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ inline void stream_bytes(void* to, const void* from, std::size_t bytes) {
     }
 }
 
-// Such stores are seen by other threads only after this.
+// Other threads see such stores only after this.
 inline void finish_streaming() { __builtin_ia32_sfence(); }
 
 inline bool can_stream(const void* to) {

@@ -1,12 +1,12 @@
-// Blocks of rows as columns: vectors of one class at neighbouring positions, from rows whose
-// classes are the neighbours in memory. Four classes at a time, of as many rows as a vector holds.
+// Turns rows into columns. The classes of a row are neighbours in memory; a column is a vector of
+// one class at neighbouring positions. It takes four classes of as many rows as a vector holds.
 #pragma once
 
 #include <cstddef>
 
 #include "index.hpp"
 
-// How many times four float a vector holds. GCC before 12 cannot join shorter ones.
+// How many times four float a vector holds. GCC before 12 cannot join shorter vectors.
 #if defined(__clang__) || __GNUC__ >= 12
 #if defined(__AVX512F__)
 #define FASTOPT_FOURS 4
@@ -78,8 +78,8 @@ FASTOPT_INLINE void transpose(Fours<T> (&rows)[4], Numbers<i...>) {
     shuffle<T, (i / 4 * 4 + i % 2 + i % 4 / 2 * n + 2)...>(high01, high23, rows[3]);
 }
 
-// A vector from and to memory of any alignment. (Said of the vector's type itself, and named with
-// `using`, clang forgets it; so it does for a reference that is returned.)
+// A vector from and to memory of any alignment. (clang drops the alignment if it belongs to the
+// vector's own type, or to a reference that a function returns.)
 template <class Vector, class T>
 FASTOPT_INLINE void load_vector(const T* from, Vector& to) {
     using InMemory __attribute__((aligned(alignof(T)), may_alias)) = Vector;
@@ -133,7 +133,7 @@ FASTOPT_INLINE void load_transposed(const T* const* rows, std::size_t at, Fours<
     transpose<T>(columns, typename VectorsOf<T>::numbers{});
 }
 
-// rows[i][at + c] = columns[c][i]; `columns` is spent.
+// rows[i][at + c] = columns[c][i]; `columns` is overwritten.
 template <class T>
 FASTOPT_INLINE void store_transposed(Fours<T> (&columns)[4], T* const* rows, std::size_t at) {
     transpose<T>(columns, typename VectorsOf<T>::numbers{});

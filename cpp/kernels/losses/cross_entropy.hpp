@@ -33,8 +33,8 @@ namespace {
 
 // What both kernels share ------------------------------------------------------------------------
 
-// The sums of a position, named as at the head of this file; e_c and all that is made of them are
-// scaled by exp_scale.
+// The sums of a position, named as at the head of this file. e_c, and the sums of them, are scaled
+// by exp_scale.
 struct PositionSums {
     double top, deficit, others, at_pivot;  // m, m - x_v, others, e_v
     double share, rest, distance;           // distance: the sum of pull_c (m - x_c)
@@ -47,12 +47,12 @@ struct PositionResult {
     double factor, pivot_grad;
 };
 
-// `plain`: the share is 1, and nothing else pulls. The bits are those of the whole formula, whose
-// zeros are positive.
+// `plain`: the share is 1, and nothing else pulls. The bits are those of the whole formula, because
+// its zeros are positive.
 template <bool plain>
 inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
     const double sum = at.others + at.at_pivot;
-    const double share_of = 1.0 / sum;  // of what all add up to
+    const double share_of = 1.0 / sum;
     // Where the pivot is the largest, its e is exp_scale.
     const double log_sum =
         log1p(at.deficit == 0.0 ? at.others * (1.0 / exp_scale) : sum * (1.0 / exp_scale) - 1.0);
@@ -64,7 +64,7 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         result.pivot_grad = (0.0 - at.others * share_of) * grad_scale;
     } else {
         const double pull_of_z = z_loss == 0.0 ? 0.0 : z_loss * (2.0 * result.log_sum_exp);
-        // What does not count is not multiplied: its other factor may be infinite.
+        // A factor of 0 is not multiplied, because the other factor may be infinite.
         const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
         const double square =
             z_loss == 0.0 ? 0.0 : z_loss * (result.log_sum_exp * result.log_sum_exp);

@@ -1,12 +1,11 @@
 // Losses and functions of one element at a time, value and gradient in one pass.
 //
-// A family is a struct with its name, what it takes, and a rule: the mathematics of one element.
-// `Compute<T>` is the type it computes in for elements of type T: double where the arithmetic hides
-// behind memory anyway, so that a float32 gradient is the true one rounded. A loss's rule gives the
-// loss and d loss / d input, times `scale`; a function's rule gives its result. Absent operands are
-// ones. Loading, converting, summing and storing happen here and only here, in blocks: the loop
-// over a block reads arrays and writes locals, so nothing can alias and the gradient may replace
-// the input.
+// A family is a struct with a name, the numbers of its operands and options, and a rule, which is
+// the mathematics of one element. `Compute<T>` is the type of the arithmetic for elements of type
+// T. It is double where the time goes into memory anyway: a float32 gradient is then the true one,
+// rounded once. The rule of a loss gives the loss and d loss / d input, times `scale`. The rule of
+// a function gives its result. Absent operands are ones. The loop at the end of this file loads,
+// converts, sums and stores for all families, by blocks that are small enough for registers.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +28,8 @@ namespace {
 
 // Losses -----------------------------------------------------------------------------------------
 
-// What most of them share.
+// The defaults. `work` is the time of an element in elements of an update: 1 without a function,
+// 4 with an exp or a logarithm, 8 with two.
 struct PointwiseLoss {
     static constexpr bool is_loss = true;
     static constexpr int operand_count = 2;
@@ -287,14 +287,14 @@ struct logistic : PointwiseFunction {
     };
 };
 
-// x * scale, or 0 where a hash of the seed and the element's number says so. The hash: a Weyl
-// sequence that starts at the seed's low half, stirred by the multipliers of MurmurHash3 (Appleby)
-// and one more round, between which the seed's high half enters.
+// x * scale, or 0 where a hash of the seed and of the element's number is below the threshold. The
+// hash is a Weyl sequence from the low half of the seed, mixed with the multipliers of MurmurHash3
+// (Appleby) and in one more round. The high half of the seed is added between the rounds.
 struct dropout : PointwiseFunction {
     static constexpr const char* name = "dropout";
     static constexpr bool numbered = true;
     static constexpr int option_count = 4;  // threshold, scale, the seed's halves
-    static constexpr int work = 2;
+    static constexpr int work = 2;          // a dozen integer operations
     template <class C>
     struct Rule {
         std::uint32_t threshold;

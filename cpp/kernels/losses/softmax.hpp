@@ -67,8 +67,7 @@ void softmax_rows(const SoftmaxBlock& block) {
             const T base = base_of(tile_top);
             T at_top{};
             if constexpr (log) {
-                // x goes to its place at once, while it is in the first cache and exp leaves the
-                // memory time.
+                // x is copied while it is in the first cache, and while the memory waits for exp.
                 const auto copy = write_lanes(x, out);
                 tiles.sums[t] = sum_exp(in, count, base, first_index(in, count, tile_top), at_top,
                                         ahead, [&](std::size_t first, const T*, std::size_t n) {

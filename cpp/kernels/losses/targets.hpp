@@ -1,4 +1,4 @@
-// Class indices: copied, checked and counted.
+// Copies, checks and counts class indices.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-// The sign bit of (a | b - a) says that a is outside [0, b], that of (c | -c) that c is not 0:
-// unlike comparisons of 64 bits, in vectors of any instruction set.
+// Without comparisons of 64 bits, which not every instruction set has in vectors: the sign bit of
+// (a | b - a) is set if a is outside [0, b], and that of (c | -c) if c is not 0.
 inline CheckedTargets copy_targets(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,
                                    bool none_ignored, std::int64_t* to) {
@@ -18,7 +18,7 @@ inline CheckedTargets copy_targets(const std::int64_t* from, std::size_t count,
     const auto ignored = static_cast<std::uint64_t>(ignore_index);
     const std::uint64_t always = none_ignored ? ~std::uint64_t{0} : 0;
     std::uint64_t outside = 0, kept = 0;
-    constexpr std::size_t at_once = 512;
+    constexpr std::size_t at_once = 512;  // 4 KiB, which stay in the first cache until the check
     for (std::size_t start = 0; start < count; start += at_once) {
         const std::size_t left = count - start;
         const std::size_t n = left < at_once ? left : at_once;
