@@ -1,6 +1,7 @@
 // The losses: checks, buffers and the call.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <optional>
 
@@ -226,12 +227,34 @@ void check_weight(const py::object& weight) {
                               describe_shape(array));
 }
 
+// The names of the options as strings of Python, which take longer to make than to look up. They
+// live as long as the process.
+struct OptionNames {
+    static py::handle intern(const char* name) {
+        return new_object(PyUnicode_InternFromString(name)).release();
+    }
+    OptionNames() {
+        for (std::size_t i = 0; i < std::size(ranges); ++i)
+            ranges[i] = intern(cross_entropy_ranges[i].name);
+    }
+
+    py::handle weight = intern("weight"), reduction = intern("reduction");
+    py::handle ignore_index = intern("ignore_index");
+    py::handle ranges[std::size(cross_entropy_ranges)];
+};
+
+const OptionNames& option_names() {
+    static const OptionNames names;
+    return names;
+}
+
 // The options of a loss, which may have changed since it was made.
 CrossEntropyOptions cross_entropy_options(const py::object& loss) {
     CrossEntropyOptions options{};
-    options.ignore_index = as_integer(loss.attr("ignore_index"), "ignore_index");
-    for (const CrossEntropyRange& range : cross_entropy_ranges) {
-        const py::object given = loss.attr(range.name);
+    options.ignore_index = as_integer(loss.attr(option_names().ignore_index), "ignore_index");
+    for (std::size_t i = 0; i < std::size(cross_entropy_ranges); ++i) {
+        const CrossEntropyRange& range = cross_entropy_ranges[i];
+        const py::object given = loss.attr(option_names().ranges[i]);
         const double value = options.*range.value = as_number(given, range.name);
         if (!(value == 0.0 || (value >= range.least && value <= range.most)))
             throw_error<py::value_error>("{} must be {}, not {}", range.name, range.words,
@@ -287,9 +310,9 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
                          const py::object& stats, const py::object& denominator) {
     CrossEntropyBatch batch{};
     CrossEntropyBlock& whole = batch.whole;
-    const py::object weight = loss.attr("weight");
+    const py::object weight = loss.attr(option_names().weight);
     check_weight(weight);
-    batch.reduction = parse_reduction(loss.attr("reduction"));
+    batch.reduction = parse_reduction(loss.attr(option_names().reduction));
     whole.options = cross_entropy_options(loss);
     if (!denominator.is_none()) batch.denominator = as_number(denominator, "denominator");
     const py::array given = score_array(logits_given, "logits", targets);
@@ -475,8 +498,8 @@ void bind_losses(py::module_& module) {
     module.def(
         "check_cross_entropy",
         [](const py::object& loss) {
-            check_weight(loss.attr("weight"));
-            parse_reduction(loss.attr("reduction"));
+            check_weight(loss.attr(option_names().weight));
+            parse_reduction(loss.attr(option_names().reduction));
             cross_entropy_options(loss);
         },
         py::arg("loss"), py::call_guard<DefaultFloatingPoint>());
