@@ -90,7 +90,7 @@ private:
     // Deletes the keys of `gone` that `kept` does not have.
     static void remove(const py::dict& target, const py::dict& gone, const py::dict& kept) {
         for (const auto& [key, value] : gone)
-            if (!kept.contains(key) && target.contains(key))
+            if (PyDict_Contains(kept.ptr(), key.ptr()) == 0)
                 ok(PyDict_DelItem(target.ptr(), key.ptr()));
     }
 
