@@ -90,7 +90,7 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
         way_out = "; collect it with np.array(list(" + it + ")" + dtype + ")";
     else if (offers("__array__") || offers("__len__") || PyNumber_Check(object.ptr()) == 1)
         way_out = "; convert it with np.asarray(" + it + dtype + ")";
-    throw py::type_error(what + " must be " + taken + ", not " + type_name(object) + way_out);
+    throw_error<py::type_error>("{} must be {}, not {}{}", what, taken, type_name(object), way_out);
 }
 
 py::array float_array(py::handle object, const std::string& what, Purpose purpose) {
@@ -105,13 +105,13 @@ py::array float_array(py::handle object, const std::string& what, Purpose purpos
         std::string way_out = convert(purpose, ".astype(np.float32)");
         if (purpose == Purpose::input && dtype.has_fields()) way_out = "; take one of its fields";
         if (purpose == Purpose::input && dtype.kind() == 'c') way_out = "; take its .real or .imag";
-        throw py::type_error(what + " must have dtype float32 or float64, not " +
-                             dtype_name(array) + way_out);
+        throw_error<py::type_error>("{} must have dtype float32 or float64, not {}{}", what,
+                                    dtype_name(array), way_out);
     }
     const char order = dtype.byteorder();
     if (order != '=' && order != '|')
-        throw py::value_error(what + " is byte-swapped (dtype " + dtype_name(array) + ")" +
-                              convert(purpose, ".astype(dtype.newbyteorder('='))"));
+        throw_error<py::value_error>("{} is byte-swapped (dtype {}){}", what, dtype_name(array),
+                                     convert(purpose, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned" + convert(purpose, ".copy()"));
     return array;
@@ -183,10 +183,10 @@ void require_dense(const py::array& array, const std::string& what) {
         const py::ssize_t size = array.shape(order[i]);
         if (size == 1) continue;
         if (array.strides(order[i]) != expected)
-            throw py::value_error(what + " is not dense in memory (strides " +
-                                  std::string(py::str(py::object(array.attr("strides")))) +
-                                  " for shape " + describe_shape(array) +
-                                  "); keep it in a separate array, not in a strided view");
+            throw_error<py::value_error>(
+                "{} is not dense in memory (strides {} for shape {}); keep it in a separate array, "
+                "not in a strided view",
+                what, py::object(array.attr("strides")), describe_shape(array));
         expected *= size;
     }
 }
@@ -204,8 +204,9 @@ void require_twin(const py::array& array, const std::string& what, const py::arr
     require_writeable(array, what);
     require_dense(array, what);
     if (!reader(array, memory_order(model)).contiguous())
-        throw py::value_error(what + " is laid out otherwise in memory than " + model_what +
-                              "; give both the same order");
+        throw_error<py::value_error>(
+            "{} is laid out otherwise in memory than {}; give both the same order", what,
+            model_what);
 }
 
 void require_type(const py::array& array, const std::string& what, const py::array& model,
@@ -214,8 +215,8 @@ void require_type(const py::array& array, const std::string& what, const py::arr
     std::string way_out = convert(purpose, ".astype(np." + dtype_name(model) + ")");
     if (purpose == Purpose::result)
         way_out += "(" + model_what + ".shape, " + model_what + ".dtype)";
-    throw py::type_error(what + " has dtype " + dtype_name(array) + " but " + model_what + " has " +
-                         dtype_name(model) + way_out);
+    throw_error<py::type_error>("{} has dtype {} but {} has {}{}", what, dtype_name(array),
+                                model_what, dtype_name(model), way_out);
 }
 
 void require_like(const py::array& array, const std::string& what, const py::array& model,
@@ -223,8 +224,9 @@ void require_like(const py::array& array, const std::string& what, const py::arr
     require_type(array, what, model, model_what, purpose);
     if (array.ndim() != model.ndim() ||
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
-        throw py::value_error(what + " has shape " + describe_shape(array) + " but " + model_what +
-                              " has shape " + describe_shape(model) + "; they must be equal");
+        throw_error<py::value_error>("{} has shape {} but {} has shape {}; they must be equal",
+                                     what, describe_shape(array), model_what,
+                                     describe_shape(model));
 }
 
 void require_range(const py::array& array, const std::string& what, const py::array& model,
@@ -243,9 +245,9 @@ void require_range(const py::array& array, const std::string& what, const py::ar
     });
     if (!found) return;
     const py::object shape = array.attr("shape");
-    throw py::value_error(what + describe_place(*found, shape) + " is " +
-                          std::string(py::str(array.attr("flat")[py::int_(*found)])) +
-                          ", too large for float32, the dtype of " + model_what);
+    throw_error<py::value_error>("{}{} is {!s}, too large for float32, the dtype of {}", what,
+                                 describe_place(*found, shape),
+                                 py::object(array.attr("flat")[py::int_(*found)]), model_what);
 }
 
 StridedReader c_order_reader(const py::array& array) {
@@ -396,10 +398,9 @@ py::array check_out(py::handle object, const std::string& what, const NamedArray
 }
 
 void OverlapCheck::throw_overlap(const Extent& a, const Extent& b) const {
-    throw py::value_error(
-        a.what + " and " + b.what +
-        " share memory; an array that is written must have separate memory (" +
-        (purpose_ == Purpose::result ? "allocate out with np.empty_like)" : "use .copy())"));
+    throw_error<py::value_error>(
+        "{} and {} share memory; an array that is written must have separate memory ({})", a.what,
+        b.what, purpose_ == Purpose::result ? "allocate out with np.empty_like" : "use .copy()");
 }
 
 void OverlapCheck::add(const py::array& array, std::string what, bool written) {

@@ -38,7 +38,7 @@ std::vector<GradView> views(const py::list& grads, bool written) {
 double limit_of(const py::object& given, const char* name) {
     const double number = as_number(given, name);
     if (!(number >= 0))
-        throw py::value_error(std::string(name) + " must be >= 0, not " + short_repr(given));
+        throw_error<py::value_error>("{} must be >= 0, not {}", name, short_repr(given));
     return number;
 }
 

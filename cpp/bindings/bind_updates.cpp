@@ -90,7 +90,7 @@ private:
     // Deletes the keys of `gone` that `kept` does not have.
     static void remove(const py::dict& target, const py::dict& gone, const py::dict& kept) {
         for (const auto& [key, value] : gone)
-            if (!kept.contains(key) && target.contains(key))
+            if (PyDict_Contains(kept.ptr(), key.ptr()) == 0)
                 ok(PyDict_DelItem(target.ptr(), key.ptr()));
     }
 
@@ -355,7 +355,8 @@ private:
         // A state that an option needs may have been switched on since: it starts afresh.
         static constexpr double no_options[max_options] = {};
         States states;
-        std::size_t found = 1;
+        py::set unknown(entry.attr("keys")());
+        unknown.attr("remove")("step");
         for (int i = 0; i < update_.state_count; ++i) {
             const char* name = update_.states[i];
             if (!entry.contains(name)) {
@@ -363,24 +364,16 @@ private:
                     throw_names("the " + owner + " has no '" + name + "'");
                 continue;
             }
-            ++found;
+            unknown.attr("discard")(name);
             const std::string what = name + (" of '" + parameter.name + "'");
             const py::array given = float_array(entry[name], what);
             require_like(given, what, parameter.param, parameter.what);
             states[static_cast<std::size_t>(i)] = copy_like(given, parameter.param);
         }
-        if (found != entry.size()) refuse_unknown(entry, owner);
+        for (const py::handle key : unknown)
+            throw_names("the " + owner + " has " + short_repr(key) + ", which this " +
+                        update_.words.owner + " does not know");
         return {std::move(states), step};
-    }
-
-    void refuse_unknown(const py::dict& entry, const std::string& owner) const {
-        py::list known;
-        known.append("step");
-        for (int i = 0; i < update_.state_count; ++i) known.append(update_.states[i]);
-        for (const auto& [key, value] : entry)
-            if (!known.contains(key))
-                throw_names("the " + owner + " has " + short_repr(key) + ", which this " +
-                            update_.words.owner + " does not know");
     }
 
     const Update& update_;

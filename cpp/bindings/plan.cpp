@@ -95,20 +95,15 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
         const bool planned = k < entries_.size() && entries_[k].parameter == i;
         if (grad.is_none() == planned) return false;
         if (!planned) continue;
-        if (!still_holds(k, parameters[i]) || !take_grad(k, parameters[i], grad)) return false;
-        ++k;
-    }
-    return true;
-}
-
-// Whether parameter and states of entry `number` have not changed since it was added.
-bool Plan::still_holds(std::size_t number, const Parameter& parameter) const {
-    const Entry& entry = entries_[number];
-    if (!entry.param.matches(parameter.param.ptr())) return false;
-    for (std::size_t i = 0; i < max_states; ++i) {
-        if (stepper_.tensors[number].state[i] == nullptr) continue;
-        const auto& state = parameter.states[i];
-        if (!state || !entry.states[i].matches(state->ptr())) return false;
+        const Parameter& parameter = parameters[i];
+        const Entry& entry = entries_[k];
+        if (!entry.param.matches(parameter.param.ptr())) return false;
+        for (std::size_t s = 0; s < max_states; ++s) {
+            if (stepper_.tensors[k].state[s] == nullptr) continue;
+            const auto& state = parameter.states[s];
+            if (!state || !entry.states[s].matches(state->ptr())) return false;
+        }
+        if (!take_grad(k++, parameter, grad)) return false;
     }
     return true;
 }

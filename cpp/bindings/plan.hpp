@@ -130,7 +130,6 @@ private:
 
     const Update& update() const { return update_row(number_); }
     bool refresh(const std::vector<Parameter>& parameters, const py::tuple& grads);
-    bool still_holds(std::size_t number, const Parameter& parameter) const;
     bool take_grad(std::size_t number, const Parameter& parameter, py::handle grad);
     void make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
               const py::tuple& grads);
