@@ -289,6 +289,8 @@ def test_a_wrong_kind_of_grad() -> None:
         fo.CrossEntropyLoss().value_and_stats(X, Y, grad=wrong)
     with pytest.raises(TypeError, match="grad must be True or False, not 'yes'"):
         fo.LinearCrossEntropyLoss().value_and_stats(X, X, Y, grad=wrong)
+    with pytest.raises(ValueError, match="out is for the gradient, but grad=False"):
+        fo.CrossEntropyLoss().value_and_stats(X, Y, grad=False, out=X.copy())
 
 
 def named(name: str, base: type = object, **members: Any) -> Any:

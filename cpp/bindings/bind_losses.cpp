@@ -267,44 +267,42 @@ void* data_of(const py::object& array) {
     return array.is_none() ? nullptr : py::reinterpret_borrow<py::array>(array).mutable_data();
 }
 
-// What a loss returns, made before the kernels run: the loss or the losses, then the gradient and
-// the statistics if they are wanted.
+// What a loss returns, made before the kernels run: the loss or the losses; a pair of it and the
+// gradient; or a tuple of the type `stats`, which holds both, the log-sum-exp and two numbers.
 class LossResult {
 public:
-    // `losses` and `grad` are None if unwanted; `stats` is a type made of an array and two numbers.
+    // What is not wanted is None.
     LossResult(const py::object& losses, const py::object& grad, const py::object& stats,
                const py::object& log_sum_exp)
-        : first_(losses.is_none() ? loss_.object() : losses),
-          size_(1 + (grad.is_none() ? 0u : 1u) + (stats.is_none() ? 0u : 1u)),
-          items_(size_) {
-        items_.set(0, first_);
-        if (!grad.is_none()) items_.set(1, grad);
-        if (!stats.is_none())
-            stats_.emplace(stats, py::make_tuple(log_sum_exp, py::none(), py::none()));
+        : first_(losses.is_none() ? loss_.object() : losses) {
+        if (!stats.is_none()) {
+            items_.emplace(stats,
+                           py::make_tuple(first_, grad, log_sum_exp, py::none(), py::none()));
+        } else if (!grad.is_none()) {
+            items_.emplace(2);
+            items_->set(0, first_);
+            items_->set(1, grad);
+        }
     }
 
     void set_loss(double loss) { loss_.set(loss); }
 
     void set_stats(std::int64_t correct, std::int64_t counted) {
-        stats_->set(1, correct_.make(correct));
-        stats_->set(2, counted_.make(counted));
-        items_.set(size_ - 1, stats_->get());
+        items_->set(3, correct_.make(correct));
+        items_->set(4, counted_.make(counted));
     }
 
-    py::object get() const { return size_ == 1 ? first_ : items_.get(); }
+    py::object get() const { return items_ ? items_->get() : first_; }
 
 private:
     LateFloat loss_;
     LateInteger correct_, counted_;
     py::object first_;
-    std::size_t size_;
-    LateTuple items_;
-    std::optional<LateTuple> stats_;
+    std::optional<LateTuple> items_;
 };
 
-// Loss, gradient if `want_grad` (into `out` if it is given, else into a fresh array), and if
-// `stats` is a type, one of the log-sum-exp, the number of correct predictions and of positions
-// that count.
+// The loss, its gradient if `want_grad` (into `out` if it is given, else into a fresh array), and
+// with `stats`, a tuple type: the log-sum-exp, how many predictions are correct, how many count.
 py::object cross_entropy(const py::object& loss, const py::object& logits_given,
                          const py::object& targets, bool want_grad, const py::object& out,
                          const py::object& stats, const py::object& denominator) {

@@ -90,7 +90,7 @@ def cross_entropy(
     targets: IntArray | FloatArray | int,
     want_grad: bool,
     out: FloatArray | None,
-    stats: type[tuple[FloatArray, int, int]] | None,
+    stats: type[tuple[Any, ...]] | None,
     denominator: float | None = None,
 ) -> Any: ...
 def check_nll_loss(weight: FloatArray | None, reduction: str) -> None: ...

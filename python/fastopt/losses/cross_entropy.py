@@ -35,6 +35,14 @@ class CrossEntropyStats(NamedTuple):
     total: int
 
 
+def is_grad_wanted(grad: object, out: object) -> bool:
+    """Check the option `grad` of ``value_and_stats``."""
+    wanted = flag("grad", grad)
+    if out is not None and not wanted:
+        raise ValueError("out is for the gradient, but grad=False; leave one of them out")
+    return wanted
+
+
 @dataclass(repr=False, eq=False)
 class CrossEntropyOptions:
     """The options of cross-entropy, and one call of the kernel with them."""
@@ -62,22 +70,15 @@ class CrossEntropyOptions:
         *,
         want_grad: bool,
         out: FloatArray | None,
-        stats: bool = False,
+        want_stats: bool = False,
         denominator: float | None = None,
     ) -> Any:
-        """Return the loss, or a tuple of the loss and the other results.
+        """Return the loss, the loss and its gradient, or a `CrossEntropyStats`.
 
-        The compiled function makes all results before it writes anything.
+        The compiled function makes it before it writes anything.
         """
-        return _core.cross_entropy(
-            self,
-            logits,
-            targets,
-            want_grad,
-            out,
-            tuple if stats else None,
-            denominator,
-        )
+        stats = CrossEntropyStats if want_stats else None
+        return _core.cross_entropy(self, logits, targets, want_grad, out, stats, denominator)
 
     def __repr__(self) -> str:
         weight = "" if self.weight is None else f"weight=array of {len(self.weight)}, "
@@ -208,6 +209,7 @@ class CrossEntropyLoss(CrossEntropyOptions):
         grad : bool
             Whether to compute the gradient.
         """
-        want_grad = flag("grad", grad)
-        loss, *grads, stats = self._run(logits, targets, want_grad=want_grad, out=out, stats=True)
-        return CrossEntropyStats(loss, grads[0] if grads else None, *stats)
+        result: CrossEntropyStats
+        want_grad = is_grad_wanted(grad, out)
+        result = self._run(logits, targets, want_grad=want_grad, out=out, want_stats=True)
+        return result

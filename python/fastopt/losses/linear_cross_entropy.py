@@ -10,9 +10,13 @@ from typing import TypeAlias
 import numpy as np
 
 import fastopt._core as _core
-from fastopt._checks import flag, integer
+from fastopt._checks import integer
 from fastopt._types import FloatArray, IntArray
-from fastopt.losses.cross_entropy import CrossEntropyOptions, CrossEntropyStats
+from fastopt.losses.cross_entropy import (
+    CrossEntropyOptions,
+    CrossEntropyStats,
+    is_grad_wanted,
+)
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
@@ -164,16 +168,16 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         grad : bool
             Whether to compute the gradients.
         """
-        result = self._by_chunks(
+        want_grad = is_grad_wanted(grad, out)
+        return self._by_chunks(
             hidden,
             linear_weight,
             targets,
             linear_bias,
-            want_grad=flag("grad", grad),
+            want_grad=want_grad,
             out=out,
             want_stats=True,
         )
-        return result if grad else result._replace(grad=None)
 
     def _by_chunks(
         self,
@@ -234,7 +238,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                     y[rows],
                     want_grad=want_grad,
                     out=g if want_grad else None,
-                    stats=want_stats,
+                    want_stats=want_stats,
                     denominator=denominator,
                 )
                 value = computed[0] if want_grad or want_stats else computed
@@ -243,8 +247,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 else:
                     loss += float(value)
                 if want_stats:
-                    logsumexp[rows], part_correct, _ = computed[-1]
-                    correct += part_correct
+                    logsumexp[rows] = computed.logsumexp
+                    correct += computed.correct
                 if not want_grad:
                     continue
                 if kept is None:
@@ -273,7 +277,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         elif self.reduction == "mean" and count == 0:
             result = math.nan
         lse = logsumexp.reshape(shape) if want_stats else logsumexp
-        return CrossEntropyStats(result, grads, lse, correct, count)
+        return CrossEntropyStats(result, grads if want_grad else None, lse, correct, count)
 
     def _rows_at_once(self, count: int, all_rows: int, row_bytes: int) -> int:
         limit = self.memory_limit
