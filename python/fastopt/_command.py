@@ -9,4 +9,4 @@ import sys
 program = "".join(sys.orig_argv[-len(sys.argv) :][:1])
 is_command = program.rpartition("/")[2] in ("fastopt", "-mfastopt")
 if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports; then the command answers
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # during the imports; the command handles it later

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 __all__ = ["main"]
 
-PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # all that these do is to print
+PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # these only print
 
 
 def main() -> None:
-    """Run the command line; without the extra ``train``, say how to get it."""
+    """Run the command line; without the extra ``train``, print how to install it."""
     _guard_streams()
     try:
         app = _import_app()
@@ -26,7 +26,7 @@ def main() -> None:
             if signal.getsignal(number) is signal.SIG_DFL:  # SIGINT: see `fastopt._command`
                 signal.signal(number, signal.default_int_handler)
         app(prog_name="fastopt")
-    except KeyboardInterrupt:  # the commands answer it themselves while they run
+    except KeyboardInterrupt:  # a running command handles it
         sys.exit(130)
     finally:
         if PRINTS_ONLY & set(sys.argv[1:]):
@@ -56,16 +56,16 @@ def _import_app() -> Any:
 
 
 class _Stream(io.FileIO):
-    """Standard output or error: what cannot be written is dropped, and the work goes on."""
+    """Standard output or error: text that cannot be written is dropped, and the work continues."""
 
-    error: OSError | None = None  # the first of standard output; a reader that has gone is none
+    error: OSError | None = None  # the first of standard output; a closed pipe is not an error
 
     def write(self, data: Any) -> int:
-        """Write some of `data`; say that all is written if there is nowhere to write to."""
+        """Write some of `data`; if this fails, return as if all were written."""
         try:
             while (written := super().write(data)) is None:  # full, in non-blocking mode
                 select.select([], [self], [])
-        except OSError as error:  # the reader has gone, or the terminal; or the disk is full
+        except OSError as error:  # a closed pipe, a closed terminal, or a full disk
             if self.name == 1 and error.errno != errno.EPIPE:
                 _Stream.error = _Stream.error or error
             return len(data)
@@ -73,15 +73,15 @@ class _Stream(io.FileIO):
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
-    """Return what stands for characters that an encoding lacks: 2 for ², else a question mark."""
+    """Return a replacement for characters that an encoding does not have: 2 for ², otherwise ?."""
     assert isinstance(error, UnicodeEncodeError)
     text = unicodedata.normalize("NFKC", error.object[error.start : error.end])
     return "".join(char if char.isascii() else "?" for char in text), error.end
 
 
 def _guard_streams() -> None:
-    """Make it impossible for printing to fail, whatever is done with the streams and whenever."""
-    # A file that is opened later, here or in a worker, must not take the place of a closed stream.
+    """Replace the standard streams by streams whose printing never fails."""
+    # A file that is opened later, here or in a worker, must not get the number of a closed stream.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(spare, True)
     os.close(spare)

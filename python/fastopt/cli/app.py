@@ -1,4 +1,4 @@
-"""The command ``fastopt`` and its subcommands; the work is done in `fastopt.train`."""
+"""The command ``fastopt`` and its subcommands; `fastopt.train` does the work."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fastopt.cli.landscape import landscape
 from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
 
-# The base of BadParameter in click, which some versions of typer bring with them.
+# The base of BadParameter in click; some versions of typer contain a copy of click.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
 class Commands(TyperGroup):
-    """All commands: what is refused, and Ctrl-C, end in one line."""
+    """All commands; refused options and Ctrl-C end them with one line."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run one of them and exit."""
@@ -45,7 +45,7 @@ class Commands(TyperGroup):
 
 
 def _text(error: typer.BadParameter) -> str:
-    """Return what is wrong with the command line; nothing if it was empty and help was printed."""
+    """Return the error of the command line; nothing if it was empty and help was printed."""
     param = getattr(error, "param", None)
     if param is not None and error.message:
         return f"{max(param.opts, key=len)} {error.message}"
@@ -64,7 +64,7 @@ app = typer.Typer(
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and exit, if that is wanted."""
+    """Print the version and exit, if `wanted`."""
     if wanted:
         console.print(f"fastopt {fo.__version__}", highlight=False)
         raise typer.Exit
@@ -82,7 +82,7 @@ def common(
 
 @app.command()
 def info() -> None:
-    """Print versions, instruction sets and threads: what a report of a problem needs."""
+    """Print versions, instruction sets and threads, for a bug report."""
     say(fo.show_config())
 
 

@@ -1,4 +1,4 @@
-"""What ``fastopt compare`` and ``fastopt sweep`` have in common: their options and their tables."""
+"""The common options and tables of ``fastopt compare`` and ``fastopt sweep``."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ Losses = Annotated[str | None, _names("Losses", "loss", "that of the task")]
 
 
 def parse_axes(**texts: str | None) -> dict[str, list[Any] | fx.Range]:
-    """Return the values of each axis that was given."""
+    """Return the values of each given axis."""
     return {name: parse_axis(name, text) for name, text in texts.items() if text is not None}
 
 
 def parse_axis(name: str, text: str) -> list[Any] | fx.Range:
-    """Return the values of a field of `RunConfig`, or the range of them, that a text means.
+    """Return the values or the range of a field of `RunConfig` from a text.
 
-    That is ``sgd,adam`` for a field in `CHOICES`, and for the others ``0.01,0.1``, or
-    ``log:1e-4:0.1`` and ``lin:0:0.5`` for ranges.
+    The text is ``sgd,adam`` for a field in `CHOICES`, and ``0.01,0.1``, ``log:1e-4:0.1`` or
+    ``lin:0:0.5`` for other fields.
     """
     option = f"--{name.replace('_', '-')}"
     if name in CHOICES:
@@ -92,18 +92,18 @@ def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
     """Raise if a configuration cannot be run on the data."""
     for config in configs:
         config.check(dataset)
-    configs[0].build(dataset)  # whether there is memory for the model
+    configs[0].build(dataset)  # raises without memory for the model
 
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
-    """Say what all runs share."""
+    """Print the facts that all runs share."""
     common.describe_data(dataset)
     hidden = "-".join(map(str, base.hidden)) or "none"
     common.say(f"hidden     {hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
 
 
 def summary(run: fx.Run, objective: ft.Objective) -> str:
-    """Return how a run went."""
+    """Return the result of a run as text."""
     if run.diverged:
         return f"diverged in epoch {run.final.epoch}, stopped"
     score = common.score_text(objective, run.final.val_score)

@@ -1,4 +1,4 @@
-"""``fastopt bench``: this machine's times and errors beside the peers'."""
+"""``fastopt bench``: times and errors of fastopt and its peers on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bench(
     largest: Annotated[
         int | None,
         common.Whole(
-            help="Leave out cases of more parameters or logits than this.",
+            help="Skip cases of more parameters or logits.",
             show_default=str(LARGEST),
         ),
     ] = None,
@@ -39,7 +39,7 @@ def bench(
         Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
-    """Time every optimizer, or loss, beside its peers on this machine; or compare their errors."""
+    """Time the optimizers or losses and their peers on this machine, or compare their errors."""
     from fastopt import benchmark
 
     name = what.lower()
@@ -82,11 +82,11 @@ def bench_suite(
     common.say(
         f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
     )
-    # After the first time every library has started its threads.
+    # After the first measurement, every library has started its threads.
     benchmark.measure_case(suite, cases[0], peers, seconds)
 
     def time(case: benchmark.Case) -> benchmark.Result:
-        # The reference takes seconds where the kernels take milliseconds.
+        # The reference takes seconds for cases that take the kernels milliseconds.
         asked = peers if case.elements <= 1 << 20 else peers[:-1]
         return benchmark.measure_case(suite, case, asked, seconds)
 
@@ -110,7 +110,7 @@ def bench_suite(
 
 
 def bench_accuracy(output: Path) -> None:
-    """Write the errors of the losses beside their peers', and print them."""
+    """Write and print the errors of the losses and of their peers."""
     from fastopt.benchmark import accuracy
 
     common.say(fo.show_config())

@@ -1,4 +1,4 @@
-"""What the commands share: the console, options, one-line errors, the folder of results, tables."""
+"""The common parts of the commands: console, options, errors, the folder of results, tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastopt.train.checks import pip_name
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Wide tables in logs; a label or path such as ":red:x" is no emoji.
+# Logs get wide tables. A label or path such as ":red:x" is not an emoji.
 console = Console(width=None if sys.stdout and sys.stdout.isatty() else 140, emoji=False)
 
 
@@ -68,7 +68,7 @@ def parse_folder(text: str | Path) -> Path:
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
-    """Return the widths in a text such as ``128,64``; ``none`` is no hidden layer."""
+    """Return the widths in a text such as ``128,64``; ``none`` means no hidden layer."""
     if text.strip().lower() == "none":
         return ()
     try:
@@ -81,7 +81,7 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def parse_names(option: str, text: str, names: Iterable[str]) -> list[str]:
-    """Return those of `names` that stand in a text such as ``sgd,adam``; ``all`` is each one."""
+    """Return the names in a text such as ``sgd,adam``; ``all`` means all `names`."""
     names = list(names)
     found = [part.strip().lower() for part in text.split(",")]
     if found == ["all"]:
@@ -95,7 +95,7 @@ def parse_names(option: str, text: str, names: Iterable[str]) -> list[str]:
 
 
 def refuse_repeats(option: str, values: Iterable[object]) -> None:
-    """Fail if a value comes twice."""
+    """Fail if a value appears twice."""
     seen = set()
     for value in values:
         if value in seen:
@@ -104,12 +104,12 @@ def refuse_repeats(option: str, values: Iterable[object]) -> None:
 
 
 def check_range(option: str, value: float | None, least: float, most: float) -> None:
-    """Fail if an option that was given is out of range."""
+    """Fail if a given option is out of range."""
     if value is not None and not least <= value <= most:
         fail(f"{option} must be in {least} ... {most}, not {value}")
 
 
-# Options by kind; what typer would say of another text depends on its version.
+# Options by kind, because the messages of typer depend on its version.
 Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
 Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
 Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
@@ -127,7 +127,7 @@ def several(text: str, names: Iterable[str], more: str = "", **options: Any) -> 
 
 
 def by_optimizer(name: str) -> str:
-    """Return the defaults that the optimizers have for an option: 0.01 adamw, 0 others."""
+    """Return the defaults of the optimizers for an option: 0.01 adamw, 0 others."""
     own = {key: getattr(choice, name) for key, choice in ft.OPTIMIZERS.items()}
     own = {key: value for key, value in own.items() if value is not None}
     usual = max(own.values(), key=list(own.values()).count)
@@ -159,7 +159,7 @@ Threads = Annotated[
 
 
 def use_threads(threads: int | None) -> None:
-    """Set the number of threads, if it was given."""
+    """Set the number of threads, if it is given."""
     check_range("--threads", threads, 1, 4096)
     if threads is not None:
         fo.set_num_threads(threads)
@@ -184,7 +184,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 @contextmanager
 def results_folder(folder: Path) -> Iterator[None]:
     """Check that results can be written into `folder`; remove the folder if there are none."""
-    for package in ("matplotlib", "sklearn"):  # they are imported when the work is done
+    for package in ("matplotlib", "sklearn"):  # they are imported at the end of the work
         if find_spec(package) is None:
             fail(
                 f"the command needs {pip_name(package)}; install it with: "
@@ -201,14 +201,14 @@ def results_folder(folder: Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         except OSError:
-            pass  # it is not empty
+            pass  # the folder is not empty
 
 
 FEW = 5  # samples of a class, on average: with fewer the targets may be numbers to predict
 
 
 def describe_data(data: ft.Data) -> None:
-    """Say what the data are; warn if the classes may be numbers."""
+    """Print a description of the data; warn if the classes may be numbers."""
     say(f"data       {data}")
     samples = len(data.y_train) + len(data.y_val)
     if data.task == "classification" and samples < FEW * len(data.labels):
@@ -226,7 +226,7 @@ def score_text(objective: ft.Objective, score: float) -> str:
 def each(
     items: Sequence[T], what: str, call: Callable[[T], R]
 ) -> tuple[list[R], BaseException | None]:
-    """Return what `call` gives for each item, and what has ended it early."""
+    """Return the results of `call` for the items, and the exception that has ended this early."""
     results: list[R] = []
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -242,7 +242,7 @@ def each(
 def check_end(
     done: int, wanted: int, noun: str, hint: str = "", error: BaseException | None = None
 ) -> None:
-    """Say that something was left out, if it was, and exit; with code 130 after Ctrl-C."""
+    """If results are missing, print this and exit, with code 130 after Ctrl-C."""
     if isinstance(error, MemoryError):
         fail(f"there is not enough memory; {done} of {counted(wanted, noun)} are written")
     if done < wanted:
@@ -251,12 +251,12 @@ def check_end(
 
 
 def written(folder: Path, files: list[Path]) -> None:
-    """Say which files there are now."""
+    """Print the names of the written files."""
     say(f"wrote into {folder}: " + ", ".join(file.name for file in files))
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Print a table of names and numbers; the names are shown as they are, brackets and all."""
+    """Print a table of names and numbers; brackets in names are not styles."""
     table = Table(title=title, title_justify="left")
     table.add_column(Text(head[0]), no_wrap=True)
     for name in head[1:]:

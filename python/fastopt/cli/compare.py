@@ -1,4 +1,4 @@
-"""``fastopt compare``: optimizers, or other choices, side by side on the same batches."""
+"""``fastopt compare``: optimizers, or values of another option, on the same batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compare(
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.
 
-    Or compare another choice, by several values of one option that takes a LIST:
+    To compare something else, give several values to one option that takes a LIST:
 
       fastopt compare --lr 0.001,0.01,0.1 --optimizer adam
 
@@ -81,7 +81,7 @@ def compare(
         axes.describe(dataset, space.base)
         try:
             train_all(configs, dataset, names, objective, runs)
-        finally:  # what has ended is kept, also when there is no memory for the next run
+        finally:  # finished runs are kept, also if memory for the next run is missing
             if runs:
                 try:
                     files = write_comparison(output, runs, names, objective, dataset, title)
@@ -123,7 +123,7 @@ def train_all(
 
 
 def fixed_choices(space: fx.Space, varied: str) -> str:
-    """Return what all runs have in common, as the title of table and picture."""
+    """Return the options that all runs share, for the title of table and picture."""
     config = space.configs()[0]
     names = [n for n in ("optimizer", "lr", "batch_size") if n != varied]
     if varied == "optimizer" and config.lr is None:

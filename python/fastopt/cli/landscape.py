@@ -33,7 +33,7 @@ def landscape(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(metavar="X,Y", help="Where to begin.", show_default="the function's own"),
+        typer.Option(metavar="X,Y", help="First point.", show_default="that of the function"),
     ] = None,
     tolerance: Annotated[
         float, common.Number(help="Distance from a minimum at which it counts as reached.")
@@ -43,7 +43,7 @@ def landscape(
         Path, common.Folder(help="Folder for landscape.csv, landscape.json and the pictures.")
     ] = Path("fastopt-landscape"),
 ) -> None:
-    """Draw how the optimizers go downhill: pictures, animations, steps to the minimum."""
+    """Draw the paths of optimizers to the minimum, as pictures and animations."""
     functions = common.parse_names("--function", function, fx.LANDSCAPES)
     optimizers = common.parse_names("--optimizer", optimizer, ft.OPTIMIZERS)
     common.check_range("--steps", steps, 1, 100_000)

@@ -1,4 +1,4 @@
-"""``fastopt sweep``: many configurations in parallel, the best of them and the way to repeat it."""
+"""``fastopt sweep``: many configurations in parallel, and the command that repeats the best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
     "batch_size": [16, 32, 64, 128, 256],
 }
-SHOWN = 10  # lines of the table
+SHOWN = 10  # rows of the table
 
 
 def sweep(
@@ -52,18 +52,19 @@ def sweep(
         common.Folder(help="Folder for sweep.csv and .json, map.png, curves.png and runs.jsonl."),
     ] = Path("fastopt-sweep"),
 ) -> None:
-    """Try many configurations in parallel; end with the best and the command that repeats it.
+    """Train many configurations in parallel; print the best and the command that repeats it.
 
-    An option that takes a LIST may have several values; all combinations are
-    tried, or as many as --trials says:
+    An option that takes a LIST may have several values. All combinations are
+    tried, or --trials of them at random:
 
       fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam
 
-    A range is drawn from at random, evenly (lin) or by factors (log):
+    An option may be a range, from which values are drawn at random. lin draws
+    the value uniformly, log its logarithm:
 
       fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40
 
-    Without any of them, the learning rate and the batch size of AdamW vary.
+    Without such options, the learning rate and the batch size of AdamW vary.
 
     The best run has the highest held-out score after its last epoch. You may
     interrupt a sweep: the same command continues it. A larger --trials adds runs.

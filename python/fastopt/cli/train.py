@@ -58,11 +58,11 @@ def train(
         common.one_of("Schedule of the learning rate", ft.SCHEDULES),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
-        int, Whole(help="Steps in which the learning rate rises first.")
+        int, Whole(help="First steps, in which the learning rate rises.")
     ] = DEFAULTS.warmup,
     max_norm: common.MaxNorm = None,
     accumulate: Annotated[
-        int, Whole(help="Batches whose gradients make one step.")
+        int, Whole(help="Batches whose gradients are added for a step.")
     ] = DEFAULTS.accumulate,
     ema: Annotated[
         float | None,
@@ -90,7 +90,7 @@ def train(
         Path, common.Folder(help="Folder for pictures, metrics.csv, run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
-    """Train a small network on real data, show progress, print the result, write the picture."""
+    """Train a small network on real data, show progress, print the result, write pictures."""
     path = output / CHECKPOINT
     with common.one_line_errors(output):
         config = ft.RunConfig(
@@ -151,7 +151,7 @@ def fit(
     checkpoint: bool,
     resumed: bool,
 ) -> int:
-    """Train with live progress, say how it ended, and return the exit code."""
+    """Train with live progress, print how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
     common.describe_data(trainer.data)
     say(
@@ -203,7 +203,7 @@ def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
 
 
 def _given(context: typer.Context) -> set[str]:
-    """Return the names of the options that stand on the command line."""
+    """Return the names of the options on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
@@ -270,12 +270,12 @@ class Live(ft.Callback):
             )
 
     def on_fit_end(self, trainer: ft.Trainer) -> None:
-        """Leave the line as it is."""
+        """Keep the last line."""
         self._progress.stop()
 
 
 def result_table(trainer: ft.Trainer) -> Table:
-    """Return the table that a run ends with."""
+    """Return the table of the result."""
     history, objective = trainer.history, trainer.objective
     final, best, seconds = history.epochs[-1], history.best, history.seconds
     table = Table(title="Result", title_justify="left", show_header=False)
@@ -291,7 +291,7 @@ def result_table(trainer: ft.Trainer) -> Table:
     if objective.task == "regression":
         error = ft.root_mean_squared_error(trainer)
         what = f"final error of the {trainer.data.target}, root mean square"
-        table.add_row(Text(what), f"{error:.4g}")  # the name may hold brackets
+        table.add_row(Text(what), f"{error:.4g}")  # the name may contain brackets
     table.add_section()
     for name, value in (
         ("time in the optimizer step", seconds.step),

@@ -1,4 +1,4 @@
-"""A training run as data: every choice by name, checked, with the command that repeats it."""
+"""The configuration of a training run: checked options, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from fastopt.train.objective import LOSSES, Objective
 
 
 class OptimizerChoice(NamedTuple):
-    """An optimizer by name, and where to start."""
+    """An optimizer with its default options."""
 
     make: Callable[..., fo.Optimizer]
     title: str
     lr: float
     weight_decay: float
-    momentum: float | None  # None: it has no such option
+    momentum: float | None  # None: it has no momentum
 
 
 OPTIMIZERS: dict[str, OptimizerChoice] = {
@@ -61,12 +61,12 @@ WITH_MOMENTUM = " and ".join(
     dict.fromkeys(c.make.__name__ for c in OPTIMIZERS.values() if c.momentum is not None)
 )
 
-# The schedules by name; `make_scheduler` says what they are.
+# The names of the schedules; see `make_scheduler`.
 SCHEDULES = ("constant", "step", "exponential", "linear", "cosine", "one-cycle", "plateau")
 
 
 class ConfigError(ValueError):
-    """A choice that cannot be used: `name` is the field, `problem` what is wrong with it."""
+    """An option that cannot be used: `name` is the field, `problem` the reason."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name} {problem}")
@@ -76,21 +76,21 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, repr=False)
 class RunConfig:
-    """Everything that a training run depends on; two equal ones give the same bits.
+    """All options of a training run; equal configurations give the same bits.
 
-    NumPy's numbers are taken too; they are kept as int and float, sequences as tuples.
+    NumPy numbers are converted to int and float, sequences to tuples.
 
-    The command ``fastopt train`` has an option for each field. None leaves the choice to the task
-    or the optimizer; `resolved` returns the values that are used.
+    The command ``fastopt train`` has an option for each field. None means the default of the task
+    or of the optimizer; `resolved` returns the values in use.
 
     Parameters
     ----------
     data : str or path
-        As `load_data` takes it.
+        See `load_data`.
     task : {"classification", "binary", "regression"}, optional
-        As `load_data` takes it.
+        See `load_data`.
     loss : str, optional
-        As `Objective` takes it.
+        See `Objective`.
     label_smoothing : float
         In [0, 1]; for cross-entropy.
     optimizer : str
@@ -102,24 +102,24 @@ class RunConfig:
     batch_size, epochs : int
         At least 1.
     schedule : str
-        One of `SCHEDULES`: how the learning rate goes from `lr` on; see `make_scheduler`.
+        One of `SCHEDULES`; see `make_scheduler`.
     warmup : int
-        Steps in which the learning rate rises to `lr` first.
+        The number of first steps in which the learning rate rises to `lr`.
     max_norm : float, optional
         Clip the gradients to this 2-norm; greater than 0.
     accumulate : int
-        Batches whose gradients make one step; at least 1.
+        The number of batches whose gradients are added for one step; at least 1.
     ema : float, optional
-        Decay of a moving average of the weights, in [0, 1); it is the averages that are evaluated.
-        At first the decay is smaller; see the warm-up of `WeightEMA`.
+        Decay of a moving average of the weights, in [0, 1). The averages are evaluated. The first
+        steps have a smaller decay; see the warm-up of `WeightEMA`.
     hidden : tuple of int
-        Widths of the hidden layers; may be empty.
+        Widths of the hidden layers. It may be empty.
     dropout : float
         In [0, 1).
     patience : int, optional
         Stop when the held-out loss has not fallen for this many epochs; see `EarlyStopping`.
     seed : int
-        Of the split, the weights, the order and the dropout; in [0, 2**32).
+        In [0, 2**32); for the split, the weights, the order and the dropout.
 
     Raises
     ------
@@ -184,7 +184,7 @@ class RunConfig:
         return f"RunConfig({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
     def _check_task(self, task: Task) -> None:
-        """Check what depends on the task."""
+        """Check the options that depend on the task."""
         try:
             Objective(task, self.loss, label_smoothing=self.label_smoothing)
         except ValueError as error:
@@ -192,7 +192,7 @@ class RunConfig:
             raise ConfigError(name, problem) from error
 
     def resolved(self, task: Task | None = None) -> RunConfig:
-        """Return it with the optimizer's defaults, and those of the task, in place of None."""
+        """Return a copy with the defaults of the optimizer and the task in place of None."""
         own = OPTIMIZERS[self.optimizer]
         task = self.task if task is None else task
         if task is not None:
@@ -207,7 +207,7 @@ class RunConfig:
         )
 
     def load(self) -> Data:
-        """Return the data; see `load_data` for what is raised."""
+        """Return the data; see `load_data` for the exceptions."""
         return load_data(self.data, self.task, self.seed)
 
     def build(self, data: Data | None = None) -> Trainer:
@@ -216,7 +216,7 @@ class RunConfig:
         Parameters
         ----------
         data : Data, optional
-            To share what is loaded already; loaded without it.
+            The loaded data; without it, they are loaded.
 
         Raises
         ------
@@ -242,7 +242,7 @@ class RunConfig:
         )
 
     def check(self, data: Data) -> None:
-        """Raise what `build` would raise for these data, but make no model.
+        """Raise the exceptions of `build` for these data, without a model.
 
         Raises
         ------
@@ -257,14 +257,14 @@ class RunConfig:
     def _make_optimizer(
         self, data: Data, params: Mapping[str, Array]
     ) -> tuple[fo.Optimizer, fo.LRScheduler | None]:
-        """Return the optimizer of parameters and its schedule."""
+        """Return an optimizer for the parameters, and its schedule."""
         full = self.resolved(data.task)
         options: dict[str, Any] = {"lr": full.lr, "weight_decay": full.weight_decay}
         if full.momentum is not None:
             options["momentum"] = full.momentum
         try:
             optimizer = OPTIMIZERS[self.optimizer].make(params, **options)
-        except ValueError as error:  # beyond float32, alone or multiplied
+        except ValueError as error:  # too large for float32, alone or multiplied
             problem = str(error).partition(", the dtype")[0]
             name = next((n for n in ("weight_decay", "momentum") if n in problem), "lr")
             raise ConfigError(name, f"cannot be {options[name]:g} here: {problem}") from error
@@ -290,29 +290,32 @@ class RunConfig:
 def make_scheduler(
     optimizer: fo.Optimizer, name: str, epochs: int, *, steps_per_epoch: int, warmup: int = 0
 ) -> fo.LRScheduler | None:
-    """Return one of `SCHEDULES` over a run, or None where the learning rate stays as it is.
+    """Return one of `SCHEDULES` for a run, or None if the learning rate does not change.
 
-    It is to be moved on after each step of the optimizer; "plateau" after each epoch.
+    Call its `step` after each step of the optimizer; that of "plateau" after each epoch.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Its learning rate is where the schedule starts; for "one-cycle", the highest.
+        Its learning rate is the first rate of the schedule; for "one-cycle", the highest rate.
     name : str
-        "constant"; "step", a tenth after each third of the epochs; "exponential", to a hundredth at
-        the end; "linear" and "cosine", to 0; "one-cycle", up in three tenths of the run, then to
-        almost 0, and momentum the other way if there is one; "plateau", a tenth when the held-out
-        loss has not fallen for a tenth of the epochs.
+        - "constant": the rate does not change
+        - "step": a tenth after each third of the epochs
+        - "exponential": falls to a hundredth at the end
+        - "linear", "cosine": falls to 0
+        - "one-cycle": rises in three tenths of the run, then falls to almost 0; momentum, if there
+          is one, changes in the other direction
+        - "plateau": a tenth if the held-out loss has not fallen for a tenth of the epochs
     epochs, steps_per_epoch : int
         The length of the run.
     warmup : int
-        Steps of a linear rise before it; not for "one-cycle" and "plateau".
+        The number of steps of a linear rise before it; not for "one-cycle" and "plateau".
 
     Raises
     ------
     ConfigError
-        If there is no such schedule, the warm-up is longer than the run, or the run has more steps
-        than the schedule can count.
+        If the name is unknown, the warm-up is longer than the run, or the run has more steps than
+        the schedule can count.
 
     Examples
     --------
@@ -353,7 +356,7 @@ def make_scheduler(
             total,
             cycle_momentum=all("betas" in g or g.get("momentum") for g in groups),
         )
-    # A warm-up is made first: each schedule takes the rate that the groups had before any.
+    # The warm-up is made first: the first schedule records the initial rate for the others.
     rise = fo.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup) if warmup else None
     if name == "step":
         main = fo.StepLR(optimizer, -(-epochs // 3) * steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The folder of a command's results: whether it can be written, and the files in it."""
+"""The folder for the results of a command, and the files in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `rows`, which have the same keys, as CSV; return the path, as the others do."""
+    """Write `rows` with the same keys as CSV; return the path."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -39,16 +39,16 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
-    """Write `facts` as `to_json` gives them."""
+    """Write `facts` in the form of `to_json`; return the path."""
     path.write_bytes(to_json(facts).encode())
     return path
 
 
 def write_picture(path: Path, figure: Figure) -> Path:
-    """Write `figure` as PNG."""
+    """Write `figure` as PNG; return the path."""
     png = io.BytesIO()
     with warnings.catch_warnings():
-        # A label in a script that the font lacks: a box in the picture, whole in the tables.
+        # A picture shows a box for a character that the font does not have.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(png, dpi=150, format="png")
     path.write_bytes(png.getvalue())

@@ -1,4 +1,4 @@
-"""The history of a training run: its epochs, where the time went, a look for overfitting."""
+"""The history of a training run: its epochs, the time of each part, and overfitting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIVERGED = "the loss is more than ten times what it was before training"
 
 @dataclass(frozen=True)
 class Epoch:
-    """The figures of one pass over the training data."""
+    """The results of one pass over the training data."""
 
     epoch: int  # from 1
     train_loss: float  # mean over the samples of the epoch, during training
@@ -108,7 +108,7 @@ class History:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
-        """Return the history of a `state_dict`; TypeError or ValueError if it is none."""
+        """Return the history for a `state_dict`; TypeError or ValueError for other values."""
         _check(cls, state, "the history")
         for number, epoch in enumerate(state["epochs"], 1):
             _check(Epoch, epoch, f"epoch {number}")
@@ -135,7 +135,7 @@ class History:
         return f"History({', '.join(parts)})"
 
 
-WINDOW = 5  # epochs whose median stands for the one in their middle
+WINDOW = 5  # epochs in a running median
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Overfitting:
 
     epoch: int  # where the held-out loss was lowest
     lowest: float  # the held-out loss there
-    latest: float  # and at the end; both are medians of five epochs
+    latest: float  # the held-out loss at the end; both are medians of five epochs
 
     def __str__(self) -> str:
         return (
@@ -155,15 +155,15 @@ class Overfitting:
 
 
 def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting | None:
-    """Return where the held-out loss turned, or None if it did not.
+    """Return where the held-out loss began to rise, or None if it did not.
 
-    Losses are taken as running medians of five epochs, so that an odd one neither makes nor hides
-    a turn. The held-out loss has turned if, since its lowest point,
+    The losses are running medians of five epochs, so that one unusual epoch does not matter. There
+    is overfitting if, since the lowest held-out loss,
 
-    - it has risen by more than the share `rise`,
+    - the held-out loss has risen by more than the share `rise`,
     - and by more than three standard deviations of its noise, which is estimated from the median
-      difference of one epoch and the next,
-    - while the training loss fell.
+      difference of neighbouring epochs,
+    - and the training loss has fallen.
 
     Parameters
     ----------
@@ -193,5 +193,5 @@ def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return the medians of all `WINDOW` values in a row."""
+    """Return the running medians of `WINDOW` values."""
     return [median(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]

@@ -29,18 +29,18 @@ EVALUATION_BATCH = 4096  # samples at a time
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Return the handle of NumPy's BLAS; finding it takes longer than an epoch of digits."""
+    """Return the handle of the BLAS of NumPy; finding it takes longer than an epoch of digits."""
     return ThreadpoolController().select(user_api="blas")
 
 
-_blas_lock = RLock()  # the collection of a block that was cut short may come in another one
-_blas_users: set[object] = set()  # the blocks of all threads that want one thread
-_blas_before: list[tuple[Any, int]] = []  # the counts to restore when the last of them ends
+_blas_lock = RLock()  # an interrupted block may be collected within another block
+_blas_users: set[object] = set()  # the number of blocks in all threads
+_blas_before: list[tuple[Any, int]] = []  # the numbers of threads to restore after the last block
 
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Let NumPy's BLAS use one thread until the last such block of any thread has ended."""
+    """Let the BLAS of NumPy use one thread until the last such block in any thread has ended."""
     user = object()
     try:
         try:
@@ -55,11 +55,11 @@ def _one_blas_thread() -> Iterator[None]:
         finally:
             _restore_blas(user)
     finally:
-        _restore_blas(user)  # again: an interrupt may have cut the first call short
+        _restore_blas(user)  # again: an interrupt may have ended the first call
 
 
 def _restore_blas(user: object) -> None:
-    """End a block; give BLAS its threads back if it was the last one."""
+    """End a block; the last one restores the threads of the BLAS."""
     with _blas_lock:
         _blas_users.discard(user)
         if not _blas_users:
@@ -69,26 +69,26 @@ def _restore_blas(user: object) -> None:
 
 
 class Model(Protocol):
-    """What `Trainer` trains: `MLP`, or anything of this shape."""
+    """A model for `Trainer`: `MLP`, or an object with these methods."""
 
     params: dict[str, Array]
 
     @property
     def rng_state(self) -> Mapping[str, Any]:
-        """The state of the random numbers used while training, as a checkpoint keeps it."""
+        """The state of the random numbers of training, for checkpoints."""
 
     @rng_state.setter
     def rng_state(self, state: Mapping[str, Any]) -> None: ...
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
-        """Return the outputs (N, outputs); with `training`, keep what `backward` needs."""
+        """Return the outputs (N, outputs); with `training`, keep the arrays for `backward`."""
 
     def backward(self, doutputs: Array) -> Mapping[str, Array]:
-        """Return the gradients by the parameters' names; valid until the next `backward`."""
+        """Return the gradients by parameter name; they are valid until the next `backward`."""
 
 
 class Callback:
-    """What `Trainer.fit` calls while it trains; override what you need.
+    """The methods that `Trainer.fit` calls; override those that you need.
 
     Examples
     --------
@@ -103,20 +103,20 @@ class Callback:
     """
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Before the first epoch of this call of ``fit``."""
+        """Run before the first epoch of a call of ``fit``."""
 
     def on_batch_end(self, trainer: Trainer, samples: int, loss: float) -> None:
-        """After each batch, with its size and its mean loss."""
+        """Run after each batch, with its size and its mean loss."""
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
-        """After each epoch has been evaluated and put into the history."""
+        """Run after each epoch, when it is evaluated and in the history."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """At the end, also if an exception (Ctrl-C too) ends it."""
+        """Run at the end, also after an exception such as Ctrl-C."""
 
 
 class Trainer:
-    """Trains a model, epoch by epoch.
+    """Trains a model.
 
     Parameters
     ----------
@@ -124,34 +124,34 @@ class Trainer:
         Such as `MLP`.
     data : Data
     optimizer : Optimizer
-        Over ``model.params``: all of them, under their names, the arrays themselves. A group with
-        ``lr=0`` stays as it is.
+        The optimizer of ``model.params``: of all these arrays, by name. A group with ``lr=0`` does
+        not change.
     objective : Objective, optional
-        The loss and the score; the default of the data's task without it.
+        The loss and the score. By default those of the task of the data.
     batch_size : int
-        Samples in a batch; the last of an epoch may be smaller.
+        The number of samples in a batch. The last batch of an epoch may be smaller.
     seed : int
-        For the order of the samples.
+        The seed for the order of the samples.
     scheduler : LRScheduler, optional
-        Over `optimizer`; moved on after each epoch or each step of the optimizer, and after each
-        epoch with the held-out loss if it is a `ReduceLROnPlateau`.
+        A schedule of `optimizer`. It is stepped after each epoch or after each step of the
+        optimizer; a `ReduceLROnPlateau` after each epoch, with the held-out loss.
     schedule_per : {"epoch", "step"}
-        Which of these.
+        When the schedule is stepped.
     max_norm : float, optional
         Clip the gradients to this 2-norm over all of them.
     accumulate : int
-        Batches whose gradients make one step of the optimizer, so that a large batch fits into
-        little memory: `batch_size` times as many samples count, each as much as the others.
+        The number of batches whose gradients are added for one step of the optimizer. It makes a
+        large batch possible in little memory; all its samples have the same weight.
     ema : WeightEMA, optional
-        Over ``model.params``; updated after each step. Predictions, the held-out loss and score
-        among them, are then those of the averages.
+        Averages of ``model.params``, updated after each step. Predictions, the held-out loss and
+        the held-out score then use the averages.
     track_norm : bool
-        Record the norm of the gradients even if they are not clipped; it costs a pass over them.
+        Record the norm of the gradients even if they are not clipped. It costs a pass over them.
 
     Attributes
     ----------
     history : History
-        Filled as training goes on.
+        The epochs so far.
 
     Raises
     ------
@@ -226,22 +226,22 @@ class Trainer:
         self._begun = 0  # the number of the last epoch that has begun
         self._before: tuple[Any, Any] = (None, None)  # states of order and schedule as it began
         _blas()  # now, not within the first epoch
-        self._digest = ""  # of the data, when it is asked for
+        self._digest = ""  # of the data, computed at first use
 
     def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
-        """Train until there have been `epochs` epochs in all, and return the history.
+        """Train until the run has `epochs` epochs, and return the history.
 
-        It ends earlier if a loss is not finite or `stop` is called; an epoch that is cut short so
-        is recorded with what it saw.
+        Training ends earlier if a loss is not finite or if `stop` is called. The history then
+        contains the batches of the incomplete epoch.
 
-        An epoch that an exception cuts short, Ctrl-C too, is not recorded. The parameters keep the
-        steps that it took; the next call takes it anew, in the same order and from where the
-        schedule stood as it began.
+        An exception such as Ctrl-C also ends training. The incomplete epoch is then not recorded,
+        but the parameters keep its steps. The next call begins this epoch again, with the same
+        order of samples and the same state of the schedule.
 
         Parameters
         ----------
         epochs : int
-            Counted from the first epoch of the run, not of this call.
+            The number of epochs of the whole run, not of this call.
         callbacks : iterable of Callback
 
         Raises
@@ -276,7 +276,7 @@ class Trainer:
             history.stop_reason = ""
         begin = perf_counter() - history.seconds.total
         largest = max(param.size for param in self.model.params.values())
-        # BLAS's products may be too small to share: waiting costs more.
+        # The products may be too small for several threads: waiting costs more.
         blas = _one_blas_thread() if self.batch_size * largest < 4_000_000 else nullcontext()
         with np.errstate(all="ignore"), blas, ExitStack() as stack:
             for callback in callbacks:
@@ -296,28 +296,28 @@ class Trainer:
         return history
 
     def stop(self, reason: str) -> None:
-        """End training after the batch or the epoch that is under way; for callbacks."""
+        """End training after the current batch or epoch; for callbacks."""
         self._stopping = True
         self.history.stop_reason = self.history.stop_reason or reason
 
     @property
     def within_epoch(self) -> bool:
-        """Whether an epoch has begun and not ended, as after Ctrl-C: it cannot be saved then."""
+        """Whether an epoch is incomplete, as after Ctrl-C; the run cannot be saved then."""
         return self._begun > len(self.history.epochs)
 
     def save(self, path: str | os.PathLike[str], extra: Any = None) -> None:
-        """Write all that the run consists of into a checkpoint; see `fastopt.save`.
+        """Write the whole run into a checkpoint; see `fastopt.save`.
 
-        That is the parameters, the optimizer, the schedule, the averages, the states of the random
-        generators and the history, so that `resume` goes on as if the run had never stopped, to
-        the bit.
+        It contains the parameters, the optimizer, the schedule, the averages, the states of the
+        random generators and the history. After `resume`, training gives the same bits as without
+        a stop.
 
         Parameters
         ----------
         path : path
-            By custom ``*.safetensors``.
+            Usually ``*.safetensors``.
         extra
-            Something of your own, which `resume` returns.
+            Your data, which `resume` returns.
 
         Raises
         ------
@@ -347,21 +347,21 @@ class Trainer:
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             ema=self.ema,
-            extra=_Progress(self, path).state_dict() | {"extra": extra},  # within no epoch
+            extra=_Progress(self, path).state_dict() | {"extra": extra},  # not within an epoch
         )
 
     def resume(self, path: str | os.PathLike[str]) -> Any:
-        """Take over what `save` has written, in place; return its `extra`.
+        """Load a file of `save` in place; return its `extra`.
 
-        The trainer must have been built as the one that was saved: the same data (under any name),
-        batch size, loss and classes; the rest is restored.
+        The trainer must have the data (under any name), the batch size, the loss and the classes of
+        the saved one. Everything else is restored.
 
         Raises
         ------
         CheckpointError
             If the file is damaged or was not written by `save`.
         KeyError, TypeError, ValueError
-            If it belongs to another run; the message says what differs. Nothing is changed then.
+            If the file belongs to another run; the message says what differs. Nothing is changed.
         OSError
             If the file cannot be read.
         """
@@ -376,7 +376,7 @@ class Trainer:
         return extra["extra"]
 
     def _settings(self) -> dict[str, Any]:
-        """Return what must be equal for a run to be the same."""
+        """Return the settings that must be equal to continue a run."""
         self._digest = self._digest or self.data.digest()
         return {
             "model": repr(self.model),
@@ -393,9 +393,9 @@ class Trainer:
 
     @ieee
     def predict(self, x: Array) -> Array:
-        """Return the model's outputs (N, outputs) for inputs (N, features).
+        """Return the outputs (N, outputs) of the model for inputs (N, features).
 
-        If there is an `ema`, with its averages for parameters.
+        If there is an `ema`, its averages are the parameters.
         """
         x = plain_array("x", x, "numbers of shape (N, features)")
         if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:
@@ -410,7 +410,7 @@ class Trainer:
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the score on the held-out data.
 
-        The score is nan if the loss is not finite: such outputs mean nothing.
+        The score is nan if the loss is not finite.
         """
         outputs = self.predict(self.data.x_val)
         targets = self.data.y_val
@@ -418,7 +418,7 @@ class Trainer:
         return loss, self.objective.score(outputs, targets) if isfinite(loss) else nan
 
     def _run_epoch(self, on_batch: Sequence[Callable[[Trainer, int, float], None]]) -> Epoch:
-        """Take the steps of one epoch and evaluate."""
+        """Do the steps of one epoch, then evaluate."""
         model, objective, seconds = self.model, self.objective, self.history.seconds
         x_train, y_train = self.data.x_train, self.data.y_train
         begin = perf_counter()
@@ -486,7 +486,7 @@ class Trainer:
         )
 
     def _require_the_models_arrays(self) -> None:
-        """Raise unless the optimizer and the averages hold the model's parameters themselves."""
+        """Raise unless the optimizer and the averages hold the parameter arrays of the model."""
         groups = getattr(self.optimizer, "param_groups", None)
         if not isinstance(groups, list):
             raise TypeError(f"optimizer must be one of fastopt's, not {short_repr(self.optimizer)}")
@@ -513,7 +513,7 @@ class Trainer:
 
     @ieee
     def _require_fitting_data(self) -> None:
-        """Raise unless the model takes a sample of the data and gives the outputs it needs."""
+        """Raise unless the model takes a sample of the data and returns outputs for the task."""
         data, x = self.data, self.data.x_val[:1]
         try:
             outputs = self.model.forward(x)
@@ -537,7 +537,7 @@ class Trainer:
         )
 
     def _step(self, grads: Mapping[str, Array | None], scale: float) -> float | None:
-        """Take a step with ``grads / scale``; return their norm if it is wanted."""
+        """Do a step with ``grads / scale``; return their norm if it is recorded."""
         norm = None
         if self.track_norm and self.max_norm is None:
             norm = fo.grad_norm(grads) / scale
@@ -552,7 +552,7 @@ class Trainer:
 
 
 def _same_memory(first: Any, second: Any) -> bool:
-    """Return whether two arrays are one, or views of the same elements."""
+    """Return whether two arrays are the same, or views of the same elements."""
     if first is second or not (isinstance(first, np.ndarray) and isinstance(second, np.ndarray)):
         return first is second
     places = [(a.__array_interface__["data"][0], a.shape, a.strides) for a in (first, second)]
@@ -560,7 +560,7 @@ def _same_memory(first: Any, second: Any) -> bool:
 
 
 class _Progress:
-    """What a trainer saves beside its arrays, and takes over again: all of it or nothing."""
+    """The saved state of a trainer, except its arrays; it is loaded whole or not at all."""
 
     def __init__(self, trainer: Trainer, path: str | os.PathLike[str]) -> None:
         self._trainer = trainer
@@ -579,13 +579,13 @@ class _Progress:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         trainer, own = self._trainer, self.state_dict()
-        # Older files lack "within_epoch": only whole epochs are saved.
+        # Older files have no "within_epoch": only whole epochs are saved.
         if (
             not isinstance(state_dict, Mapping)
             or state_dict.keys() | {"within_epoch"} != own.keys()
         ):
             raise fo.CheckpointError(f"{self._path} is a checkpoint, but not one of a Trainer")
-        # `save` refuses a cut epoch. Only a trainer that is within one takes its own state back.
+        # `save` refuses an incomplete epoch. Only a trainer within an epoch may load such a state.
         if state_dict.get("within_epoch") and not trainer.within_epoch:
             raise fo.CheckpointError(f"{self._path} was saved within an epoch")
         settings = state_dict["settings"]
@@ -602,11 +602,11 @@ class _Progress:
         try:
             history = History.from_state_dict(state_dict["history"])
             order.bit_generator.state = state_dict["order"]
-            # This may fail half-way. `fo.load` then calls this method with what was before.
+            # This may fail in the middle. `fo.load` then calls this method with the old state.
             trainer.model.rng_state = state_dict["model"]
         except MemoryError:
             raise
-        except Exception as error:  # the setters of generators raise of everything
+        except Exception as error:  # the setters of generators raise any exception
             raise fo.CheckpointError(
                 f"{self._path} does not hold what a Trainer saves: {error!r}"
             ) from error
@@ -616,12 +616,12 @@ class _Progress:
 
 
 def _short(value: Any) -> str:
-    """Return a value of a file for a message, however large or deep it is."""
+    """Return a value of a file for a message, also if it is large or deep."""
     return value if isinstance(value, str) else reprlib.repr(value)
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
-    """Return in words how a setting of a file differs from ours."""
+    """Describe how a setting of a file differs from ours."""
     if name != "data" or not isinstance(there, str):
         return f"{name} is {_short(there)} there, {here} here"
     there, here = there.rpartition(" ")[0], here.rpartition(" ")[0]
@@ -631,7 +631,7 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 def _same_setting(name: str, there: Any, here: Any) -> bool:
-    """Return whether a setting allows to go on; data are the same whatever their name."""
+    """Return whether a setting allows to continue; the name of the data does not matter."""
     if name == "data" and isinstance(there, str):
         there, here = there.rpartition(" ")[2], here.rpartition(" ")[2]
     try:

@@ -1,4 +1,4 @@
-"""The file to which a sweep adds each run as it ends, and from which it goes on."""
+"""The file of the finished runs of a sweep, from which the sweep continues."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from fastopt.train.history import History
 
 
 class JournalError(ValueError):
-    """A file that belongs to another sweep, or is damaged; the message says what to do."""
+    """A file of another sweep, or a damaged file; the message says what to do."""
 
 
 class Journal:
-    """Finished runs in a file of JSON lines, which may be interrupted anywhere and continued.
+    """Finished runs in a file of JSON lines, which survives an interrupt at any place.
 
-    The first line holds the space and a hash of the data; each other line is a run. A
-    line that was cut short is dropped: that run is then done again.
+    The first line holds the space and a hash of the data; each other line is a run. An incomplete
+    line is dropped, and its run is missing.
 
     Parameters
     ----------
     path : path
-        Created if it is not there.
+        Created if it does not exist.
     space : Space
     data : Data
 
     Attributes
     ----------
     finished : list of Run
-        Those that were in the file, or were added.
+        The runs of the file, and those that were added.
 
     Raises
     ------
     JournalError
-        If the file is of another space or other data, is damaged, or is in use.
+        If the file has another space or other data, is damaged, or is in use.
     OSError
         If it cannot be read or written.
 
@@ -75,8 +75,8 @@ class Journal:
         self.finished: list[Run] = []
         self._space = space
         head = json.loads(_line({"format": 1, "data": data.digest()} | space.facts()))
-        # Append mode: whatever is written goes to the end, also after truncation. Without a buffer,
-        # what a write has failed to bring to the disk does not come there later.
+        # In append mode, every write goes to the end, also after truncation. Without a buffer, the
+        # data of a failed write are not written later.
         self._file = self.path.open("ab+", buffering=0)
         try:
             while not self._lock():
@@ -88,9 +88,9 @@ class Journal:
             raise
 
     def _lock(self) -> bool:
-        """Lock the file; return whether it still is the one at `path`.
+        """Lock the file; return whether it is still the file at `path`.
 
-        A sweep that ends without a run removes its file, perhaps between our opening and locking.
+        A sweep that ends without a run removes its file, perhaps after this one has opened it.
         """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,7 +159,7 @@ class Journal:
         )
 
     def _run_of(self, facts: Mapping[str, Any], number: int) -> Run:
-        """Return the run of a line, of which nothing is taken unchecked."""
+        """Return the run of a line, after checks of all its parts."""
         space = self._space
         base = json.loads(_line(space.facts()))["base"]
         try:
@@ -188,19 +188,19 @@ class Journal:
             raise self._damaged(number, error) from error
 
     def missing(self, configs: list[RunConfig]) -> list[RunConfig]:
-        """Return those of `configs` that have not been run."""
+        """Return the `configs` without a finished run."""
         done = {run.config for run in self.finished}
         return [config for config in configs if config not in done]
 
     def add(self, run: Run) -> None:
-        """Write a run to the end of the file, and wait until it is on the disk."""
+        """Append a run to the file, and wait until it is on the disk."""
         kind("run", run, Run)
         base = self._space.facts()["base"]
         config = base | choice_of(run.config, self._space.axes)
         self._append(_line({"config": config, "history": run.history.state_dict()}), run)
 
     def _append(self, line: bytes, *runs: Run) -> None:
-        """Write a line, and take note of its run: both or neither."""
+        """Write a line and record its run: both or neither."""
         end, count = self._file.seek(0, os.SEEK_END), len(self.finished)
         rest = memoryview(line)
         try:
@@ -212,7 +212,7 @@ class Journal:
             if rest or isinstance(error, OSError):
                 self._file.truncate(end)
                 del self.finished[count:]
-            else:  # Ctrl-C, say, when the line was there: the run is not lost
+            else:  # such as Ctrl-C after the line was written: the run is kept
                 self.finished[count:] = runs
             raise
 
@@ -233,7 +233,7 @@ def _line(facts: Mapping[str, Any]) -> bytes:
 
 
 def _is_on(axis: Sequence[Any] | Range, value: Any) -> bool:
-    """Return whether a value is one of an axis; those of a range of whole numbers are rounded."""
+    """Return whether an axis has a value; values of a range of whole numbers are rounded."""
     if isinstance(axis, Range):
         low, high = (
             (round(axis.low), round(axis.high)) if isinstance(value, int) else (axis.low, axis.high)
@@ -249,7 +249,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return a value of the first line as a message shows it."""
+    """Return a value of the first line for a message."""
     if isinstance(value, list):
         return ",".join(map(_text, value))
     if isinstance(value, str):
