@@ -50,7 +50,8 @@ struct PositionResult {
 // `plain`: the share is 1, and nothing else pulls. The bits are those of the whole formula, because
 // its zeros are positive.
 template <bool plain>
-inline PositionResult finish(const PositionSums& at, double z_loss, double grad_scale) {
+inline PositionResult finish(const PositionSums& at, const CrossEntropyOptions& options,
+                             double grad_scale) {
     const double sum = at.others + at.at_pivot;
     const double share_of = 1.0 / sum;
     // Where the pivot is the largest, its e is exp_scale.
@@ -63,6 +64,7 @@ inline PositionResult finish(const PositionSums& at, double z_loss, double grad_
         result.factor = share_of * grad_scale;
         result.pivot_grad = (0.0 - at.others * share_of) * grad_scale;
     } else {
+        const double z_loss = options.z_loss;
         const double pull_of_z = z_loss == 0.0 ? 0.0 : z_loss * (2.0 * result.log_sum_exp);
         // A factor of 0 is not multiplied, because the other factor may be infinite.
         const double own = at.share == 0.0 ? 0.0 : at.share * (at.deficit + log_sum);
@@ -318,7 +320,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                                : static_cast<std::size_t>(block.targets[position]);
         bool hit = false;
         const PositionSums sums = sum_row(block, pulls, scratch, row, hit);
-        const PositionResult result = finish<false>(sums, block.options.z_loss, block.grad_scale);
+        const PositionResult result = finish<false>(sums, block.options, block.grad_scale);
         if (const T* const p = row.probabilities; p && block.correct)
             hit = hit && first_index(p, classes, largest(p, classes)) == row.pivot;
         store_result(block, position, result, hit);
@@ -494,8 +496,7 @@ struct Columns {
                 sums.distance = distance[i];
                 sums.pull_at_pivot = pull_at_pivot[i];
             }
-            const PositionResult result =
-                finish<plain>(sums, block.options.z_loss, block.grad_scale);
+            const PositionResult result = finish<plain>(sums, block.options, block.grad_scale);
             loss[i] = ignored[i] ? 0.0 : result.loss;
             log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
             factor[i] = result.factor;
