@@ -163,7 +163,7 @@ public:
         const GradOptions options =
             grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
-        // A tuple of its own: nobody may free a gradient while the GIL is released.
+        // A separate tuple: no other thread may free a gradient while the GIL is released.
         const auto grads = py::reinterpret_steal<py::tuple>(PySequence_Tuple(given.ptr()));
         if (!grads) throw py::error_already_set();
         if (grads.size() != parameters_.size())

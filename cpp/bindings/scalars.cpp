@@ -59,7 +59,7 @@ void require_converted(py::handle value, std::string_view name, const char* take
 }
 
 // Throws TypeError for objects that Python or NumPy would convert, but with a warning, with an
-// error of its own or to a number that nobody meant. `kinds` are the NumPy kinds of dtype that are
+// error of its own or to an unintended number. `kinds` are the NumPy kinds of dtype that are
 // taken.
 void require_scalar(py::handle value, std::string_view name, const char* taken,
                     std::string_view kinds) {

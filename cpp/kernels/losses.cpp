@@ -1,4 +1,4 @@
-// The table of losses, compiled once per instruction set with flags of its own.
+// The table of losses, compiled once per instruction set with other flags than the updates.
 #include "losses/cross_entropy.hpp"
 #include "losses/pointwise.hpp"
 #include "losses/softmax.hpp"

@@ -82,7 +82,7 @@ struct Words {
     const char* grad;   // before the name of an array that it is updated by
 };
 
-// What the runtime and the bindings need to know of an update: an optimizer, an average or a sum.
+// The properties of an update (an optimizer, an average or a sum) for the runtime and the bindings.
 struct Update {
     const char* name;
     Words words;

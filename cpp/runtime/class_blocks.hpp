@@ -46,7 +46,7 @@ void run_class_blocks(const Block& whole, const ClassKernels<Block>& kernels, bo
         fill(block);
         kernel.run(block);
     };
-    // Blocks whose thread got no memory of its own are done here in the end.
+    // A block whose thread gets no memory is done at the end, with this memory.
     const std::unique_ptr<std::byte[]> spare(new std::byte[scratch_size]);
     std::vector<unsigned char> left(blocks);
     parallel_for(blocks, logit_work * whole.total * whole.classes, [&](std::size_t index) {

@@ -246,13 +246,13 @@ def _checked(parts: dict[str, Any], path: Path) -> dict[str, Any]:
     for name in _PARTS[:-1]:
         if not isinstance(parts[name], (dict, type(None))):
             raise CheckpointError(
-                f"{path} does not hold what save() writes: {name} is no mapping, but "
+                f"{path} does not hold what save() writes: {name} is not a mapping, but "
                 f"{type(parts[name]).__name__}"
             )
     for name, array in (parts["params"] or {}).items():
         if not isinstance(array, np.ndarray):
             raise CheckpointError(
-                f"{path} does not hold what save() writes: parameter {name!r} is no array, but "
+                f"{path} does not hold what save() writes: parameter {name!r} is not an array, but "
                 f"{type(array).__name__}"
             )
     return parts

@@ -211,7 +211,7 @@ def _option(value: Any, where: str) -> Any:
     for item in items:
         if not (item is None or isinstance(item, (bool, int, float, str))):
             raise TypeError(
-                f"{where} of torch's state dict is no number, but {type(item).__name__}"
+                f"{where} of torch's state dict is not a number, but {type(item).__name__}"
             )
     return items if is_list else items[0]
 
