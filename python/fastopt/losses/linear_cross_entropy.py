@@ -20,8 +20,9 @@ from fastopt.losses.cross_entropy import (
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
-# The default of memory_limit: a share of all logits, at least so many bytes, at most so many rows.
-# With the block below, it is a tenth of the memory of the logits. More rows do not help the BLAS.
+# The default of memory_limit: this share of all logits but at most so many rows, or so many bytes if
+# that is more. With the block below, the share is a tenth of the memory of the logits. More rows do
+# not help the BLAS.
 SHARE_OF_LOGITS = 1 / 11
 LEAST_BYTES = 16 << 20
 MOST_ROWS = 512
@@ -57,9 +58,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     Parameters
     ----------
     memory_limit : int, optional
-        Bytes of logits in memory at the same time: a chunk has as many rows as fit, but at least
-        one. The default is 1/11 of all logits, but at least 16 MiB and at most 512 rows. Fewer rows
-        make the BLAS slower. With `logit_softcap` each thread needs the memory of one more row.
+        Bytes of logits in memory at the same time. A limit below one row is taken as one row. By
+        default a chunk has at most 1/11 of all logits and at most 512 rows, or 16 MiB if that is
+        more. Fewer rows make the BLAS slower. With `logit_softcap` each thread needs the memory of
+        one more row.
 
     References
     ----------
