@@ -4,15 +4,17 @@ The optimizers update NumPy arrays in place with vectorized C++ kernels. The los
 and its gradient. The results have the same bits for any instruction set and number of threads. The
 updates have the bits of `fastopt.reference`, which is plain NumPy.
 
-These rules hold for every function and method; its own page describes only what differs:
+These rules hold for every function and method, except that `fastopt.reference` does not check
+options and arrays. The page of a function describes only what differs:
 
 - An argument of the wrong type raises TypeError. A value that cannot be used raises ValueError.
   Names that do not match raise KeyError. The message contains the argument, its value, and the
   allowed values.
 - All checks come before the first write. After such an error, all arrays, states and files are as
   before the call.
-- Only one thread may use an object at a time; a second thread gets a RuntimeError. Different
-  objects may be used at the same time.
+- Only one thread may use an optimizer, a `WeightEMA` or a `GradAccumulator` at a time. A second
+  thread gets a RuntimeError. A schedule is for one thread too, but this is not checked. Threads may
+  share a loss, and may use different objects at the same time.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ from fastopt.schedules import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-# Public are these modules, and here too all names of optim, losses, schedules and the settings, and
-# what saves and loads. The others are used as `fo.functional.softmax`. A name that begins with an
-# underscore is private, and so is a module below these: it may move. `train` is public too, but
-# needs an extra, so `import *` leaves it out.
+# The modules in this list are public. The names of optim, losses, schedules and the settings are
+# also names of this package; those of the other modules are used as `fo.functional.softmax`. A name
+# that begins with an underscore is private. So are the modules within the public ones: they may
+# move. `train` is public too, but it needs an extra, so `import *` leaves it out.
 __all__ = [
     "Checkpoint",
     "CheckpointError",
@@ -77,7 +79,11 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Import `train` when it is first used; it says how to install what is missing."""
+        """Import `train` when it is first used.
+
+        Without its extra this raises ModuleNotFoundError, which says what to install. So does
+        ``hasattr(fastopt, "train")``: False would hide the reason.
+        """
         if name == "train":
             import importlib
 
