@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
+from typing import Any, get_type_hints
+
+import pytest
 
 import fastopt as fo
 from fastopt import _settings
@@ -36,3 +41,24 @@ else:
     raise AssertionError("there is no threadpoolctl")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def functions_of(thing: Any) -> list[Any]:
+    """The function itself, or the constructor and the public methods of the class."""
+    if not inspect.isclass(thing):
+        return [thing] if inspect.isfunction(thing) else []
+    names = [n for n in dir(thing) if not n.startswith("_") or n in ("__init__", "__call__")]
+    members = (inspect.getattr_static(thing, name) for name in names)
+    found = (getattr(m, "fget", None) or getattr(m, "__func__", m) for m in members)
+    return [function for function in found if inspect.isfunction(function)]
+
+
+@pytest.mark.parametrize(
+    "module", ["", "functional", "checkpoint", "reference", "testing", "train", "train.experiments"]
+)
+def test_type_hints_can_be_evaluated(module: str) -> None:
+    imported = import_module(f"fastopt.{module}".rstrip("."))
+    for name in imported.__all__:
+        for function in functions_of(getattr(imported, name)):
+            # The plots import matplotlib when they are called, so its type is passed here.
+            get_type_hints(function, localns={"Figure": object})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
 from typing import Any
@@ -57,3 +58,17 @@ def test_cross_entropy(options: dict[str, Any]) -> None:
         largest = max(map(abs, true_grad))
         for got, true in zip(grad, true_grad, strict=True):
             assert abs(Decimal(float(got)) - true) <= Decimal("1e-14") * largest
+
+
+@pytest.mark.parametrize("name", [n for n in fo.reference.__all__ if hasattr(fo, n)])
+def test_signatures_are_those_of_fastopt(name: str) -> None:
+    ours, theirs = getattr(fo.reference, name), getattr(fo, name)
+    if not isinstance(ours, type):
+        assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters]
+        return
+    methods = ("__call__", "value_and_grad", "value_and_stats", "step", "add", "update")
+    for method in ("__init__", *(m for m in methods if hasattr(theirs, m))):
+        mine, other = (
+            inspect.signature(getattr(c, method), eval_str=True).parameters for c in (ours, theirs)
+        )
+        assert mine == other, method

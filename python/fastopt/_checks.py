@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from fastopt._core import as_flag, as_number, short_repr
 __all__ = [
     "Check",
     "NamesError",
-    "Reduction",
     "as_path",
     "below_one",
     "choice",
@@ -45,7 +44,6 @@ __all__ = [
 ]
 
 Check: TypeAlias = Callable[[str, Any], Any]
-Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 class NamesError(KeyError):
@@ -137,7 +135,7 @@ def choice(*names: str) -> Callable[[str, object], str]:
     return check
 
 
-reduction_of = choice("mean", "sum", "none")
+reduction_of: Check = choice("mean", "sum", "none")
 
 
 def list_of(item: Check, least: int = 0, most: int | None = None) -> Check:

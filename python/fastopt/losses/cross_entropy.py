@@ -6,8 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import fastopt._core as _core
-from fastopt._checks import Reduction, flag, int64, reduction_of, to_float
-from fastopt._types import FloatArray, IntArray
+from fastopt._checks import flag, int64, reduction_of, to_float
+from fastopt._types import FloatArray, IntArray, Reduction
 
 
 class CrossEntropyStats(NamedTuple):
@@ -35,8 +35,8 @@ class CrossEntropyStats(NamedTuple):
     total: int
 
 
-def is_grad_wanted(grad: object, out: object) -> bool:
-    """Check the option `grad` of ``value_and_stats``."""
+def checked_grad(grad: object, out: object) -> bool:
+    """Return the option `grad` of ``value_and_stats`` after a check."""
     wanted = flag("grad", grad)
     if out is not None and not wanted:
         raise ValueError("out is for the gradient, but grad=False; leave one of them out")
@@ -57,7 +57,7 @@ class CrossEntropyOptions:
 
     def __post_init__(self) -> None:
         self.ignore_index = int64("ignore_index", self.ignore_index)
-        reduction_of("reduction", self.reduction)
+        self.reduction = reduction_of("reduction", self.reduction)
         self.label_smoothing = to_float("label_smoothing", self.label_smoothing)
         self.z_loss = to_float("z_loss", self.z_loss)
         self.logit_softcap = to_float("logit_softcap", self.logit_softcap)
@@ -208,8 +208,10 @@ class CrossEntropyLoss(CrossEntropyOptions):
         ----------
         grad : bool
             Whether to compute the gradient.
+        out : array of the logits' shape, optional
+            The array for the gradient, as in `value_and_grad`; not with ``grad=False``.
         """
         result: CrossEntropyStats
-        want_grad = is_grad_wanted(grad, out)
+        want_grad = checked_grad(grad, out)
         result = self._run(logits, targets, want_grad=want_grad, out=out, want_stats=True)
         return result

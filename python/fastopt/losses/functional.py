@@ -9,10 +9,8 @@ the errors. Pass the options by name that torch has after its deprecated ``size_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from fastopt._checks import Reduction
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import BatchReduction, FloatArray, IntArray, Reduction
 from fastopt.losses.cross_entropy import CrossEntropyLoss
 from fastopt.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from fastopt.losses.nll import NLLLoss
@@ -185,7 +183,7 @@ def kl_div(
     input: FloatArray,  # noqa: A002
     target: FloatArray,
     *,
-    reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
+    reduction: BatchReduction = "mean",
     log_target: bool = False,
     out: FloatArray | None = None,
 ) -> tuple[float | FloatArray, FloatArray]:

@@ -11,18 +11,18 @@ import numpy as np
 
 import fastopt._core as _core
 from fastopt._checks import integer
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import FloatArray, IntArray, Reduction  # noqa: F401 - for get_type_hints
 from fastopt.losses.cross_entropy import (
     CrossEntropyOptions,
     CrossEntropyStats,
-    is_grad_wanted,
+    checked_grad,
 )
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
-# The default of memory_limit: this share of all logits but at most so many rows, or so many bytes if
-# that is more. With the block below, the share is a tenth of the memory of the logits. More rows do
-# not help the BLAS.
+# The default of memory_limit: this share of all logits but at most so many rows, or so many bytes
+# if that is more. With the block below, the share is a tenth of the memory of the logits. More rows
+# do not help the BLAS.
 SHARE_OF_LOGITS = 1 / 11
 LEAST_BYTES = 16 << 20
 MOST_ROWS = 512
@@ -169,8 +169,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         ----------
         grad : bool
             Whether to compute the gradients.
+        out : tuple of arrays, optional
+            The arrays for the gradients, as in `value_and_grad`; not with ``grad=False``.
         """
-        want_grad = is_grad_wanted(grad, out)
+        want_grad = checked_grad(grad, out)
         return self._by_chunks(
             hidden,
             linear_weight,

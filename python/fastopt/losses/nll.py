@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import fastopt._core as _core
-from fastopt._checks import Reduction, int64, reduction_of
-from fastopt._types import FloatArray, IntArray
+from fastopt._checks import int64, reduction_of
+from fastopt._types import FloatArray, IntArray, Reduction
 
 
 class NLLLoss:

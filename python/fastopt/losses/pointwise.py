@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import fastopt._core as _core
 from fastopt._checks import (
     Check,
-    Reduction,
     choice,
     flag,
     non_negative,
@@ -16,7 +15,7 @@ from fastopt._checks import (
     reduction_of,
     to_float,
 )
-from fastopt._types import FloatArray
+from fastopt._types import BatchReduction, FloatArray, Reduction
 
 
 class PointwiseLoss:
@@ -364,7 +363,7 @@ class KLDivLoss(PointwiseLoss):
 
     def __init__(
         self,
-        reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
+        reduction: BatchReduction = "mean",
         log_target: bool = False,
     ) -> None:
         self.log_target = flag("log_target", log_target)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import FloatArray, IntArray, Reduction
 from fastopt.losses.cross_entropy import CrossEntropyStats
 
 
@@ -17,7 +15,7 @@ class CrossEntropyLoss:
         self,
         weight: FloatArray | None = None,
         ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         *,
         z_loss: float = 0.0,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import FloatArray, IntArray, Reduction
 from fastopt.losses.cross_entropy import CrossEntropyStats
 from fastopt.reference.cross_entropy import CrossEntropyLoss
 
@@ -15,9 +14,25 @@ from fastopt.reference.cross_entropy import CrossEntropyLoss
 class LinearCrossEntropyLoss:
     """`fastopt.LinearCrossEntropyLoss` in plain NumPy: all logits at once, in float64."""
 
-    # The options are those of the reference's CrossEntropyLoss.
-    def __init__(self, *args: Any, memory_limit: int | None = None, **options: Any) -> None:
-        self.cross_entropy = CrossEntropyLoss(*args, **options)
+    def __init__(
+        self,
+        weight: FloatArray | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_softcap: float = 0.0,
+        memory_limit: int | None = None,
+    ) -> None:
+        self.cross_entropy = CrossEntropyLoss(
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            z_loss=z_loss,
+            logit_softcap=logit_softcap,
+        )
 
     def __call__(
         self,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from fastopt._types import FloatArray, IntArray
+from fastopt._types import FloatArray, IntArray, Reduction
 
 
 class NLLLoss:
@@ -16,7 +14,7 @@ class NLLLoss:
         self,
         weight: FloatArray | None = None,
         ignore_index: int = -100,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         self.weight = weight
         self.ignore_index = ignore_index

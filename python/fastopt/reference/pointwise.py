@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._types import FloatArray
+from fastopt._types import BatchReduction, FloatArray, Reduction
 
 Float64: TypeAlias = npt.NDArray[np.float64]
-Reduction = Literal["mean", "sum", "none"]
 
 
 def _sigmoid(x: Any) -> Any:
@@ -22,8 +21,8 @@ def _sigmoid(x: Any) -> Any:
 class PointwiseLoss(ABC):
     """Base class of the pointwise losses; `terms` defines the loss of an element."""
 
-    def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = reduction
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        self.reduction: str = reduction
 
     @abstractmethod
     def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
@@ -142,10 +141,11 @@ class KLDivLoss(PointwiseLoss):
 
     def __init__(
         self,
-        reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
+        reduction: BatchReduction = "mean",
         log_target: bool = False,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__()
+        self.reduction = reduction
         self.log_target = log_target
 
     def terms(self, x: Float64, y: Float64) -> tuple[Any, Any]:
