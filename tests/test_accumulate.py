@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import signal
 from collections.abc import Callable
 from itertools import pairwise
@@ -335,3 +337,10 @@ def test_no_write_beside_the_arrays(threads: int) -> None:
     for _ in range(2):
         acc.add([memory[7 : 7 + 144_000].reshape(300, 480)[:, ::3], memory[:3]], 3)
     assert same_bits(memory, before)
+
+
+def test_copies_are_refused_with_the_way_out() -> None:
+    acc = fo.GradAccumulator([ones(2)])
+    for attempt in (copy.deepcopy, copy.copy, pickle.dumps):
+        with pytest.raises(TypeError, match="make a new one over the copied parameters"):
+            attempt(acc)

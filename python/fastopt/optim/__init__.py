@@ -11,9 +11,9 @@ from fastopt.optim.accumulate import GradAccumulator
 from fastopt.optim.adam import Adam, AdamW
 from fastopt.optim.clipping import clip_grad_norm_, clip_grad_value_, grad_norm
 from fastopt.optim.ema import WeightEMA
-from fastopt.optim.groups import decay_groups
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
+from fastopt.optim.weight_decay import decay_groups
 
 __all__ = [
     "SGD",

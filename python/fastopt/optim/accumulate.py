@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -66,6 +66,11 @@ class GradAccumulator:
         groups, self._by_group = as_groups(params)
         for group in groups:
             self.add_param_group(group)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "GradAccumulator cannot be pickled or copied; make a new one over the copied parameters"
+        )
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add parameters, like `Optimizer.add_param_group`.
