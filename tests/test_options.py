@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt import _core
+from fastopt import _checks, _core
 from fastopt import functional as F  # noqa: N812
 from helpers import refused
 
@@ -162,6 +162,12 @@ def test_numbers_of_other_kinds_are_taken() -> None:
     ):
         _core.as_integer(2**63, "x")
     assert _core.as_integer(-(2**63), "x") == -(2**63)
+
+
+@pytest.mark.parametrize("value", [-1, 11])
+def test_the_range_of_an_integer(value: int) -> None:
+    with pytest.raises(ValueError, match=rf"x must be in \[0, 10\], not {value}"):
+        _checks.integer(0, 10)("x", value)
 
 
 @pytest.mark.parametrize("flag", [True, np.False_, np.array(True)])

@@ -107,6 +107,8 @@ below_one = number("in [0, 1)", lambda x: 0 <= x < 1)
 
 def integer(least: int, most: float = 2**63 - 1, taken: str = "") -> Callable[[str, object], int]:
     """Return a check for an integer from `least` to `most`; `taken` describes it in messages."""
+    if most < 2**63 - 1:
+        taken = taken or f"in [{least}, {most}]"
 
     def check(name: str, value: Any) -> int:
         result = to_int(name, value)
