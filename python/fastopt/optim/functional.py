@@ -2,7 +2,7 @@
 
 One call is one step of one array, with the checks and the bits of a step of the class. All arrays
 have the shape and dtype of `param`, float32 or float64. The states begin as zeros. `step` is the
-number of this update, counted from 1. After a TypeError or ValueError nothing is written.
+number of this update, counted from 1.
 """
 
 from __future__ import annotations

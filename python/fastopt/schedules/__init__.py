@@ -38,14 +38,14 @@ the range of a rate:
   length stands at its end: torch divides by zero.
 - Two `OneCycleLR` on one optimizer do not share their bounds.
 - `CosineAnnealingWarmRestarts` with ``last_epoch >= T_0`` and ``T_mult > 1`` starts in the right
-  period, and so does its ``step(epoch)`` where torch's logarithm is rounded to another one.
+  period. So does its ``step(epoch)``; torch rounds a logarithm there, and may take another one.
 - `SequentialLR` may hold a `SequentialLR` or `ChainedScheduler`, and groups may be added later.
 - ``total_iters=0`` is refused: torch would never take the factor of step 0 away again.
-- A rate that would be negative, infinite or NaN raises ValueError, and nothing is changed.
+- A rate that would be negative, infinite or NaN raises ValueError.
 - Counts, such as ``total_iters`` or ``last_epoch``, are integers below 2**63.
 
-After an exception, and after an interrupt by Ctrl-C, a schedule and its groups are as before the
-call or as after it, never between.
+After an exception in your own function, or an interrupt by Ctrl-C, a schedule and its groups are as
+before the call or as after it, never between.
 
 To resume, save `state_dict` of the schedule beside that of the optimizer and load both, in any
 order: the run goes on as if it had never stopped.

@@ -70,7 +70,7 @@ class LRScheduler(ABC):
     do not begin with an underscore.
 
     All schedules have these parameters; only `ReduceLROnPlateau` and `ChainedScheduler` have no
-    `last_epoch`. An exception leaves a schedule and its groups unchanged.
+    `last_epoch`.
 
     Parameters
     ----------
