@@ -126,7 +126,7 @@ def sweep_serial(rounds: int) -> None:
                     _core.tuning.wake_size = 0
                     times.setdefault((size, serial), []).append(time_step(step, gap, 40))
         for serial in (True, False):
-            threads = "one thread" if serial else "the team"
+            threads = "one thread" if serial else "all threads"
             rows.append((f"{label}, {threads}", [median(times[size, serial]) for size in SIZES]))
     _core.tuning.serial_size, _core.tuning.wake_size = before
     show("serial or not, by size", ["", *(f"{s // K} K" for s in SIZES)], rows)

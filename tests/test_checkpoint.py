@@ -322,13 +322,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(fo.CheckpointError, match=r"the hash of \w+/.* does not match"):
         fo.load(path)
     safetensors_numpy.save_file({"w": np.ones(1)}, path)
-    with pytest.raises(fo.CheckpointError, match="no checkpoint of fastopt"):
+    with pytest.raises(fo.CheckpointError, match="not a checkpoint of fastopt"):
         fo.load(path)
     safetensors_numpy.save_file({"w": np.ones(1)}, path, {"fastopt": "3 what comes later"})
     with pytest.raises(fo.CheckpointError, match="format '3'"):
         fo.load(path)
     path.write_bytes(b"")
-    with pytest.raises(fo.CheckpointError, match="damaged or no safetensors file"):
+    with pytest.raises(fo.CheckpointError, match="damaged or not a safetensors file"):
         fo.load(path)
     with pytest.raises(FileNotFoundError):
         fo.load(tmp_path / "nothing")
@@ -927,7 +927,9 @@ def test_repr_of_a_checkpoint_is_short(tmp_path: Path) -> None:
 def test_the_message_for_a_file_that_was_cut_short(cut: int, tmp_path: Path) -> None:
     fo.save(tmp_path / "x", params={"w": np.zeros(5)})
     (tmp_path / "y").write_bytes((tmp_path / "x").read_bytes()[:cut])
-    with pytest.raises(fo.CheckpointError, match="is damaged or no safetensors file: ") as caught:
+    with pytest.raises(
+        fo.CheckpointError, match="is damaged or not a safetensors file: "
+    ) as caught:
         fo.load(tmp_path / "y")
     reason = f"there are {40 + cut} bytes of tensors, not 40"
     assert str(caught.value).endswith(reason if cut < 0 else "it ends within its header")

@@ -117,7 +117,7 @@ def as_groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
 def new_params(
     group: Mapping[str, Any], taken: Collection[str]
 ) -> tuple[list[str], list[FloatArray], Set[str]]:
-    """Return `name_params` of a group that is added to parameters with the names `taken`."""
+    """Return the result of `name_params` for a new group; the names in `taken` are refused."""
     if not isinstance(group, Mapping):
         raise TypeError(
             f"a parameter group must be a mapping with 'params', not {type(group).__name__}"

@@ -189,7 +189,7 @@ def load(
     Raises
     ------
     CheckpointError
-        If the file is damaged, cut short, or no checkpoint.
+        If the file is damaged, cut short, or not a checkpoint.
     KeyError, TypeError, ValueError
         If what is passed does not fit what was saved: names that are missing or extra, shapes,
         dtypes, options.

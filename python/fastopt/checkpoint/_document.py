@@ -177,5 +177,5 @@ def _scalar_of(text: str) -> Any:
     name, data = text.split(" ")
     raw = bytes.fromhex(data)
     if len(raw) != _SCALARS[name].itemsize or (name == "bool" and raw > b"\1"):
-        raise ValueError(f"{data!r} is no scalar of {name}")
+        raise ValueError(f"{data!r} is not a scalar of {name}")
     return np.frombuffer(raw, _SCALARS[name])[0]

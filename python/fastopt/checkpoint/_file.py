@@ -103,16 +103,16 @@ def read_file(path: Path) -> dict[str, Any]:
 def _read(file: FileIO, size: int) -> dict[str, Any]:
     length = int.from_bytes(_read_bytes(file, min(8, size)).tobytes(), "little")
     if not 0 < length <= size - 8:
-        raise CheckpointError("is damaged or no safetensors file: it ends within its header")
+        raise CheckpointError("is damaged or not a safetensors file: it ends within its header")
     text = _read_bytes(file, length).tobytes()
     try:
         header = parse_json(text.decode().rstrip(" "))
         metadata = header.pop("__metadata__", None)
         places = _places(header, size - 8 - length)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"is damaged or no safetensors file: {_reason(error)}") from error
+        raise CheckpointError(f"is damaged or not a safetensors file: {_reason(error)}") from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("fastopt"), str):
-        raise CheckpointError("is a safetensors file, but no checkpoint of fastopt")
+        raise CheckpointError("is a safetensors file, but not a checkpoint of fastopt")
     version, _, rest = metadata["fastopt"].partition(" ")
     if version not in _READABLE:
         raise CheckpointError(
@@ -161,7 +161,7 @@ def _places(header: dict[str, Any], size: int) -> list[_Place]:
         (begin, end), shape = entry["data_offsets"], entry["shape"]
         numbers = [begin, end, *shape]
         if {*map(type, numbers)} != {int} or not 0 <= min(numbers) <= max(numbers) < 2**63:
-            raise ValueError(f"the shape or the offsets of {name!r} are no sizes")
+            raise ValueError(f"the shape or the offsets of {name!r} must be integers in [0, 2^63)")
         dtype = _OF_SAFETENSORS[entry["dtype"]]
         if len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"the offsets of {name!r} do not fit its shape")

@@ -147,7 +147,7 @@ def _parts(state_dict: Any) -> tuple[Mapping[Any, Mapping[str, Any]], Sequence[M
     _check_kind(state_dict, Mapping, "it")
     for key in ("state", "param_groups"):
         if key not in state_dict:
-            raise NamesError(f"this is no state_dict of a torch optimizer: there is no {key!r}")
+            raise NamesError(f"this is not a state_dict of a torch optimizer: there is no {key!r}")
     states, groups = state_dict["state"], state_dict["param_groups"]
     _check_kind(states, Mapping, "'state'")
     _check_kind(groups, Sequence, "'param_groups'")
@@ -179,7 +179,7 @@ def _check_kind(value: Any, kind: Any, where: str) -> None:
     if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
         wanted = {Mapping: "a mapping", Sequence: "a list", str: "a string"}.get(kind, "a number")
         raise TypeError(
-            "this is no state_dict of a torch optimizer: "
+            "this is not a state_dict of a torch optimizer: "
             f"{where} must be {wanted}, not {type(value).__name__}"
         )
 

@@ -192,8 +192,9 @@ def softmax(
     Parameters
     ----------
     x : array of at least one axis
-        float32 or float64. It is read in place if the strides allow to merge the axes before `axis`
-        into one, and those after it too. Otherwise it is copied first.
+        float32 or float64. A C-contiguous array is read in place. So is any other array whose axes
+        before `axis`, and whose axes after it, can each be reshaped into one axis without a copy.
+        Other arrays are copied first.
     axis : int
         The axis along which the results have the sum 1.
     out : array of the shape and dtype of `x`, optional

@@ -39,8 +39,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
     With many classes the logits :math:`X = H W^\top + b` take most of the memory. This loss
     computes them for one chunk of rows at a time. The gradient :math:`G` of the chunk replaces its
-    logits. It gives a part of :math:`\partial H = G W` and :math:`\partial W = G^\top H` before the
-    next chunk:
+    logits. :math:`G W` is the part of :math:`\partial H` from this chunk, and :math:`G^\top H` that
+    of :math:`\partial W`. The next chunk uses the same buffer:
 
     =================================================== ==================
     in this order, in one buffer                        memory

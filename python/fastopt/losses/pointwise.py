@@ -260,8 +260,8 @@ class BCELoss(PointwiseLoss):
     ----------
     weight : array, optional
         A weight for each element, float32 or float64, broadcast to the shape of the input. It is
-        rounded to the dtype of the input, unless it is too small for it. "mean" still divides by
-        the number of elements.
+        rounded to the dtype of the input. If an element is too small for that dtype, the loss is
+        computed in float64. "mean" still divides by the number of elements.
     reduction : {"mean", "sum", "none"}
         The loss is the mean or the sum as a float, or an array in the shape of the input.
 
@@ -298,8 +298,8 @@ class BCEWithLogitsLoss(PointwiseLoss):
     ----------
     weight : array, optional
         A weight for each element, float32 or float64, broadcast to the shape of the input. It is
-        rounded to the dtype of the input, unless it is too small for it. "mean" still divides by
-        the number of elements.
+        rounded to the dtype of the input. If an element is too small for that dtype, the loss is
+        computed in float64. "mean" still divides by the number of elements.
     reduction : {"mean", "sum", "none"}
         The loss is the mean or the sum as a float, or an array in the shape of the input.
     pos_weight : array, optional

@@ -242,8 +242,8 @@ class Optimizer(ABC):
         state_dict : mapping
             With ``"state"`` and ``"param_groups"``.
         strict : bool
-            False loads the names that both sides have, and returns the others. A group then takes
-            the options that it has from the saved group that contains the first of its parameters.
+            False loads the names that both sides have, and returns the others. The options of a
+            group then come from the saved group that contains the first of its saved parameters.
             An entry that is not a state of this optimizer is refused in any case.
 
         Returns

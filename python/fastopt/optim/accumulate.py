@@ -98,10 +98,10 @@ class GradAccumulator:
             In any structure that `Optimizer.step` takes. A gradient has the shape and dtype of its
             parameter and any strides, and is only read. None adds nothing.
         weight : float
-            At least 0: the divisor of the mean. It is the number of samples, or the number of
-            targets that are not ignored, or the sum of their class weights. 1 gives all calls the
-            same weight. A positive number that the dtype of an array rounds to 0 or infinity is
-            refused.
+            At least 0. Pass the number by which the mean over the micro-batch divides: the number
+            of samples, the number of targets that are not ignored, or the sum of their class
+            weights. With 1, all calls have the same weight. A positive number that the dtype of an
+            array rounds to 0 or infinity is refused.
         """
         flat = flatten_grads(grads, self._sums, self._groups[1:], self._by_group, self._named)
         if len(flat) != len(self._sums):

@@ -160,10 +160,10 @@ class WeightEMA:
     def applied(self) -> AbstractContextManager[None]:
         """Put the averages into the parameters during a ``with`` block.
 
-        After the block, the parameters have their old values again, to the bit. This is also true
-        if the block raises an exception, or if an interrupt comes at any place. Changes of the
-        parameters within the block are lost: do not call ``step`` or `fastopt.load` there.
-        `fastopt.save` with ``params=`` saves the averages there; ``ema=`` is refused.
+        After the block, the parameters have the same bits as before it, also after an exception or
+        an interrupt. Changes of the parameters within the block are lost: do not call ``step`` or
+        `fastopt.load` there. Within the block, `fastopt.save` saves the averages as ``params=``,
+        and refuses ``ema=``.
 
         Raises
         ------
