@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from fastopt.benchmark import OPTIMIZERS, Bandwidth, Result
+from fastopt.benchmark import LOSSES, OPTIMIZERS, Bandwidth, Result
 from fastopt.benchmark.report import plot_updates
 from helpers import fastopt
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
+
+
+NAMES = ("SGD", "Adam", "AdamW", "RMSprop")
+
+
+def test_the_number_of_cases() -> None:
+    between_torch = bool(find_spec("torch"))
+    assert len(OPTIMIZERS.cases) == 5 * len(NAMES) + 6 + between_torch
+    assert len(LOSSES.cases) == 20
 
 
 def test_bench_without_a_case(tmp_path: Path) -> None:
@@ -25,11 +35,12 @@ def test_bench_without_a_case(tmp_path: Path) -> None:
 def test_bench_optimizers(tmp_path: Path) -> None:
     result = fastopt("bench", "--largest", "70000", "--seconds", "0.01", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    small = [case for case in OPTIMIZERS.cases if case.elements <= 70000]
-    for text in ("memory     copy", "SGD, 4 K", "GB/s", *map(str, small)):
+    small = [f"{name}, {size}" for name in NAMES for size in ("4 K", "64 K")]
+    small.append("AdamW, 200 tensors of 64")
+    for text in ("memory     copy", "GB/s", *small):
         assert text in result.stdout
     facts = json.loads((tmp_path / "fastopt-bench/bench.json").read_text())
-    assert [row["case"] for row in facts["results"]] == list(map(str, small))
+    assert [row["case"] for row in facts["results"]] == small
     for row in facts["results"]:
         assert row["gb_per_s"] == pytest.approx(
             row["bytes_moved"] / row["seconds"]["fastopt"] / 1e9
@@ -41,8 +52,7 @@ def test_bench_optimizers(tmp_path: Path) -> None:
 def test_the_picture_shows_every_optimizer() -> None:
     results = [Result(case, {"fastopt": 1e-3}, {}) for case in OPTIMIZERS.cases]
     (axes,) = plot_updates(Bandwidth(1.0, 1.0), results).axes
-    shown = {f"fastopt {case.optimizer}" for case in OPTIMIZERS.cases}
-    assert shown < set(axes.get_legend_handles_labels()[1])
+    assert {f"fastopt {name}" for name in NAMES} < set(axes.get_legend_handles_labels()[1])
 
 
 def test_bench_losses(tmp_path: Path) -> None:
