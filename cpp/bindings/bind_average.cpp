@@ -122,7 +122,7 @@ private:
     std::unique_ptr<std::byte[]> before_;  // the parameters, while the averages replace them
 };
 
-// Checks that an optimizer can update these arrays. Returns new dense arrays in the same memory
+// Checks that an update can change these arrays. Returns new dense arrays in the same memory
 // order for the arrays from number `first` on: copies, or zeros.
 py::list twins(const py::list& names, const py::list& params, std::size_t first, bool copy) {
     OverlapCheck overlap;

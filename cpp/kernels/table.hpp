@@ -21,8 +21,11 @@ constexpr int max_options = 12;  // of an update
 constexpr int max_states = 3;    // of an update
 // Partial sums of a norm, part of its bits: four vectors of eight double, the widest there are.
 constexpr std::size_t norm_lanes = 32;
-constexpr std::size_t column_count =
-    32;  // positions that the kernels along columns take side by side
+// Positions that the kernels along columns take side by side: two to eight vectors of float.
+constexpr std::size_t column_count = 32;
+
+// No linkage: each instruction set needs its own copy.
+namespace {
 
 // Folds lanes by halves into lanes[0]: 2 * half lanes, where half is a power of two.
 template <class Lane, class Combine>
@@ -37,6 +40,8 @@ FASTOPT_INLINE double sum_lanes(double (&lanes)[count]) {
     fold_lanes(lanes, count / 2, [](double& a, double b) { a += b; });
     return lanes[0];
 }
+
+}  // namespace
 
 // The values that an option may take.
 enum class Domain : int {
@@ -157,7 +162,7 @@ struct CrossEntropyOptions {
     double logit_softcap;
 };
 
-// The range of an option that is a number. 0 is in every range, and means that there is none.
+// The range of an option that is a number. 0 is always allowed, and switches the option off.
 struct CrossEntropyRange {
     const char* name;
     double CrossEntropyOptions::* value;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "../table.hpp"
 #include "index.hpp"
 
 // How many times four float a vector holds. GCC before 12 cannot join shorter vectors.

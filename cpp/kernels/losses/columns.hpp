@@ -1,4 +1,5 @@
-// The kernels along columns: sums, maxima and exp over the classes of many positions side by side.
+// What softmax.hpp and cross_entropy.hpp do along columns: sums, maxima and exp over the classes of
+// many positions side by side.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,7 @@
 // Sums of squares in double, and the largest magnitude, for norms.
+//
+// The bits of a norm: this file adds within a chunk, sum_lanes (table.hpp) adds the lanes of a
+// chunk, and NormParts (runtime/run_norm.hpp) adds the chunks in their order.
 #pragma once
 
 #include <cstddef>

@@ -79,11 +79,9 @@ void prefetch_block(const T* block) {
 }
 
 template <class T, class Rule>
-inline __attribute__((always_inline)) void run_elements(const Rule& rule, T* __restrict param,
-                                                        const T* __restrict grad,
-                                                        T* __restrict state0, T* __restrict state1,
-                                                        T* __restrict state2, std::size_t start,
-                                                        std::size_t end, T grad_factor) {
+FASTOPT_INLINE void run_elements(const Rule& rule, T* __restrict param, const T* __restrict grad,
+                                 T* __restrict state0, T* __restrict state1, T* __restrict state2,
+                                 std::size_t start, std::size_t end, T grad_factor) {
     constexpr bool copies = requires { requires Rule::copies; };
     for (std::size_t i = start; i < end; ++i) {
         T p = param[i], g = grad[i], s0{}, s1{}, s2{};
@@ -182,7 +180,10 @@ void run(const Slice& slice, std::size_t count, const Coefficients& coefficients
 template <class Kind>
 constexpr Update make_row() {
     static_assert(Kind::option_count <= max_options);
+    static_assert(Kind::option_count == sizeof(Kind::options) / sizeof(Option));
     static_assert(Kind::state_count <= max_states);
+    if constexpr (Kind::state_count > 0)
+        static_assert(Kind::state_count == sizeof(Kind::states) / sizeof(Kind::states[0]));
     return {Kind::name,
             Kind::words,
             Kind::options,
