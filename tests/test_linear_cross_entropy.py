@@ -136,8 +136,8 @@ for call in (lambda: ours.value_and_grad(hidden, w, targets, out=out),
 @SEES_PEAKS
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 def test_the_limit_is_that_of_the_logits(dtype: Any) -> None:
-    # Beside them: a block of linear_weight's gradient, here all of it, a row for each of two threads
-    # with logit_softcap, and what has a few numbers for each row or class.
+    # Beside them: a block of linear_weight's gradient, here all of it, a row for each thread with
+    # logit_softcap, and what has a few numbers for each row or class.
     check(
         PEAK
         + f"""

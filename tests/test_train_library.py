@@ -370,7 +370,7 @@ def test_what_a_trainer_does_not_resume_changes_nothing(iris: ft.Data, tmp_path:
     others = [
         (trainer_on(iris, batch_size=20), "batch_size is 50 there, 20 here"),
         (trainer_on(iris, dropout=0.5), r"model is MLP\(4-8-3, dropout=0.0\) there"),
-        (trainer_on(ft.load_data("iris", seed=1)), "the data hold other values, or are split"),
+        (trainer_on(ft.load_data("iris", seed=1)), "the values or the split of the data differ"),
         (trainer_on(iris, accumulate=2, max_norm=1.0), "max_norm is None there, 1.0 here; accum"),
         (trainer_on(iris, objective=ft.Objective("classification", "mse")), "objective is"),
     ]

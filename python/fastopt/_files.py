@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and strict JSON."""
+"""Files that are written whole or not at all, files that move together, and strict JSON."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from zlib import crc32
 from fastopt._checks import as_path
 
 __all__ = [
+    "compact_json",
     "parse_json",
     "remove_leftovers",
     "require_regular",
-    "to_json",
     "write_together",
     "write_whole",
 ]
+
+TEMPORARY = ".fastopt-"  # the beginning of the names of temporary files and folders
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -76,8 +78,10 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Provide a temporary folder whose files move into `folder` after the block.
 
-    They move together. None moves if the block raises an exception, or if a folder has the name of
-    one of them. All of them move if Ctrl-C comes during this.
+    None moves if the block raises an exception, or if a folder has the name of one of them. All of
+    them move if Ctrl-C comes during this. They are flushed to the disk first: each file is whole.
+    If a move fails or the process is killed, only some of them may have moved. A killed process
+    leaves a folder ``.fastopt-...``, which you may remove.
 
     Parameters
     ----------
@@ -89,10 +93,10 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
     Raises
     ------
     OSError
-        If a file cannot be moved.
+        If a file cannot be flushed or moved.
     """
     folder = as_path("folder", folder)
-    parts = folder / f".fastopt-{token_hex(8)}"
+    parts = folder / f"{TEMPORARY}{token_hex(8)}"
     try:
         parts.mkdir()
         yield parts
@@ -100,6 +104,9 @@ def write_together(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pa
         for name in sorted(written):
             if (folder / name).is_dir() and not (folder / name).is_symlink():
                 raise IsADirectoryError(errno.EISDIR, f"{name} is a folder", str(folder / name))
+            if (parts / name).is_file():
+                with (parts / name).open("rb") as file:
+                    os.fsync(file.fileno())
         unwritten = set(stale) - written
         try:
             _put_in_place(parts, folder, unwritten)
@@ -138,21 +145,21 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 def _prefix(path: Path) -> str:
     """Return the beginning of the names of the temporary files of `path`."""
-    return f".fastopt-{crc32(os.fsencode(path.name)):08x}-"
+    return f"{TEMPORARY}{crc32(os.fsencode(path.name)):08x}-"
 
 
 def parse_json(text: str) -> Any:
     """Return the value of `text`; ValueError for NaN, infinities and repeated names."""
     try:
         value = json.loads(text)
-        if to_json(value) == text:  # without spaces, as this package writes it: no name is repeated
+        if compact_json(value) == text:  # as this package writes it: no name is repeated
             return value
         return json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
-def to_json(value: Any) -> str:
+def compact_json(value: Any) -> str:
     """Return `value` as JSON without spaces; ValueError if it holds NaN or an infinity."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 

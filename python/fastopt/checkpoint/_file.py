@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._files import parse_json, require_regular, to_json, write_whole
+from fastopt._files import compact_json, parse_json, require_regular, write_whole
 from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
 
 FORMAT = "2"
@@ -48,7 +48,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
             }
             for name, tensor in tensors.items()
         }
-        document = to_json({"content": content, "tensors": facts})
+        document = compact_json({"content": content, "tensors": facts})
     except RecursionError as error:
         raise ValueError("something to be saved is nested too deep, or contains itself") from error
     # One entry, because other readers may change the order of several.
@@ -65,7 +65,7 @@ def write_file(path: Path, parts: Mapping[str, Any]) -> None:
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
-    encoded = to_json(header).encode()
+    encoded = compact_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > _LONGEST_HEADER:
         raise ValueError(

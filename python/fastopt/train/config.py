@@ -52,9 +52,10 @@ _listed: set[Any] = {fo.Optimizer, *(own.make for own in OPTIMIZERS.values())}
 for _name, _item in vars(fo).items():  # an optimizer that is not listed has its own defaults
     if isinstance(_item, type) and issubclass(_item, fo.Optimizer) and _item not in _listed:
         _own = {name: option.default for name, option in signature(_item).parameters.items()}
-        OPTIMIZERS[_name.lower()] = OptimizerChoice(
-            _item, _name, _own["lr"], _own["weight_decay"], _own.get("momentum")
-        )
+        if {"lr", "weight_decay"} <= _own.keys():  # without them, a `RunConfig` cannot describe it
+            OPTIMIZERS[_name.lower()] = OptimizerChoice(
+                _item, _name, _own["lr"], _own["weight_decay"], _own.get("momentum")
+            )
 
 # The optimizers that have a momentum, for messages.
 WITH_MOMENTUM = " and ".join(

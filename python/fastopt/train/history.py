@@ -150,7 +150,7 @@ class Overfitting:
         return (
             f"overfitting: the held-out loss was lowest around epoch {self.epoch} and has risen "
             f"since, from {self.lowest:.4g} to {self.latest:.4g} (medians of {WINDOW} epochs), "
-            "while the training loss fell on"
+            "while the training loss kept falling"
         )
 
 

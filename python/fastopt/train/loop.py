@@ -626,7 +626,7 @@ def _difference(name: str, there: Any, here: Any) -> str:
         return f"{name} is {_short(there)} there, {here} here"
     there, here = there.rpartition(" ")[0], here.rpartition(" ")[0]
     if there == here:
-        return f"the data hold other values, or are split otherwise, than there ({here})"
+        return f"the values or the split of the data differ ({here})"
     return f"the data are {there} there, {here} here"
 
 

@@ -118,7 +118,7 @@ class Journal:
         if not lines:
             self._append(_line(head))
 
-    def _damaged(self, number: int, problem: object = "it is no JSON object") -> JournalError:
+    def _damaged(self, number: int, problem: object = "not a JSON object") -> JournalError:
         return JournalError(
             f"{self.path}, line {number} is damaged ({problem}); remove the file to begin the "
             "sweep anew, or choose another --output"

@@ -34,7 +34,7 @@ def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
     except OSError as error:
         raise fo.CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise fo.CheckpointError(f"{path} is of another program") from error
+        raise fo.CheckpointError(f"{path} is no checkpoint of fastopt train") from error
     wanted, before = asdict(config.resolved()), asdict(saved.resolved())
     for name in given & wanted.keys():
         if wanted[name] == before[name] or name in ("data", "epochs"):
@@ -68,6 +68,6 @@ def check_shapes(path: Path, config: RunConfig, data: Data) -> None:
     saved = fo.load(path).params or {}
     if {name: array.shape for name, array in saved.items()} != shapes:
         raise fo.CheckpointError(
-            f"{path} is of a model of other shapes than {'-'.join(map(str, widths))}: "
+            f"the shapes of the model in {path} are not those of {'-'.join(map(str, widths))}: "
             "either --data are not the data of that run, or the checkpoint is damaged"
         )
