@@ -88,7 +88,15 @@ class Optimizer(ABC):
     @abstractmethod
     def _remove_group(self, index: int) -> None: ...
     @abstractmethod
-    def _step(self, grads: Sequence[FloatArray | None], *options: Any) -> StepInfo: ...
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        norm_type: float,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
     @abstractmethod

@@ -34,8 +34,18 @@ class FusedOptimizer(Optimizer):
     def _remove_group(self, index: int) -> None:
         self._core.remove_group(index, self.param_groups)
 
-    def _step(self, grads: Sequence[FloatArray | None], *options: Any) -> StepInfo:
-        info: StepInfo | None = self._core.step(self._param_groups, grads, *options)
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        norm_type: float,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo:
+        info: StepInfo | None = self._core.step(
+            self._param_groups, grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads
+        )
         return _WITHOUT_NORM if info is None else info
 
     def _state(self, index: int) -> dict[str, Any]:

@@ -41,8 +41,15 @@ class ReferenceOptimizer(Optimizer):
         slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
         self._slots, self._param_groups[index : index + 1] = slots, []
 
-    def _step(self, grads: Sequence[FloatArray | None], *options: Any) -> StepInfo:
-        max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads = options
+    def _step(
+        self,
+        grads: Sequence[FloatArray | None],
+        max_norm: float | None,
+        norm_type: float,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+    ) -> StepInfo:
         used = [
             (*slot, grad) for slot, grad in zip(self._slots, grads, strict=True) if grad is not None
         ]
