@@ -22,7 +22,7 @@ from fastopt import train as ft
 from fastopt.cli import axes, common
 from fastopt.cli.app import app
 from fastopt.train import experiments as fx
-from fastopt.train.files import write_picture
+from fastopt.train.formats import write_picture
 
 BOWL = fx.LANDSCAPES["bowl"]
 

@@ -79,7 +79,7 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # This is like a second Ctrl-C; the first has ended the training.
-    monkeypatch.setattr("fastopt.train.files.to_json", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("fastopt.train.formats.to_json", raising(KeyboardInterrupt()))
     result = call(arguments)
     assert result.exit_code == 130
     assert result.stdout.rstrip().endswith("interrupted")
@@ -88,7 +88,9 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
 
 def test_an_interrupted_report_of_a_sweep_keeps_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fx, "run_parallel", run_here)
-    monkeypatch.setattr("fastopt.train.experiments.files.plot_sweep", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(
+        "fastopt.train.experiments.results.plot_sweep", raising(KeyboardInterrupt())
+    )
     assert call(SWEEP).exit_code == 130
     assert [path.name for path in Path("a/b").iterdir()] == ["runs.jsonl"]
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fastopt import train as ft
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.files import write_comparison
+from fastopt.train.experiments.results import write_comparison
 
 
 def compare(

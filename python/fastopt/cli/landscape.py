@@ -13,7 +13,7 @@ from fastopt._checks import counted, short_repr
 from fastopt.cli import common
 from fastopt.train import experiments as fx
 from fastopt.train.experiments.landscape import follow, write_pictures
-from fastopt.train.files import write_json, write_table
+from fastopt.train.formats import write_json, write_table
 
 
 def landscape(

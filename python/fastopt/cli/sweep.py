@@ -15,7 +15,7 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.files import write_sweep
+from fastopt.train.experiments.results import write_sweep
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
+import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -18,11 +20,12 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
 from fastopt.cli.common import DEFAULTS, Number, Whole, console, say
-from fastopt.train.config import WITH_MOMENTUM
-from fastopt.train.experiments.resume import check_shapes, saved_config
-from fastopt.train.experiments.runs import facts_of_run
+from fastopt.cli.resume import check_shapes, saved_config
 
 CHECKPOINT = "checkpoint.safetensors"
+WITH_MOMENTUM = ", ".join(
+    name for name, choice in ft.OPTIMIZERS.items() if choice.momentum is not None
+)
 
 
 def train(
@@ -192,7 +195,7 @@ def fit(
 def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
     """Write the files and print the result."""
     try:
-        paths = ft.write_report(output, trainer, facts_of_run(config, trainer))
+        paths = ft.write_report(output, trainer, _facts(config, trainer))
     finally:
         if (overfitting := ft.find_overfitting(trainer.history.epochs)) is not None:
             say(f"warning: {overfitting}")
@@ -200,6 +203,28 @@ def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
         if trainer.data.task != "regression" and len(trainer.data.labels) <= 40:
             print_classes(trainer)
     common.written(output, paths)
+
+
+def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
+    """Return what ``run.json`` holds of a run beside its results."""
+    full = config.resolved(trainer.data.task)
+    return {
+        "title": f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, on {trainer.data.name}",
+        "command": config.command(),
+        "options": asdict(full),
+        "data": str(trainer.data),
+        "model": repr(trainer.model),
+        "optimizer": {"class": type(trainer.optimizer).__name__} | trainer.optimizer.defaults,
+        "loss": trainer.objective.loss_label,
+        "score": trainer.objective.score_name,
+        "versions": {
+            "fastopt": fo.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "instruction_set": fo.active_isa(),
+        "threads": fo.get_num_threads(),
+    }
 
 
 def _given(context: typer.Context) -> set[str]:

@@ -3,8 +3,7 @@
 ``fastopt train`` is a thin layer over this library. A `RunConfig` contains all options of a run and
 builds a `Trainer`. A `Trainer` takes any model with the methods of `Model`.
 
-An argument that cannot be used raises TypeError or ValueError, here and in the methods; the message
-names the argument and its value. ``Raises`` below lists the other errors.
+The rules of the package ``fastopt`` hold here too. ``Raises`` below lists only other errors.
 
 Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for the pictures).
 """
@@ -22,7 +21,7 @@ from fastopt.train.callbacks import (
 )
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
-from fastopt.train.files import check_folder, to_json
+from fastopt.train.formats import check_folder, to_json
 from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP

@@ -16,7 +16,7 @@ from fastopt._checks import as_path, integer
 from fastopt._files import write_together
 from fastopt.train.checks import from_extra, ieee, plain_array
 from fastopt.train.data import Data
-from fastopt.train.files import write_json, write_picture, write_table
+from fastopt.train.formats import write_json, write_picture, write_table
 from fastopt.train.history import History, find_overfitting
 from fastopt.train.loop import Trainer
 from fastopt.train.objective import Objective

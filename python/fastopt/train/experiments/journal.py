@@ -18,7 +18,7 @@ from fastopt.train.config import RunConfig
 from fastopt.train.data import Data
 from fastopt.train.experiments.runs import Run, choice_of
 from fastopt.train.experiments.space import Range, Space
-from fastopt.train.files import to_json
+from fastopt.train.formats import to_json
 from fastopt.train.history import History
 
 

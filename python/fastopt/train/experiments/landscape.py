@@ -14,7 +14,7 @@ from fastopt._checks import choice, integer, non_negative, positive
 from fastopt._files import write_together, write_whole
 from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS
-from fastopt.train.files import write_picture
+from fastopt.train.formats import write_picture
 from fastopt.train.palette import BLACK, CYCLE
 
 if TYPE_CHECKING:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any
 
-import numpy as np
-
-import fastopt as fo
 from fastopt._checks import choice
 from fastopt.train.callbacks import Divergence, EarlyStopping
 from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS, RunConfig
 from fastopt.train.data import Data, Task
 from fastopt.train.history import Epoch, History
-from fastopt.train.loop import Callback, Trainer
+from fastopt.train.loop import Callback
 
 
 @dataclass(frozen=True)
@@ -102,28 +98,6 @@ def run(config: RunConfig, data: Data, callbacks: Iterable[Callback] = ()) -> Ru
     if config.patience is not None:
         own.append(EarlyStopping(config.patience))
     return Run(config, config.build(data).fit(config.epochs, [*own, *callbacks]))
-
-
-def facts_of_run(config: RunConfig, trainer: Trainer) -> dict[str, Any]:
-    """Return what ``run.json`` holds of a run beside its results."""
-    full = config.resolved(trainer.data.task)
-    return {
-        "title": f"{OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, on {trainer.data.name}",
-        "command": config.command(),
-        "options": asdict(full),
-        "data": str(trainer.data),
-        "model": repr(trainer.model),
-        "optimizer": {"class": type(trainer.optimizer).__name__} | trainer.optimizer.defaults,
-        "loss": trainer.objective.loss_label,
-        "score": trainer.objective.score_name,
-        "versions": {
-            "fastopt": fo.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "instruction_set": fo.active_isa(),
-        "threads": fo.get_num_threads(),
-    }
 
 
 def compare(

@@ -11,7 +11,7 @@ from fastopt.train.data import Data
 from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
 from fastopt.train.experiments.runs import Run
 from fastopt.train.experiments.space import Space
-from fastopt.train.files import write_json, write_picture, write_table
+from fastopt.train.formats import write_json, write_picture, write_table
 from fastopt.train.objective import Objective
 
 

@@ -1,4 +1,4 @@
-"""The folder for the results of a command, and the files in it."""
+"""The formats of results (CSV, JSON, PNG), and the check of the folder for them."""
 
 from __future__ import annotations
 

@@ -8,8 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import fastopt as fo
-from fastopt.train.config import ConfigError, RunConfig
-from fastopt.train.data import BUNDLED, Data, DataError
+from fastopt.train import BUNDLED, ConfigError, Data, DataError, RunConfig
 
 
 def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
