@@ -10,6 +10,7 @@ import pytest
 
 from fastopt.benchmark import LOSSES, OPTIMIZERS, Bandwidth, Result
 from fastopt.benchmark.report import plot_updates
+from fastopt.benchmark.update_cases import NAMES
 from helpers import fastopt
 
 pytest.importorskip("sklearn")
@@ -17,10 +18,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
 
-NAMES = ("SGD", "Adam", "AdamW", "RMSprop")
-
-
 def test_the_number_of_cases() -> None:
+    assert {"SGD", "Adam", "AdamW", "RMSprop"} <= set(NAMES)
     between_torch = bool(find_spec("torch"))
     assert len(OPTIMIZERS.cases) == 5 * len(NAMES) + 6 + between_torch
     assert len(LOSSES.cases) == 20

@@ -68,7 +68,7 @@ def test_a_landscape_on_which_all_paths_diverge(
     ("changes", "error", "words"),
     [
         ({"landscape": "bowl"}, TypeError, "landscape must be a Landscape, not 'bowl'"),
-        ({"optimizer": "lion"}, ValueError, "optimizer must be 'sgd', 'momentum', .*'lion'"),
+        ({"optimizer": "nosuch"}, ValueError, "optimizer must be 'sgd', 'momentum', .*'nosuch'"),
         ({"lr": -1}, ValueError, "lr must be finite and >= 0, not -1"),
         ({"lr": nan}, ValueError, "lr must be finite and >= 0, not nan"),
         ({"lr": 10**400}, ValueError, "lr must be within the range of float64, not 1000"),

@@ -35,7 +35,7 @@ OPTIONS = {
     },
     "compare": {
         "--lr": LISTS, "--batch-size": [*LISTS, "8.5", "0"], "--weight-decay": LISTS,
-        "--dropout": [*LISTS, "1"], "--optimizer": ["", ",", "sgd,lion", "sgd,sgd", "all,sgd"],
+        "--dropout": [*LISTS, "1"], "--optimizer": ["", ",", "sgd,nosuch", "sgd,sgd", "all,sgd"],
         "--schedule": ["", "step,x"], "--loss": ["", "mse,x"], "--epochs": [*WHOLE, "0"],
         "--hidden": WIDTHS, "--max-norm": [*NUMBER, "0"], "--seed": [*WHOLE, str(2**32)],
         "--threads": [*WHOLE, "0"], "--task": ["", "guess"], "--output": FOLDERS,

@@ -93,7 +93,7 @@ def test_an_interrupted_comparison_keeps_what_has_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizer", "sgd,lion"], "--optimizer must be one or more of sgd, momentum"),
+        (["--optimizer", "sgd,nosuch"], "--optimizer must be one or more of sgd, momentum"),
         (["--lr", "0.1,x"], "--lr must be numbers such as 0.01,0.1"),
         (["--lr", "0.1,nan"], "--lr must be"),
         (["--batch-size", "8.5"], "--batch-size must be whole numbers"),

@@ -124,7 +124,7 @@ def test_a_small_range_of_whole_numbers_ends() -> None:
         ({"batch_size": [0]}, None, "batch_size must be"),
         ({"batch_size": fx.Range(0, 4)}, None, "batch_size must be"),
         ({"dropout": fx.Range(0.5, 1.0)}, None, "dropout must be"),
-        ({"optimizer": ["lion"]}, None, "optimizer must be 'sgd'"),
+        ({"optimizer": ["nosuch"]}, None, "optimizer must be 'sgd'"),
         ({"optimizer": fx.Range(1, 2)}, None, "optimizer takes names"),
         ({"momentum": [0.9]}, None, "an axis must be 'lr'"),
         ({"lr": [0.1]}, 0, "trials must be >= 1"),

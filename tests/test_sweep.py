@@ -188,7 +188,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizer", "sgd,lion"], "--optimizer must be one or more of sgd, momentum"),
+        (["--optimizer", "sgd,nosuch"], "--optimizer must be one or more of sgd, momentum"),
         (["--lr", "0.1,x"], "--lr must be numbers such as 0.01,0.1, or a range"),
         (["--lr", "log:0.1"], "--lr must be numbers such as 0.01,0.1, or a range"),
         (["--lr", "exp:0.1:1"], "--lr must be numbers such as 0.01,0.1, or a range"),

@@ -188,7 +188,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
         (["--hidden", "0"], "--hidden"),
         (["--dropout", "1"], "--dropout"),
         (["--lr", "inf"], "--lr must be finite and >= 0, not inf"),
-        (["--optimizer", "lion"], "--optimizer must be 'sgd', 'momentum'"),
+        (["--optimizer", "nosuch"], "--optimizer must be 'sgd', 'momentum'"),
         (["--optimizer", "adam", "--momentum", "0.9"], "--momentum is for SGD and RMSprop"),
         (["--loss", "bce"], "--loss must be one of cross-entropy"),
         (["--task", "ranking"], "--task must be 'classification'"),

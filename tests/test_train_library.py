@@ -731,7 +731,7 @@ def test_a_warm_up_comes_before_the_schedule() -> None:
         ({"lr": -1.0}, "lr must be finite and >= 0, not -1.0"),
         ({"lr": float("inf")}, "lr must be finite and >= 0, not inf"),
         ({"weight_decay": float("nan")}, "weight_decay must be finite and >= 0, not nan"),
-        ({"optimizer": "lion"}, "'rmsprop', 'adam' or 'adamw', not 'lion'"),
+        ({"optimizer": "nosuch"}, "'rmsprop', 'adam' or 'adamw', not 'nosuch'"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum is for SGD and RMSprop, not adam"),
         ({"batch_size": 0}, "batch_size must be >= 1, not 0"),
         ({"epochs": 10**400}, "epochs must be an integer of 64 bits"),

@@ -115,6 +115,7 @@ struct NamedArray {
 // `object` as an array for a result, with the element type and shape of `model`. It may be
 // written, and it shares no memory with the arrays that are read. It may be one of the first
 // `replaceable` of these, element by element: the result then replaces what was read.
+// Callers check its strides.
 py::array check_out(py::handle object, const std::string& what, const NamedArray& model,
                     const std::vector<NamedArray>& read, std::size_t replaceable);
 

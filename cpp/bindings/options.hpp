@@ -1,4 +1,7 @@
 // The options of a parameter group and of a step: read from Python objects, and checked.
+//
+// Each update states the ranges of its options (kernels/updates/adam.hpp, say); those of
+// cross-entropy are in kernels/table.hpp.
 #pragma once
 
 #include <pybind11/pybind11.h>

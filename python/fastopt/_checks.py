@@ -1,4 +1,4 @@
-"""Checks of the values of all options and arguments.
+"""Checks of options and arguments in Python; the compiled half checks arrays and its own options.
 
 A `Check` takes a name and a value. It returns the value in plain form, or raises TypeError or
 ValueError with the name and the value. `number`, `integer`, `choice` and `list_of` make checks.

@@ -1,7 +1,8 @@
 // Sums of squares in double, and the largest magnitude, for norms.
 //
 // The bits of a norm: this file adds within a chunk, sum_lanes (table.hpp) adds the lanes of a
-// chunk, and NormParts (runtime/run_norm.hpp) adds the chunks in their order.
+// chunk, and NormParts (runtime/run_norm.hpp) adds the chunks in their order. Chunks have
+// tuning.chunk_size elements (runtime/grid.hpp).
 #pragma once
 
 #include <cstddef>
