@@ -1,7 +1,7 @@
 """Functions: activations, losses, and updates on state that the caller owns.
 
 Arrays are float32 or float64, of any shape and strides. All arrays of a call have the same dtype.
-`out`, passed by name, is the array for the result or for the gradient of a loss, and is returned.
+`out` is the array for the result or for the gradient of a loss, and is returned.
 It has the shape and dtype of the result, and is C-contiguous unless a function says otherwise. It
 may be an operand, which the result then replaces. Otherwise it must not share memory with an
 operand.

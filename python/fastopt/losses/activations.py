@@ -22,7 +22,7 @@ __all__ = [
 _seed = integer(0, 2**64 - 1, "in [0, 2^64)")
 
 
-def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
+def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Return 1 / (1 + exp(-x)), with the same relative accuracy for small and large results.
 
     Parameters
@@ -40,9 +40,7 @@ def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return _core.pointwise_function("sigmoid", [("x", x)], (), out)
 
 
-def sigmoid_backward(
-    grad: FloatArray, y: FloatArray, *, out: FloatArray | None = None
-) -> FloatArray:
+def sigmoid_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Return the gradient with respect to the input of `sigmoid`: ``grad * y * (1 - y)``.
 
     Parameters
@@ -56,7 +54,7 @@ def sigmoid_backward(
     return _core.pointwise_function("sigmoid_backward", [("grad", grad), ("y", y)], (), out)
 
 
-def relu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
+def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Return max(x, 0); NaN stays.
 
     Parameters
@@ -75,7 +73,7 @@ def relu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
 
 
 def relu_backward(
-    grad: FloatArray, x_or_y: FloatArray, *, out: FloatArray | None = None
+    grad: FloatArray, x_or_y: FloatArray, out: FloatArray | None = None
 ) -> FloatArray:
     """Return the gradient with respect to the input of `relu`: `grad`, or 0 where ``x <= 0``.
 
@@ -95,7 +93,6 @@ def logistic(
     L: float = 1.0,
     k: float = 1.0,
     x0: float = 0.0,
-    *,
     out: FloatArray | None = None,
 ) -> FloatArray:
     """Return the general logistic function, ``L / (1 + exp(-k * (x - x0)))``.
@@ -185,7 +182,7 @@ def _axis(axis: int, dim: int | None) -> int:
 
 
 def softmax(
-    x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
+    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
 ) -> FloatArray:
     """Return exp(x) divided by its sum along `axis`, without overflow.
 
@@ -212,7 +209,7 @@ def softmax(
 
 
 def log_softmax(
-    x: FloatArray, axis: int = _LAST, *, out: FloatArray | None = None, dim: int | None = None
+    x: FloatArray, axis: int = _LAST, out: FloatArray | None = None, *, dim: int | None = None
 ) -> FloatArray:
     """Return the logarithm of `softmax`, accurate even if `softmax` is close to 1.
 
@@ -231,8 +228,8 @@ def softmax_backward(
     grad: FloatArray,
     y: FloatArray,
     axis: int = _LAST,
-    *,
     out: FloatArray | None = None,
+    *,
     dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `softmax`: ``y * (grad - sum(grad * y))``.
@@ -257,8 +254,8 @@ def log_softmax_backward(
     grad: FloatArray,
     y: FloatArray,
     axis: int = _LAST,
-    *,
     out: FloatArray | None = None,
+    *,
     dim: int | None = None,
 ) -> FloatArray:
     """Return the gradient for the input of `log_softmax`: ``grad - exp(y) * sum(grad)``.

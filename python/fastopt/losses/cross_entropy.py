@@ -172,7 +172,6 @@ class CrossEntropyLoss(CrossEntropyOptions):
         self,
         logits: FloatArray,
         targets: IntArray | FloatArray | int,
-        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss of `__call__` and its gradient with respect to the logits.

@@ -67,6 +67,7 @@ def linear_cross_entropy(
     linear_weight: FloatArray,
     targets: IntArray | FloatArray | int,
     linear_bias: FloatArray | None = None,
+    out: Sequence[FloatArray] | None = None,
     *,
     weight: FloatArray | None = None,
     ignore_index: int = -100,
@@ -75,7 +76,6 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
     memory_limit: int | None = None,
-    out: Sequence[FloatArray] | None = None,
 ) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
     """Return the cross-entropy of ``hidden @ linear_weight.T + linear_bias`` and its gradients.
 

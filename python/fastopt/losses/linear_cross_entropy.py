@@ -128,7 +128,6 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        *,
         out: Sequence[FloatArray] | None = None,
     ) -> tuple[float | FloatArray, Grads]:
         """Return the loss of `__call__` and its gradients.

@@ -73,7 +73,7 @@ class NLLLoss:
         return loss
 
     def value_and_grad(
-        self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
+        self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss of `__call__` and its gradient for the log-probabilities.
 

@@ -49,7 +49,6 @@ class PointwiseLoss:
         self,
         input: FloatArray,  # noqa: A002
         target: FloatArray,
-        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss of `__call__` and its gradient with respect to `input`.

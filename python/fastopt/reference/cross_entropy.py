@@ -38,7 +38,6 @@ class CrossEntropyLoss:
         self,
         logits: FloatArray,
         targets: IntArray | FloatArray | int,
-        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient (into `out`, if it is given)."""

@@ -50,7 +50,6 @@ class LinearCrossEntropyLoss:
         linear_weight: FloatArray,
         targets: IntArray | FloatArray | int,
         linear_bias: FloatArray | None = None,
-        *,
         out: Sequence[FloatArray] | None = None,
     ) -> tuple[float | FloatArray, tuple[FloatArray, ...]]:
         """Return the loss and its gradients (into `out`, if it is given)."""

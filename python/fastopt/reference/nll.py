@@ -25,7 +25,7 @@ class NLLLoss:
         return self.value_and_grad(log_probs, targets)[0]
 
     def value_and_grad(
-        self, log_probs: FloatArray, targets: IntArray | int, *, out: FloatArray | None = None
+        self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient, which is written into `out` if there is one."""
         axis = min(1, log_probs.ndim - 1)

@@ -36,7 +36,6 @@ class PointwiseLoss(ABC):
         self,
         input: FloatArray,  # noqa: A002
         target: FloatArray,
-        *,
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient, which is written into `out` if there is one."""
