@@ -84,8 +84,10 @@ else:
         Without its extra this raises ModuleNotFoundError, which says what to install. So does
         ``hasattr(fastopt, "train")``: False would hide the reason.
         """
-        if name == "train":
-            import importlib
+        import importlib
 
+        if name == "train":
             return importlib.import_module("fastopt.train")
+        if name == "experiments":  # its name in the preview
+            return importlib.import_module("fastopt.train.experiments")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
