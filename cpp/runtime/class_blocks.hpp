@@ -20,6 +20,10 @@ constexpr std::size_t few_classes = 192;
 // The time of a logit in elements of an update, the unit of parallel_for.
 constexpr std::size_t logit_work = 8;
 
+// The logits of a block: fewer than a chunk has elements, because a logit takes longer. The time of
+// a block is then near that of a chunk.
+inline std::size_t block_logits() { return tuning.chunk_size / 4; }
+
 // Whether the kernels along rows run for these arrays; absent ones do not matter.
 template <class... Arrays>
 bool runs_along_rows(std::size_t classes, const Arrays&... arrays) {
@@ -34,8 +38,7 @@ void run_class_blocks(const Block& whole, const ClassKernels<Block>& kernels, bo
                       const F& fill) {
     const ClassKernel<Block>& kernel = along_rows ? kernels.rows : kernels.columns;
     const std::size_t scratch_size = kernel.scratch(whole);
-    // A block has fewer logits than a chunk has elements, because a logit takes longer.
-    std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / 4 / whole.classes);
+    std::size_t at_once = std::max<std::size_t>(1, block_logits() / whole.classes);
     if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
     const std::size_t blocks = (whole.total + at_once - 1) / at_once;
     const auto run = [&](std::size_t index, void* scratch) {

@@ -13,6 +13,14 @@ constexpr std::size_t size_of(Type type) {
     return type == Type::float32 ? sizeof(float) : sizeof(double);
 }
 
+// The sum of the lanes of a chunk. It sets them to 0 for the next chunk.
+template <std::size_t count>
+double take_sum(double (&lanes)[count]) {
+    const double sum = sum_lanes(lanes);
+    for (double& lane : lanes) lane = 0.0;
+    return sum;
+}
+
 // A part of one tensor: one chunk, or several consecutive chunks.
 struct Piece {
     std::size_t tensor;

@@ -14,14 +14,8 @@ double square_root(double x) { return std::sqrt(x); }
 
 namespace {
 
-double take_sum(double (&lanes)[norm_lanes]) {
-    const double sum = sum_lanes(lanes);
-    std::fill(std::begin(lanes), std::end(lanes), 0.0);
-    return sum;
-}
-
 // Returns NaN if one of the two is NaN.
-double larger(double a, double b) { return a != a || a > b ? a : b; }
+double larger_or_nan(double a, double b) { return a != a || a > b ? a : b; }
 
 }  // namespace
 
@@ -37,7 +31,7 @@ void NormParts::add(const GradView& grad, const Piece& piece, double scale) {
             const std::size_t part = std::min(end, chunk_end) - done;
             double& of_chunk = parts_[piece.chunk + chunk];
             if (type_ == NormType::inf)
-                of_chunk = larger(of_chunk, largest_magnitude(data, part));
+                of_chunk = larger_or_nan(of_chunk, largest_magnitude(data, part));
             else
                 add_squares(data, part, scale, lanes);
             data += part * size_of(grad.type);
@@ -50,7 +44,7 @@ void NormParts::add(const GradView& grad, const Piece& piece, double scale) {
 double NormParts::total() const {
     double total = 0.0;
     for (const double part : parts_)
-        total = type_ == NormType::inf ? larger(total, part) : total + part;
+        total = type_ == NormType::inf ? larger_or_nan(total, part) : total + part;
     return total;
 }
 

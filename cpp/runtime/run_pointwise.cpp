@@ -23,12 +23,6 @@ constexpr std::size_t stream_bytes = 16 << 20;
 constexpr std::size_t usual_run = 32768;
 constexpr std::size_t small_run = 2048;
 
-double take_sum(double (&lanes)[pointwise_lanes]) {
-    const double sum = sum_lanes(lanes);
-    std::fill(std::begin(lanes), std::end(lanes), 0.0);
-    return sum;
-}
-
 class Walk {
 public:
     explicit Walk(const PointwiseBatch& batch)

@@ -84,7 +84,7 @@ void StridedReader::each_row(std::size_t start, std::size_t count, const F& body
 namespace {
 
 // Columns. Processors do not prefetch such strides by themselves.
-constexpr std::int64_t prefetch_columns = 16;
+constexpr std::int64_t columns_ahead = 16;
 
 template <class Word>
 Word load(const std::byte* source) {
@@ -112,7 +112,7 @@ Four pick(Four a, Four b) {
 void transpose_lines(const std::byte* source, std::int64_t stride, std::uint32_t* tile) {
     for (std::size_t c = 0; c < line_size<std::uint32_t>; c += 4, source += 4 * stride) {
         for (std::int64_t column = 0; column < 4; ++column)
-            __builtin_prefetch(source + (prefetch_columns + column) * stride);
+            __builtin_prefetch(source + (columns_ahead + column) * stride);
         for (std::size_t r = 0; r < line_size<std::uint32_t>; r += 4) {
             const std::byte* corner = source + r * sizeof(std::uint32_t);
             Four columns[4];
@@ -132,7 +132,7 @@ void transpose_lines(const std::byte* source, std::int64_t stride, std::uint32_t
 
 void transpose_lines(const std::byte* source, std::int64_t stride, std::uint64_t* tile) {
     for (std::size_t c = 0; c < line_size<std::uint64_t>; ++c, source += stride) {
-        __builtin_prefetch(source + prefetch_columns * stride);
+        __builtin_prefetch(source + columns_ahead * stride);
         for (std::size_t r = 0; r < line_size<std::uint64_t>; ++r)
             tile[r * line_size<std::uint64_t> + c] =
                 load<std::uint64_t>(source + r * sizeof(std::uint64_t));
@@ -160,7 +160,7 @@ void copy_block(const std::byte* source, std::int64_t row_stride, std::int64_t c
                 continue;
             }
             for (std::size_t c = 0; c < width; ++c, corner += column_stride) {
-                __builtin_prefetch(corner + prefetch_columns * column_stride);
+                __builtin_prefetch(corner + columns_ahead * column_stride);
                 for (std::size_t r = 0; r < height; ++r)
                     next[r * row + c] =
                         load<Word>(corner + static_cast<std::int64_t>(r) * row_stride);

@@ -348,8 +348,8 @@ struct ColumnScratch {
 
 // Positions side by side, from `first` on. The functions are called in their order.
 template <class T>
-struct Columns {
-    explicit Columns(const CrossEntropyBlock& given)
+struct ColumnPass {
+    explicit ColumnPass(const CrossEntropyBlock& given)
         : block(given),
           pulls(given),
           scratch(scratch_of<ColumnScratch<T>>(given)),
@@ -544,7 +544,7 @@ struct Columns {
 
 template <class T>
 void cross_entropy_columns(const CrossEntropyBlock& block) {
-    Columns<T> columns(block);
+    ColumnPass<T> columns(block);
     const bool plain = !columns.pulls.any && block.weight == nullptr && block.options.z_loss == 0.0;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         columns.first = first;

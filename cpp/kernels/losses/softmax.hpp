@@ -33,8 +33,8 @@ T log_sum_of(double others, T top) {
     return static_cast<T>(log1p(others * (at_top * (1.0 / (exp_scale * exp_scale)))));
 }
 
-struct SoftmaxRows {
-    explicit SoftmaxRows(const SoftmaxBlock& block)
+struct SoftmaxRowScratch {
+    explicit SoftmaxRowScratch(const SoftmaxBlock& block)
         : parts{block.scratch},
           tiles(parts, block.classes),
           at_tops(parts.take<double>(tiles.count)) {}
@@ -47,7 +47,7 @@ struct SoftmaxRows {
 template <class T, bool log>
 void softmax_rows(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    const auto scratch = scratch_of<SoftmaxRows>(block);
+    const auto scratch = scratch_of<SoftmaxRowScratch>(block);
     const RowTiles& tiles = scratch.tiles;
     for (std::size_t row = 0; row < block.positions; ++row) {
         const T* x = class_row<const T>(block.x, block, row);
@@ -62,7 +62,7 @@ void softmax_rows(const SoftmaxBlock& block) {
             const T tile_top = largest(in, count);
             tiles.tops[t] = static_cast<double>(tile_top);
             top_tile = tile_top > top ? t : top_tile;
-            top = tile_top > top ? tile_top : top;
+            top = larger(top, tile_top);
             const T* ahead = t + 1 < tiles.count ? in + tile_size : next;
             const T base = base_of(tile_top);
             T at_top{};
@@ -118,8 +118,8 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
 }
 
 template <class T>
-struct SoftmaxColumns {
-    explicit SoftmaxColumns(const SoftmaxBlock& block)
+struct SoftmaxColumnScratch {
+    explicit SoftmaxColumnScratch(const SoftmaxBlock& block)
         : parts{block.scratch},
           x(parts.take<Column<T>>(block.classes)),
           grad(parts.take<Column<T>>(block.grad.data ? block.classes : 0)),
@@ -134,7 +134,7 @@ struct SoftmaxColumns {
 template <class T>
 void softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
     Column<T>* const x = scratch.x;
     ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
@@ -153,7 +153,7 @@ void softmax_columns(const SoftmaxBlock& block) {
 template <class T>
 void log_softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
     Column<T>* const x = scratch.x;
     ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
@@ -198,7 +198,7 @@ void log_softmax_columns(const SoftmaxBlock& block) {
 template <class T, bool log>
 void softmax_backward_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
-    const auto scratch = scratch_of<SoftmaxColumns<T>>(block);
+    const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
     Column<T>*const y = scratch.x, *const grad = scratch.grad;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, y);
@@ -220,18 +220,18 @@ void softmax_backward_columns(const SoftmaxBlock& block) {
 
 template <class T>
 constexpr ClassKernels<SoftmaxBlock> softmax = {
-    class_kernel<SoftmaxRows>(softmax_rows<T, false>),
-    class_kernel<SoftmaxColumns<T>>(softmax_columns<T>)};
+    class_kernel<SoftmaxRowScratch>(softmax_rows<T, false>),
+    class_kernel<SoftmaxColumnScratch<T>>(softmax_columns<T>)};
 
 template <class T>
 constexpr ClassKernels<SoftmaxBlock> log_softmax = {
-    class_kernel<SoftmaxRows>(softmax_rows<T, true>),
-    class_kernel<SoftmaxColumns<T>>(log_softmax_columns<T>)};
+    class_kernel<SoftmaxRowScratch>(softmax_rows<T, true>),
+    class_kernel<SoftmaxColumnScratch<T>>(log_softmax_columns<T>)};
 
 template <class T, bool log>
 constexpr ClassKernels<SoftmaxBlock> softmax_backward = {
-    class_kernel<SoftmaxRows>(softmax_backward_rows<T, log>),
-    class_kernel<SoftmaxColumns<T>>(softmax_backward_columns<T, log>)};
+    class_kernel<SoftmaxRowScratch>(softmax_backward_rows<T, log>),
+    class_kernel<SoftmaxColumnScratch<T>>(softmax_backward_columns<T, log>)};
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

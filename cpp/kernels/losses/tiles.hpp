@@ -74,7 +74,8 @@ struct ScratchParts {
 // The working memory of a kernel that runs.
 template <class Scratch, class Block>
 Scratch scratch_of(const Block& block) {
-    if (block.scratch == nullptr) __builtin_unreachable();  // or the compiler would provide for it
+    // Tells the compiler that no array is nullptr.
+    if (block.scratch == nullptr) __builtin_unreachable();
     return Scratch(block);
 }
 
