@@ -1,10 +1,10 @@
 """Functions: activations, losses, and updates on state that the caller owns.
 
 Arrays are float32 or float64, of any shape and strides. All arrays of a call have the same dtype.
-`out` is the array for the result or for the gradient of a loss, and is returned. After options it
-is passed by name. It has the shape and dtype of the result, and is C-contiguous unless a function
-says otherwise. It may be an operand, which the result then replaces. Otherwise it must not share
-memory with an operand.
+`out` is the array for the result or for the gradient of a loss, and is returned. Pass it by
+name. It has the shape and dtype of the result, and is C-contiguous unless a function says
+otherwise. It may be an operand, which the result then replaces. Otherwise it must not share memory
+with an operand.
 
 A loss returns ``(loss, grad)`` like ``value_and_grad`` of its class: the loss and its gradient with
 respect to the first argument. An update writes into the parameter and its state, and returns None.
