@@ -284,7 +284,7 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     path.write_bytes(whole[:-1])
     assert "is damaged" in refused("--resume")
     fo.save(path, extra={"mine": 1})
-    assert "is no checkpoint of fastopt train" in refused("--resume")
+    assert "is not a checkpoint of fastopt train" in refused("--resume")
 
 
 def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
     except OSError as error:
         raise fo.CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise fo.CheckpointError(f"{path} is no checkpoint of fastopt train") from error
+        raise fo.CheckpointError(f"{path} is not a checkpoint of fastopt train") from error
     wanted, before = asdict(config.resolved()), asdict(saved.resolved())
     for name in given & wanted.keys():
         if wanted[name] == before[name] or name in ("data", "epochs"):
