@@ -175,7 +175,8 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
         }
         if (size > largest && std::isfinite(size)) largest = size;
     }
-    // Far from where products, sums and quotients over- or underflow.
+    // Powers of two. Products, sums and quotients of weights between 2^lowest and 2^highest neither
+    // overflow nor underflow; a float has 2^-126 to 2^128, a double 2^-1022 to 2^1024.
     const bool narrow = type_of(model) == Type::float32;
     const int lowest = narrow ? -100 : -900, highest = -lowest;
     int shift = 0;

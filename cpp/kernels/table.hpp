@@ -64,7 +64,7 @@ struct Option {
 // The scalars of one step for one parameter, in double: the kernel rounds each once.
 struct Coefficients {
     double grad_factor;                  // multiplies every gradient: -1 to maximize
-    alignas(8) unsigned char bytes[88];  // the update's own struct
+    alignas(8) unsigned char bytes[88];  // the update's own struct; Adam's is the largest
 };
 
 // A scalar that an element type cannot hold, with its words in messages.
