@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import fastopt as fo
 from fastopt.cli.bench import bench
-from fastopt.cli.common import console, fail, say
+from fastopt.cli.common import fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
 from fastopt.cli.sweep import sweep
@@ -66,7 +66,7 @@ app = typer.Typer(
 def print_version(wanted: bool) -> None:
     """Print the version and exit, if `wanted`."""
     if wanted:
-        console.print(f"fastopt {fo.__version__}", highlight=False)
+        say(f"fastopt {fo.__version__}")
         raise typer.Exit
 
 

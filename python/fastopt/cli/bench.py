@@ -79,8 +79,8 @@ def bench_suite(
         common.say("no peer is installed (torch, DeepSpeed, optax): only the NumPy reference")
     peers.append("reference")
     bandwidth = benchmark.measure_bandwidth(min(256, max(64, largest >> 18)) << 20)
-    common.say(
-        f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
+    common.say_fact(
+        "memory", f"copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
     )
     # After the first measurement, every library has started its threads.
     benchmark.measure_case(suite, cases[0], peers, seconds)

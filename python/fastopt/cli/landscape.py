@@ -55,8 +55,6 @@ def landscape(
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
         paths = follow(fx.LANDSCAPES[name], optimizers, lr, steps, point, tolerance)
         files = write_pictures(folder, name, paths, steps, point, animation)
-        if not common.console.is_terminal:
-            common.say(f"{name}: {counted(len(paths), 'path')} of {counted(steps, 'step')}")
         return files, [path.facts(name, tolerance) for path in paths]
 
     rows: list[dict[str, Any]] = []
@@ -115,7 +113,7 @@ def table_line(row: dict[str, Any]) -> list[str]:
     """Return a line of the table."""
     name = f"{row['function']}, {ft.OPTIMIZERS[row['optimizer']].title}"
     if row["diverged"]:
-        return [name, f"{row['lr']:g}", "", "", "", f"diverged at step {row['steps'] + 1}"]
+        return [name, f"{row['lr']:g}", f"diverged, step {row['steps'] + 1}", "", "", ""]
     reached = row["steps_to_tolerance"]
     return [
         name,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import fastopt as fo
 from fastopt import train as ft
@@ -104,7 +103,7 @@ def sweep(
                 again = f", {done} of them done before" if done else ""
                 try:
                     axes.describe(dataset, space.base)
-                    common.say(f"runs       {len(configs)}{again}; {jobs} at a time")
+                    common.say_fact("runs", f"{len(configs)}{again}; {jobs} at a time")
                     run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
                 except KeyboardInterrupt:
                     pass
@@ -145,18 +144,10 @@ def run_all(
     """Run the missing configurations, with live progress; each run is kept as it ends."""
     total = done + len(configs)
     with (
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[best]}"),
-            TimeElapsedColumn(),
-            console=common.console,
-            disable=not common.console.is_terminal,
-        ) as progress,
+        common.progress("{task.fields[best]}", "{task.completed}/{task.total}") as progress,
         closing(fx.run_parallel(configs, dataset, jobs)) as iterator,
     ):
-        line = progress.add_task("runs", total=total, completed=done, best="")
+        line = progress.add_task("", total=total, completed=done, best="runs")
         for run in iterator:
             journal.add(run)
             done += 1
@@ -166,7 +157,7 @@ def run_all(
             progress.update(line, completed=done, best=text)
             if not common.console.is_terminal or run.diverged:
                 where = fx.label(run.config, names)
-                progress.print(f"{done:>4}/{total}  {where}: {axes.summary(run, objective)}")
+                common.say(f"{done:>4}/{total}  {where}: {axes.summary(run, objective)}")
 
 
 def report(
@@ -195,4 +186,4 @@ def report(
     if not best.diverged:
         score = common.score_text(objective, best.final.val_score)
         common.say(f"best: {fx.label(best.config, names)}; held-out {score}; to repeat it:")
-        common.say(f"  {best.config.command()}")
+        common.say_command(best.config.command())
