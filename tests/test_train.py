@@ -299,8 +299,8 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
         "train", "--data", "two.csv", "--epochs", "1", "--checkpoint", *options, cwd=here
     )
     assert first.returncode == 0, first.stderr
+    assert fastopt("train", "--resume", *options, cwd=there).returncode == 0  # the path is whole
     for data, words in (
-        ((), "give their place with --data"),
         (
             ("--data", "other.csv"),
             "the data are two.csv: 48 samples to train on, 12 held out, 2 features, 2 classes "
@@ -311,6 +311,8 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
         assert result.returncode == 2
         assert words in result.stderr
     moved = (here / "two.csv").rename(there / "renamed.csv")
+    result = fastopt("train", "--resume", *options, cwd=here)
+    assert (result.returncode, "give their place with --data" in result.stderr) == (2, True)
     options = ("--output", str(tmp_path / "out"), "--epochs", "2")
     again = fastopt("train", "--resume", "--data", "renamed.csv", *options, cwd=there)
     assert again.returncode == 0, again.stderr

@@ -17,7 +17,7 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
 from fastopt.cli.common import DEFAULTS, Number, Whole, console, say, say_fact
-from fastopt.cli.resume import check_shapes, saved_config
+from fastopt.cli.resume import check_shapes, facts_to_save, saved_config
 
 CHECKPOINT = "checkpoint.safetensors"
 WITH_MOMENTUM = ", ".join(
@@ -174,7 +174,7 @@ def fit(
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
     if checkpoint:
-        callbacks.append(ft.Checkpointer(path, extra=asdict(config)))
+        callbacks.append(ft.Checkpointer(path, extra=facts_to_save(config)))
     code = 0
     try:
         trainer.fit(epochs, callbacks)
