@@ -6,11 +6,11 @@ import sys
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import fastopt as fo
 from fastopt.cli.bench import bench
-from fastopt.cli.common import fail, say
+from fastopt.cli.common import RESULTS, fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
 from fastopt.cli.sweep import sweep
@@ -20,8 +20,29 @@ from fastopt.cli.train import train
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
+class Command(TyperCommand):
+    """A command whose help has flags without a type, and ``--help`` in the last group."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return its options."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        if len(params) > 1:
+            params[-1].rich_help_panel = RESULTS
+        return params
+
+
 class Commands(TyperGroup):
     """All commands; refused options and Ctrl-C end them with one line."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options before a command."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            param.metavar = ""
+        return params
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run one of them and exit."""
@@ -54,7 +75,6 @@ def _text(error: typer.BadParameter) -> str:
 
 
 app = typer.Typer(
-    help="Train models from NumPy with fastopt's optimizers and losses.",
     cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -77,17 +97,19 @@ def common(
         typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Train models from NumPy with fastopt's optimizers and losses."""
+    """Train models from NumPy with fastopt's optimizers and losses.
+
+    To begin:
+
+      fastopt train --data iris
+    """
 
 
-@app.command()
+@app.command(cls=Command)
 def info() -> None:
     """Print versions, instruction sets and threads, for a bug report."""
     say(fo.show_config())
 
 
-app.command()(train)
-app.command()(compare)
-app.command()(sweep)
-app.command()(landscape)
-app.command()(bench)
+for command in (train, compare, sweep, landscape, bench):
+    app.command(cls=Command)(command)

@@ -22,24 +22,41 @@ LARGEST, SECONDS = 1 << 27, 2.0
 
 def bench(
     what: Annotated[
-        str, typer.Argument(metavar=f"[{'|'.join(NAMES)}]", help="What to measure.")
+        str, typer.Argument(metavar="WHAT", help=f"What to measure: {', '.join(NAMES)}.")
     ] = NAMES[0],
     largest: Annotated[
         int | None,
         common.Whole(
+            rich_help_panel=common.MEASURING,
             help="Skip cases of more parameters or logits.",
             show_default=str(LARGEST),
         ),
     ] = None,
     seconds: Annotated[
-        float | None, common.Number(help="Seconds for each case, about.", show_default=str(SECONDS))
+        float | None,
+        common.Number(
+            rich_help_panel=common.MEASURING,
+            help="Seconds for each case, about.",
+            show_default=str(SECONDS),
+        ),
     ] = None,
     threads: common.Threads = None,
     output: Annotated[
         Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
-    """Time the optimizers or losses and their peers on this machine, or compare their errors."""
+    """Time the optimizers or losses and their peers on this machine, or compare their errors.
+
+    A quick look:
+
+      fastopt bench --largest 1000000 --seconds 0.2
+
+    The losses, and their errors instead of their times:
+
+      fastopt bench losses
+
+      fastopt bench accuracy
+    """
     from fastopt import benchmark
 
     name = what.lower()

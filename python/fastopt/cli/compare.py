@@ -37,7 +37,12 @@ def compare(
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.
 
-    To compare something else, give several values to one option that takes a LIST:
+    Two optimizers on a table of yours:
+
+      fastopt compare --optimizer sgd,adam --data my.csv
+
+    To compare something else, give several values to one
+    option that takes a LIST:
 
       fastopt compare --lr 0.001,0.01,0.1 --optimizer adam
 

@@ -17,33 +17,65 @@ from fastopt.train.formats import write_json, write_table
 
 
 def landscape(
-    function: Annotated[str, common.several("Functions", fx.LANDSCAPES)] = "all",
+    function: Annotated[
+        str, common.several("Functions", fx.LANDSCAPES, rich_help_panel=common.PATHS)
+    ] = "all",
     optimizer: Annotated[
         str,
         common.several(
             "Optimizers",
             ft.OPTIMIZERS,
             "The first is also shown with learning rates too small and too large.",
+            rich_help_panel=common.PATHS,
         ),
     ] = "all",
-    steps: Annotated[int, common.Whole(help="Steps of each path.")] = 1000,
+    steps: Annotated[
+        int, common.Whole(rich_help_panel=common.PATHS, help="Steps of each path.")
+    ] = 1000,
     lr: Annotated[
         float | None,
-        common.Number(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
+        common.Number(
+            rich_help_panel=common.PATHS,
+            help="Learning rate.",
+            show_default="the best of 0.0001, 0.0002 ... 1",
+        ),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(metavar="X,Y", help="First point.", show_default="that of the function"),
+        common.Option(
+            metavar="X,Y",
+            rich_help_panel=common.PATHS,
+            help="First point.",
+            show_default="that of the function",
+        ),
     ] = None,
     tolerance: Annotated[
-        float, common.Number(help="Distance from a minimum at which it counts as reached.")
+        float,
+        common.Number(
+            rich_help_panel=common.PATHS,
+            help="Distance from a minimum at which it counts as reached.",
+        ),
     ] = 0.01,
-    animation: Annotated[bool, typer.Option(help="Write the animations.")] = True,
+    no_animation: Annotated[
+        bool,
+        common.Option(
+            "--no-animation", rich_help_panel=common.RESULTS, help="Write no animations."
+        ),
+    ] = False,
     output: Annotated[
         Path, common.Folder(help="Folder for landscape.csv, landscape.json and the pictures.")
     ] = Path("fastopt-landscape"),
 ) -> None:
-    """Draw the paths of optimizers to the minimum, as pictures and animations."""
+    """Draw the paths of optimizers to the minimum, as pictures and animations.
+
+    Two optimizers on one function:
+
+      fastopt landscape --function ravine --optimizer sgd,momentum
+
+    One learning rate for all, from a given point:
+
+      fastopt landscape --function bowl --lr 0.1 --start -1,0.5
+    """
     functions = common.parse_names("--function", function, fx.LANDSCAPES)
     optimizers = common.parse_names("--optimizer", optimizer, ft.OPTIMIZERS)
     common.check_range("--steps", steps, 1, 100_000)
@@ -54,7 +86,7 @@ def landscape(
 
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
         paths = follow(fx.LANDSCAPES[name], optimizers, lr, steps, point, tolerance)
-        files = write_pictures(folder, name, paths, steps, point, animation)
+        files = write_pictures(folder, name, paths, steps, point, not no_animation)
         return files, [path.facts(name, tolerance) for path in paths]
 
     rows: list[dict[str, Any]] = []

@@ -34,7 +34,9 @@ def sweep(
     trials: Annotated[
         int | None,
         common.Whole(
-            help="Number of combinations to draw at random.", show_default="all, or 20 of ranges"
+            rich_help_panel=common.VALUES,
+            help="Number of combinations to draw at random.",
+            show_default="all, or 20 of ranges",
         ),
     ] = None,
     data: common.DataName = common.DEFAULTS.data,
@@ -44,7 +46,12 @@ def sweep(
     max_norm: common.MaxNorm = None,
     seed: common.Seed = 0,
     jobs: Annotated[
-        int | None, common.Whole(help="Number of runs at a time.", show_default="one on each core")
+        int | None,
+        common.Whole(
+            rich_help_panel=common.RESULTS,
+            help="Number of runs at a time.",
+            show_default="one on each core",
+        ),
     ] = None,
     output: Annotated[
         Path,
@@ -53,20 +60,22 @@ def sweep(
 ) -> None:
     """Train many configurations in parallel; print the best and the command that repeats it.
 
-    An option that takes a LIST may have several values. All combinations are
-    tried, or --trials of them at random:
+    An option that takes a LIST may have several values. All
+    combinations are tried, or --trials of them at random:
 
       fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam
 
-    An option may be a range, from which values are drawn at random. lin draws
-    the value uniformly, log its logarithm:
+    An option may be a range, from which values are drawn at
+    random. lin draws the value uniformly, log its logarithm:
 
       fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40
 
-    Without such options, the learning rate and the batch size of AdamW vary.
+    Without such options, the learning rate and the batch size
+    of AdamW vary.
 
-    The best run has the highest held-out score after its last epoch. You may
-    interrupt a sweep: the same command continues it. A larger --trials adds runs.
+    The best run has the highest held-out score after its last
+    epoch. You may interrupt a sweep: the same command
+    continues it. A larger --trials adds runs.
     """
     given = axes.parse_axes(
         lr=lr,

@@ -31,7 +31,7 @@ def train(
     task: common.TaskName = None,
     loss: Annotated[
         str | None,
-        typer.Option(
+        common.Option(
             metavar="NAME",
             help="; ".join(f"{task}: {', '.join(names)}" for task, names in ft.LOSSES.items()),
             show_default="the first",
@@ -69,7 +69,9 @@ def train(
         Number(help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"),
     ] = None,
     hidden: common.Hidden = common.HIDDEN,
-    dropout: Annotated[float, Number(help="Probability in [0, 1).")] = DEFAULTS.dropout,
+    dropout: Annotated[
+        float, Number(rich_help_panel=common.MODEL, help="Probability of dropout, in [0, 1).")
+    ] = DEFAULTS.dropout,
     patience: Annotated[
         int | None,
         Whole(
@@ -79,18 +81,42 @@ def train(
     ] = None,
     seed: common.Seed = DEFAULTS.seed,
     checkpoint: Annotated[
-        bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
+        bool,
+        common.Option(
+            "--checkpoint",
+            rich_help_panel=common.RESULTS,
+            help="Save the run after each epoch, for --resume.",
+        ),
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue from the checkpoint in the output folder."),
+        common.Option(
+            "--resume",
+            rich_help_panel=common.RESULTS,
+            help="Continue from the checkpoint in the output folder.",
+        ),
     ] = False,
     threads: common.Threads = None,
     output: Annotated[
         Path, common.Folder(help="Folder for pictures, metrics.csv, run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
-    """Train a small network on real data, show progress, print the result, write pictures."""
+    """Train a small network on real data, show progress, print the result, write pictures.
+
+    Your own table needs one option; its last column is predicted:
+
+      fastopt train --data my.csv
+
+    Another task, model and optimizer:
+
+      fastopt train --data diabetes --hidden 64 --optimizer sgd --lr 0.05
+
+    A run that may be interrupted, and how it continues:
+
+      fastopt train --epochs 500 --checkpoint
+
+      fastopt train --resume
+    """
     path = output / CHECKPOINT
     with common.one_line_errors(output):
         config = ft.RunConfig(
