@@ -10,39 +10,54 @@ from typer.core import TyperCommand, TyperGroup
 
 import fastopt as fo
 from fastopt.cli.bench import bench
-from fastopt.cli.common import RESULTS, fail, say
+from fastopt.cli.common import fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
 from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
+from fastopt.train.experiments import AXES
 
 # The base of BadParameter in click; some versions of typer contain a copy of click.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
+# The groups of the help of a command with many options.
+GROUPS = {
+    "Values to try": "trials",
+    "Data": "data task target drop delimiter header",
+    "Model and loss": "hidden dropout loss label_smoothing",
+    "Optimizer": "optimizer lr weight_decay momentum schedule warmup accumulate ema",
+    "Training": "batch_size epochs max_norm patience seed",
+    "Run and results": "checkpoint resume jobs threads output help",
+}
+GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.split()}
+
+
+def for_help(options: list[Any]) -> list[Any]:
+    """Put options into their groups, and show flags without a type."""
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+        if len(options) > 10:
+            varies = option.metavar == "LIST" and option.name in AXES
+            option.rich_help_panel = "Values to try" if varies else GROUP_OF.get(option.name)
+    return options
+
+
 class Command(TyperCommand):
-    """A command whose help has flags without a type, and ``--help`` in the last group."""
+    """A command with groups of options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return its options."""
-        params: list[Any] = super().get_params(ctx)
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""
-        if len(params) > 1:
-            params[-1].rich_help_panel = RESULTS
-        return params
+        return for_help(super().get_params(ctx))
 
 
 class Commands(TyperGroup):
     """All commands; refused options and Ctrl-C end them with one line."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options before a command."""
-        params: list[Any] = super().get_params(ctx)
-        for param in params:
-            param.metavar = ""
-        return params
+        """Return the options that come before a command."""
+        return for_help(super().get_params(ctx))
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run one of them and exit."""

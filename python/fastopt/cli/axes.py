@@ -17,13 +17,11 @@ CHOICES = {"optimizer": tuple(ft.OPTIMIZERS), "schedule": ft.SCHEDULES, "loss": 
 
 
 def _numbers(text: str, default: object) -> Any:
-    return common.Option(
-        metavar="LIST", rich_help_panel=common.VALUES, help=text, show_default=str(default)
-    )
+    return typer.Option(metavar="LIST", help=text, show_default=str(default))
 
 
 def _names(text: str, name: str, default: str) -> Any:
-    return common.several(text, CHOICES[name], rich_help_panel=common.VALUES, show_default=default)
+    return common.several(text, CHOICES[name], show_default=default)
 
 
 Optimizers = Annotated[str | None, _names("Optimizers", "optimizer", DEFAULTS.optimizer)]

@@ -27,18 +27,12 @@ def bench(
     largest: Annotated[
         int | None,
         common.Whole(
-            rich_help_panel=common.MEASURING,
             help="Skip cases of more parameters or logits.",
             show_default=str(LARGEST),
         ),
     ] = None,
     seconds: Annotated[
-        float | None,
-        common.Number(
-            rich_help_panel=common.MEASURING,
-            help="Seconds for each case, about.",
-            show_default=str(SECONDS),
-        ),
+        float | None, common.Number(help="Seconds for each case, about.", show_default=str(SECONDS))
     ] = None,
     threads: common.Threads = None,
     output: Annotated[

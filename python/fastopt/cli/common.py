@@ -26,10 +26,6 @@ from fastopt.train.checks import pip_name
 T = TypeVar("T")
 R = TypeVar("R")
 
-# The groups of options in the help.
-DATA, MODEL, TRAINING, RESULTS = "Data", "Model", "Training", "Run and results"
-VALUES, PATHS, MEASURING = "Values to try", "Paths", "Measuring"
-
 LOG = 1 << 16  # columns: the lines of a log are not wrapped
 console = Console(width=None if sys.stdout and sys.stdout.isatty() else LOG)
 
@@ -143,21 +139,20 @@ def check_range(option: str, value: float | None, least: float, most: float) -> 
 
 
 # Options by kind, because the messages of typer depend on its version.
-Option: Any = partial(typer.Option, rich_help_panel=TRAINING)
-Whole: Any = partial(Option, parser=parse_whole, metavar="INTEGER")
-Number: Any = partial(Option, parser=parse_number, metavar="FLOAT")
-Folder: Any = partial(Option, parser=parse_folder, metavar="PATH", rich_help_panel=RESULTS)
+Whole: Any = partial(typer.Option, parser=parse_whole, metavar="INTEGER")
+Number: Any = partial(typer.Option, parser=parse_number, metavar="FLOAT")
+Folder: Any = partial(typer.Option, parser=parse_folder, metavar="PATH")
 
 
 def one_of(text: str, names: Iterable[str], **options: Any) -> Any:
     """Return an option that takes one of `names`. The help lists them: it may break the list."""
-    return Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
+    return typer.Option(metavar="NAME", help=f"{text}: {', '.join(names)}.", **options)
 
 
 def several(text: str, names: Iterable[str], more: str = "", **options: Any) -> Any:
     """Return an option that takes several of `names`, for `parse_names`."""
     text = f"{text}: {', '.join(names)}; or all. {more}"
-    return Option(metavar="LIST", help=text.rstrip(), **options)
+    return typer.Option(metavar="LIST", help=text.rstrip(), **options)
 
 
 def by_optimizer(name: str) -> str:
@@ -173,24 +168,17 @@ DEFAULTS = ft.RunConfig()
 HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 DataName = Annotated[
     str,
-    Option(
+    typer.Option(
         metavar="NAME|PATH",
-        rich_help_panel=DATA,
         help=f"{', '.join(ft.BUNDLED)}; .npz (X, y), .csv (target last), folder of MNIST's idx "
         "files.",
     ),
 ]
-TaskName = Annotated[
-    str | None, one_of("Task", ft.TASKS, rich_help_panel=DATA, show_default="that of the data")
-]
+TaskName = Annotated[str | None, one_of("Task", ft.TASKS, show_default="that of the data")]
 Epochs = Annotated[int, Whole(help="Passes over the training data.")]
 Hidden = Annotated[
     str,
-    Option(
-        metavar="WIDTHS",
-        rich_help_panel=MODEL,
-        help="Widths of the hidden layers, such as 128,64, or none.",
-    ),
+    typer.Option(metavar="WIDTHS", help="Widths of the hidden layers, such as 128,64, or none."),
 ]
 MaxNorm = Annotated[
     float | None, Number(help="Clip the gradients to this norm.", show_default="no clipping")
@@ -199,12 +187,7 @@ Seed = Annotated[
     int, Whole(help="Seed of all random numbers: split, weights, order, dropout, draws.")
 ]
 Threads = Annotated[
-    int | None,
-    Whole(
-        rich_help_panel=RESULTS,
-        help="Threads of fastopt's kernels, at most 4096.",
-        show_default="all",
-    ),
+    int | None, Whole(help="Threads of fastopt's kernels, at most 4096.", show_default="all")
 ]
 
 

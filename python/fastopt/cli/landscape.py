@@ -17,50 +17,29 @@ from fastopt.train.formats import write_json, write_table
 
 
 def landscape(
-    function: Annotated[
-        str, common.several("Functions", fx.LANDSCAPES, rich_help_panel=common.PATHS)
-    ] = "all",
+    function: Annotated[str, common.several("Functions", fx.LANDSCAPES)] = "all",
     optimizer: Annotated[
         str,
         common.several(
             "Optimizers",
             ft.OPTIMIZERS,
             "The first is also shown with learning rates too small and too large.",
-            rich_help_panel=common.PATHS,
         ),
     ] = "all",
-    steps: Annotated[
-        int, common.Whole(rich_help_panel=common.PATHS, help="Steps of each path.")
-    ] = 1000,
+    steps: Annotated[int, common.Whole(help="Steps of each path.")] = 1000,
     lr: Annotated[
         float | None,
-        common.Number(
-            rich_help_panel=common.PATHS,
-            help="Learning rate.",
-            show_default="the best of 0.0001, 0.0002 ... 1",
-        ),
+        common.Number(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
     ] = None,
     start: Annotated[
         str | None,
-        common.Option(
-            metavar="X,Y",
-            rich_help_panel=common.PATHS,
-            help="First point.",
-            show_default="that of the function",
-        ),
+        typer.Option(metavar="X,Y", help="First point.", show_default="that of the function"),
     ] = None,
     tolerance: Annotated[
-        float,
-        common.Number(
-            rich_help_panel=common.PATHS,
-            help="Distance from a minimum at which it counts as reached.",
-        ),
+        float, common.Number(help="Distance from a minimum at which it counts as reached.")
     ] = 0.01,
     no_animation: Annotated[
-        bool,
-        common.Option(
-            "--no-animation", rich_help_panel=common.RESULTS, help="Write no animations."
-        ),
+        bool, typer.Option("--no-animation", help="Write no animations.")
     ] = False,
     output: Annotated[
         Path, common.Folder(help="Folder for landscape.csv, landscape.json and the pictures.")

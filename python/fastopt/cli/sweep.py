@@ -34,9 +34,7 @@ def sweep(
     trials: Annotated[
         int | None,
         common.Whole(
-            rich_help_panel=common.VALUES,
-            help="Number of combinations to draw at random.",
-            show_default="all, or 20 of ranges",
+            help="Number of combinations to draw at random.", show_default="all, or 20 of ranges"
         ),
     ] = None,
     data: common.DataName = common.DEFAULTS.data,
@@ -46,12 +44,7 @@ def sweep(
     max_norm: common.MaxNorm = None,
     seed: common.Seed = 0,
     jobs: Annotated[
-        int | None,
-        common.Whole(
-            rich_help_panel=common.RESULTS,
-            help="Number of runs at a time.",
-            show_default="one on each core",
-        ),
+        int | None, common.Whole(help="Number of runs at a time.", show_default="one on each core")
     ] = None,
     output: Annotated[
         Path,

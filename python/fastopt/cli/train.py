@@ -31,7 +31,7 @@ def train(
     task: common.TaskName = None,
     loss: Annotated[
         str | None,
-        common.Option(
+        typer.Option(
             metavar="NAME",
             help="; ".join(f"{task}: {', '.join(names)}" for task, names in ft.LOSSES.items()),
             show_default="the first",
@@ -69,9 +69,7 @@ def train(
         Number(help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"),
     ] = None,
     hidden: common.Hidden = common.HIDDEN,
-    dropout: Annotated[
-        float, Number(rich_help_panel=common.MODEL, help="Probability of dropout, in [0, 1).")
-    ] = DEFAULTS.dropout,
+    dropout: Annotated[float, Number(help="Probability in [0, 1).")] = DEFAULTS.dropout,
     patience: Annotated[
         int | None,
         Whole(
@@ -81,20 +79,11 @@ def train(
     ] = None,
     seed: common.Seed = DEFAULTS.seed,
     checkpoint: Annotated[
-        bool,
-        common.Option(
-            "--checkpoint",
-            rich_help_panel=common.RESULTS,
-            help="Save the run after each epoch, for --resume.",
-        ),
+        bool, typer.Option("--checkpoint", help="Save the run after each epoch, for --resume.")
     ] = False,
     resume: Annotated[
         bool,
-        common.Option(
-            "--resume",
-            rich_help_panel=common.RESULTS,
-            help="Continue from the checkpoint in the output folder.",
-        ),
+        typer.Option("--resume", help="Continue from the checkpoint in the output folder."),
     ] = False,
     threads: common.Threads = None,
     output: Annotated[
@@ -118,6 +107,7 @@ def train(
       fastopt train --resume
     """
     path = output / CHECKPOINT
+    common.use_threads(threads)
     with common.one_line_errors(output):
         config = ft.RunConfig(
             data=data,
@@ -146,7 +136,6 @@ def train(
         common.describe_data(dataset)
         if resume:
             check_shapes(path, config, dataset)
-        common.use_threads(threads)
         trainer = config.build(dataset)
         divergence = ft.Divergence(trainer.evaluate()[0])
         if resume:
