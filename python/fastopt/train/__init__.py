@@ -10,6 +10,8 @@ Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastopt._files import write_together
 from fastopt.train import experiments
 from fastopt.train.callbacks import (
@@ -42,6 +44,8 @@ __all__ = [
     "BUNDLED",
     "LOSSES",
     "MLP",
+    "MLPClassifier",
+    "MLPRegressor",
     "OPTIMIZERS",
     "SCHEDULES",
     "TASKS",
@@ -80,3 +84,16 @@ __all__ = [
     "write_report",
     "write_together",
 ]
+
+if TYPE_CHECKING:
+    from fastopt.train.estimators import MLPClassifier as MLPClassifier
+    from fastopt.train.estimators import MLPRegressor as MLPRegressor
+else:
+
+    def __getattr__(name):
+        """Import the estimators when they are first used: scikit-learn takes a second."""
+        if name not in ("MLPClassifier", "MLPRegressor"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fastopt.train import estimators
+
+        return getattr(estimators, name)
