@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("threadpoolctl")
 
 from fastopt import train as ft
-from fastopt.train.data import DataError
+from fastopt.train import DataError
 
 
 def toy(rows: int = 60) -> tuple[Any, Any]:

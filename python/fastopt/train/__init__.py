@@ -21,13 +21,15 @@ from fastopt.train.callbacks import (
     EarlyStopping,
     TensorBoardLogger,
 )
+from fastopt.train.checks import DataError
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
-from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
+from fastopt.train.data import BUNDLED, TASKS, Data, Task, load_data
 from fastopt.train.formats import check_folder, to_json
 from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
+from fastopt.train.preprocessing import Column, Preprocessing, fit_preprocessing
 from fastopt.train.report import (
     ClassScore,
     Confusion,
@@ -53,6 +55,7 @@ __all__ = [
     "Callback",
     "Checkpointer",
     "ClassScore",
+    "Column",
     "ConfigError",
     "Confusion",
     "Data",
@@ -64,6 +67,7 @@ __all__ = [
     "Model",
     "Objective",
     "Overfitting",
+    "Preprocessing",
     "RunConfig",
     "Seconds",
     "Task",
@@ -73,6 +77,7 @@ __all__ = [
     "experiments",
     "find_confusions",
     "find_overfitting",
+    "fit_preprocessing",
     "load_data",
     "make_scheduler",
     "plot_confusion",

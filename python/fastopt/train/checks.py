@@ -16,6 +16,11 @@ from fastopt._checks import integer, one_or_each, short_repr
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what to do."""
+
+
 any_count = integer(1, inf)
 seed32 = integer(0, 2**32 - 1, "in [0, 2**32)")  # the largest of scikit-learn
 seed_of = one_or_each(integer(0, inf))  # the largest of NumPy generators

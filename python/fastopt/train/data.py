@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import choice, counted, finite, positive, short_repr
-from fastopt.train.checks import from_extra, ieee, plain_array, seed32, text
+from fastopt.train.checks import DataError, from_extra, ieee, plain_array, seed32, text
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -36,10 +36,6 @@ BUNDLED: dict[str, tuple[str, Task]] = {
 }
 
 LARGEST = 1e100  # of inputs and targets: the sum of their squares is finite
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
