@@ -287,4 +287,5 @@ def _nearest_probabilities(rows: Array) -> Array:
     counts = np.arange(1, rows.shape[1] + 1)
     kept = np.count_nonzero(falling * counts > excess, axis=1)[:, None]
     shift = np.take_along_axis(excess, kept - 1, axis=1) / kept
-    return np.maximum(rows - shift, 0).astype(rows.dtype, copy=False)
+    nearest: Array = np.maximum(rows - shift, 0).astype(rows.dtype, copy=False)
+    return nearest
