@@ -70,7 +70,7 @@ def test_a_loaded_model_has_the_bits_of_the_live_one(
 def test_the_nearest_probabilities() -> None:
     objective = ft.Objective("classification", "mse")
     outputs = np.array([[1.2, 1.1, -3], [0.2, 0.3, 0.5], [1e9, 0, 0], [0, 0, 0]], np.float32)
-    wanted = [[0.55, 0.45, 0], [0.2, 0.3, 0.5], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
+    wanted = np.array([[0.55, 0.45, 0], [0.2, 0.3, 0.5], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])
     np.testing.assert_allclose(objective.probabilities(outputs), wanted, rtol=1e-6)
     binary = ft.Objective("binary", "mse").probabilities(np.array([[-1], [0.25], [2]], np.float32))
     np.testing.assert_array_equal(binary, [[1, 0], [0.75, 0.25], [0, 1]])
