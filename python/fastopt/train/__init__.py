@@ -23,9 +23,10 @@ from fastopt.train.callbacks import (
 )
 from fastopt.train.checks import DataError
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
-from fastopt.train.data import BUNDLED, TASKS, Data, Task, load_data
+from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.formats import check_folder, to_json
 from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
+from fastopt.train.loading import BUNDLED, load_data
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective

@@ -55,6 +55,11 @@ def from_extra(what: str) -> Iterator[None]:
         ) from error
 
 
+def printable(text: str) -> str:
+    """Return `text` with escapes for characters that would command a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def text(name: str, value: object) -> str:
     """Check that `value` is a string."""
     if not isinstance(value, str):

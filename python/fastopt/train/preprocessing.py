@@ -22,7 +22,8 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 LARGEST = 1e100  # of the numbers in a table: the sum of their squares is finite
 OTHER = "(other)"  # the level that joins the rare ones
 RARE = 0.01  # of the training rows: rarer texts are joined, so a column has at most 100 levels
-ROWS, COLUMNS = 2048, 64  # the size of the blocks that are converted at once, to bound the memory
+CELLS = 1 << 19  # that are converted at once, which bounds the memory
+COLUMNS = 64  # that are fitted at once
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Preprocessing:
         ----------
         table : DataFrame or array
             A DataFrame has the columns by name, in any order; further columns are ignored. An array
-            of shape (N, columns) has them by position. NaN and None are missing values.
+            of shape (N, columns) has them by position. NaN and None are missing values. Messages
+            name a row by the index of the DataFrame; the rows of an array count from 1.
 
         Returns
         -------
@@ -90,32 +92,34 @@ class Preprocessing:
         """
         frame = _frame(table, [column.name for column in self.columns])
         inputs = np.zeros((len(frame), len(self.features)), np.float32)
-        for start in range(0, len(frame), ROWS):
-            self._transform_rows(frame.iloc[start : start + ROWS], inputs[start : start + ROWS])
-        bad = ~np.isfinite(inputs).all(axis=0)
-        if bad.any():
-            name, row = self.features[bad.argmax()], np.isfinite(inputs[:, bad.argmax()]).argmin()
-            raise DataError(
-                f"column {short_repr(name)}, row {row + 1}: {frame[name].iloc[row]} is infinite, "
-                "or too far from the other values for float32; remove or change it"
-            )
+        rows = max(1, CELLS // frame.shape[1])
+        for start in range(0, len(frame), rows):
+            self._transform_rows(frame.iloc[start : start + rows], inputs[start : start + rows])
         return inputs
 
     def _transform_rows(self, frame: pd.DataFrame, inputs: npt.NDArray[np.float32]) -> None:
         """Write the inputs of some rows into zeros."""
         import pandas as pd
 
-        numbers = [column for column in self.columns if column.kind == "number"]
-        values = read_numbers(frame, [column.name for column in numbers])
+        names = [column.name for column in self.columns if column.kind == "number"]
+        values = read_numbers(frame, names)
         mean, scale, fill = (
-            np.array([getattr(column, name) for column in numbers], np.float64)
+            np.array([getattr(c, name) for c in self.columns if c.kind == "number"], np.float64)
             for name in ("mean", "scale", "fill")
         )
-        values = np.where(np.isnan(values), fill, values) - mean
-        constant = scale == 0
-        scale[constant] = 1
-        values /= scale
-        values[:, constant & np.isfinite(values).all(axis=0)] = 0
+        infinite = np.argwhere(np.isinf(values))
+        values = np.where(np.isnan(values), fill, values)
+        values -= mean
+        np.divide(values, scale, out=values, where=scale != 0)
+        values[:, scale == 0] = 0
+        large = np.argwhere(np.abs(values) > np.finfo(np.float32).max)
+        for row, i in [*infinite, *large][:1]:
+            value = read_numbers(frame, names)[row, i]
+            raise DataError(
+                f"column {short_repr(names[i])}, row {frame.index[row]}: {value:g} is "
+                + ("infinite" if np.isinf(value) else "too far from the other values for float32")
+                + "; remove or change it"
+            )
         first, at = 0, 0
         for column in self.columns:
             if column.kind == "number":
@@ -219,9 +223,9 @@ def _fit_numbers(frame: pd.DataFrame, names: list[str]) -> dict[str, Column]:
     values = read_numbers(frame, names)
     large = np.abs(values) > LARGEST
     if large.any():
-        row, column = np.argwhere(large)[0]
+        row, i = np.argwhere(large)[0]
         raise DataError(
-            f"column {short_repr(names[column])}, row {row + 1}: {values[row, column]:g} is not "
+            f"column {short_repr(names[i])}, row {frame.index[row]}: {values[row, i]:g} is not "
             f"within {LARGEST:g}; remove or change it"
         )
     missing = np.isnan(values)
@@ -283,10 +287,9 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
             numbers = pd.to_numeric(column, errors="coerce")
             lost = numbers.isna() & column.notna()
             if lost.any():
-                row = int(lost.to_numpy().argmax())
                 raise DataError(
-                    f"column {short_repr(name)}, row {row + 1}: "
-                    f"{short_repr(column.iloc[row])} is not a number"
+                    f"column {short_repr(name)}, row {lost.idxmax()}: "
+                    f"{short_repr(column[lost].iloc[0])} is not a number"
                 )
             converted[name] = numbers
         part = pd.DataFrame(converted, index=frame.index)
@@ -324,6 +327,6 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
             wanted = "columns" if names is None else len(names)
             raise DataError(f"the table must have shape (N, {wanted}), not {array.shape}")
         names = names or [f"x{i + 1}" for i in range(array.shape[1])]
-        frame = pd.DataFrame(array, columns=names)
-    inferred: pd.DataFrame = frame.infer_objects()
+        frame = pd.DataFrame(array, columns=names, index=pd.RangeIndex(1, len(array) + 1))
+    inferred: pd.DataFrame = frame.infer_objects() if object in frame.dtypes.values else frame
     return inferred
