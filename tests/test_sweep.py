@@ -192,8 +192,8 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "fastopt-sweep"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, words in (
-        (["0.1"], "lr was 0.01, not 0.1"),
-        (["0.01", "--seed", "1"], "seed was 0, not 1"),
+        (["0.1"], "lr was 0.01, now 0.1"),
+        (["0.01", "--seed", "1"], "seed was 0, now 1"),
     ):
         result = fastopt(*options, *arguments, cwd=tmp_path)
         assert result.returncode == 2

@@ -24,7 +24,8 @@ UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 # The groups of the help of a command with many options.
 GROUPS = {
     "Values to try": "trials",
-    "Data": "data task target drop delimiter header",
+    "Data": "data task target drop",
+    "CSV files": "delimiter header",
     "Model and loss": "hidden dropout loss label_smoothing",
     "Optimizer": "optimizer lr weight_decay momentum schedule warmup accumulate ema",
     "Training": "batch_size epochs max_norm patience seed",

@@ -150,7 +150,7 @@ class Journal:
                 if there[part].get(name) != here[part].get(name):
                     differing.append(
                         f"{name.replace('_', '-')} was {_text(there[part].get(name))}, "
-                        f"not {_text(here[part].get(name))}"
+                        f"now {_text(here[part].get(name))}"
                     )
         if not (same_data or differing):
             differing.append("the data have changed")
