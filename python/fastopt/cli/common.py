@@ -31,18 +31,15 @@ console = Console(width=None if sys.stdout and sys.stdout.isatty() else LOG)
 
 
 def plain(text: object) -> Text:
-    """Return text for the terminal: brackets are not styles, control characters are escaped."""
-    return Text(
-        "".join(
-            char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-            for char in str(text)
-        )
-    )
+    """Return a line for the terminal: brackets are not styles, control characters are escaped."""
+    chars = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return Text("".join(chars))
 
 
 def say(text: object) -> None:
-    """Print text; a terminal gets lines of whole words."""
-    console.print(plain(text))
+    """Print lines of text; a terminal gets whole words."""
+    for line in str(text).split("\n"):
+        console.print(plain(line))
 
 
 def say_fact(name: str, text: object) -> None:
