@@ -40,7 +40,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         ("width", "town=Bonn", "town=Oslo", "town=Rome", "length"),
         ("high", "low"),
         ["line 1 is the header: width, town, length, size", "filled 19 missing values",
-         "10 values of 'width' by 1998.7, the median; 9 values of 'town' by 'Oslo', the most",
+         "10 in 'width' by 1998.7, the median; 9 in 'town' by 'Oslo', the most frequent",
          "classification: 'size' has 2 different texts", "the last column, 'size'"],
     ),
     "semicolons and decimal commas": (
@@ -49,7 +49,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         {},
         ("Breite", "Länge"),
         (),
-        ["numbers have decimal commas", "separators such as 1,234 are in: Länge",
+        ["numbers have decimal commas", "numbers such as 1,234 or 5 % are in: Länge",
          "regression: 'Preis' has numbers that are not whole"],
     ),
     "no header": (
