@@ -40,6 +40,7 @@ from fastopt.train.report import (
     score_classes,
     write_report,
 )
+from fastopt.train.tables import Table, read_table
 
 __all__ = [
     "BUNDLED",
@@ -67,6 +68,7 @@ __all__ = [
     "Preprocessing",
     "RunConfig",
     "Seconds",
+    "Table",
     "Task",
     "TensorBoardLogger",
     "Trainer",
@@ -80,6 +82,7 @@ __all__ = [
     "plot_confusion",
     "plot_history",
     "plot_predictions",
+    "read_table",
     "root_mean_squared_error",
     "score_classes",
     "to_json",

@@ -25,7 +25,6 @@ from fastopt.train.preprocessing import (
 )
 from fastopt.train.tables import (
     DATE,
-    SUFFIXES,
     VALUE,
     find_column,
     is_table,
@@ -125,17 +124,14 @@ def load_data(
         if folder:
             _refuse_options(str(path), given)
             return _load_idx(path, task or "classification")
-        if is_table(path):
-            return _load_table(path, task, seed, target, drop, delimiter, header)
+        if not is_table(path) and not path.exists():
+            raise DataError(
+                f"there is no file or folder {path}; bundled with scikit-learn are "
+                f"{', '.join(BUNDLED)}"
+            )
+        return _load_table(path, task, seed, target, drop, delimiter, header)
     except MemoryError as error:
         raise DataError(f"{source} does not fit into memory") from error
-    if not path.exists():
-        raise DataError(
-            f"there is no file or folder {path}; bundled with scikit-learn are {', '.join(BUNDLED)}"
-        )
-    raise DataError(
-        f"{path}: expected one of {', '.join(SUFFIXES)}, or a folder with MNIST's idx files"
-    )
 
 
 def _refuse_options(source: str, given: Mapping[str, object]) -> None:

@@ -84,7 +84,8 @@ def read_table(
         number, a date or empty. Numbers may be names if they increase, and a text stands above a
         column of numbers ("2019", "2020", "total") or they count from 0.
     text : collection of str
-        Columns, as for `find_column`, whose cells are texts as they are written: 007 is not 7.
+        Names or numbers of columns whose cells are texts as they are written: 007 is not 7. Names
+        that the table does not have are ignored.
 
     Raises
     ------
@@ -95,19 +96,21 @@ def read_table(
     with from_extra("read_table"):
         import pandas as pd
 
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes[-1] in (".npz", ".parquet") and (delimiter is not None or header is not None):
+    suffix = path.suffix.lower()
+    if not is_table(path):
+        raise DataError(f"{path}: expected a file whose name ends with {', '.join(SUFFIXES)}")
+    if suffix in (".npz", ".parquet") and (delimiter is not None or header is not None):
         raise DataError(f"{path} has neither delimiter nor header; leave the options out")
     notes: list[str] = []
     decimal = "."
-    if suffixes[-1] == ".npz":
+    if suffix == ".npz":
         arrays = read_npz(path)
         names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
         frame = pd.DataFrame(arrays["X"], columns=names)
         if "y" in arrays:
             y = arrays["y"]
             frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
-    elif suffixes[-1] == ".parquet":
+    elif suffix == ".parquet":
         with reading(path, "Parquet file"):
             try:
                 from pyarrow.parquet import read_metadata
@@ -118,7 +121,9 @@ def read_table(
             frame = pd.read_parquet(path)
             if not isinstance(frame.index, pd.RangeIndex):
                 frame = frame.reset_index(names="" if frame.index.nlevels == 1 else None)
-            frame.columns = frame.columns.astype(str)
+            frame.columns = pd.Index(_different(map(str, frame.columns)))
+            texts = [c for c in frame if isinstance(frame[c].dtype, pd.StringDtype)]
+            frame = frame.astype(dict.fromkeys(texts, object))  # here a damaged text raises
     else:
         with reading(path, "CSV file in UTF-8"):
             frame, decimal = _read_csv(path, delimiter, header, text, notes)
@@ -250,8 +255,9 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
             raise DataError(f"{path} holds no rows of data")
         rows = [[cell.strip() for cell in row] for row in rows]
         widths = set(map(len, rows[1:])) or {len(rows[0])}
+        # R writes no name for the names of the rows: its header has a cell less.
         if delimiter or (
-            len(widths) == 1 and max(widths) > 1 and len(rows[0]) - max(widths) in (0, -1)
+            len(widths) == 1 and len(rows[0]) > 1 and max(widths) - len(rows[0]) in (0, 1)
         ):
             return rows, candidate
         if len(rows[0]) > 1 or candidate == ",":
