@@ -24,9 +24,10 @@ from rich.cells import cell_len
 
 TABLE = "iris.csv"
 COMMANDS = [
-    "--help", "train --help", "compare --help", "sweep --help", "landscape --help", "bench --help",
+    "--help", "train --help", "predict --help", "compare --help", "sweep --help",
+    "landscape --help", "bench --help",
     "info", "train --lrr 1", "train --epochs many", "bench accuracy --largest 5000",
-    f"train --data {TABLE} --epochs 2 --hidden 4",
+    f"train --data {TABLE} --epochs 2 --hidden 4", f"predict fastopt-run {TABLE}",
     "train --data diabetes --epochs 12 --optimizer momentum",
     "compare --data iris --epochs 2 --hidden 8,8",
     "sweep --data iris --epochs 1 --hidden 4 --optimizer sgd,momentum --lr 0.0123,1e30"

@@ -109,6 +109,8 @@ def test_contents_of_another_program_are_refused_or_harmless(
     document = document_of(header)
     refused = harmless = 0
     for place in nodes(document):
+        if "extra" not in place or {1, 2, 3} & {*place}:  # the columns are alike
+            continue
         for change in (remove, *map(put, JUNK)):
             path.write_bytes(join(sealed(header, changed(document, place, change)), body))
             try:

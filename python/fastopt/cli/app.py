@@ -13,6 +13,7 @@ from fastopt.cli.bench import bench
 from fastopt.cli.common import fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
+from fastopt.cli.predict import predict
 from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
 from fastopt.train.experiments import AXES
@@ -21,7 +22,7 @@ from fastopt.train.experiments import AXES
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
-# The groups of the help of a command with many options.
+# The groups of options in the help of a command that reads data.
 GROUPS = {
     "Values to try": "trials",
     "Data": "data task target drop",
@@ -36,10 +37,11 @@ GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.spl
 
 def for_help(options: list[Any]) -> list[Any]:
     """Put options into their groups, and show flags without a type."""
+    reads_data = any(option.name == "data" for option in options)
     for option in options:
         if getattr(option, "is_flag", False):
             option.metavar = ""
-        if len(options) > 10:
+        if reads_data and option.param_type_name == "option":
             varies = option.metavar == "LIST" and option.name in AXES
             option.rich_help_panel = "Values to try" if varies else GROUP_OF.get(option.name)
     return options
@@ -118,6 +120,8 @@ def common(
     To begin:
 
       fastopt train --data iris
+
+    Each command has a --help with its options and examples.
     """
 
 
@@ -127,5 +131,5 @@ def info() -> None:
     say(fo.show_config())
 
 
-for command in (train, compare, sweep, landscape, bench):
+for command in (train, predict, compare, sweep, landscape, bench):
     app.command(cls=Command)(command)

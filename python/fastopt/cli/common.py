@@ -188,7 +188,7 @@ Drop = Annotated[
 Delimiter = Annotated[
     str | None,
     typer.Option(
-        metavar="CHARACTER",
+        metavar="CHAR",
         help="Delimiter of a CSV file: a character, or tab, comma, semicolon, space.",
         show_default="found",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 import fastopt as fo
 from fastopt._checks import as_path, finite, list_of, positive
-from fastopt.train.checks import DataError, ieee, kind, plain_array, text
+from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
 from fastopt.train.model import MLP, mlp_outputs
@@ -61,11 +62,11 @@ class SavedModel:
 
     def __post_init__(self) -> None:
         kind("objective", self.objective, Objective)
-        labels = tuple(list_of(text)("labels", self.labels))
+        labels = tuple(map(printable, list_of(text)("labels", self.labels)))
         values = {
             "params": dict(self.params),
             "labels": labels,
-            "target": text("target", self.target),
+            "target": printable(text("target", self.target)),
             "target_mean": finite("target_mean", self.target_mean),
             "target_deviation": positive("target_deviation", self.target_deviation),
         }
@@ -97,7 +98,7 @@ class SavedModel:
             trainer.data.target,
             trainer.data.target_mean,
             trainer.data.target_deviation,
-            getattr(trainer.data, "preprocessing", None),
+            trainer.data.preprocessing,
         )
 
     @property
@@ -155,8 +156,12 @@ class SavedModel:
         """Return the probabilities of the classes (N, classes); see `Objective.probabilities`."""
         return self.objective.probabilities(self.outputs(x))
 
+    def __str__(self) -> str:
+        widths = "-".join(map(str, _widths(self.params)))
+        return f"{widths}, {self.objective.task} of {self.target}"
+
     def __repr__(self) -> str:
-        return f"SavedModel({'-'.join(map(str, _widths(self.params)))}, {self.objective!r})"
+        return f"SavedModel({self})"
 
 
 def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
@@ -191,7 +196,9 @@ def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
     ...     train.save_model(f"{folder}/model.safetensors", trainer)
     ...     model = train.load_model(f"{folder}/model.safetensors")
     >>> model
-    SavedModel(4-128-64-3, Objective('classification', 'cross-entropy'))
+    SavedModel(4-128-64-3, classification of class)
+    >>> model.predict([[5.1, 3.5, 1.4, 0.2]])
+    array(['setosa'], dtype='<U10')
     """
     model = SavedModel.from_trainer(trainer)
     extra = {
@@ -232,6 +239,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             f"as {MODEL}"
         )
     try:
+        _require_utf8(facts)
         ready = facts["preprocessing"]
         return SavedModel(
             params=checkpoint.params or {},
@@ -249,6 +257,14 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         raise fo.CheckpointError(
             f"{path} does not hold what save_model writes: {reason}"
         ) from error
+
+
+def _require_utf8(facts: Any) -> None:
+    """Raise ValueError if a text has no UTF-8: pandas takes none, and no file holds it."""
+    try:
+        json.dumps(facts, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
 
 
 def _widths(params: Mapping[str, Array]) -> list[int]:
