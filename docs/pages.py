@@ -1,5 +1,7 @@
 """Runs the code blocks of a page, for the tests and for the pictures of the site.
 
+``python docs/pages.py`` draws the pictures again; ``python docs/pages.py PAGE ...`` those of pages.
+
 The Python blocks of a page run in order and share one namespace. A ``text`` block shows the output
 of the Python block before it. Only the last digit of a fraction or a percentage may differ by one,
 because BLAS libraries and libm round differently.
@@ -11,11 +13,16 @@ import contextlib
 import io
 import os
 import re
+import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[+-]\d+)?|-?\d+(?:e[+-]\d+|(?=%))")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+\.(?:png|gif|svg))\)")
@@ -99,15 +106,40 @@ def pictures(page: Path) -> list[tuple[str, str]]:
     return PICTURE.findall(page.read_text("utf-8"))
 
 
-def make_pictures(docs: Path, say: Callable[[str], object]) -> None:
-    """Run each page that has pictures; they are written into the folder ``pictures`` beside it."""
-    for page in sorted(docs.rglob("*.md")):
-        if "_build" in page.parts or not pictures(page):
-            continue
-        say(f"pictures of {page.relative_to(docs)}")
-        folder = page.parent / "pictures"
-        folder.mkdir(exist_ok=True)
-        run_python(page, folder)
+def draw(page: Path, folder: Path) -> list[Path]:
+    """Run a page in `folder`; return the pictures that it wrote there, as small PNG files."""
+    from PIL import Image  # it comes with matplotlib
+
+    run_python(page, folder)
+    drawn = sorted(folder.glob("*.png"))
+    for path in drawn:
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(64).save(path, optimize=True)
+    return drawn
+
+
+def same_picture(a: Path, b: Path) -> bool:
+    """Return whether two pictures look the same from afar; fonts and last digits may differ."""
+    from PIL import Image
+
+    sizes, small = set(), []
+    for path in a, b:
+        with Image.open(path) as picture:
+            sizes.add(picture.size)
+            small.append(np.asarray(picture.convert("L").resize((96, 48), Image.Resampling.BOX)))
+    difference = np.abs(small[0].astype(float) - small[1])
+    return len(sizes) == 1 and bool(difference.mean() < 1)
+
+
+def main() -> None:
+    """Draw the pictures of the pages again, or of those that are named."""
+    docs = Path(__file__).parent
+    for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
+        if any(path.startswith("pictures/") for _, path in pictures(page)):
+            print(page, flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                for path in draw(page, Path(folder)):
+                    shutil.copy(path, page.parent / "pictures" / path.name)
 
 
 @contextlib.contextmanager
@@ -118,3 +150,8 @@ def _working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "Agg"
+    main()
