@@ -13,7 +13,7 @@ import contextlib
 import io
 import os
 import re
-import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -25,6 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[+-]\d+)?|-?\d+(?:e[+-]\d+|(?=%))")
+
+# Pictures that a command writes: its arguments to Python, and the file.
+BY_COMMANDS = {
+    "spiral.png": (f"{Path(__file__).parent.parent}/examples/spiral.py", "spiral.png"),
+    "train.png": ("-m fastopt train", "fastopt-run/loss.png"),
+}
+
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+\.(?:png|gif|svg))\)")
 
 
@@ -107,15 +114,9 @@ def pictures(page: Path) -> list[tuple[str, str]]:
 
 
 def draw(page: Path, folder: Path) -> list[Path]:
-    """Run a page in `folder`; return the pictures that it wrote there, as small PNG files."""
-    from PIL import Image  # it comes with matplotlib
-
+    """Run a page in `folder`; return the pictures that it wrote there."""
     run_python(page, folder)
-    drawn = sorted(folder.glob("*.png"))
-    for path in drawn:
-        with Image.open(path) as picture:
-            picture.convert("RGB").quantize(64).save(path, optimize=True)
-    return drawn
+    return sorted(folder.glob("*.png"))
 
 
 def same_picture(a: Path, b: Path) -> bool:
@@ -132,14 +133,27 @@ def same_picture(a: Path, b: Path) -> bool:
 
 
 def main() -> None:
-    """Draw the pictures of the pages again, or of those that are named."""
+    """Draw the pictures of all pages again, or of the pages that are named."""
+    from PIL import Image  # it comes with matplotlib
+
     docs = Path(__file__).parent
-    for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
-        if any(path.startswith("pictures/") for _, path in pictures(page)):
-            print(page, flush=True)
-            with tempfile.TemporaryDirectory() as folder:
-                for path in draw(page, Path(folder)):
-                    shutil.copy(path, page.parent / "pictures" / path.name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        new: list[tuple[Path, Path]] = []  # a picture, and its place in the repository
+        for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
+            shown = {Path(path).name for _, path in pictures(page)} - {*BY_COMMANDS}
+            if shown:
+                print(page, flush=True)
+                drawn = draw(page, folder)
+                new += [(p, page.parent / "pictures" / p.name) for p in drawn if p.name in shown]
+        if not sys.argv[1:]:
+            for picture, (command, file) in BY_COMMANDS.items():
+                print(command, flush=True)
+                subprocess.run([sys.executable, *command.split()], cwd=folder, check=True)
+                new.append((folder / file, docs / "pictures" / picture))
+        for path, place in new:
+            with Image.open(path) as picture_:
+                picture_.convert("RGB").quantize(64).save(place, optimize=True)
 
 
 @contextlib.contextmanager

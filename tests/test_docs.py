@@ -106,6 +106,10 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
         # The names of the files of a landscape begin with its function.
         written = {file.name.removeprefix("ravine") for file in files}
         assert written == named
+        for picture, (_, file) in pages.BY_COMMANDS.items():
+            if (tmp_path / file).exists():
+                shown = DOCS / "pictures" / picture
+                assert pages.same_picture(shown, tmp_path / file), f"{shown} is old; see pages.py"
 
 
 def test_every_block_is_of_a_language_that_is_tested() -> None:
@@ -113,6 +117,13 @@ def test_every_block_is_of_a_language_that_is_tested() -> None:
         found = [b for b in pages.read_blocks(DOCS / name) if b.language not in LANGUAGES]
         # The instructions and figures of the performance page are those of its machine.
         assert not found or name == "performance.md", f"{name}: {found[0]}"
+
+
+def test_no_line_of_code_is_cut_in_a_window_of_1400_pixels() -> None:
+    for path in [*(DOCS / name for name in SITE), ROOT / "CONTRIBUTING.md"]:
+        for block in pages.read_blocks(path):
+            long = [line for line in block.code.splitlines() if len(line) > 100]
+            assert not long, f"{path}:{block.line}: {long[0]}"
 
 
 def test_what_is_not_run_is_still_there() -> None:
