@@ -99,6 +99,8 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
         if line.startswith("fastopt "):
             ran = fastopt(*shlex.split(line, comments=True)[1:], cwd=tmp_path)
             assert ran.returncode == 0, f"{name}: {line}\n{ran.stdout}{ran.stderr}"
+        if line == "fastopt train":
+            assert not {*rough(output_in_the_readme())} - {"...", *rough(ran.stdout)}
     if name == "commands.md":
         text = (DOCS / name).read_text("utf-8")
         named = set(re.findall(r"`([\w-]*\.(?:png|gif|csv|json|jsonl|safetensors))`", text))
@@ -110,6 +112,22 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
             if (tmp_path / file).exists():
                 shown = DOCS / "pictures" / picture
                 assert pages.same_picture(shown, tmp_path / file), f"{shown} is old; see pages.py"
+
+
+def output_in_the_readme() -> str:
+    """Return what `fastopt train` prints, as the README shows it."""
+    blocks = pages.read_blocks(ROOT / "README.md")
+    return next(block.code for block in blocks if block.language == "text")
+
+
+def rough(text: str) -> list[str]:
+    """Return the lines without numbers, and without the widths that depend on them."""
+    numbers = re.sub(r"[\d.,]*\d", "#", text)
+    return [re.sub(r"[\s─━]+", " ", line).strip() for line in numbers.splitlines()]
+
+
+def test_the_code_of_the_readme_prints_what_is_shown(tmp_path: Path) -> None:
+    pages.run_python(ROOT / "README.md", tmp_path)
 
 
 def test_every_block_is_of_a_language_that_is_tested() -> None:
