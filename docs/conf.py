@@ -47,4 +47,6 @@ html_title = f"fastopt {release}"
 html_static_path = ["_static"]
 html_css_files = ["fastopt.css"]
 html_copy_source = False
+copybutton_prompt_text = r">>> |\.\.\. "  # is not copied, nor is the output
+copybutton_prompt_is_regexp = True
 html_math_renderer = "mathml"  # formulas need neither a script nor a network

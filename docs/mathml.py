@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -30,7 +31,9 @@ def visit_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
 def mathml(node: nodes.Element, *, as_block: bool) -> str:
     """Return the MathML of a formula; warn if it has a command that is not known."""
     try:
-        return str(tex2mathml(node.astext(), as_block=as_block))
+        text = tex2mathml(node.astext(), as_block=as_block)
     except MathError as error:
         logging.getLogger(__name__).warning("formula: %s", error, location=node)
         return ""
+    # docutils puts no space between "log" and "2".
+    return re.sub(r"(>(?:cos|log)</mi>)(?!\s*<mo)", r'\1<mspace width="0.17em"></mspace>', text)
