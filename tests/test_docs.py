@@ -238,6 +238,7 @@ def public_names() -> set[str]:
             for cls in inspect.getmro(thing) if inspect.isclass(thing) else ():
                 if cls.__module__.startswith("fastopt"):
                     members = {*vars(cls), *vars(cls).get("__annotations__", {})}
+                    members -= {"set_score_request"}  # scikit-learn adds it to its estimators
                     names |= {f"{entry}.{m}" for m in members if not m.startswith("_")}
     return names
 

@@ -345,7 +345,7 @@ def test_every_task_has_its_report(
     for word in words:
         assert word in result.stdout
     written = sorted(path.name for path in (tmp_path / "fastopt-run").iterdir())
-    assert written == sorted([*files, "loss.png", "metrics.csv", "run.json"])
+    assert written == sorted([*files, "loss.png", "metrics.csv", "model.safetensors", "run.json"])
     run = json.loads((tmp_path / "fastopt-run/run.json").read_text())
     assert run["command"] == (
         f"fastopt train --data {data} --epochs 3 --schedule one-cycle --max-norm 1.0"

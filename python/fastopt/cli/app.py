@@ -13,6 +13,7 @@ from fastopt.cli.bench import bench
 from fastopt.cli.common import console, fail, say
 from fastopt.cli.compare import compare
 from fastopt.cli.landscape import landscape
+from fastopt.cli.predict import predict
 from fastopt.cli.sweep import sweep
 from fastopt.cli.train import train
 
@@ -87,6 +88,7 @@ def info() -> None:
 
 
 app.command()(train)
+app.command()(predict)
 app.command()(compare)
 app.command()(sweep)
 app.command()(landscape)

@@ -78,12 +78,16 @@ def make_space(
     *,
     task: str | None,
     hidden: str,
+    drop: list[str] | None,
     trials: int | None = None,
     **options: Any,
 ) -> fx.Space:
     """Return the space of the options; the others are fields of `RunConfig`."""
     base = ft.RunConfig(
-        task=cast("ft.Task | None", task), hidden=common.parse_hidden(hidden), **options
+        task=cast("ft.Task | None", task),
+        hidden=common.parse_hidden(hidden),
+        drop=tuple(drop or ()),
+        **options,
     )
     return fx.Space(base, axes, trials)
 

@@ -140,8 +140,38 @@ HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 DataName = Annotated[
     str,
     typer.Option(
-        help=f"{', '.join(ft.BUNDLED)}; .npz (X, y), .csv (target last), folder of MNIST's idx "
-        "files."
+        help=f"{', '.join(ft.BUNDLED)}; a table (.csv, .tsv, .gz, .parquet); .npz (X, y); a folder "
+        "of MNIST's idx files."
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of the table to predict: its name, or its number from 1 on.",
+        show_default="the last",
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", help="Column to leave out; give the option again for each further one."
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARACTER",
+        help="Delimiter of a CSV file: a character, or tab, comma, semicolon, space.",
+        show_default="found",
+    ),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether line 1 of a CSV file names the columns.",
+        show_default="found",
     ),
 ]
 TaskName = Annotated[str | None, one_of("Task", ft.TASKS, show_default="that of the data")]
@@ -210,6 +240,8 @@ FEW = 5  # samples of a class, on average: with fewer the targets may be numbers
 def describe_data(data: ft.Data) -> None:
     """Print a description of the data; warn if the classes may be numbers."""
     say(f"data       {data}")
+    for note in data.notes:
+        say(f"           {note}")
     samples = len(data.y_train) + len(data.y_val)
     if data.task == "classification" and samples < FEW * len(data.labels):
         say(

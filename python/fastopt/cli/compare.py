@@ -26,6 +26,10 @@ def compare(
     loss: axes.Losses = None,
     data: common.DataName = common.DEFAULTS.data,
     task: common.TaskName = None,
+    target: common.Target = None,
+    drop: common.Drop = None,
+    delimiter: common.Delimiter = None,
+    header: common.Header = None,
     epochs: common.Epochs = common.DEFAULTS.epochs,
     hidden: common.Hidden = common.HIDDEN,
     max_norm: common.MaxNorm = None,
@@ -66,7 +70,17 @@ def compare(
         given["optimizer"] = list(ft.OPTIMIZERS)
     with common.one_line_errors(output):
         space = axes.make_space(
-            given, data=data, task=task, epochs=epochs, hidden=hidden, max_norm=max_norm, seed=seed
+            given,
+            data=data,
+            task=task,
+            target=target,
+            drop=drop,
+            delimiter=delimiter,
+            header=header,
+            epochs=epochs,
+            hidden=hidden,
+            max_norm=max_norm,
+            seed=seed,
         )
         configs = space.configs()
         dataset = space.base.load()

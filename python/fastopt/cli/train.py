@@ -32,6 +32,10 @@ def train(
     context: typer.Context,
     data: common.DataName = DEFAULTS.data,
     task: common.TaskName = None,
+    target: common.Target = None,
+    drop: common.Drop = None,
+    delimiter: common.Delimiter = None,
+    header: common.Header = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +120,10 @@ def train(
             dropout=dropout,
             patience=patience,
             seed=seed,
+            target=target,
+            drop=tuple(drop or ()),
+            delimiter=delimiter,
+            header=header,
         )
         if resume:
             config = saved_config(path, config, _given(context))

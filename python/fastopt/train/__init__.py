@@ -10,6 +10,8 @@ Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastopt._files import write_together
 from fastopt.train import experiments
 from fastopt.train.callbacks import (
@@ -19,13 +21,16 @@ from fastopt.train.callbacks import (
     EarlyStopping,
     TensorBoardLogger,
 )
+from fastopt.train.checks import DataError
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
-from fastopt.train.data import BUNDLED, TASKS, Data, DataError, Task, load_data
+from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.formats import check_folder, to_json
 from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
+from fastopt.train.loading import BUNDLED, load_data
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
+from fastopt.train.preprocessing import Column, Preprocessing, fit_preprocessing
 from fastopt.train.report import (
     ClassScore,
     Confusion,
@@ -37,6 +42,7 @@ from fastopt.train.report import (
     score_classes,
     write_report,
 )
+from fastopt.train.saved import SavedModel, load_model, save_model
 
 __all__ = [
     "BUNDLED",
@@ -49,6 +55,7 @@ __all__ = [
     "Callback",
     "Checkpointer",
     "ClassScore",
+    "Column",
     "ConfigError",
     "Confusion",
     "Data",
@@ -57,10 +64,14 @@ __all__ = [
     "EarlyStopping",
     "Epoch",
     "History",
+    "MLPClassifier",
+    "MLPRegressor",
     "Model",
     "Objective",
     "Overfitting",
+    "Preprocessing",
     "RunConfig",
+    "SavedModel",
     "Seconds",
     "Task",
     "TensorBoardLogger",
@@ -69,14 +80,30 @@ __all__ = [
     "experiments",
     "find_confusions",
     "find_overfitting",
+    "fit_preprocessing",
     "load_data",
+    "load_model",
     "make_scheduler",
     "plot_confusion",
     "plot_history",
     "plot_predictions",
     "root_mean_squared_error",
+    "save_model",
     "score_classes",
     "to_json",
     "write_report",
     "write_together",
 ]
+
+if TYPE_CHECKING:
+    from fastopt.train.estimators import MLPClassifier as MLPClassifier
+    from fastopt.train.estimators import MLPRegressor as MLPRegressor
+else:
+
+    def __getattr__(name):
+        """Import the estimators when they are first used: scikit-learn takes a second."""
+        if name not in ("MLPClassifier", "MLPRegressor"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fastopt.train import estimators
+
+        return getattr(estimators, name)

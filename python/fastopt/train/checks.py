@@ -16,6 +16,11 @@ from fastopt._checks import integer, one_or_each, short_repr
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what to do."""
+
+
 any_count = integer(1, inf)
 seed32 = integer(0, 2**32 - 1, "in [0, 2**32)")  # the largest of scikit-learn
 seed_of = one_or_each(integer(0, inf))  # the largest of NumPy generators
@@ -48,6 +53,11 @@ def from_extra(what: str) -> Iterator[None]:
             f"{what} needs {pip_name(package)}; install it with: pip install 'fastopt[train]'",
             name=package,
         ) from error
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for characters that would command a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def text(name: str, value: object) -> str:

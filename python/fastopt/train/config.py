@@ -17,6 +17,7 @@ from fastopt._checks import (
     below_one,
     choice,
     counted,
+    flag,
     fraction,
     integer,
     list_of,
@@ -24,7 +25,8 @@ from fastopt._checks import (
     positive,
 )
 from fastopt.train.checks import kind, seed32, text
-from fastopt.train.data import TASKS, Array, Data, Task, load_data
+from fastopt.train.data import TASKS, Array, Data, Task
+from fastopt.train.loading import load_data
 from fastopt.train.loop import Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import LOSSES, Objective
@@ -121,6 +123,8 @@ class RunConfig:
         Stop when the held-out loss has not fallen for this many epochs; see `EarlyStopping`.
     seed : int
         In [0, 2**32); for the split, the weights, the order and the dropout.
+    target, drop, delimiter, header
+        Of a table; see `load_data`.
 
     Raises
     ------
@@ -160,6 +164,10 @@ class RunConfig:
     dropout: float = 0.1
     patience: int | None = None
     seed: int = 0
+    target: str | None = None
+    drop: tuple[str, ...] = ()
+    delimiter: str | None = None
+    header: bool | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -209,7 +217,15 @@ class RunConfig:
 
     def load(self) -> Data:
         """Return the data; see `load_data` for the exceptions."""
-        return load_data(self.data, self.task, self.seed)
+        return load_data(
+            self.data,
+            self.task,
+            self.seed,
+            target=self.target,
+            drop=self.drop,
+            delimiter=self.delimiter,
+            header=self.header,
+        )
 
     def build(self, data: Data | None = None) -> Trainer:
         """Return a trainer with a new model, ready for ``fit(config.epochs)``.
@@ -280,11 +296,16 @@ class RunConfig:
         """Return the command line that repeats the run."""
         words = ["fastopt", "train"]
         for name, value in asdict(self).items():
-            if value != _DEFAULTS[name]:
+            option = f"--{name.replace('_', '-')}"
+            if name == "header" and value is not None:
+                words.append("--header" if value else "--no-header")
+            elif name == "drop":
+                words += [word for column in value for word in (option, column)]
+            elif value != _DEFAULTS[name]:
                 text = value
                 if name == "hidden":
                     text = ",".join(map(str, value)) or "none"
-                words += [f"--{name.replace('_', '-')}", str(text)]
+                words += [option, str(text)]
         return shlex.join(words)
 
 
@@ -372,6 +393,10 @@ def make_scheduler(
     return fo.SequentialLR(optimizer, [rise, main], [warmup])
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(list_of(text)(name, value))
+
+
 def _widths(name: str, value: Any) -> tuple[int, ...]:
     return tuple(list_of(integer(1))(name, value))
 
@@ -397,4 +422,8 @@ _CHECKS: dict[str, Check] = {
     "dropout": below_one,
     "patience": integer(1),
     "seed": seed32,
+    "target": text,
+    "drop": _texts,
+    "delimiter": text,
+    "header": flag,
 }

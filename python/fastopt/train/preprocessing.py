@@ -1,0 +1,332 @@
+"""From the rows of a table to the inputs of a model: fill, scale, one input for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt._checks import counted, short_repr
+from fastopt.train.checks import DataError, from_extra, ieee
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+LARGEST = 1e100  # of the numbers in a table: the sum of their squares is finite
+OTHER = "(other)"  # the level that joins the rare ones
+RARE = 0.01  # of the training rows: rarer texts are joined, so a column has at most 100 levels
+CELLS = 1 << 19  # that are converted at once, which bounds the memory
+COLUMNS = 64  # that are fitted at once
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table and the inputs it becomes.
+
+    A column of numbers becomes one input, ``(value - mean) / scale``. If the column is constant in
+    the training part, `scale` is 0 and the input is always 0. A column of texts becomes an input
+    for each of its `levels`, 1 where the text is that level and otherwise 0, and one for all other
+    texts if `other` is true. A column without a text that is frequent enough has no inputs.
+    """
+
+    name: str
+    kind: Literal["number", "text"]
+    fill: float | str  # in place of a missing value: the median, or the most frequent text
+    mean: float = 0.0
+    scale: float = 0.0
+    levels: tuple[str, ...] = ()
+    other: bool = False
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        if self.kind == "number":
+            return (self.name,)
+        levels = (*self.levels, OTHER) if self.other else self.levels
+        return tuple(f"{self.name}={level}" for level in levels)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the rows of a table become the inputs of a model; made by `fit_preprocessing`.
+
+    The numbers are those of the training part, so new rows are treated as the rows in training.
+    """
+
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The names of the inputs: ``age``, ``city=Rome``, ``city=(other)``."""
+        return tuple(name for column in self.columns for name in column.features)
+
+    @ieee
+    def transform(self, table: Any) -> npt.NDArray[np.float32]:
+        """Return the inputs of the rows of a table.
+
+        The arithmetic is float64, with one rounding to float32 at the end.
+
+        Parameters
+        ----------
+        table : DataFrame or array
+            A DataFrame has the columns by name, in any order; further columns are ignored. An array
+            of shape (N, columns) has them by position. NaN and None are missing values. Messages
+            name a row by the index of the DataFrame; the rows of an array count from 1.
+
+        Returns
+        -------
+        inputs : ndarray of float32, shape (N, features)
+
+        Raises
+        ------
+        DataError
+            If a column is missing, holds something else than in training, or a number is infinite
+            or too large for float32.
+        """
+        frame = _frame(table, [column.name for column in self.columns])
+        inputs = np.zeros((len(frame), len(self.features)), np.float32)
+        rows = max(1, CELLS // frame.shape[1])
+        for start in range(0, len(frame), rows):
+            self._transform_rows(frame.iloc[start : start + rows], inputs[start : start + rows])
+        return inputs
+
+    def _transform_rows(self, frame: pd.DataFrame, inputs: npt.NDArray[np.float32]) -> None:
+        """Write the inputs of some rows into zeros."""
+        import pandas as pd
+
+        names = [column.name for column in self.columns if column.kind == "number"]
+        values = read_numbers(frame, names)
+        mean, scale, fill = (
+            np.array([getattr(c, name) for c in self.columns if c.kind == "number"], np.float64)
+            for name in ("mean", "scale", "fill")
+        )
+        infinite = np.argwhere(np.isinf(values))
+        values = np.where(np.isnan(values), fill, values)
+        values -= mean
+        np.divide(values, scale, out=values, where=scale != 0)
+        values[:, scale == 0] = 0
+        large = np.argwhere(np.abs(values) > np.finfo(np.float32).max)
+        for row, i in [*infinite, *large][:1]:
+            value = read_numbers(frame, names)[row, i]
+            raise DataError(
+                f"column {short_repr(names[i])}, row {frame.index[row]}: {value:g} is "
+                + ("infinite" if np.isinf(value) else "too far from the other values for float32")
+                + "; remove or change it"
+            )
+        first, at = 0, 0
+        for column in self.columns:
+            if column.kind == "number":
+                inputs[:, at] = values[:, first]
+                first += 1
+            else:
+                texts = read_texts(frame[column.name]).fillna(column.fill)
+                level = pd.Index(column.levels, dtype=object).get_indexer(pd.Index(texts))
+                level[level < 0] = len(column.levels)
+                rows = np.flatnonzero(level < len(column.features))
+                inputs[rows, at + level[rows]] = 1
+            at += len(column.features)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values of JSON, from which `from_json` makes an equal object."""
+        return {
+            "columns": [asdict(column) | {"levels": [*column.levels]} for column in self.columns]
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> Preprocessing:
+        """Return the object of which `to_json` has made these values.
+
+        Raises
+        ------
+        ValueError
+            If the values are anything else.
+        """
+        columns = values.get("columns") if isinstance(values, Mapping) else None
+        if not isinstance(columns, list) or not columns:
+            raise ValueError("a preprocessing must have a list of columns")
+        made = tuple(_column_from_json(column) for column in columns)
+        if len({column.name for column in made}) < len(made):
+            raise ValueError("the columns of a preprocessing must have different names")
+        return cls(made)
+
+
+def _column_from_json(values: Any) -> Column:
+    """Return a column; ValueError if the values are not those of one."""
+    plain = Column("", "number", 0.0)
+    if not isinstance(values, Mapping) or values.keys() != asdict(plain).keys():
+        raise ValueError(f"a column must have {', '.join(asdict(plain))}")
+    kind, levels = values["kind"], values["levels"]
+    wanted = {"name": str, "mean": float, "scale": float, "levels": list, "other": bool}
+    wanted["fill"] = str if kind == "text" else float
+    numbers = [value for value in values.values() if isinstance(value, float)]
+    if (
+        kind not in ("number", "text")
+        or any(type(values[name]) is not type_ for name, type_ in wanted.items())
+        or any(type(level) is not str for level in levels)
+        or len(set(levels)) < len(levels)
+        or not all(isfinite(number) for number in numbers)
+        or values["scale"] < 0
+        or (kind == "number" and (levels or values["other"]))
+        or (values["other"] and not levels)
+    ):
+        raise ValueError(f"a column of a preprocessing cannot be {short_repr(values)}")
+    return Column(**{**values, "levels": tuple(levels)})
+
+
+@ieee
+def fit_preprocessing(table: Any) -> Preprocessing:
+    """Return the preprocessing for a table of training rows.
+
+    Missing numbers become the median, missing texts the most frequent text. Numbers are
+    standardized. Texts in fewer than 1 % of the rows, or in one row only, are joined to one level.
+
+    Parameters
+    ----------
+    table : DataFrame or array
+        A DataFrame with columns of numbers, booleans and texts, or an array of shape (N, columns),
+        whose columns get the names x1, x2, ...
+
+    Raises
+    ------
+    DataError
+        If there are no rows or columns, names appear twice, or a column holds dates, infinity or
+        something else that is neither number nor text.
+    """
+    frame = _frame(table)
+    if 0 in frame.shape:
+        raise DataError(f"the table has shape {frame.shape}: it must hold rows and columns")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
+    made: dict[str, Column] = {}
+    numbers = [str(name) for name in frame if is_number(frame[name])]
+    for start in range(0, len(numbers), COLUMNS):
+        made |= _fit_numbers(frame, numbers[start : start + COLUMNS])
+    made = {str(name): made.get(str(name)) or _fit_text(frame[name]) for name in frame}
+    fitted = Preprocessing(tuple(made.values()))
+    if not fitted.features:
+        raise DataError("no column holds numbers, or a text that is in several rows")
+    return fitted
+
+
+def _fit_numbers(frame: pd.DataFrame, names: list[str]) -> dict[str, Column]:
+    with from_extra("fit_preprocessing"):
+        from sklearn.preprocessing import StandardScaler
+
+    values = read_numbers(frame, names)
+    large = np.abs(values) > LARGEST
+    if large.any():
+        row, i = np.argwhere(large)[0]
+        raise DataError(
+            f"column {short_repr(names[i])}, row {frame.index[row]}: {values[row, i]:g} is not "
+            f"within {LARGEST:g}; remove or change it"
+        )
+    missing = np.isnan(values)
+    fill = np.zeros(len(names))
+    some = ~missing.all(axis=0)
+    if missing.any():
+        fill[some] = np.nanmedian(values[:, some], axis=0)
+        values = np.where(missing, fill, values)
+    else:
+        fill[:] = np.median(values, axis=0)
+    scaler = StandardScaler().fit(values)
+    # scikit-learn gives a constant column the scale 1. Nothing is learned from such a column, so
+    # another value in a new row must not change the output.
+    constant = scaler.scale_ != np.sqrt(scaler.var_)
+    scale = np.where(constant, 0, scaler.scale_)
+    return {
+        name: Column(name, "number", *numbers)
+        for name, *numbers in zip(
+            names, fill.tolist(), scaler.mean_.tolist(), scale.tolist(), strict=True
+        )
+    }
+
+
+def _fit_text(column: pd.Series[Any]) -> Column:
+    name, texts = str(column.name), read_texts(column)
+    counts = texts.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+    common = counts[counts >= max(2, ceil(RARE * len(texts)))].index.drop(OTHER, errors="ignore")
+    levels = tuple(sorted(common))
+    fill = str(counts.index[0]) if len(counts) else ""
+    return Column(name, "text", fill, levels=levels, other=0 < len(levels) < len(counts))
+
+
+def is_number(column: pd.Series[Any]) -> bool:
+    """Return whether a column holds numbers, not texts; DataError if it holds something else."""
+    from pandas.api import types
+
+    kind = types.infer_dtype(column, skipna=True)
+    if types.is_numeric_dtype(column.dtype) and kind != "complex":
+        return True
+    if kind in ("string", "bytes", "boolean", "categorical", "empty", "decimal") or "mixed" in kind:
+        return False
+    dates = kind.startswith(("date", "time", "period"))
+    raise DataError(
+        f"column {short_repr(str(column.name))} holds "
+        f"{'dates or times' if dates else f'values of {column.dtype}'}; leave it out"
+        + ", or turn it into numbers such as days"
+        * dates
+    )
+
+
+def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
+    """Return columns of numbers as float64 of shape (N, columns), with NaN for missing values."""
+    import pandas as pd
+
+    part = frame[names]
+    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in part.dtypes):
+        converted = {}
+        for name, column in part.items():
+            numbers = pd.to_numeric(column, errors="coerce")
+            lost = numbers.isna() & column.notna()
+            if lost.any():
+                raise DataError(
+                    f"column {short_repr(name)}, row {lost.idxmax()}: "
+                    f"{short_repr(column[lost].iloc[0])} is not a number"
+                )
+            converted[name] = numbers
+        part = pd.DataFrame(converted, index=frame.index)
+    values: Floats = part.to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column as Python strings, with NaN for missing values; 7.0 is the text 7."""
+    return column.astype(object).map(_as_text, na_action="ignore")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
+    """Return the table as a DataFrame whose names are texts, with the columns `names`."""
+    with from_extra("a table"):
+        import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        frame = table.set_axis([str(name) for name in table], axis=1)
+        missing = [name for name in names or () if name not in frame]
+        if missing:
+            shown = ", ".join(map(short_repr, missing[:5])) + ", ..." * (len(missing) > 5)
+            raise DataError(f"the table lacks {counted(len(missing), 'column')}: {shown}")
+    else:
+        array = np.asarray(table)
+        if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):
+            wanted = "columns" if names is None else len(names)
+            raise DataError(f"the table must have shape (N, {wanted}), not {array.shape}")
+        names = names or [f"x{i + 1}" for i in range(array.shape[1])]
+        frame = pd.DataFrame(array, columns=names, index=pd.RangeIndex(1, len(array) + 1))
+    inferred: pd.DataFrame = frame.infer_objects() if object in frame.dtypes.values else frame
+    return inferred

@@ -1,0 +1,320 @@
+"""Tables from files as people bring them: CSV, TSV, .gz, Parquet and .npz become a DataFrame."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastopt._checks import short_repr
+from fastopt.train.arrays import read_bytes, read_npz, reading
+from fastopt.train.checks import DataError, from_extra, printable
+from fastopt.train.preprocessing import read_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_FILES = (".csv", ".tsv", ".txt", ".data")
+SUFFIXES = (".npz", *TEXT_FILES, *(f"{suffix}.gz" for suffix in TEXT_FILES), ".parquet")
+NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
+LINES = 50  # the first lines decide on delimiter, header and decimal mark
+
+# A cell that is a value and no name of a column: missing, a number in any format, a date, a time.
+MISSING = frozenset(["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"])
+DATE = re.compile(
+    r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d.*)?|\d{1,2}:\d\d(:\d\d.*)?"
+    r"|(\d{1,2}[ -.])?[A-Z][a-z]{2,8}[ -.]+(\d{1,2},? )?\d{4}"
+)
+VALUE = re.compile(
+    r"(?=.*\d)[-+$€£]*[\d.,' ]+(e[-+]?\d+)?[%$€£]?|0x[0-9a-f]+|[-+]?inf(inity)?", re.IGNORECASE
+)
+
+# Numbers with separators: the separator of thousands, the decimal mark, and the pattern.
+FORMATS = (
+    ("[,]", ".", re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d*)?")),
+    ("[.]", ",", re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d*)?")),
+    (
+        r"[ '\xa0\u2019\u202f]",
+        ",",
+        re.compile(r"[-+]?\d{1,3}([ '\xa0\u2019\u202f]?\d{3})*([.,]\d*)?"),
+    ),
+)
+
+
+class Table(NamedTuple):
+    """A table and what was decided while it was read, one line for each decision."""
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+    decimal: str = "."  # the decimal mark
+
+
+def is_table(path: Path) -> bool:
+    """Return whether the suffix is that of a table, in any case."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_table(
+    source: str | Path,
+    *,
+    delimiter: str | None = None,
+    header: bool | None = None,
+    text: Collection[str] = (),
+) -> Table:
+    """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
+
+    The index of the frame counts the rows from 1. Columns without a name are called x1, x2, ...;
+    the array ``y`` of a .npz file is the last column, ``target``.
+
+    Parameters
+    ----------
+    source : str or path
+    delimiter : str, optional
+        One character, or "tab", "comma", "semicolon" or "space". By default, the first of tab,
+        ``;``, ``|``, ``,`` and space that cuts the first lines into equally many cells.
+    header : bool, optional
+        Whether the first line holds the names of the columns. By default it does if no cell is a
+        number, a date or empty. Numbers may be names if they increase, and a text stands above a
+        column of numbers ("2019", "2020", "total") or they count from 0.
+    text : collection of str
+        Columns, as for `find_column`, whose cells are texts as they are written: 007 is not 7.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    path = Path(source)
+    with from_extra("read_table"):
+        import pandas as pd
+
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes[-1] in (".npz", ".parquet") and (delimiter is not None or header is not None):
+        raise DataError(f"{path} has neither delimiter nor header; leave the options out")
+    notes: list[str] = []
+    decimal = "."
+    if suffixes[-1] == ".npz":
+        arrays = read_npz(path)
+        names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
+        frame = pd.DataFrame(arrays["X"], columns=names)
+        if "y" in arrays:
+            y = arrays["y"]
+            frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
+    elif suffixes[-1] == ".parquet":
+        with reading(path, "Parquet file"):
+            try:
+                frame = pd.read_parquet(path)
+            except ImportError as error:
+                raise DataError(f"{path} needs pyarrow: pip install pyarrow") from error
+            if not isinstance(frame.index, pd.RangeIndex):
+                frame = frame.reset_index(names="" if frame.index.nlevels == 1 else None)
+            frame.columns = frame.columns.astype(str)
+    else:
+        with reading(path, "CSV file in UTF-8"):
+            frame, decimal = _read_csv(path, delimiter, header, text, notes)
+    if 0 in frame.shape:
+        raise DataError(f"{path} holds no rows of data")
+    frame.columns = pd.Index(_different(map(printable, frame.columns)))
+    frame.index = pd.RangeIndex(1, len(frame) + 1)
+    return Table(frame, tuple(notes), decimal)
+
+
+def find_column(names: Sequence[str], wanted: str) -> str | None:
+    """Return the column of this name, or of this number from 1 on (-1 is the last); else None."""
+    if wanted in names:
+        return wanted
+    if re.fullmatch(r"-?[1-9]\d{0,8}", wanted) and -len(names) <= int(wanted) <= len(names):
+        return names[int(wanted) - (int(wanted) > 0)]
+    return None
+
+
+def _read_csv(
+    path: Path, delimiter: str | None, header: bool | None, text: Collection[str], notes: list[str]
+) -> tuple[pd.DataFrame, str]:
+    import pandas as pd
+
+    with _open_text(path) as file:
+        lines = [*islice(file, LINES)]
+        rows, delimiter = _cut(lines, delimiter, path)
+        file.seek(0)
+        names = None
+        if _is_header(rows) if header is None else header:
+            names, start = _next_row(file, delimiter)
+        columns = max(map(len, rows[1:]), default=len(rows[0]))
+        if names is None:
+            notes.append("no header: line 1 holds values; the columns are x1, x2, ...")
+            names, start = [f"x{i + 1}" for i in range(columns)], 0
+            file.seek(0)
+        else:
+            notes.append(f"line {start} is the header: {_listed(names)}")
+            if len(names) == columns - 1:
+                names.insert(0, "")  # the names of the rows have no name
+        names = _different(names)
+        as_text = {find_column(names, name) for name in text}
+        decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
+        if decimal == ",":
+            notes.append("numbers have decimal commas")
+        try:
+            frame = pd.read_csv(
+                file,
+                sep=delimiter,
+                header=None,
+                dtype={i: object for i, name in enumerate(names) if name in as_text},
+                na_values=["?"],
+                skipinitialspace=True,
+                decimal=decimal,
+                float_precision="round_trip",
+                low_memory=False,
+            )
+        except pd.errors.EmptyDataError:
+            raise DataError(f"{path} holds no rows of data") from None
+        except pd.errors.ParserError as error:
+            ragged = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+            if ragged is None:
+                raise
+            wanted, line, found = map(int, ragged.groups())
+            raise DataError(
+                f"{path}, line {line + start}: {found} columns, {wanted} expected"
+            ) from error
+        if len(names) != frame.shape[1]:
+            raise DataError(
+                f"{path}: the header has {len(names)} columns, the rows have {frame.shape[1]}"
+            )
+        if frame.iloc[:, -1].isna().any():
+            _refuse_short_rows(path, file, start, delimiter, len(names))
+    frame.columns = pd.Index(names)
+    separated = []
+    for name, dtype in frame.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype):
+            texts = read_texts(frame[name]).map(str.strip, na_action="ignore")
+            numbers = None if name in as_text else to_numbers(texts, decimal)
+            frame[name] = texts if numbers is None else numbers
+            separated += [str(name)] * (numbers is not None)
+    if separated:
+        notes.append(f"numbers with separators such as 1,234 are in: {_listed(separated)}")
+    return frame, decimal
+
+
+def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
+    """Return a column of texts as numbers in one of the `FORMATS`, or None if one is not.
+
+    Formats with the same decimal mark as the rest of the table are tried first.
+    """
+    cells = texts.dropna().unique()
+    for thousands, mark, pattern in sorted(FORMATS, key=lambda form: form[1] != decimal):
+        if len(cells) and all(map(pattern.fullmatch, cells)):
+            plain = {cell: float(re.sub(thousands, "", cell).replace(mark, ".")) for cell in cells}
+            return texts.map(plain)
+    return None
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    """Open a text file in UTF-8 or with the mark of UTF-16."""
+    raw = io.BytesIO(read_bytes(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    start = raw.read(2)
+    raw.seek(0)
+    utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(raw, "utf-16" if utf16 else "utf-8-sig", newline="")
+
+
+def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list[str]], str]:
+    """Return the cells of the first lines, and the delimiter."""
+    if delimiter is not None:
+        delimiter = NAMED_DELIMITERS.get(delimiter, delimiter)
+        if len(delimiter) != 1 or delimiter in '\r\n"' or delimiter.isalnum():
+            raise DataError(
+                f"the delimiter must be one character, or tab, comma, semicolon or space, not "
+                f"{short_repr(delimiter)}"
+            )
+    first: tuple[list[list[str]], str] | None = None
+    for candidate in (delimiter,) if delimiter else "\t;|, ":
+        rows = [row for row in csv.reader(lines, delimiter=candidate, skipinitialspace=True) if row]
+        if not rows:
+            raise DataError(f"{path} holds no rows of data")
+        rows = [[cell.strip() for cell in row] for row in rows]
+        widths = set(map(len, rows[1:])) or {len(rows[0])}
+        if delimiter or (
+            len(widths) == 1 and max(widths) > 1 and len(rows[0]) - max(widths) in (0, -1)
+        ):
+            return rows, candidate
+        if len(rows[0]) > 1 or candidate == ",":
+            first = first or (rows, candidate)
+    assert first is not None
+    return first  # some line is too long or too short, which reading it will say
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Return whether the first row holds names; see `read_table`."""
+    first, below = rows[0], rows[1:]
+    columns = [[row[i] for row in below if i < len(row)] for i in range(len(first))]
+    if below and len(below[0]) == len(first) + 1:
+        return True
+    unnamed = {i for i, cell in enumerate(first) if not cell and (i == 0 or not any(columns[i]))}
+    values = [i for i, cell in enumerate(first) if _is_value(cell) and i not in unnamed]
+    if not values:
+        return not any(cell in column for cell, column in zip(first, columns, strict=True) if cell)
+    if not all(re.fullmatch(r"\d{1,9}", first[i]) for i in values):
+        return False
+    numbers = [int(first[i]) for i in values]
+    if numbers != sorted(set(numbers)):
+        return False
+    if len(values) + len(unnamed) == len(first):
+        return numbers == list(range(len(numbers))) and len(numbers) > 1
+    return any(
+        columns[i] and all(map(_is_value, columns[i]))
+        for i in range(len(first))
+        if i not in unnamed and i not in values
+    )
+
+
+def _is_value(cell: str) -> bool:
+    return bool(cell in MISSING or VALUE.fullmatch(cell) or DATE.fullmatch(cell))
+
+
+def _next_row(file: Iterable[str], delimiter: str) -> tuple[list[str], int]:
+    """Return the cells of the next line that is not empty, and the number of its last line."""
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    row = next(row for row in reader if row)
+    return [cell.strip() for cell in row], reader.line_num
+
+
+def _has_decimal_commas(rows: list[list[str]]) -> bool:
+    """Return whether numbers such as 1,5 are in the rows, and none such as 1.5."""
+    cells = {cell for row in rows for cell in row}
+    return any(
+        re.fullmatch(r"[-+]?(\d{1,3}(\.\d{3})+|\d*),\d+", cell) for cell in cells
+    ) and not any(
+        re.fullmatch(r"[-+]?\d*\.\d+", cell) and not re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+", cell)
+        for cell in cells
+    )
+
+
+def _refuse_short_rows(
+    path: Path, file: io.TextIOWrapper, start: int, delimiter: str, columns: int
+) -> None:
+    """Raise DataError if a row has too few cells, for which pandas gives missing values."""
+    file.seek(0)
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    for row in reader:
+        if row and len(row) < columns and reader.line_num > start:
+            raise DataError(
+                f"{path}, line {reader.line_num}: {len(row)} columns, {columns} expected"
+            )
+
+
+def _different(names: Iterable[str]) -> list[str]:
+    """Return the names, with the number of the column where a name appears again."""
+    made: dict[str, None] = {}
+    for i, name in enumerate(names):
+        made[f"{name}.{i + 1}" if name in made else name] = None
+    return list(made)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = [printable(name) or "(no name)" for name in islice(names, most)]
+    return ", ".join(shown) + (f", ... ({len(names)} columns)" if len(names) > most else "")
