@@ -35,5 +35,6 @@ def mathml(node: nodes.Element, *, as_block: bool) -> str:
     except MathError as error:
         logging.getLogger(__name__).warning("formula: %s", error, location=node)
         return ""
-    # docutils puts no space between "log" and "2".
-    return re.sub(r"(>(?:cos|log)</mi>)(?!\s*<mo)", r'\1<mspace width="0.17em"></mspace>', text)
+    # Browsers put no space between "log" and "2".
+    space = '<mspace width="0.17em"></mspace>'
+    return re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo)", space, text)
