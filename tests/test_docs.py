@@ -1,4 +1,4 @@
-"""The site and the README: every code block runs and prints what the page shows, every public name has an entry.
+"""The site and the README: every code block runs and prints what is shown; entries of all names.
 
 The page on the design includes CONTRIBUTING.md. Its commands build and measure fastopt, so they are
 not run here; ``.ci/run`` runs them.
