@@ -223,7 +223,7 @@ BAD_DATA: dict[str, tuple[Make, str]] = {
     "missing": (lambda folder: folder / "nothing.csv", "No such file"),
     "missing folder": (lambda folder: folder / "nothing", "there is no file or folder"),
     "empty folder": (lambda folder: folder, "has no train-images"),
-    "strange kind": (strange_kind, "expected one of .npz, .csv, .tsv"),
+    "strange kind": (strange_kind, "expected a file whose name ends with .npz, .csv, .tsv"),
     "ragged": (csv("1,2,0\n3,4,1\n5,6\n"), "line 3: 2 columns, 3 expected"),
     "words": (csv("1,2,0\nx,4,1\n"), "row 2, column 'x1': 'x' is not a number"),
     "typo in the first line": (csv("x,2,0\n3,4,1\n"), "row 1, column 'x1': 'x' is not a number"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         ("width", "town=Bonn", "town=Oslo", "town=Rome", "length"),
         ("high", "low"),
         ["line 1 is the header: width, town, length, size", "filled 19 missing values",
-         "10 values of 'width' by 1998.7, the median; 9 values of 'town' by 'Oslo', the most",
+         "10 in 'width' by 1998.7, the median; 9 in 'town' by 'Oslo', the most frequent",
          "classification: 'size' has 2 different texts", "the last column, 'size'"],
     ),
     "semicolons and decimal commas": (
@@ -49,7 +52,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         {},
         ("Breite", "Länge"),
         (),
-        ["numbers have decimal commas", "separators such as 1,234 are in: Länge",
+        ["numbers have decimal commas", "numbers such as 1,234 or 5 % are in: Länge",
          "regression: 'Preis' has numbers that are not whole"],
     ),
     "no header": (
@@ -91,3 +94,216 @@ def test_first_files_train_and_new_rows_are_matched_by_name(name: str, tmp_path:
     inputs = data.preprocessing.transform(new)
     both = np.concatenate([data.x_train, data.x_val])
     np.testing.assert_array_equal(np.unique(inputs, axis=0), np.unique(both, axis=0))
+
+
+def write(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+NUMBERS = [f"{i % 7}.5" for i in range(40)]
+BITS = [i % 2 for i in range(40)]
+XY = ["xy"[i % 2] for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (lines(NUMBERS, BITS, head="a,b"), ["a", "b"]),
+        (lines(NUMBERS, BITS, head="0,1"), ["0", "1"]),
+        (lines(NUMBERS, BITS, head="2019,2020"), ["x1", "x2"]),
+        (lines(NUMBERS, BITS, NUMBERS, head="2019,2020,total"), ["2019", "2020", "total"]),
+        (lines(NUMBERS, BITS, NUMBERS, head="2020,2019,total"), ["x1", "x2", "x3"]),
+        (lines(NUMBERS, NUMBERS, XY, head="1x1,1x2,label"), ["1x1", "1x2", "label"]),
+        (lines(NUMBERS, BITS, head="?,0"), ["x1", "x2"]),
+        (lines(NUMBERS, BITS, head="12:30,0"), ["x1", "x2"]),
+        (lines(NUMBERS, BITS, head="a,a"), ["a", "a.2"]),
+        (lines(XY, XY), ["x1", "x2"]),  # the first x comes again
+        (lines(XY, XY, head="a,b"), ["a", "b"]),
+        (lines(NUMBERS, BITS, [""] * 40, head="a,b,"), ["a", "b"]),
+        (lines(NUMBERS, BITS, XY, head="a b", sep=" "), ["", "a", "b"]),  # as R writes it
+    ],
+)
+def test_the_header_is_found(content: str, names: list[str], tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, content)).frame
+    assert list(frame) == names
+    assert len(frame) == 40 + (names[0] == "x1" and names[-1] != "x2") + (
+        names == ["x1", "x2"] and not content.startswith("x,")
+    )
+
+
+def test_the_header_may_be_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "150,4,setosa\n" + lines(NUMBERS, NUMBERS, BITS))
+    assert list(read_table(path, header=True).frame) == ["150", "4", "setosa"]
+    path = write(tmp_path, lines(XY[:1], [7], head="a,b"))
+    assert len(read_table(path, header=False).frame) == 2
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|", " ", "#"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_delimiters_and_line_ends(sep: str, end: str, tmp_path: Path) -> None:
+    text = lines(NUMBERS, [f'"t{sep}{i}"' for i in range(40)], XY, head=f"a{sep}b{sep}c", sep=sep)
+    path = write(tmp_path, "\ufeff" + text.replace("\n", end), "A.TXT")
+    frame = read_table(path, delimiter="#" if sep == "#" else None).frame
+    assert list(frame) == ["a", "b", "c"]
+    assert frame.b.iloc[7] == f"t{sep}7"
+    assert frame.c.tolist() == XY
+
+
+def test_packed_and_other_files_hold_the_same(tmp_path: Path) -> None:
+    text = lines(NUMBERS, BITS, XY, head="a\tb\tc", sep="\t")
+    expected = read_table(write(tmp_path, text, "a.tsv")).frame
+    files = [
+        write(tmp_path, gzip.compress(text.encode()), "A.TSV.GZ"),
+        write(tmp_path, text.encode("utf-16"), "b.csv"),
+    ]
+    if find_spec("pyarrow"):
+        expected.to_parquet(tmp_path / "a.Parquet", index=False)
+        files.append(tmp_path / "a.Parquet")
+    for path in files:
+        pd.testing.assert_frame_equal(read_table(path).frame, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (['"1,234"', '"1,234,567.5"', "12"], [1234, 1234567.5, 12]),
+        (['"1,5"', '"2,25"', "3"], [1.5, 2.25, 3]),
+        (["1 234", "1'234", "12"], [1234, 1234, 12]),
+        (["5 %", "12%", "-1 %"], [5, 12, -1]),
+        (['"$1,000"', "$5", "-$7.5"], [1000, 5, -7.5]),
+        (["0.1", "1e-3", " 2 "], [0.1, 1e-3, 2]),
+        (["?", "NA", "1"], [np.nan, np.nan, 1]),
+    ],
+)
+def test_numbers_as_people_write_them(cells: list[str], numbers: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, lines(cells * 5, XY[:15], head="a,b"))
+    np.testing.assert_array_equal(read_table(path).frame.a[:3].to_numpy(float), numbers)
+    text = lines([cell.strip('"') for cell in cells * 5], XY[:15], head="a;b", sep=";")
+    np.testing.assert_array_equal(
+        read_table(write(tmp_path, text)).frame.a[:3].to_numpy(float), numbers
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "taken", "words"),
+    [
+        (["007", "7", "12"], ("007", "12", "7"), "3 different codes that begin with 0"),
+        (["9.0", "10.0", "2.0"], ("2.0", "9.0", "10.0"), "3 different whole numbers"),
+        (["+1", "-1"], ("-1", "+1"), "2 different whole numbers"),
+        (["True", "False"], ("False", "True"), "2 different texts"),
+        (["1_0", "10", "20"], ("10", "1_0", "20"), "3 different texts"),
+    ],
+)
+def test_labels_are_as_they_are_written(
+    labels: list[str], taken: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    path = write(
+        tmp_path, lines(range(60), [i % 7 for i in range(60)], labels * (60 // len(labels)))
+    )
+    data = ft.load_data(path)
+    assert data.labels == taken
+    assert any(words in note for note in data.notes)
+
+
+def test_the_task_follows_from_the_targets(tmp_path: Path) -> None:
+    for last, task in (
+        ([i % 20 for i in range(60)], "classification"),
+        ([i % 21 for i in range(60)], "regression"),
+        ([i % 2 + 0.5 for i in range(60)], "regression"),
+        (["ab"[i % 2] for i in range(60)], "classification"),
+    ):
+        path = write(tmp_path, lines(range(60), last))
+        assert ft.load_data(path).task == task
+    assert ft.load_data(path, "binary").task == "binary"
+
+
+@pytest.mark.parametrize(
+    ("y", "labels"),
+    [
+        (np.eye(3)[np.arange(60) % 3], ("0", "1", "2")),
+        (np.arange(60)[:, None] % 2 == 0, ("False", "True")),
+        (np.array([b"ant", b"bee"])[np.arange(60) % 2], ("ant", "bee")),
+    ],
+)
+def test_targets_of_npz_files(y: Any, labels: tuple[str, ...], tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.NPZ.npz", X=RNG.normal(size=(60, 2, 2)), y=y)
+    data = ft.load_data(tmp_path / "a.NPZ.npz")
+    assert data.labels == labels
+    assert data.features == 4
+
+
+def test_columns_may_be_left_out(tmp_path: Path) -> None:
+    days = [f"2024-01-{i % 28 + 1:02}" for i in range(40)]
+    path = write(tmp_path, lines(range(40), days, NUMBERS, XY, head="userId,day,a,b"))
+    with pytest.raises(ft.DataError, match=r"column 'day' holds dates .* '2024-01-01'.*--drop day"):
+        ft.load_data(path)
+    data = ft.load_data(path, drop=["2"])
+    assert data.preprocessing is not None
+    assert data.preprocessing.features == ("a",)
+    assert ft.load_data(path, drop=["day", "a"], target="userId", task="regression").features == 2
+    for options, words in (
+        ({"target": "c"}, "has no column 'c' (target); it has 4: 'userId', 'day', 'a', 'b'"),
+        ({"drop": ["9"]}, "has no column '9' (drop)"),
+        ({"drop": ["b"]}, "the target 'b' cannot be left out"),
+        ({"drop": ["day", "a"]}, "it needs features and a target"),
+        ({"delimiter": "ab"}, "must be one character, or tab, comma, semicolon or space"),
+    ):
+        with pytest.raises(ft.DataError, match=re.escape(words)):
+            ft.load_data(path, **options)
+    with pytest.raises(ft.DataError, match="iris is not a table, so it takes no header"):
+        ft.load_data("iris", header=True)
+
+
+def test_rows_without_a_target_and_rare_texts_are_named(tmp_path: Path) -> None:
+    names = [f"n{i}" for i in range(40)]
+    towns = ["Rome"] * 30 + names[:10]
+    path = write(tmp_path, lines(NUMBERS, names, towns, ["", *XY[1:]], head="a,name,town,b"))
+    data = ft.load_data(path)
+    assert len(data.y_train) + len(data.y_val) == 39
+    for words in (
+        "left out 1 row without a target",
+        "joined in 'town'",
+        "left out, because no text or number is frequent enough: 'name'",
+    ):
+        assert any(words in note for note in data.notes), data.notes
+
+
+def test_text_of_a_file_does_not_command_a_terminal(tmp_path: Path) -> None:
+    labels = [f"{label}\x1b]0;owned\x07" for label in XY]
+    path = write(tmp_path, lines(NUMBERS, labels, head="a\x1b[31m,\x1b[2J"), "a\x1b.csv")
+    data = ft.load_data(path)
+    assert data.labels == (r"x\x1b]0;owned\x07", r"y\x1b]0;owned\x07")
+    assert data.preprocessing is not None
+    for text in (data.name, data.target, *data.notes, *data.preprocessing.features):
+        assert text.isprintable()
+
+
+def test_files_that_unpack_to_very_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastopt.train.arrays.FREE", 0)
+    path = write(tmp_path, gzip.compress(b"1,2\n" * 50_000), "a.csv.gz")
+    with pytest.raises(ft.DataError, match="unpacks to more than 200 times its size"):
+        ft.load_data(path)
+    np.savez_compressed(tmp_path / "a.npz", X=np.zeros((90_000, 1)), y=np.zeros(90_000))
+    with pytest.raises(ft.DataError, match="unpacks to more than 200 times its size"):
+        ft.load_data(tmp_path / "a.npz")
+
+
+def test_a_label_may_not_be_a_whole_text(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(NUMBERS, XY) + "1.5," + "z" * 5000)
+    with pytest.raises(ft.DataError, match="a label has 5000 characters, more than 200"):
+        ft.load_data(path)
+
+
+def test_too_little_memory_is_an_error_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pd, "read_csv", fail)
+    with pytest.raises(ft.DataError, match=r"a\.csv does not fit into memory"):
+        ft.load_data(write(tmp_path, lines(NUMBERS, XY)))

@@ -43,6 +43,7 @@ from fastopt.train.report import (
     write_report,
 )
 from fastopt.train.saved import SavedModel, load_model, save_model
+from fastopt.train.tables import Table, read_table
 
 __all__ = [
     "BUNDLED",
@@ -73,6 +74,7 @@ __all__ = [
     "RunConfig",
     "SavedModel",
     "Seconds",
+    "Table",
     "Task",
     "TensorBoardLogger",
     "Trainer",
@@ -87,6 +89,7 @@ __all__ = [
     "plot_confusion",
     "plot_history",
     "plot_predictions",
+    "read_table",
     "root_mean_squared_error",
     "save_model",
     "score_classes",

@@ -25,7 +25,6 @@ from fastopt.train.preprocessing import (
 )
 from fastopt.train.tables import (
     DATE,
-    SUFFIXES,
     VALUE,
     find_column,
     is_table,
@@ -47,7 +46,7 @@ BUNDLED: dict[str, tuple[str, Task]] = {
 
 CLASSES = 20  # whole numbers are labels by default if they have at most so many different values
 LONGEST = 200  # characters of a label
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # as numbers are usually written
+NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)(\.\d+)?")  # as numbers are usually written
 INDEX = re.compile(r"|Unnamed: 0|(?i:(.*[^a-z])?(id|index|no|nr|row))|.*[a-z]I[dD]")
 
 
@@ -125,22 +124,18 @@ def load_data(
         if folder:
             refuse_options(str(path), given)
             return _load_idx(path, task or "classification")
-        if is_table(path):
-            return _load_table(path, task, seed, target, drop, delimiter, header)
+        require_path(path)
+        return _load_table(path, task, seed, target, drop, delimiter, header)
     except MemoryError as error:
         raise DataError(f"{source} does not fit into memory") from error
-    raise not_data(path)
 
 
-def not_data(path: Path) -> DataError:
-    """Return the error for a path that is neither a table nor a folder."""
-    if not path.exists():
-        return DataError(
+def require_path(path: Path) -> None:
+    """Raise DataError if there is no such path, which may be a misspelt name."""
+    if not is_table(path) and not path.exists():
+        raise DataError(
             f"there is no file or folder {path}; bundled with scikit-learn are {', '.join(BUNDLED)}"
         )
-    return DataError(
-        f"{path}: expected one of {', '.join(SUFFIXES)}, or a folder with MNIST's idx files"
-    )
 
 
 def refuse_options(source: str, given: Mapping[str, object]) -> None:
@@ -283,25 +278,30 @@ def _check_texts(path: Path, column: pd.Series[Any]) -> None:
         if is_number(column):
             return
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    texts = read_texts(column).dropna()
-    dates = texts.map(DATE.fullmatch).notna()
-    words = texts.map(VALUE.fullmatch).isna()
+        name = printable(shlex.quote(str(column.name)))
+        raise DataError(f"{path}: {error} (--drop {name})") from None
+    texts = read_texts(column)
+    counts = texts.value_counts()
+    dates = [cell for cell in counts.index if DATE.fullmatch(cell)]
+    numbers = [cell for cell in counts.index if VALUE.fullmatch(cell)]
     name = short_repr(str(column.name))
-    if len(texts) and dates.mean() > 0.5:
+    if 2 * counts[dates].sum() > counts.sum():
         raise DataError(
-            f"{path}: column {name} holds dates or times such as {short_repr(texts[dates].iloc[0])}"
-            f"; leave it out (--drop {printable(shlex.quote(str(column.name)))}), or turn it into "
-            "numbers such as days"
+            f"{path}: column {name} holds dates or times such as {short_repr(dates[0])}; leave it "
+            f"out (--drop {printable(shlex.quote(str(column.name)))}), or turn it into numbers "
+            "such as days"
         )
-    if len(texts) and words.mean() <= 0.5:
+    if numbers and 2 * counts[numbers].sum() >= counts.sum():
         row, value = _first_word(texts)
-        raise DataError(f"{path}, row {row}, column {name}: {short_repr(value)} is not a number")
+        raise DataError(
+            f"{path}, row {row}, column {name}: {short_repr(value)} is not a number; empty the "
+            "cell if the value is missing"
+        )
 
 
 def _first_word(cells: pd.Series[Any]) -> tuple[Any, str]:
     """Return the row and the text of the first cell that is not written as a number."""
-    texts = read_texts(cells)
+    texts = read_texts(cells).dropna()
     words = texts[texts.map(VALUE.fullmatch).isna()]
     first = words if len(words) else texts
     return first.index[0], str(first.iloc[0])
@@ -314,6 +314,8 @@ def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
     if pd.api.types.is_numeric_dtype(y.dtype):
         return y.astype(np.float64)
     texts = read_texts(y)
+    if not all(map(VALUE.fullmatch, texts.unique())):
+        return None
     numbers = pd.to_numeric(texts, errors="coerce")
     return to_numbers(texts, decimal) if numbers.isna().any() else numbers.astype(np.float64)
 
@@ -325,7 +327,7 @@ def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Tas
         return "classification", counted(different, "different text")
     if y.dtype.kind == "b":
         return "classification", "the values False and True"
-    if y.dtype == object and y.str.match(r"-?0\d").any():
+    if y.dtype.kind not in "fiu" and read_texts(y).str.match(r"-?0\d").any():
         return "classification", f"{counted(different, 'different code')} that begin with 0"
     if (numbers % 1 != 0).any():
         return "regression", "numbers that are not whole"
@@ -438,7 +440,7 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
     notes = []
     missing = train.isna().sum() + held.isna().sum()
     filled = [
-        f"{counted(missing[c.name], 'value')} of {short_repr(c.name)} by "
+        f"{missing[c.name]} in {short_repr(c.name)} by "
         + (
             f"{c.fill:g}, the median"
             if isinstance(c.fill, float)

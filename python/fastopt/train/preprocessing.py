@@ -206,7 +206,7 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     if len(twice):
         raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     made: dict[str, Column] = {}
-    numbers = [str(name) for name in frame if is_number(frame[name])]
+    numbers = [str(name) for name in frame if is_number(frame[name]) and frame[name].notna().any()]
     for start in range(0, len(numbers), COLUMNS):
         made |= _fit_numbers(frame, numbers[start : start + COLUMNS])
     made = {str(name): made.get(str(name)) or _fit_text(frame[name]) for name in frame}
@@ -299,7 +299,12 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
 
 def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
     """Return a column as Python strings, with NaN for missing values; 7.0 is the text 7."""
-    return column.astype(object).map(_as_text, na_action="ignore")
+    from pandas.api.types import infer_dtype
+
+    column = column.astype(object)
+    if infer_dtype(column, skipna=True) == "string":
+        return column
+    return column.map(_as_text, na_action="ignore")
 
 
 def _as_text(value: Any) -> str:

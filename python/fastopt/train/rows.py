@@ -19,12 +19,12 @@ from fastopt.train.loading import (
     NUMBER,
     as_numbers,
     bundled_table,
-    not_data,
     refuse_options,
+    require_path,
 )
 from fastopt.train.preprocessing import Preprocessing, read_texts
 from fastopt.train.saved import SavedModel
-from fastopt.train.tables import Table, is_table, read_table
+from fastopt.train.tables import Table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +92,7 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
         if len(y) == len(x):
             frame["class"] = y
         return Table(frame, ())
-    if not is_table(path):
-        raise not_data(path)
+    require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
     if model.objective.task != "regression":
         texts.append(model.target)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastopt._checks import short_repr
-from fastopt.train.arrays import read_bytes, read_npz, reading
+from fastopt.train.arrays import check_unpacked, read_bytes, read_npz, reading
 from fastopt.train.checks import DataError, from_extra, printable
 from fastopt.train.preprocessing import read_texts
 
@@ -33,6 +33,8 @@ DATE = re.compile(
 VALUE = re.compile(
     r"(?=.*\d)[-+$€£]*[\d.,' ]+(e[-+]?\d+)?[%$€£]?|0x[0-9a-f]+|[-+]?inf(inity)?", re.IGNORECASE
 )
+
+UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$")  # beside a number
 
 # Numbers with separators: the separator of thousands, the decimal mark, and the pattern.
 FORMATS = (
@@ -82,7 +84,8 @@ def read_table(
         number, a date or empty. Numbers may be names if they increase, and a text stands above a
         column of numbers ("2019", "2020", "total") or they count from 0.
     text : collection of str
-        Columns, as for `find_column`, whose cells are texts as they are written: 007 is not 7.
+        Names or numbers of columns whose cells are texts as they are written: 007 is not 7. Names
+        that the table does not have are ignored.
 
     Raises
     ------
@@ -93,27 +96,34 @@ def read_table(
     with from_extra("read_table"):
         import pandas as pd
 
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes[-1] in (".npz", ".parquet") and (delimiter is not None or header is not None):
+    suffix = path.suffix.lower()
+    if not is_table(path):
+        raise DataError(f"{path}: expected a file whose name ends with {', '.join(SUFFIXES)}")
+    if suffix in (".npz", ".parquet") and (delimiter is not None or header is not None):
         raise DataError(f"{path} has neither delimiter nor header; leave the options out")
     notes: list[str] = []
     decimal = "."
-    if suffixes[-1] == ".npz":
+    if suffix == ".npz":
         arrays = read_npz(path)
         names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
         frame = pd.DataFrame(arrays["X"], columns=names)
         if "y" in arrays:
             y = arrays["y"]
             frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
-    elif suffixes[-1] == ".parquet":
+    elif suffix == ".parquet":
         with reading(path, "Parquet file"):
             try:
-                frame = pd.read_parquet(path)
-            except ImportError as error:
+                from pyarrow.parquet import read_metadata
+            except ModuleNotFoundError as error:
                 raise DataError(f"{path} needs pyarrow: pip install pyarrow") from error
+            facts = read_metadata(path)
+            check_unpacked(path, 8 * facts.num_rows * facts.num_columns, path.stat().st_size)
+            frame = pd.read_parquet(path)
             if not isinstance(frame.index, pd.RangeIndex):
                 frame = frame.reset_index(names="" if frame.index.nlevels == 1 else None)
-            frame.columns = frame.columns.astype(str)
+            frame.columns = pd.Index(_different(map(str, frame.columns)))
+            texts = [c for c in frame if isinstance(frame[c].dtype, pd.StringDtype)]
+            frame = frame.astype(dict.fromkeys(texts, object))  # here a damaged text raises
     else:
         with reading(path, "CSV file in UTF-8"):
             frame, decimal = _read_csv(path, delimiter, header, text, notes)
@@ -154,6 +164,8 @@ def _read_csv(
             notes.append(f"line {start} is the header: {_listed(names)}")
             if len(names) == columns - 1:
                 names.insert(0, "")  # the names of the rows have no name
+            elif not names[-1] and not any(row[-1] for row in rows if len(row) == columns):
+                names.pop()  # each line ends with a delimiter
         names = _different(names)
         as_text = {find_column(names, name) for name in text}
         decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
@@ -181,6 +193,8 @@ def _read_csv(
             raise DataError(
                 f"{path}, line {line + start}: {found} columns, {wanted} expected"
             ) from error
+        if len(names) == frame.shape[1] - 1 and frame.iloc[:, -1].isna().all():
+            frame = frame.iloc[:, :-1]
         if len(names) != frame.shape[1]:
             raise DataError(
                 f"{path}: the header has {len(names)} columns, the rows have {frame.shape[1]}"
@@ -196,7 +210,7 @@ def _read_csv(
             frame[name] = texts if numbers is None else numbers
             separated += [str(name)] * (numbers is not None)
     if separated:
-        notes.append(f"numbers with separators such as 1,234 are in: {_listed(separated)}")
+        notes.append(f"numbers such as 1,234 or 5 % are in: {_listed(separated)}")
     return frame, decimal
 
 
@@ -205,10 +219,13 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
 
     Formats with the same decimal mark as the rest of the table are tried first.
     """
-    cells = texts.dropna().unique()
+    cells = {cell: UNIT.sub(r"\1", cell) for cell in texts.dropna().unique()}
     for thousands, mark, pattern in sorted(FORMATS, key=lambda form: form[1] != decimal):
-        if len(cells) and all(map(pattern.fullmatch, cells)):
-            plain = {cell: float(re.sub(thousands, "", cell).replace(mark, ".")) for cell in cells}
+        if cells and all(map(pattern.fullmatch, cells.values())):
+            plain = {
+                cell: float(re.sub(thousands, "", bare).replace(mark, "."))
+                for cell, bare in cells.items()
+            }
             return texts.map(plain)
     return None
 
@@ -238,8 +255,9 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
             raise DataError(f"{path} holds no rows of data")
         rows = [[cell.strip() for cell in row] for row in rows]
         widths = set(map(len, rows[1:])) or {len(rows[0])}
+        # R writes no name for the names of the rows: its header has a cell less.
         if delimiter or (
-            len(widths) == 1 and max(widths) > 1 and len(rows[0]) - max(widths) in (0, -1)
+            len(widths) == 1 and len(rows[0]) > 1 and max(widths) - len(rows[0]) in (0, 1)
         ):
             return rows, candidate
         if len(rows[0]) > 1 or candidate == ",":
