@@ -121,7 +121,7 @@ def draw(page: Path, folder: Path) -> list[Path]:
 
 def same_picture(a: Path, b: Path) -> bool:
     """Return whether two pictures look the same from afar; fonts and last digits may differ."""
-    from PIL import Image
+    from PIL import Image  # it comes with matplotlib
 
     sizes, small = set(), []
     for path in a, b:
@@ -134,26 +134,26 @@ def same_picture(a: Path, b: Path) -> bool:
 
 def main() -> None:
     """Draw the pictures of all pages again, or of the pages that are named."""
+    docs = Path(__file__).parent
+    for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
+        if {Path(path).name for _, path in pictures(page)} - {*BY_COMMANDS}:
+            print(page, flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                for path in draw(page, Path(folder)):
+                    _keep(path, page.parent / "pictures" / path.name)
+    for picture, (command, file) in BY_COMMANDS.items() if not sys.argv[1:] else ():
+        print(command, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, *command.split()], cwd=folder, check=True)
+            _keep(Path(folder, file), docs / "pictures" / picture)
+
+
+def _keep(path: Path, place: Path) -> None:
+    """Put a picture into the repository, as a small file."""
     from PIL import Image  # it comes with matplotlib
 
-    docs = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        new: list[tuple[Path, Path]] = []  # a picture, and its place in the repository
-        for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
-            shown = {Path(path).name for _, path in pictures(page)} - {*BY_COMMANDS}
-            if shown:
-                print(page, flush=True)
-                drawn = draw(page, folder)
-                new += [(p, page.parent / "pictures" / p.name) for p in drawn if p.name in shown]
-        if not sys.argv[1:]:
-            for picture, (command, file) in BY_COMMANDS.items():
-                print(command, flush=True)
-                subprocess.run([sys.executable, *command.split()], cwd=folder, check=True)
-                new.append((folder / file, docs / "pictures" / picture))
-        for path, place in new:
-            with Image.open(path) as picture_:
-                picture_.convert("RGB").quantize(64).save(place, optimize=True)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(64).save(place, optimize=True)
 
 
 @contextlib.contextmanager
