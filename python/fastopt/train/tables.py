@@ -199,7 +199,7 @@ def _parse(
     import pandas as pd
 
     try:
-        frame = pd.read_csv(
+        frame: pd.DataFrame = pd.read_csv(
             file,
             header=None,
             na_values=["?"],
