@@ -304,7 +304,8 @@ def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
     column = column.astype(object)
     if infer_dtype(column, skipna=True) == "string":
         return column
-    return column.map(_as_text, na_action="ignore")
+    # If all values are missing, map returns floats.
+    return column.map(_as_text, na_action="ignore").astype(object)
 
 
 def _as_text(value: Any) -> str:
@@ -324,8 +325,13 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
         frame = table.set_axis([str(name) for name in table], axis=1)
         missing = [name for name in names or () if name not in frame]
         if missing:
-            shown = ", ".join(map(short_repr, missing[:5])) + ", ..." * (len(missing) > 5)
-            raise DataError(f"the table lacks {counted(len(missing), 'column')}: {shown}")
+            lacked, there = (
+                ", ".join(map(short_repr, some[:5])) + ", ..." * (len(some) > 5)
+                for some in (missing, [*frame])
+            )
+            raise DataError(
+                f"the table lacks {counted(len(missing), 'column')}: {lacked}; it has {there}"
+            )
     else:
         array = np.asarray(table)
         if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):

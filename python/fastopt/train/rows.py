@@ -86,11 +86,11 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
         folder = path.is_dir()
     if folder:
         refuse_options(source, {"delimiter": delimiter, "header": header})
-        x = read_idx(path, "t10k-images")
+        x, y = read_idx(path, "t10k-images"), read_idx(path, "t10k-labels")
+        if y.shape != (len(x), 1):
+            raise DataError(f"{path}: {len(x)} held-out inputs but labels of shape {y.shape}")
         frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        y = read_idx(path, "t10k-labels").ravel()
-        if len(y) == len(x):
-            frame["class"] = y
+        frame["class"] = y[:, 0]
         return Table(frame, ())
     require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
