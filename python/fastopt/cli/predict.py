@@ -14,7 +14,7 @@ import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
-from fastopt.cli.common import say
+from fastopt.cli.common import say_fact
 from fastopt.train.rows import Rows, read_rows
 
 FILE = "predictions.csv"
@@ -40,7 +40,14 @@ def predict(
     header: common.Header = None,
     output: Annotated[Path, common.Folder(help=f"Folder for {FILE}.")] = Path("fastopt-predict"),
 ) -> None:
-    """Predict the target of new rows with a trained model; score it if the target is there."""
+    """Predict the target of new rows with a trained model; score it if the target is there.
+
+    With the model of the last run:
+
+      fastopt predict fastopt-run new.csv
+
+    The columns of the new rows are found by their names.
+    """
     with common.one_line_errors(output):
         saved = _load(model)
         rows = read_rows(data, saved, delimiter=delimiter, header=header)
@@ -51,12 +58,12 @@ def predict(
     with common.results_folder(output), ft.write_together(output) as parts:
         columns, summary = _columns(saved, outputs)
         _write(parts / FILE, columns)
-    say(f"model      {model}: {saved}")
-    say(f"data       {data}: {counted(len(outputs), 'row')}")
+    say_fact("model", f"{model}: {saved}")
+    say_fact("data", f"{data}: {counted(len(outputs), 'row')}")
     for note in rows.notes:
-        say(f"           {note}")
-    say(f"predicted  {summary}")
-    say(f"score      {_score(saved, outputs, rows)}")
+        say_fact("", note)
+    say_fact("predicted", summary)
+    say_fact("score", _score(saved, outputs, rows))
     common.written(output, [output / FILE])
 
 
