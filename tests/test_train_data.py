@@ -243,7 +243,10 @@ BAD_DATA: dict[str, tuple[Make, str]] = {
     "infinity in X": (npz(X=features(np.inf, 7, 9), y=BITS), "row 8: inf is not within 1e+100"),
     "no y": (npz(X=np.ones((3, 2))), "it needs X and y"),
     "no X": (npz(y=np.ones(3)), "holds y; it needs X and y"),
-    "unequal lengths": (npz(X=np.ones((9, 2)), y=np.ones(8)), "9 rows in X, 8 in y"),
+    "unequal lengths": (
+        npz(X=np.ones((9, 2)), y=np.ones(8)),
+        "y must have a row for each of the 9 in X, not (8,)",
+    ),
     "many targets": (npz(X=np.ones((9, 2)), y=np.ones((9, 2))), "or be one-hot rows, not (9, 2)"),
     "text": (npz(X=[["a"], ["b"]] * 10, y=BITS), "X must hold real numbers"),
     "one class": (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pandas as pd
 
 from fastopt import train as ft
 from fastopt.train.tables import read_table
+from helpers import fastopt
 
 RNG = np.random.default_rng(4)
 A, B = RNG.normal(size=(2, 90)) * 9 + 2000
@@ -66,7 +69,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
     "index column": (
         pd.DataFrame({"a": A, "b": B, "c": CLASS}).sample(90, random_state=1).to_csv(),
         {}, ("a", "b"), ("high", "low"),
-        ["column '' is left out: it only numbers or names the rows"],
+        ["column 'column 1' is left out: it only numbers or names the rows"],
     ),
     "target in the middle": (
         lines(A, CLASS, B, head="a,size,b"), {"target": "size"}, ("a", "b"), ("high", "low"), [],
@@ -122,7 +125,7 @@ XY = ["xy"[i % 2] for i in range(40)]
         (lines(XY, XY), ["x1", "x2"]),  # the first x comes again
         (lines(XY, XY, head="a,b"), ["a", "b"]),
         (lines(NUMBERS, BITS, [""] * 40, head="a,b,"), ["a", "b"]),
-        (lines(NUMBERS, BITS, XY, head="a b", sep=" "), ["", "a", "b"]),  # as R writes it
+        (lines(NUMBERS, BITS, XY, head="a b", sep=" "), ["column 1", "a", "b"]),  # as R writes it
     ],
 )
 def test_the_header_is_found(content: str, names: list[str], tmp_path: Path) -> None:
@@ -307,3 +310,22 @@ def test_too_little_memory_is_an_error_of_the_data(
     monkeypatch.setattr(pd, "read_csv", fail)
     with pytest.raises(ft.DataError, match=r"a\.csv does not fit into memory"):
         ft.load_data(write(tmp_path, lines(NUMBERS, XY)))
+
+
+def test_the_command_takes_the_options_of_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(NUMBERS, XY, DECIMALS[:40], head="1;2;3", sep=";"))
+    options = ["--target", "2", "--drop", "1", "--delimiter", ";", "--no-header"]
+    ran = fastopt("train", "--data", path.name, *options, "--epochs", "1", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "classification: 'x2' has 3 different texts" in ran.stdout
+    facts = json.loads((tmp_path / "fastopt-run/run.json").read_text())
+    assert (
+        facts["command"] == "fastopt train --data a.csv --epochs 1 --target 2 --drop 1 "
+        "--delimiter ';' --no-header"
+    )
+    again = shlex.split(facts["command"].replace("--target 2", "--target nothing"))
+    ran = fastopt(*again[1:], cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "fastopt: error: a.csv has no column 'nothing' (target); it has 3: 'x1', 'x2', 'x3'\n"
+    )

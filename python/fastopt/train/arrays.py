@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import counted
 from fastopt.train.checks import DataError, printable
 
 # What a packed file may unpack to, beside `FREE` bytes: real data shrink less than this.
@@ -92,26 +91,22 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         x = x.astype(np.float64)
     arrays["X"] = x.reshape(len(x), -1)
     if "y" in arrays:
-        arrays["y"] = _one_column(path, arrays["y"])
-        if len(arrays["y"]) != len(x):
-            raise DataError(f"{path}: {counted(len(x), 'row')} in X, {len(arrays['y'])} in y")
+        arrays["y"] = _one_column(path, arrays["y"], len(x))
     return arrays
 
 
-def _one_column(path: Path, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _one_column(path: Path, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """Return targets of shape (N,); they may have shape (N, 1), or be one-hot rows."""
-    if y.dtype.kind not in "biufUS":
+    if y.dtype.kind not in "biufUS" or y.dtype.itemsize == 0:
         raise DataError(f"{path}: y must hold numbers or text, not {y.dtype}")
-    if y.ndim == 2 and y.shape[1] == 1:
-        return y[:, 0]
-    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (np.count_nonzero(y, axis=1) == 1).all():
+    if y.ndim not in (1, 2) or len(y) != rows:
+        raise DataError(f"{path}: y must have a row for each of the {rows} in X, not {y.shape}")
+    if y.ndim == 1 or y.shape[1] == 1:
+        return y.reshape(rows)
+    if np.isin(y, (0, 1)).all() and (np.count_nonzero(y, axis=1) == 1).all():
         classes: npt.NDArray[np.int64] = y.argmax(axis=1)
         return classes
-    if y.ndim != 1:
-        raise DataError(
-            f"{path}: y must have shape (N,) or (N, 1), or be one-hot rows, not {y.shape}"
-        )
-    return y
+    raise DataError(f"{path}: y must have shape (N,) or (N, 1), or be one-hot rows, not {y.shape}")
 
 
 def read_idx(folder: Path, stem: str) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import counted, short_repr
+from fastopt._checks import counted, list_of, short_repr
 from fastopt.train.arrays import read_idx, reading
 from fastopt.train.checks import DataError, from_extra, ieee, printable, seed32, text
 from fastopt.train.data import TASKS, Data, Task
@@ -47,7 +47,7 @@ BUNDLED: dict[str, tuple[str, Task]] = {
 CLASSES = 20  # whole numbers are labels by default if they have at most so many different values
 LONGEST = 200  # characters of a label
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)(\.\d+)?")  # as numbers are usually written
-INDEX = re.compile(r"|Unnamed: 0|(?i:(.*[^a-z])?(id|index|no|nr|row))|.*[a-z]I[dD]")
+INDEX = re.compile(r"column 1|Unnamed: 0|(?i:index|row|n[or]\.?|(.*[^a-z])?id)|.*[a-z]I[dD]")
 
 
 @ieee
@@ -222,7 +222,7 @@ def _load_table(
     if target is None and path.suffix.lower() != ".npz":
         notes.append(f"the target is the last column, {short_repr(name)}; --target names another")
     y = frame.pop(name)
-    dropped = {_column(path, names, column, "drop") for column in drop}
+    dropped = {_column(path, names, column, "drop") for column in list_of(text)("drop", drop)}
     if name in dropped:
         raise DataError(f"{path}: the target {short_repr(name)} cannot be left out")
     first = names[0]
@@ -231,8 +231,6 @@ def _load_table(
         notes.append(f"column {short_repr(first)} is left out: it only numbers or names the rows")
     if dropped:
         frame = frame.drop(columns=sorted(dropped))
-    if "" in frame:
-        frame = frame.rename(columns={"": f"x{names.index('') + 1}"})
     if not frame.shape[1]:
         raise DataError(f"{path} has no columns left; it needs features and a target")
     missing = y.isna()

@@ -101,37 +101,32 @@ class Preprocessing:
         """Write the inputs of some rows into zeros."""
         import pandas as pd
 
-        names = [column.name for column in self.columns if column.kind == "number"]
-        values = read_numbers(frame, names)
+        starts = np.cumsum([0, *(len(column.features) for column in self.columns)])
+        numbers = [(i, c) for i, c in zip(starts, self.columns, strict=False) if c.kind == "number"]
+        at = [i for i, _ in numbers]
         mean, scale, fill = (
-            np.array([getattr(c, name) for c in self.columns if c.kind == "number"], np.float64)
+            np.array([getattr(column, name) for _, column in numbers], np.float64)
             for name in ("mean", "scale", "fill")
         )
-        infinite = np.argwhere(np.isinf(values))
-        values = np.where(np.isnan(values), fill, values)
-        values -= mean
+        given = read_numbers(frame, [column.name for _, column in numbers])
+        values = np.where(np.isnan(given), fill, given) - mean
         np.divide(values, scale, out=values, where=scale != 0)
-        values[:, scale == 0] = 0
-        large = np.argwhere(np.abs(values) > np.finfo(np.float32).max)
-        for row, i in [*infinite, *large][:1]:
-            value = read_numbers(frame, names)[row, i]
+        values[:, scale == 0] *= 0  # infinity becomes NaN
+        inputs[:, at] = values
+        for row, i in np.argwhere(~np.isfinite(inputs[:, at]))[:1]:
+            problem = "too far from the other values for float32"
             raise DataError(
-                f"column {short_repr(names[i])}, row {frame.index[row]}: {value:g} is "
-                + ("infinite" if np.isinf(value) else "too far from the other values for float32")
-                + "; remove or change it"
+                f"column {short_repr(numbers[i][1].name)}, row {frame.index[row]}: "
+                f"{given[row, i]:g} is {'infinite' if np.isinf(given[row, i]) else problem}; "
+                "remove or change it"
             )
-        first, at = 0, 0
-        for column in self.columns:
-            if column.kind == "number":
-                inputs[:, at] = values[:, first]
-                first += 1
-            else:
+        for start, column in zip(starts, self.columns, strict=False):
+            if column.kind == "text":
                 texts = read_texts(frame[column.name]).fillna(column.fill)
                 level = pd.Index(column.levels, dtype=object).get_indexer(pd.Index(texts))
                 level[level < 0] = len(column.levels)
                 rows = np.flatnonzero(level < len(column.features))
-                inputs[rows, at + level[rows]] = 1
-            at += len(column.features)
+                inputs[rows, start + level[rows]] = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values of JSON, from which `from_json` makes an equal object."""

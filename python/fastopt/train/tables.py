@@ -70,8 +70,9 @@ def read_table(
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
 
-    The index of the frame counts the rows from 1. Columns without a name are called x1, x2, ...;
-    the array ``y`` of a .npz file is the last column, ``target``.
+    The index of the frame counts the rows from 1. Without a header, the columns are called x1, x2,
+    ...; in a header, a first column without a name is called "column 1". The array ``y`` of a .npz
+    file is the last column, ``target``.
 
     Parameters
     ----------
@@ -129,7 +130,8 @@ def read_table(
             frame, decimal = _read_csv(path, delimiter, header, text, notes)
     if 0 in frame.shape:
         raise DataError(f"{path} holds no rows of data")
-    frame.columns = pd.Index(_different(map(printable, frame.columns)))
+    names = [printable(name) or f"column {i}" for i, name in enumerate(frame.columns, 1)]
+    frame.columns = pd.Index(_different(names))
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     return Table(frame, tuple(notes), decimal)
 
