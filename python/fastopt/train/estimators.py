@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,6 @@ except ImportError:  # scikit-learn before 1.6
     def validate_data(estimator: Any, *args: Any, **options: Any) -> Any:
         """Call what was a method of the estimator."""
         return estimator._validate_data(*args, **options)
-
-
-Self = TypeVar("Self", bound="_Network")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
