@@ -21,6 +21,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
 from rich.cells import cell_len
+from typer.testing import CliRunner
+
+from fastopt.cli.app import app
 
 TABLE = "iris.csv"
 COMMANDS = [
@@ -120,3 +123,10 @@ def test_no_word_and_no_number_is_cut(columns: int, log: list[str], tmp_path: Pa
     assert tables(lines) == tables(log)
     live = re.compile(r"\d+:\d\d:\d\d|-:--:--")
     assert words([line for line in lines if not live.search(line)]) <= words(log) | {"\\"}
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "compare", "sweep"])
+def test_every_option_is_in_a_group_of_the_help(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert "─ Run and results ─" in text
+    assert "─ Options ─" not in text  # where typer puts what has no group

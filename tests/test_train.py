@@ -55,7 +55,13 @@ def test_defaults_reach_97_percent_and_write_everything(tmp_path: Path) -> None:
     assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"]
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert len(read_metrics(folder)) == 30
-    for text in ("epoch   30/30", "samples/s", "final accuracy on held-out data", "run.json"):
+    for text in (
+        "epoch    1/30",
+        "epoch   30/30",
+        "samples/s",
+        "final accuracy on held-out data",
+        "run.json",
+    ):
         assert text in result.stdout
     for text in ("optimizer step", "loss and its gradient", "whole training"):
         assert text in result.stdout

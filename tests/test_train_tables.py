@@ -6,6 +6,8 @@ import gzip
 import json
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,13 @@ def test_delimiters_and_line_ends(sep: str, end: str, tmp_path: Path) -> None:
     assert list(frame) == ["a", "b", "c"]
     assert frame.b.iloc[7] == f"t{sep}7"
     assert frame.c.tolist() == XY
+
+
+def test_the_first_lines_may_end_inside_a_cell(tmp_path: Path) -> None:
+    text = lines(NUMBERS * 2, [f'"{i}\nend"' for i in range(80)], XY * 2, head="a,b,c")
+    frame = read_table(write(tmp_path, text)).frame
+    assert frame.shape == (80, 3)
+    assert frame.b.iloc[79] == "79\nend"
 
 
 def test_packed_and_other_files_hold_the_same(tmp_path: Path) -> None:
@@ -329,3 +338,8 @@ def test_the_command_takes_the_options_of_a_table(tmp_path: Path) -> None:
     assert ran.stderr == (
         "fastopt: error: a.csv has no column 'nothing' (target); it has 3: 'x1', 'x2', 'x3'\n"
     )
+
+
+def test_the_help_does_not_wait_for_pandas() -> None:
+    code = "import sys, fastopt.cli.app; assert not {'pandas', 'sklearn'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

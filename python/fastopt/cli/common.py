@@ -232,7 +232,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         yield
     except ft.ConfigError as error:
         fail(f"--{error.name.replace('_', '-')} {error.problem}")
-    except (ft.DataError, fo.CheckpointError) as error:
+    except (ft.DataError, fo.CheckpointError, ModuleNotFoundError) as error:
         fail(error)
     except MemoryError:
         fail("there is not enough memory; choose smaller sizes or less data")

@@ -29,7 +29,10 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `rows` with the same keys as CSV; return the path."""
+    """Write `rows` with the same keys as CSV; return the path.
+
+    Cells are written as they are: a spreadsheet takes a label such as =1+1 for a formula.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

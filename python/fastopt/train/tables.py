@@ -25,7 +25,9 @@ NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "s
 LINES = 50  # the first lines decide on delimiter, header and decimal mark
 
 # A cell that is a value and no name of a column: missing, a number in any format, a date, a time.
-MISSING = frozenset(["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"])
+MISSING = frozenset(
+    ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
+)
 DATE = re.compile(
     r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d.*)?|\d{1,2}:\d\d(:\d\d.*)?"
     r"|(\d{1,2}[ -.])?[A-Z][a-z]{2,8}[ -.]+(\d{1,2},? )?\d{4}"
@@ -151,59 +153,33 @@ def _read_csv(
     import pandas as pd
 
     with _open_text(path) as file:
-        lines = [*islice(file, LINES)]
-        rows, delimiter = _cut(lines, delimiter, path)
+        rows, delimiter = _cut([*islice(file, LINES)], delimiter, path)
+        columns = max(map(len, rows[1:]), default=len(rows[0]))
+        decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
         file.seek(0)
-        names = None
         if _is_header(rows) if header is None else header:
             names, start = _next_row(file, delimiter)
-        columns = max(map(len, rows[1:]), default=len(rows[0]))
-        if names is None:
-            notes.append("no header: line 1 holds values; the columns are x1, x2, ...")
-            names, start = [f"x{i + 1}" for i in range(columns)], 0
-            file.seek(0)
-        else:
             notes.append(f"line {start} is the header: {_listed(names)}")
             if len(names) == columns - 1:
                 names.insert(0, "")  # the names of the rows have no name
             elif not names[-1] and not any(row[-1] for row in rows if len(row) == columns):
                 names.pop()  # each line ends with a delimiter
-        names = _different(names)
-        as_text = {find_column(names, name) for name in text}
-        decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
+        else:
+            names, start = [f"x{i + 1}" for i in range(columns)], 0
+            notes.append("no header: line 1 holds values; the columns are x1, x2, ...")
         if decimal == ",":
             notes.append("numbers have decimal commas")
-        try:
-            frame = pd.read_csv(
-                file,
-                sep=delimiter,
-                header=None,
-                dtype={i: object for i, name in enumerate(names) if name in as_text},
-                na_values=["?"],
-                skipinitialspace=True,
-                decimal=decimal,
-                float_precision="round_trip",
-                low_memory=False,
-            )
-        except pd.errors.EmptyDataError:
-            raise DataError(f"{path} holds no rows of data") from None
-        except pd.errors.ParserError as error:
-            ragged = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-            if ragged is None:
-                raise
-            wanted, line, found = map(int, ragged.groups())
-            raise DataError(
-                f"{path}, line {line + start}: {found} columns, {wanted} expected"
-            ) from error
-        if len(names) == frame.shape[1] - 1 and frame.iloc[:, -1].isna().all():
-            frame = frame.iloc[:, :-1]
-        if len(names) != frame.shape[1]:
-            raise DataError(
-                f"{path}: the header has {len(names)} columns, the rows have {frame.shape[1]}"
-            )
-        if frame.iloc[:, -1].isna().any():
-            _refuse_short_rows(path, file, start, delimiter, len(names))
-    frame.columns = pd.Index(names)
+        names = _different(map(printable, names))
+        as_text = {find_column(names, name) for name in text}
+        frame = _parse(
+            path,
+            file,
+            start,
+            names,
+            sep=delimiter,
+            decimal=decimal,
+            dtype={i: object for i, name in enumerate(names) if name in as_text},
+        )
     separated = []
     for name, dtype in frame.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype):
@@ -214,6 +190,50 @@ def _read_csv(
     if separated:
         notes.append(f"numbers such as 1,234 or 5 % are in: {_listed(separated)}")
     return frame, decimal
+
+
+def _parse(
+    path: Path, file: io.TextIOWrapper, start: int, names: list[str], **options: Any
+) -> pd.DataFrame:
+    """Return the table behind the header, which ends in line `start`."""
+    import pandas as pd
+
+    try:
+        frame: pd.DataFrame = pd.read_csv(
+            file,
+            header=None,
+            na_values=["?"],
+            skipinitialspace=True,
+            float_precision="round_trip",
+            low_memory=False,  # a column has one type
+            **options,
+        )
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} holds no rows of data") from None
+    except pd.errors.ParserError as error:
+        ragged = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if ragged is None:
+            raise
+        wanted, line, found = map(int, ragged.groups())
+        raise DataError(
+            f"{path}, line {line + start}: {found} columns, {wanted} expected"
+        ) from error
+    if len(names) == frame.shape[1] - 1 and frame.iloc[:, -1].isna().all():
+        frame = frame.iloc[:, :-1]
+    if len(names) != frame.shape[1]:
+        raise DataError(
+            f"{path}: the header has {len(names)} columns, the rows have {frame.shape[1]}"
+        )
+    if frame.iloc[:, -1].isna().any():  # pandas fills a row with too few cells
+        file.seek(0)
+        reader = csv.reader(file, delimiter=options["sep"], skipinitialspace=True)
+        for row in reader:
+            if row and len(row) < len(names) and reader.line_num > start:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(row)} columns, {len(names)} expected"
+                )
+    frame.columns = pd.Index(names)
+    return frame
 
 
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
@@ -256,6 +276,8 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
         if not rows:
             raise DataError(f"{path} holds no rows of data")
         rows = [[cell.strip() for cell in row] for row in rows]
+        if len(lines) == LINES and len(rows) > 2:
+            rows.pop()  # it may continue in the next line
         widths = set(map(len, rows[1:])) or {len(rows[0])}
         # R writes no name for the names of the rows: its header has a cell less.
         if delimiter or (
@@ -312,19 +334,6 @@ def _has_decimal_commas(rows: list[list[str]]) -> bool:
         re.fullmatch(r"[-+]?\d*\.\d+", cell) and not re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+", cell)
         for cell in cells
     )
-
-
-def _refuse_short_rows(
-    path: Path, file: io.TextIOWrapper, start: int, delimiter: str, columns: int
-) -> None:
-    """Raise DataError if a row has too few cells, for which pandas gives missing values."""
-    file.seek(0)
-    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-    for row in reader:
-        if row and len(row) < columns and reader.line_num > start:
-            raise DataError(
-                f"{path}, line {reader.line_num}: {len(row)} columns, {columns} expected"
-            )
 
 
 def _different(names: Iterable[str]) -> list[str]:
