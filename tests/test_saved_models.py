@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("sklearn")
+pytest.importorskip("threadpoolctl")
+
 import fastopt as fo
 from fastopt import train as ft
 from test_damaged_checkpoints import (
