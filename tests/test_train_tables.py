@@ -277,7 +277,7 @@ def test_rows_without_a_target_and_rare_texts_are_named(tmp_path: Path) -> None:
     for words in (
         "left out 1 row without a target",
         "joined in 'town'",
-        "left out, because no text or number is frequent enough: 'name'",
+        "left out, because all values are missing or rare texts: 'name'",
     ):
         assert any(words in note for note in data.notes), data.notes
 
