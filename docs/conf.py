@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS))
-os.environ["MPLBACKEND"] = "Agg"
+sys.path.insert(0, str(Path(__file__).parent))
 
-from sphinx.application import Sphinx  # noqa: E402
-from sphinx.util import logging  # noqa: E402
-
-import fastopt  # noqa: E402
-import pages  # noqa: E402
+import fastopt
 
 project = "fastopt"
 author = "The fastopt developers"
@@ -25,11 +18,12 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",  # for its role "autolink"
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "autolink"  # `Adam` in a docstring is a link where there is such a name
@@ -51,9 +45,8 @@ napoleon_use_param = False
 html_theme = "furo"
 html_title = f"fastopt {release}"
 html_static_path = ["_static"]
-html_css_files = ["side_by_side.css"]
+html_css_files = ["fastopt.css"]
 html_copy_source = False
-
-
-def setup(app: Sphinx) -> None:
-    pages.make_pictures(DOCS, logging.getLogger("fastopt").info)
+copybutton_prompt_text = r">>> |\.\.\. "  # is not copied, nor is the output
+copybutton_prompt_is_regexp = True
+html_math_renderer = "mathml"  # formulas need neither a script nor a network

@@ -1,5 +1,7 @@
 """Runs the code blocks of a page, for the tests and for the pictures of the site.
 
+``python docs/pages.py`` draws the pictures again; ``python docs/pages.py PAGE ...`` those of pages.
+
 The Python blocks of a page run in order and share one namespace. A ``text`` block shows the output
 of the Python block before it. Only the last digit of a fraction or a percentage may differ by one,
 because BLAS libraries and libm round differently.
@@ -11,13 +13,25 @@ import contextlib
 import io
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[+-]\d+)?|-?\d+(?:e[+-]\d+|(?=%))")
+
+# Pictures that a command writes: its arguments to Python, and the file.
+BY_COMMANDS = {
+    "spiral.png": (f"{Path(__file__).parent.parent}/examples/spiral.py", "spiral.png"),
+    "train.png": ("-m fastopt train", "fastopt-run/loss.png"),
+}
+
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+\.(?:png|gif|svg))\)")
 
 
@@ -99,15 +113,47 @@ def pictures(page: Path) -> list[tuple[str, str]]:
     return PICTURE.findall(page.read_text("utf-8"))
 
 
-def make_pictures(docs: Path, say: Callable[[str], object]) -> None:
-    """Run each page that has pictures; they are written into the folder ``pictures`` beside it."""
-    for page in sorted(docs.rglob("*.md")):
-        if "_build" in page.parts or not pictures(page):
-            continue
-        say(f"pictures of {page.relative_to(docs)}")
-        folder = page.parent / "pictures"
-        folder.mkdir(exist_ok=True)
-        run_python(page, folder)
+def draw(page: Path, folder: Path) -> list[Path]:
+    """Run a page in `folder`; return the pictures that it wrote there."""
+    run_python(page, folder)
+    return sorted(folder.glob("*.png"))
+
+
+def same_picture(a: Path, b: Path) -> bool:
+    """Return whether two pictures look the same from afar; fonts and last digits may differ."""
+    from PIL import Image  # it comes with matplotlib
+
+    sizes, small = set(), []
+    for path in a, b:
+        with Image.open(path) as picture:
+            sizes.add(picture.size)
+            small.append(np.asarray(picture.convert("L").resize((96, 48), Image.Resampling.BOX)))
+    difference = np.abs(small[0].astype(float) - small[1])
+    return len(sizes) == 1 and bool(difference.mean() < 1)
+
+
+def main() -> None:
+    """Draw the pictures of all pages again, or of the pages that are named."""
+    docs = Path(__file__).parent
+    for page in [Path(name) for name in sys.argv[1:]] or sorted(docs.rglob("*.md")):
+        if {Path(path).name for _, path in pictures(page)} - {*BY_COMMANDS}:
+            print(page, flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                for path in draw(page, Path(folder)):
+                    _keep(path, page.parent / "pictures" / path.name)
+    for picture, (command, file) in BY_COMMANDS.items() if not sys.argv[1:] else ():
+        print(command, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, *command.split()], cwd=folder, check=True)
+            _keep(Path(folder, file), docs / "pictures" / picture)
+
+
+def _keep(path: Path, place: Path) -> None:
+    """Put a picture into the repository, as a small file."""
+    from PIL import Image  # it comes with matplotlib
+
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(64).save(place, optimize=True)
 
 
 @contextlib.contextmanager
@@ -118,3 +164,8 @@ def _working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "Agg"
+    main()

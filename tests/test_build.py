@@ -10,7 +10,6 @@ import pkgutil
 import re
 import shutil
 import subprocess
-import sys
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -203,10 +202,3 @@ def test_every_public_name_has_a_docstring() -> None:
         for attribute, value in vars(item).items() if isinstance(item, type) else ():
             if callable(value) and not attribute.startswith("_"):
                 assert value.__doc__, f"{name}.{attribute}"
-
-
-def test_code_in_the_readme_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        subprocess.run([sys.executable, "-W", "error", "-c", block], check=True, cwd=tmp_path)

@@ -58,7 +58,7 @@ def test_a_landscape_on_which_all_paths_diverge(
     with np.errstate(all="raise"):
         result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 1, result.exception
-    assert "diverged at step 3" in result.stdout
+    assert "diverged, step 3" in result.stdout
     assert result.stdout.rstrip().endswith("all paths diverged: try a smaller --lr")
     facts = json.loads((tmp_path / "fastopt-landscape/landscape.json").read_text())
     assert facts["paths"][0]["diverged"] is True
@@ -175,7 +175,7 @@ def test_a_diverged_run_is_nowhere_the_best() -> None:
     with common.console.capture() as captured:
         axes.print_runs("", runs[:1], ["lr"], ft.Objective("classification"))
     cells = [cell.strip() for cell in captured.get().splitlines()[-2].split("│")]
-    assert cells == ["", "lr 0.1", "diverged", "in epoch 2", "", "", "", "", ""]
+    assert cells == ["", "lr 0.1", "diverged", "epoch 2", "", "", "", "", ""]
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:

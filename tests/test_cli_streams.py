@@ -86,6 +86,18 @@ def test_a_training_that_cannot_print_writes_its_files(tmp_path: Path) -> None:
     assert facts["results"]["final"]["epoch"] == 2
 
 
+@pytest.mark.parametrize("word", ["info", "--help"])
+def test_a_closed_pipe_ends_what_only_prints_as_it_ends_other_tools(word: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "fastopt", word],
+        stdout=writing, stderr=subprocess.PIPE, timeout=HANG, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_an_ascii_terminal_shows_what_it_can(tmp_path: Path) -> None:
     result = run(
         "train --data diabetes --epochs 1 --hidden 4 --output Größe",

@@ -1,4 +1,4 @@
-"""The site: every code block runs and prints what the page shows, every public name has an entry.
+"""The site and the README: every code block runs and prints what is shown; entries of all names.
 
 The page on the design includes CONTRIBUTING.md. Its commands build and measure fastopt, so they are
 not run here; ``.ci/run`` runs them.
@@ -10,7 +10,6 @@ import importlib
 import inspect
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import zlib
@@ -71,16 +70,17 @@ def test_the_python_blocks_run_and_print_what_is_shown(
         pytest.importorskip(package)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     try:
-        pages.run_python(DOCS / name, tmp_path)
+        drawn = pages.draw(DOCS / name, tmp_path)
     finally:
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close("all")
             sys.modules["matplotlib"].rcdefaults()
     shown = pages.pictures(DOCS / name)
     assert all(alt for alt, _ in shown)
-    assert sorted(path for _, path in shown) == sorted(
-        f"pictures/{file.name}" for file in tmp_path.iterdir() if file.suffix == ".png"
-    )
+    assert sorted(path for _, path in shown) == [f"pictures/{new.name}" for new in drawn]
+    for new in drawn:
+        old = (DOCS / name).parent / "pictures" / new.name
+        assert pages.same_picture(old, new), f"{old} is old; run: python docs/pages.py docs/{name}"
 
 
 @pytest.mark.parametrize("name", [name for name in SITE if commands(name)])
@@ -99,6 +99,8 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
         if line.startswith("fastopt "):
             ran = fastopt(*shlex.split(line, comments=True)[1:], cwd=tmp_path)
             assert ran.returncode == 0, f"{name}: {line}\n{ran.stdout}{ran.stderr}"
+        if line == "fastopt train":
+            assert not {*rough(output_in_the_readme())} - {"...", *rough(ran.stdout)}
     if name == "commands.md":
         text = (DOCS / name).read_text("utf-8")
         named = set(re.findall(r"`([\w-]*\.(?:png|gif|csv|json|jsonl|safetensors))`", text))
@@ -106,6 +108,26 @@ def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
         # The names of the files of a landscape begin with its function.
         written = {file.name.removeprefix("ravine") for file in files}
         assert written == named
+        for picture, (_, file) in pages.BY_COMMANDS.items():
+            if (tmp_path / file).exists():
+                shown = DOCS / "pictures" / picture
+                assert pages.same_picture(shown, tmp_path / file), f"{shown} is old; see pages.py"
+
+
+def output_in_the_readme() -> str:
+    """Return what `fastopt train` prints, as the README shows it."""
+    blocks = pages.read_blocks(ROOT / "README.md")
+    return next(block.code for block in blocks if block.language == "text")
+
+
+def rough(text: str) -> list[str]:
+    """Return the lines without numbers, and without the widths that depend on them."""
+    numbers = re.sub(r"[\d.,]*\d", "#", text)
+    return [re.sub(r"[\s─━]+", " ", line).strip() for line in numbers.splitlines()]
+
+
+def test_the_code_of_the_readme_prints_what_is_shown(tmp_path: Path) -> None:
+    pages.run_python(ROOT / "README.md", tmp_path)
 
 
 def test_every_block_is_of_a_language_that_is_tested() -> None:
@@ -113,6 +135,13 @@ def test_every_block_is_of_a_language_that_is_tested() -> None:
         found = [b for b in pages.read_blocks(DOCS / name) if b.language not in LANGUAGES]
         # The instructions and figures of the performance page are those of its machine.
         assert not found or name == "performance.md", f"{name}: {found[0]}"
+
+
+def test_no_line_of_code_is_cut_in_a_window_of_1400_pixels() -> None:
+    for path in [*(DOCS / name for name in SITE), ROOT / "CONTRIBUTING.md"]:
+        for block in pages.read_blocks(path):
+            long = [line for line in block.code.splitlines() if len(line) > 100]
+            assert not long, f"{path}:{block.line}: {long[0]}"
 
 
 def test_what_is_not_run_is_still_there() -> None:
@@ -209,6 +238,7 @@ def public_names() -> set[str]:
             for cls in inspect.getmro(thing) if inspect.isclass(thing) else ():
                 if cls.__module__.startswith("fastopt"):
                     members = {*vars(cls), *vars(cls).get("__annotations__", {})}
+                    members -= {"set_score_request"}  # scikit-learn adds it to its estimators
                     names |= {f"{entry}.{m}" for m in members if not m.startswith("_")}
     return names
 
@@ -221,19 +251,23 @@ def entries(site: Path) -> set[str]:
 
 
 def test_the_site_builds_without_a_warning_and_has_an_entry_for_each_name(tmp_path: Path) -> None:
-    for package in ("sphinx", "myst_parser", "furo", "matplotlib", "sklearn", "safetensors"):
+    for package in ("sphinx", "sphinx_copybutton", "myst_parser", "furo", "sklearn"):
         pytest.importorskip(package)
-    source = tmp_path / "checkout"  # the build writes its pictures beside the pages
-    shutil.copytree(DOCS, source / "docs", ignore=shutil.ignore_patterns("_build", "pictures"))
-    shutil.copy(ROOT / "CONTRIBUTING.md", source)
+    site = tmp_path / "site"
     ran = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "site"],
-        cwd=source,
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(site)],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=HANG,
     )
     assert ran.returncode == 0, ran.stderr
-    found, names = entries(source / "site"), public_names()
+    for page in site.rglob("*.html"):  # it is read without a network
+        loads = re.findall(
+            r"<(?:script|link|img)\b[^>]*\b(?:src|href)=.?(?:https?:)?//[^>]*",
+            page.read_text("utf-8"),
+        )
+        assert not loads, f"{page}: {loads}"
+    found, names = entries(site), public_names()
     assert {"fastopt.AdamW.step", "fastopt.train.BUNDLED", "fastopt.LRScheduler.base_lrs"} <= names
     assert not names - found

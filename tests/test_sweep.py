@@ -168,14 +168,32 @@ def test_a_sweep_that_is_done_is_not_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "fastopt-sweep/runs.jsonl").read_bytes().count(b"\n") == 3
 
 
+def test_a_sweep_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 2 + i / 100},{i % 7},{i % 2}\n" for i in range(60))
+    (tmp_path / "x.csv").write_text(rows)
+    (tmp_path / "there").mkdir()
+    options = ["sweep", "--epochs", "1", "--lr", "0.01,0.1", "--hidden", "4", "--jobs", "1",
+               "--output", str(tmp_path / "out"), "--data"]  # fmt: skip
+    assert fastopt(*options, "x.csv", cwd=tmp_path).returncode == 0
+    for data in ("./x.csv", str(tmp_path / "x.csv"), "there/y.csv"):
+        result = fastopt(*options, data, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "runs       2, 2 of them done before" in result.stdout
+        assert f"--data {data} " in result.stdout  # the command that repeats the best
+        (tmp_path / "there/y.csv").write_text(rows)
+    (tmp_path / "x.csv").write_text(rows + "9,9,1\n")
+    result = fastopt(*options, "x.csv", cwd=tmp_path)
+    assert (result.returncode, "the data have changed" in result.stderr) == (2, True)
+
+
 def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
     options = ["sweep", "--data", "iris", "--epochs", "2", "--lr"]
     assert fastopt(*options, "0.01", cwd=tmp_path).returncode == 0
     folder = tmp_path / "fastopt-sweep"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, words in (
-        (["0.1"], "lr was 0.01, not 0.1"),
-        (["0.01", "--seed", "1"], "seed was 0, not 1"),
+        (["0.1"], "lr was 0.01, now 0.1"),
+        (["0.01", "--seed", "1"], "seed was 0, now 1"),
     ):
         result = fastopt(*options, *arguments, cwd=tmp_path)
         assert result.returncode == 2

@@ -103,7 +103,8 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
             const auto& state = parameter.states[s];
             if (!state || !entry.states[s].matches(state->ptr())) return false;
         }
-        if (!take_grad(k++, parameter, grad)) return false;
+        if (!entry.grad.matches(grad.ptr()) && !take_grad(k, parameter, grad)) return false;
+        ++k;
     }
     return true;
 }
@@ -112,7 +113,6 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
 // may be used.
 bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle grad) {
     Entry& entry = entries_[number];
-    if (entry.grad.matches(grad.ptr())) return true;
     if (zero_grads_) return false;  // the gradient is written too
     TensorUpdate& tensor = stepper_.tensors[number];
     if (entry.grad.matches_elsewhere(grad.ptr())) {

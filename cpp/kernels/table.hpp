@@ -194,6 +194,7 @@ struct CrossEntropyBlock : ClassBlock {
 
 constexpr int max_operands = 4;
 constexpr int max_pointwise_options = 4;
+// Partial sums of a pointwise loss, part of its bits: four to sixteen vectors of float.
 constexpr std::size_t pointwise_lanes = 64;
 
 // A run of elements of a pointwise loss or function. `T` is the element type of the table's entry.

@@ -70,10 +70,12 @@ inline double exp_shifted(double x, std::uint64_t shift) {
 }
 
 // exp(x) * 2^32 for x <= 0 or NaN. It is 0 where exp(x) is too small to change a result of type T.
+// At these limits exp(x) * 2^32 is the smallest normal number.
 inline float exp_scaled(float x) { return x < -109.0f ? 0.0f : exp_shifted(x, 32); }
 inline double exp_scaled(double x) { return x < -730.0 ? 0.0 : exp_shifted(x, 32); }
 
-// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
+// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays. At -104 and
+// -746 exp is 0, and at 710 infinite.
 inline float exp_of_minus(float x) {
     const float size = x < 0.0f ? -x : x;
     return exp_shifted(-(size > 104.0f ? 104.0f : size), 32) * 0x1p-32f;

@@ -127,7 +127,7 @@ FASTOPT_INLINE SoftCap<T> soft_cap(T x, T cap) {
     const auto parts = exp_parts(argument);
     const T power = power_of_two(parts.bits);
     const T near = (power - T{1}) + power * parts.rest;
-    const T a = argument < T{-40} ? T{-1} : near;
+    const T a = argument < T{-40} ? T{-1} : near;  // exp(-40) does not change 1
     const T e = exp_scaled(argument) * static_cast<T>(1.0 / exp_scale);
     const T half = T{2} + a;
     const T size = cap * (-a / half);

@@ -21,7 +21,7 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-constexpr std::size_t lane_count = 64;
+constexpr std::size_t lane_count = 64;   // four vectors of float of AVX-512, which add in turn
 constexpr std::size_t tile_size = 2048;  // 8 KiB of float: a tile stays in the first cache
 
 inline std::size_t tile_count(std::size_t classes) { return (classes + tile_size - 1) / tile_size; }

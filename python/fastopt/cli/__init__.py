@@ -32,6 +32,8 @@ def main() -> None:
         if PRINTS_ONLY & set(sys.argv[1:]):
             sys.stdout.flush()
             if _Stream.error is not None:
+                if _Stream.error.errno == errno.EPIPE:
+                    sys.exit(128 + signal.SIGPIPE)  # as of a program that the signal has ended
                 _refuse(f"cannot write to standard output: {_Stream.error.strerror}", 1)
 
 
@@ -58,7 +60,7 @@ def _import_app() -> Any:
 class _Stream(io.FileIO):
     """Standard output or error: text that cannot be written is dropped, and the work continues."""
 
-    error: OSError | None = None  # the first of standard output; a closed pipe is not an error
+    error: OSError | None = None  # the first of standard output
 
     def write(self, data: Any) -> int:
         """Write some of `data`; if this fails, return as if all were written."""
@@ -66,7 +68,7 @@ class _Stream(io.FileIO):
             while (written := super().write(data)) is None:  # full, in non-blocking mode
                 select.select([], [self], [])
         except OSError as error:  # a closed pipe, a closed terminal, or a full disk
-            if self.name == 1 and error.errno != errno.EPIPE:
+            if self.name == 1:
                 _Stream.error = _Stream.error or error
             return len(data)
         return written

@@ -103,7 +103,7 @@ def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     """Print the facts that all runs share."""
     common.describe_data(dataset)
     hidden = "-".join(map(str, base.hidden)) or "none"
-    common.say(f"hidden     {hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
+    common.say_fact("hidden", f"{hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
 
 
 def summary(run: fx.Run, objective: ft.Objective) -> str:
@@ -117,13 +117,13 @@ def summary(run: fx.Run, objective: ft.Objective) -> str:
 def print_runs(title: str, runs: list[fx.Run], names: list[str], objective: ft.Objective) -> None:
     """Print a table of runs."""
     score = objective.score_name
-    head = ["", "training loss", "held-out loss", "its lowest", score, "best (epoch)", "time"]
+    head = ["", "training loss", "held-out loss", "its lowest", score, "best (epoch)", "seconds"]
     rows = []
     for run in runs:
         name = fx.label(run.config, names)
         final, best = run.final, run.history.best
         if run.diverged:
-            rows.append([name, "diverged", f"in epoch {final.epoch}", "", "", "", ""])
+            rows.append([name, "diverged", f"epoch {final.epoch}", *[""] * 4])
             continue
         lowest = run.facts(objective.task)["lowest_val_loss"]
         rows.append(
@@ -134,7 +134,7 @@ def print_runs(title: str, runs: list[fx.Run], names: list[str], objective: ft.O
                 f"{lowest:.4f}",
                 objective.format_score(final.val_score),
                 f"{objective.format_score(best.val_score)} ({best.epoch})",
-                f"{run.history.seconds.total:.2f} s",
+                f"{run.history.seconds.total:.2f}",
             ]
         )
     common.print_table(title, head, rows)

@@ -22,7 +22,7 @@ LARGEST, SECONDS = 1 << 27, 2.0
 
 def bench(
     what: Annotated[
-        str, typer.Argument(metavar=f"[{'|'.join(NAMES)}]", help="What to measure.")
+        str, typer.Argument(metavar="WHAT", help=f"What to measure: {', '.join(NAMES)}.")
     ] = NAMES[0],
     largest: Annotated[
         int | None,
@@ -39,7 +39,18 @@ def bench(
         Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
-    """Time the optimizers or losses and their peers on this machine, or compare their errors."""
+    """Time the optimizers or losses and their peers on this machine, or compare their errors.
+
+    A quick look:
+
+      fastopt bench --largest 1000000 --seconds 0.2
+
+    The losses, and their errors instead of their times:
+
+      fastopt bench losses
+
+      fastopt bench accuracy
+    """
     from fastopt import benchmark
 
     name = what.lower()
@@ -79,8 +90,8 @@ def bench_suite(
         common.say("no peer is installed (torch, DeepSpeed, optax): only the NumPy reference")
     peers.append("reference")
     bandwidth = benchmark.measure_bandwidth(min(256, max(64, largest >> 18)) << 20)
-    common.say(
-        f"memory     copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
+    common.say_fact(
+        "memory", f"copy {bandwidth.copy:.1f} GB/s, scale in place {bandwidth.scale:.1f} GB/s"
     )
     # After the first measurement, every library has started its threads.
     benchmark.measure_case(suite, cases[0], peers, seconds)

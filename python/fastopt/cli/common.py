@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 import fastopt as fo
@@ -24,20 +26,44 @@ from fastopt.train.checks import pip_name
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Logs get wide tables. A label or path such as ":red:x" is not an emoji.
-console = Console(width=None if sys.stdout and sys.stdout.isatty() else 140, emoji=False)
+LOG = 1 << 16  # columns: the lines of a log are not wrapped
+console = Console(width=None if sys.stdout and sys.stdout.isatty() else LOG)
 
 
-def say(text: str) -> None:
-    """Print plain text."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def plain(text: object) -> Text:
+    """Return a line for the terminal: brackets are not styles, control characters are escaped."""
+    chars = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return Text("".join(chars))
+
+
+def say(text: object) -> None:
+    """Print lines of text; a terminal gets whole words."""
+    for line in str(text).split("\n"):
+        console.print(plain(line))
+
+
+def say_fact(name: str, text: object) -> None:
+    """Print a named fact of a run; further lines are indented."""
+    grid = Table.grid(Column(width=10), Column(overflow="fold"), padding=(0, 1))
+    grid.add_row(name, plain(text))
+    console.print(grid)
+
+
+def say_command(command: str) -> None:
+    """Print a command line; on a narrow terminal, its lines end with a backslash."""
+    lines = ["  "]
+    for word in shlex.split(command):
+        if len(lines[-1]) + cell_len(word := shlex.quote(word)) > console.width - 3:
+            lines[-1] += "\\"
+            lines.append("    ")
+        lines[-1] += f"{word} "
+    say("\n".join(lines).rstrip())
 
 
 def fail(message: object) -> NoReturn:
     """Print a one-line error and exit with code 2."""
-    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(
-        f"fastopt: error: {message}", style="bold red", markup=False
-    )
+    errors = Console(width=None if sys.stderr and sys.stderr.isatty() else LOG, stderr=True)
+    errors.print(plain(f"fastopt: error: {message}"), style="bold red")
     raise typer.Exit(2)
 
 
@@ -140,8 +166,9 @@ HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 DataName = Annotated[
     str,
     typer.Option(
+        metavar="NAME|PATH",
         help=f"{', '.join(ft.BUNDLED)}; a table (.csv, .tsv, .gz, .parquet); .npz (X, y); a folder "
-        "of MNIST's idx files."
+        "of MNIST's idx files.",
     ),
 ]
 Target = Annotated[
@@ -161,7 +188,7 @@ Drop = Annotated[
 Delimiter = Annotated[
     str | None,
     typer.Option(
-        metavar="CHARACTER",
+        metavar="CHAR",
         help="Delimiter of a CSV file: a character, or tab, comma, semicolon, space.",
         show_default="found",
     ),
@@ -176,7 +203,10 @@ Header = Annotated[
 ]
 TaskName = Annotated[str | None, one_of("Task", ft.TASKS, show_default="that of the data")]
 Epochs = Annotated[int, Whole(help="Passes over the training data.")]
-Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, such as 128,64, or none.")]
+Hidden = Annotated[
+    str,
+    typer.Option(metavar="WIDTHS", help="Widths of the hidden layers, such as 128,64, or none."),
+]
 MaxNorm = Annotated[
     float | None, Number(help="Clip the gradients to this norm.", show_default="no clipping")
 ]
@@ -239,9 +269,9 @@ FEW = 5  # samples of a class, on average: with fewer the targets may be numbers
 
 def describe_data(data: ft.Data) -> None:
     """Print a description of the data; warn if the classes may be numbers."""
-    say(f"data       {data}")
+    say_fact("data", data)
     for note in data.notes:
-        say(f"           {note}")
+        say_fact("", note)
     samples = len(data.y_train) + len(data.y_val)
     if data.task == "classification" and samples < FEW * len(data.labels):
         say(
@@ -255,14 +285,31 @@ def score_text(objective: ft.Objective, score: float) -> str:
     return f"{objective.score_name} {objective.format_score(score)}"
 
 
+def progress(name: str, state: str, more: str = "") -> Progress:
+    """Return lines of live progress, which a log does not get; names are folded.
+
+    The texts are formats of `rich.progress.TextColumn`. A narrow terminal does not show `more`.
+    """
+    columns = [
+        TextColumn(name, table_column=Column()),
+        BarColumn(),
+        TextColumn(state),
+        *([TextColumn(more)] if more and console.width >= 80 else []),
+        TimeElapsedColumn(),
+    ]
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
 def each(
     items: Sequence[T], what: str, call: Callable[[T], R]
 ) -> tuple[list[R], BaseException | None]:
     """Return the results of `call` for the items, and the exception that has ended this early."""
     results: list[R] = []
     try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            for item in progress.track(items, description=what):
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            for item in bar.track(items, description=what):
+                if not console.is_terminal:
+                    say(f"{what} {len(results) + 1}/{len(items)}: {item}")
                 results.append(call(item))
     except (KeyboardInterrupt, MemoryError) as error:
         if not results:
@@ -287,12 +334,35 @@ def written(folder: Path, files: list[Path]) -> None:
     say(f"wrote into {folder}: " + ", ".join(file.name for file in files))
 
 
-def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Print a table of names and numbers; brackets in names are not styles."""
-    table = Table(title=title, title_justify="left")
-    table.add_column(Text(head[0]), no_wrap=True)
-    for name in head[1:]:
-        table.add_column(Text(name), justify="right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of names and numbers; without a `head` it has only rows.
+
+    Numbers are never cut: names are folded, and columns that do not fit form another table below.
+    """
+    lines = [[plain(cell) for cell in line] for line in (head or [""] * len(rows[0]), *rows)]
+    names, *numbers = zip(*lines, strict=True)
+    longest = max(name.cell_len for name in names)
+    words = (cell_len(word) for name in names for word in name.plain.split())
+    least = min(longest, max(words, default=1), 20)
+    widths = [
+        max(map(cell_len, [*top.plain.split(), *(cell.plain for cell in cells)]))
+        for top, *cells in numbers
+    ]
+    parts: list[list[int]] = []
+    room = 0
+    for i, width in enumerate(widths, 1):
+        if not parts or width + 3 > room:  # the padding and the line of a cell take 3
+            parts.append([])
+            room = console.width - least - 4
+        parts[-1].append(i)
+        room -= width + 3
+    console.print(plain(title), style="table.title")
+    for part in parts:
+        room = console.width - 4 - sum(widths[i - 1] + 3 for i in part)
+        table = Table(show_header=bool(head))
+        table.add_column(names[0], width=min(longest, max(least, room)), overflow="fold")
+        for i in part:
+            table.add_column(lines[0][i], width=widths[i - 1], justify="right", overflow="fold")
+        for line in lines[1:]:
+            table.add_row(line[0], *(line[i] for i in part))
+        console.print(table)

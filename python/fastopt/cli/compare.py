@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from fastopt import train as ft
 from fastopt.cli import axes, common
@@ -41,7 +41,12 @@ def compare(
 ) -> None:
     """Train with each optimizer on the same data, weights and batches; compare the curves.
 
-    To compare something else, give several values to one option that takes a LIST:
+    Two optimizers on a table of yours:
+
+      fastopt compare --optimizer sgd,adam --data my.csv
+
+    To compare something else, give several values to one
+    option that takes a LIST:
 
       fastopt compare --lr 0.001,0.01,0.1 --optimizer adam
 
@@ -116,14 +121,7 @@ def train_all(
     runs: list[fx.Run],
 ) -> None:
     """Add each run to `runs` as it ends, with live progress; Ctrl-C ends it."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=common.console,
-        disable=not common.console.is_terminal,
-    )
+    progress = common.progress("{task.description}", "{task.fields[state]}")
     lines = {c: progress.add_task(fx.label(c, names), False, c.epochs, state="") for c in configs}
     iterator = fx.compare(configs, dataset, lambda config: [Live(progress, lines[config])])
     try:
@@ -161,9 +159,7 @@ class Live(ft.Callback):
         """Show the epoch."""
         score = common.score_text(trainer.objective, epoch.val_score)
         loss = f"{epoch.train_loss:.4f}" if math.isfinite(epoch.train_loss) else "diverged"
-        self._progress.update(
-            self._line, completed=epoch.epoch, state=f"loss {loss}  held-out {score}"
-        )
+        self._progress.update(self._line, completed=epoch.epoch, state=f"loss {loss}  {score}")
 
     def on_fit_end(self, trainer: ft.Trainer) -> None:
         """Stop the clock of the line."""

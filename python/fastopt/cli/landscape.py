@@ -38,12 +38,23 @@ def landscape(
     tolerance: Annotated[
         float, common.Number(help="Distance from a minimum at which it counts as reached.")
     ] = 0.01,
-    animation: Annotated[bool, typer.Option(help="Write the animations.")] = True,
+    no_animation: Annotated[
+        bool, typer.Option("--no-animation", help="Write no animations.")
+    ] = False,
     output: Annotated[
         Path, common.Folder(help="Folder for landscape.csv, landscape.json and the pictures.")
     ] = Path("fastopt-landscape"),
 ) -> None:
-    """Draw the paths of optimizers to the minimum, as pictures and animations."""
+    """Draw the paths of optimizers to the minimum, as pictures and animations.
+
+    Two optimizers on one function:
+
+      fastopt landscape --function ravine --optimizer sgd,momentum
+
+    One learning rate for all, from a given point:
+
+      fastopt landscape --function bowl --lr 0.1 --start -1,0.5
+    """
     functions = common.parse_names("--function", function, fx.LANDSCAPES)
     optimizers = common.parse_names("--optimizer", optimizer, ft.OPTIMIZERS)
     common.check_range("--steps", steps, 1, 100_000)
@@ -54,9 +65,7 @@ def landscape(
 
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
         paths = follow(fx.LANDSCAPES[name], optimizers, lr, steps, point, tolerance)
-        files = write_pictures(folder, name, paths, steps, point, animation)
-        if not common.console.is_terminal:
-            common.say(f"{name}: {counted(len(paths), 'path')} of {counted(steps, 'step')}")
+        files = write_pictures(folder, name, paths, steps, point, not no_animation)
         return files, [path.facts(name, tolerance) for path in paths]
 
     rows: list[dict[str, Any]] = []
@@ -115,7 +124,7 @@ def table_line(row: dict[str, Any]) -> list[str]:
     """Return a line of the table."""
     name = f"{row['function']}, {ft.OPTIMIZERS[row['optimizer']].title}"
     if row["diverged"]:
-        return [name, f"{row['lr']:g}", "", "", "", f"diverged at step {row['steps'] + 1}"]
+        return [name, f"{row['lr']:g}", f"diverged, step {row['steps'] + 1}", "", "", ""]
     reached = row["steps_to_tolerance"]
     return [
         name,

@@ -6,9 +6,16 @@ from collections.abc import Set
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import fastopt as fo
 from fastopt.train import BUNDLED, ConfigError, Data, DataError, RunConfig
+
+
+def facts_to_save(config: RunConfig) -> dict[str, Any]:
+    """Return the fields of `config` for a checkpoint that is resumed from any folder."""
+    place = {} if config.data in BUNDLED else {"data": str(Path(config.data).absolute())}
+    return asdict(config) | place
 
 
 def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import fastopt as fo
 from fastopt import train as ft
@@ -58,20 +57,22 @@ def sweep(
 ) -> None:
     """Train many configurations in parallel; print the best and the command that repeats it.
 
-    An option that takes a LIST may have several values. All combinations are
-    tried, or --trials of them at random:
+    An option that takes a LIST may have several values. All
+    combinations are tried, or --trials of them at random:
 
       fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam
 
-    An option may be a range, from which values are drawn at random. lin draws
-    the value uniformly, log its logarithm:
+    An option may be a range, from which values are drawn at
+    random. lin draws the value uniformly, log its logarithm:
 
       fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40
 
-    Without such options, the learning rate and the batch size of AdamW vary.
+    Without such options, the learning rate and the batch size
+    of AdamW vary.
 
-    The best run has the highest held-out score after its last epoch. You may
-    interrupt a sweep: the same command continues it. A larger --trials adds runs.
+    The best run has the highest held-out score after its last
+    epoch. You may interrupt a sweep: the same command
+    continues it. A larger --trials adds runs.
     """
     given = axes.parse_axes(
         lr=lr,
@@ -112,7 +113,7 @@ def sweep(
                 again = f", {done} of them done before" if done else ""
                 try:
                     axes.describe(dataset, space.base)
-                    common.say(f"runs       {len(configs)}{again}; {jobs} at a time")
+                    common.say_fact("runs", f"{len(configs)}{again}; {jobs} at a time")
                     run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
                 except KeyboardInterrupt:
                     pass
@@ -153,18 +154,10 @@ def run_all(
     """Run the missing configurations, with live progress; each run is kept as it ends."""
     total = done + len(configs)
     with (
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[best]}"),
-            TimeElapsedColumn(),
-            console=common.console,
-            disable=not common.console.is_terminal,
-        ) as progress,
+        common.progress("{task.fields[best]}", "{task.completed}/{task.total}") as progress,
         closing(fx.run_parallel(configs, dataset, jobs)) as iterator,
     ):
-        line = progress.add_task("runs", total=total, completed=done, best="")
+        line = progress.add_task("", total=total, completed=done, best="runs")
         for run in iterator:
             journal.add(run)
             done += 1
@@ -174,7 +167,7 @@ def run_all(
             progress.update(line, completed=done, best=text)
             if not common.console.is_terminal or run.diverged:
                 where = fx.label(run.config, names)
-                progress.print(f"{done:>4}/{total}  {where}: {axes.summary(run, objective)}")
+                common.say(f"{done:>4}/{total}  {where}: {axes.summary(run, objective)}")
 
 
 def report(
@@ -203,4 +196,4 @@ def report(
     if not best.diverged:
         score = common.score_text(objective, best.final.val_score)
         common.say(f"best: {fx.label(best.config, names)}; held-out {score}; to repeat it:")
-        common.say(f"  {best.config.command()}")
+        common.say_command(best.config.command())

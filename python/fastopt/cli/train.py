@@ -11,16 +11,13 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
-from fastopt.cli.common import DEFAULTS, Number, Whole, console, say
-from fastopt.cli.resume import check_shapes, saved_config
+from fastopt.cli.common import DEFAULTS, Number, Whole, console, say, say_fact
+from fastopt.cli.resume import check_shapes, facts_to_save, saved_config
 
 CHECKPOINT = "checkpoint.safetensors"
 WITH_MOMENTUM = ", ".join(
@@ -97,8 +94,24 @@ def train(
         Path, common.Folder(help="Folder for pictures, metrics.csv, run.json.")
     ] = Path("fastopt-run"),
 ) -> None:
-    """Train a small network on real data, show progress, print the result, write pictures."""
+    """Train a small network on real data, show progress, print the result, write pictures.
+
+    Your own table needs one option; its last column is predicted:
+
+      fastopt train --data my.csv
+
+    Another task, model and optimizer:
+
+      fastopt train --data diabetes --hidden 64 --optimizer sgd --lr 0.05
+
+    A run that may be interrupted, and how it continues:
+
+      fastopt train --epochs 500 --checkpoint
+
+      fastopt train --resume
+    """
     path = output / CHECKPOINT
+    common.use_threads(threads)
     with common.one_line_errors(output):
         config = ft.RunConfig(
             data=data,
@@ -128,9 +141,9 @@ def train(
         if resume:
             config = saved_config(path, config, _given(context))
         dataset = config.load()
+        common.describe_data(dataset)
         if resume:
             check_shapes(path, config, dataset)
-        common.use_threads(threads)
         trainer = config.build(dataset)
         divergence = ft.Divergence(trainer.evaluate()[0])
         if resume:
@@ -164,26 +177,27 @@ def fit(
 ) -> int:
     """Train with live progress, print how it ended, and return the exit code."""
     full, epochs, history = config.resolved(trainer.data.task), config.epochs, trainer.history
-    common.describe_data(trainer.data)
-    say(
-        f"model      {trainer.model}\n"
-        f"loss       {trainer.objective.loss_label}\n"
-        f"optimizer  {ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, "
-        f"weight decay {full.weight_decay:g}; batches of {config.batch_size}\n"
-        f"kernels    {fo.active_isa()}, {counted(fo.get_num_threads(), 'thread')}"
+    say_fact("model", trainer.model)
+    say_fact("loss", trainer.objective.loss_label)
+    say_fact(
+        "optimizer",
+        f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, "
+        f"weight decay {full.weight_decay:g}; batches of {config.batch_size}",
     )
+    say_fact("kernels", f"{fo.active_isa()}, {counted(fo.get_num_threads(), 'thread')}")
     if resumed and len(history.epochs) == epochs:
-        say(
-            f"resumed    the run already has {len(history.epochs)} of {counted(epochs, 'epoch')}; "
-            "to continue, give a larger --epochs"
+        say_fact(
+            "resumed",
+            f"the run already has {len(history.epochs)} of {counted(epochs, 'epoch')}; "
+            "to continue, give a larger --epochs",
         )
     elif resumed:
-        say(f"resumed    after epoch {len(history.epochs)} of {epochs}")
+        say_fact("resumed", f"after epoch {len(history.epochs)} of {epochs}")
     callbacks: list[ft.Callback] = [divergence, Live(epochs)]
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
     if checkpoint:
-        callbacks.append(ft.Checkpointer(path, extra=asdict(config)))
+        callbacks.append(ft.Checkpointer(path, extra=facts_to_save(config)))
     code = 0
     try:
         trainer.fit(epochs, callbacks)
@@ -207,7 +221,7 @@ def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
     finally:
         if (overfitting := ft.find_overfitting(trainer.history.epochs)) is not None:
             say(f"warning: {overfitting}")
-        console.print(result_table(trainer))
+        print_result(trainer)
         if trainer.data.task != "regression" and len(trainer.data.labels) <= 40:
             print_classes(trainer)
     common.written(output, paths)
@@ -246,14 +260,10 @@ class Live(ft.Callback):
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[score]}"),
-            TextColumn("{task.fields[speed]:,.0f} samples/s"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
+        self._progress = common.progress(
+            "epoch {task.fields[epoch]}/{task.fields[epochs]}",
+            "loss {task.fields[loss]:.4f}  {task.fields[score]}",
+            "{task.fields[speed]:,.0f} samples/s",
         )
         self._samples = self._shown_samples = 0
         self._shown_at = perf_counter()
@@ -284,18 +294,19 @@ class Live(ft.Callback):
             self._shown_samples, self._shown_at = self._samples, perf_counter()
 
     def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
-        """Update the line, or print one for every tenth of the epochs."""
+        """Update the line; in a log, print the first epoch and every tenth of the epochs."""
         score = common.score_text(trainer.objective, epoch.val_score)
         self._progress.update(
             self._task,
             completed=self._samples,
             epoch=min(epoch.epoch + 1, self._epochs),
             loss=epoch.train_loss,
-            score=f"held-out {score}",
+            score=score,
             speed=epoch.samples_per_second,
         )
         every = max(1, self._epochs // 10)
-        if not console.is_terminal and (epoch.epoch % every == 0 or epoch.epoch == self._epochs):
+        shown = epoch.epoch in (1, self._epochs) or epoch.epoch % every == 0
+        if shown and not console.is_terminal:
             say(
                 f"epoch {epoch.epoch:>4}/{self._epochs}  loss {epoch.train_loss:.4f}  "
                 f"held-out loss {epoch.val_loss:.4f}  {score}  "
@@ -307,35 +318,33 @@ class Live(ft.Callback):
         self._progress.stop()
 
 
-def result_table(trainer: ft.Trainer) -> Table:
-    """Return the table of the result."""
+def print_result(trainer: ft.Trainer) -> None:
+    """Print the scores, the losses and the times."""
     history, objective = trainer.history, trainer.objective
     final, best, seconds = history.epochs[-1], history.best, history.seconds
-    table = Table(title="Result", title_justify="left", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
     score = objective.score_name
     best_score = f"{objective.format_score(best.val_score)} (epoch {best.epoch})"
-    table.add_row(f"final {score} on held-out data", objective.format_score(final.val_score))
-    table.add_row(f"best {score} on held-out data", "-" if history.diverged else best_score)
-    table.add_row(
-        "final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"
-    )
+    rows = [
+        [f"final {score} on held-out data", objective.format_score(final.val_score)],
+        [f"best {score} on held-out data", "-" if history.diverged else best_score],
+        ["final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"],
+    ]
     if objective.task == "regression":
         error = ft.root_mean_squared_error(trainer)
-        what = f"final error of the {trainer.data.target}, root mean square"
-        table.add_row(Text(what), f"{error:.4g}")  # the name may contain brackets
-    table.add_section()
-    for name, value in (
-        ("time in the optimizer step", seconds.step),
-        ("time in the loss and its gradient", seconds.loss),
-        ("time in forward and backward", seconds.forward + seconds.backward),
-        ("time in evaluation", seconds.evaluation),
-        ("whole training", seconds.total),
-    ):
-        share = value / seconds.total if seconds.total else 0.0
-        table.add_row(name, f"{value:.3f} s ({share:.1%})")
-    return table
+        rows.append([f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}"])
+    common.print_table("Result", [], rows)
+    times = {
+        "optimizer step": seconds.step,
+        "loss and its gradient": seconds.loss,
+        "forward and backward": seconds.forward + seconds.backward,
+        "evaluation": seconds.evaluation,
+        "whole training": seconds.total,
+    }
+    rows = [
+        [name, f"{value:.3f}", f"{value / seconds.total if seconds.total else 0:.1%}"]
+        for name, value in times.items()
+    ]
+    common.print_table("Time", ["", "seconds", "share"], rows)
 
 
 def print_classes(trainer: ft.Trainer) -> None:

@@ -10,6 +10,8 @@ Needs the extra ``fastopt[train]`` (scikit-learn for the data, matplotlib for th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastopt._files import write_together
 from fastopt.train import experiments
 from fastopt.train.callbacks import (
@@ -40,6 +42,7 @@ from fastopt.train.report import (
     score_classes,
     write_report,
 )
+from fastopt.train.saved import SavedModel, load_model, save_model
 from fastopt.train.tables import Table, read_table
 
 __all__ = [
@@ -62,11 +65,14 @@ __all__ = [
     "EarlyStopping",
     "Epoch",
     "History",
+    "MLPClassifier",
+    "MLPRegressor",
     "Model",
     "Objective",
     "Overfitting",
     "Preprocessing",
     "RunConfig",
+    "SavedModel",
     "Seconds",
     "Table",
     "Task",
@@ -78,14 +84,29 @@ __all__ = [
     "find_overfitting",
     "fit_preprocessing",
     "load_data",
+    "load_model",
     "make_scheduler",
     "plot_confusion",
     "plot_history",
     "plot_predictions",
     "read_table",
     "root_mean_squared_error",
+    "save_model",
     "score_classes",
     "to_json",
     "write_report",
     "write_together",
 ]
+
+if TYPE_CHECKING:
+    from fastopt.train.estimators import MLPClassifier as MLPClassifier
+    from fastopt.train.estimators import MLPRegressor as MLPRegressor
+else:
+
+    def __getattr__(name):
+        """Import the estimators when they are first used: scikit-learn takes a second."""
+        if name not in ("MLPClassifier", "MLPRegressor"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fastopt.train import estimators
+
+        return getattr(estimators, name)

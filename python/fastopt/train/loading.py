@@ -117,24 +117,28 @@ def load_data(
     given = {"target": target, "drop": drop, "delimiter": delimiter, "header": header}
     try:
         if isinstance(source, str) and source in BUNDLED:
-            _refuse_options(source, given)
+            refuse_options(source, given)
             return _load_bundled(source, task, seed)
         with reading(path, "path"):
             folder = path.is_dir()
         if folder:
-            _refuse_options(str(path), given)
+            refuse_options(str(path), given)
             return _load_idx(path, task or "classification")
-        if not is_table(path) and not path.exists():
-            raise DataError(
-                f"there is no file or folder {path}; bundled with scikit-learn are "
-                f"{', '.join(BUNDLED)}"
-            )
+        require_path(path)
         return _load_table(path, task, seed, target, drop, delimiter, header)
     except MemoryError as error:
         raise DataError(f"{source} does not fit into memory") from error
 
 
-def _refuse_options(source: str, given: Mapping[str, object]) -> None:
+def require_path(path: Path) -> None:
+    """Raise DataError if there is no such path, which may be a misspelt name."""
+    if not is_table(path) and not path.exists():
+        raise DataError(
+            f"there is no file or folder {path}; bundled with scikit-learn are {', '.join(BUNDLED)}"
+        )
+
+
+def refuse_options(source: str, given: Mapping[str, object]) -> None:
     """Raise DataError if an option is given that the data do not take."""
     for name, value in given.items():
         if value is not None and value != ():
@@ -142,20 +146,28 @@ def _refuse_options(source: str, given: Mapping[str, object]) -> None:
 
 
 def _load_bundled(name: str, task: Task | None, seed: int) -> Data:
+    task = task or BUNDLED[name][1]
+    frame = bundled_table(name, task)
+    y = frame.pop(frame.columns[-1])
+    return _split(f"{name} (scikit-learn)", frame, y, task, seed, [])
+
+
+def bundled_table(name: str, task: Task) -> pd.DataFrame:
+    """Return a data set of `BUNDLED`; its last column is the target."""
     with from_extra("load_data"):
         import pandas as pd
         from sklearn import datasets  # takes a second, which --help does not need
 
-    function, own_task = BUNDLED[name]
-    bunch = getattr(datasets, function)()
+    bunch = getattr(datasets, BUNDLED[name][0])()
     y, target = bunch.target, "class"
-    task = task or own_task
     if name == "diabetes":
         target = "disease progression after one year"
     elif name != "digits" and task != "regression":
         y = np.asarray(bunch.target_names)[y].astype(object)
     frame = pd.DataFrame(bunch.data, columns=[*map(str, bunch.feature_names)])
-    return _split(f"{name} (scikit-learn)", frame, pd.Series(y, name=target), task, seed, [])
+    frame[target] = y
+    table: pd.DataFrame = frame
+    return table
 
 
 def _load_idx(folder: Path, task: Task) -> Data:
@@ -199,6 +211,11 @@ def _load_table(
     wanted = "-1" if target is None else text("target", target)
     frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, text=[wanted])
     names, notes = list(frame.columns), list(read_notes)
+    if len(names) < 2:
+        raise DataError(
+            f"{path} has one column; it needs features and a target. If it has more, give "
+            "their --delimiter"
+        )
     name = _column(path, names, wanted, "target")
     if path.suffix.lower() == ".npz" and "target" not in names:
         raise DataError(f"{path} holds X; it needs X and y")
@@ -215,14 +232,14 @@ def _load_table(
     if dropped:
         frame = frame.drop(columns=sorted(dropped))
     if not frame.shape[1]:
-        raise DataError(f"{path} has one column; it needs features and a target")
+        raise DataError(f"{path} has no columns left; it needs features and a target")
     missing = y.isna()
     if missing.any():
         notes.append(f"left out {counted(int(missing.sum()), 'row')} without a target")
         frame, y = frame[~missing], y[~missing]
     for column in frame:
         _check_texts(path, frame[column])
-    numbers = _as_numbers(y, decimal)
+    numbers = as_numbers(y, decimal)
     if task is None:
         task, reason = _choose_task(y, numbers)
         notes.append(f"{task}: {short_repr(name)} has {reason}; --task overrides this")
@@ -288,7 +305,7 @@ def _first_word(cells: pd.Series[Any]) -> tuple[Any, str]:
     return first.index[0], str(first.iloc[0])
 
 
-def _as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
+def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
     """Return targets as float64, or None if a text is not a number."""
     import pandas as pd
 

@@ -27,6 +27,12 @@ with from_extra("fastopt.train"):
 EVALUATION_BATCH = 4096  # samples at a time
 
 
+def in_parts(forward: Callable[[Array], Array], x: Array) -> Array:
+    """Return ``forward(x)`` for inputs of any length; the parts always have the same size."""
+    parts = range(0, len(x), EVALUATION_BATCH)
+    return np.concatenate([forward(x[i : i + EVALUATION_BATCH]) for i in parts])
+
+
 @cache
 def _blas() -> ThreadpoolController:
     """Return the handle of the BLAS of NumPy; finding it takes longer than an epoch of digits."""
@@ -403,9 +409,8 @@ class Trainer:
                 f"x must have shape (N, {self.data.features}) with a row for each sample, not "
                 f"{x.shape}"
             )
-        parts = range(0, len(x), EVALUATION_BATCH)
         with nullcontext() if self.ema is None else self.ema.applied():
-            return np.concatenate([self.model.forward(x[i : i + EVALUATION_BATCH]) for i in parts])
+            return in_parts(self.model.forward, x)
 
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the score on the held-out data.

@@ -14,6 +14,17 @@ from fastopt.train.checks import ieee, plain_array, seed_of
 from fastopt.train.data import Array
 
 
+def mlp_outputs(params: Mapping[str, Array], x: Array) -> Array:
+    """Return the outputs (N, outputs) of the MLP with these `params`, without dropout."""
+    last = len(params) // 2 - 1
+    for i in range(last + 1):
+        x = np.matmul(x, params[f"{i}.weight"].T)
+        x += params[f"{i}.bias"]
+        if i < last:
+            functional.relu(x, out=x)
+    return x
+
+
 class _Buffers(NamedTuple):
     """The arrays of a batch between `MLP.forward` and `MLP.backward`, for each layer."""
 
@@ -97,18 +108,17 @@ class MLP:
         if x.ndim != 2 or x.shape[1] != first.shape[1]:
             raise ValueError(f"x must have shape (N, {first.shape[1]}), not {x.shape}")
         x = x.astype(first.dtype, copy=False)
-        buffers = None
-        if training:
-            buffers = self._last = self._make_buffers(len(x))
-            buffers.inputs[0] = x
+        if not training:
+            return mlp_outputs(self.params, x)
+        buffers = self._last = self._make_buffers(len(x))
+        buffers.inputs[0] = x
         last = len(self._names) - 1
         for i, (weight, bias) in enumerate(self._names):
-            out = None if buffers is None else buffers.outputs[i]
-            x = np.matmul(x, self.params[weight].T, out=out)
+            x = np.matmul(x, self.params[weight].T, out=buffers.outputs[i])
             x += self.params[bias]
             if i < last:
                 functional.relu(x, out=x)
-                if buffers is not None and self.dropout > 0:
+                if self.dropout > 0:
                     seed = buffers.seeds[i] = self._bits.random_raw()
                     functional.dropout(x, self.dropout, seed=seed, out=x)
         return x

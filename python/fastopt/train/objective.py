@@ -209,6 +209,30 @@ class Objective:
             values = outputs[np.arange(len(outputs)), classes]
         return np.where(np.isnan(values), -1, classes)
 
+    @ieee
+    def probabilities(self, outputs: Array) -> Array:
+        """Return the probability of each class (N, classes); not for a regression.
+
+        - cross-entropy: the softmax of the outputs
+        - a binary cross-entropy: the sigmoid; with an output for each class, the sigmoids divided
+          by their sum
+        - other losses: their outputs approximate rows of 0 and 1; the nearest probabilities, that
+          is, the nearest row of numbers in [0, 1] whose sum is 1
+
+        The largest probability is that of the `predicted` class.
+        """
+        self.predicted(outputs)  # checks them
+        outputs = plain_array("outputs", outputs, "numbers")
+        if self.loss_name in _POINTWISE:
+            if self.task == "binary":
+                outputs = np.hstack([1 - outputs, outputs])
+            return _nearest_probabilities(outputs)
+        if self.task == "binary":
+            outputs = np.hstack([np.zeros_like(outputs), outputs])
+        elif self.loss_name == "bce-with-logits":
+            outputs = -np.logaddexp(0, -outputs)  # the logarithms of the sigmoids
+        return cast("Array", fo.functional.softmax(outputs))
+
     def _checked(self, outputs: Array, targets: Targets) -> tuple[Array, Targets]:
         """Return outputs and targets as plain arrays whose shapes match."""
         outputs = plain_array("outputs", outputs, "numbers")
@@ -249,3 +273,19 @@ class Objective:
     def __repr__(self) -> str:
         smoothing = f", label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
         return f"Objective({self.task!r}, {self.loss_name!r}{smoothing})"
+
+
+def _nearest_probabilities(rows: Array) -> Array:
+    """Return the nearest rows whose numbers are not negative and have the sum 1.
+
+    All numbers of a row are lowered by the same amount, and negative ones become 0 (Duchi et al.
+    2008).
+    """
+    rows = rows - rows.max(axis=1, keepdims=True)
+    falling = -np.sort(-rows, axis=1)
+    excess = np.cumsum(falling, axis=1) - 1
+    counts = np.arange(1, rows.shape[1] + 1)
+    kept = np.count_nonzero(falling * counts > excess, axis=1)[:, None]
+    shift = np.take_along_axis(excess, kept - 1, axis=1) / kept
+    nearest: Array = np.maximum(rows - shift, 0).astype(rows.dtype, copy=False)
+    return nearest

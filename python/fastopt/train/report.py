@@ -19,8 +19,10 @@ from fastopt.train.data import Data
 from fastopt.train.formats import write_json, write_picture, write_table
 from fastopt.train.history import History, find_overfitting
 from fastopt.train.loop import Trainer
+from fastopt.train.model import MLP
 from fastopt.train.objective import Objective
 from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
+from fastopt.train.saved import MODEL, save_model
 
 Indices: TypeAlias = npt.NDArray[np.integer[Any]]
 
@@ -130,8 +132,8 @@ def root_mean_squared_error(trainer: Trainer) -> float:
     )
 
 
-# Files that only some tasks write: those of an earlier run in the folder are removed.
-_OF_ONE_TASK = frozenset({"classes.csv", "confusion.png", "predictions.png"})
+# Files that only some runs write: those of an earlier run in the folder are removed.
+_OF_SOME_RUNS = frozenset({"classes.csv", "confusion.png", "predictions.png", MODEL})
 
 
 @ieee
@@ -141,9 +143,10 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
     curves. For classes, ``classes.csv`` has their scores and ``confusion.png`` the classes that
     were confused (see `plot_confusion`). For a regression, ``predictions.png`` shows predicted
-    against true values. A run that diverged has no best epoch: ``run.json`` holds null there.
+    against true values. ``model.safetensors`` is the model of an `MLP`; see `save_model`. A run
+    that diverged has neither a model nor a best epoch: ``run.json`` holds null there.
 
-    The files are written together; see `write_together`. Files of these names from another task are
+    The files are written together; see `write_together`. Files of these names from another run are
     removed.
 
     Parameters
@@ -186,11 +189,24 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         results["classes"] = tables["classes.csv"] = list(map(asdict, score_classes(trainer)))
         results["confusions"] = list(map(asdict, find_confusions(trainer)))
         pictures["confusion.png"] = plot_confusion(*_true_and_predicted(trainer), data, title)
-    with write_together(folder, _OF_ONE_TASK) as parts:
+    with write_together(folder, _OF_SOME_RUNS) as parts:
         files = [write_table(parts / name, rows) for name, rows in tables.items()]
         files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
         files += [write_picture(parts / name, figure) for name, figure in pictures.items()]
+        if _has_a_model(trainer):
+            save_model(parts / MODEL, trainer)
+            files.append(parts / MODEL)
     return [folder / file.name for file in files]
+
+
+def _has_a_model(trainer: Trainer) -> bool:
+    """Return whether `save_model` takes the trainer, and its run has not diverged."""
+    params = trainer.model.params.values()  # after Ctrl-C, of a step that no epoch has recorded
+    return (
+        isinstance(trainer.model, MLP)
+        and not trainer.history.diverged
+        and all(np.isfinite(param).all() for param in params)
+    )
 
 
 @ieee

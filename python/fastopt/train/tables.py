@@ -288,11 +288,6 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
         if len(rows[0]) > 1 or candidate == ",":
             first = first or (rows, candidate)
     assert first is not None
-    if len(first[0][0]) < 2:
-        raise DataError(
-            f"{path} has one column; it needs features and a target. If it has more, give "
-            "their --delimiter"
-        )
     return first  # some line is too long or too short, which reading it will say
 
 

@@ -30,7 +30,7 @@ class Journal:
     """Finished runs in a file of JSON lines, which survives an interrupt at any place.
 
     The first line holds the space and a hash of the data; each other line is a run. An incomplete
-    line is dropped, and its run is missing.
+    line is dropped, and its run is missing. Data with the same hash may have another path.
 
     Parameters
     ----------
@@ -134,29 +134,31 @@ class Journal:
         return facts
 
     def _check_head(self, there: dict[str, Any], here: dict[str, Any]) -> None:
-        if there == here:
-            return
         if there.get("format") != 1 or there.keys() != here.keys():
             raise self._damaged(1, "it is not the first line of a journal")
         for part in ("base", "axes", "data"):
             if type(there[part]) is not type(here[part]):
                 raise self._damaged(1, f"{part} is {type(there[part]).__name__}")
+        same_data = there["data"] == here["data"]
         differing = []
         for part in ("base", "axes"):
             if not all(map(_is_plain, there[part].values())):
                 raise self._damaged(1, f"{part} has values of another kind")
             for name in sorted(there[part].keys() | here[part].keys()):
+                if name == "data" and same_data:
+                    continue
                 if there[part].get(name) != here[part].get(name):
                     differing.append(
                         f"{name.replace('_', '-')} was {_text(there[part].get(name))}, "
-                        f"not {_text(here[part].get(name))}"
+                        f"now {_text(here[part].get(name))}"
                     )
-        if there["data"] != here["data"] and not differing:
+        if not (same_data or differing):
             differing.append("the data have changed")
-        raise JournalError(
-            f"{self.path} is of another sweep: {'; '.join(differing)}; "
-            "choose another --output or remove the file"
-        )
+        if differing:
+            raise JournalError(
+                f"{self.path} is of another sweep: {'; '.join(differing)}; "
+                "choose another --output or remove the file"
+            )
 
     def _run_of(self, facts: Mapping[str, Any], number: int) -> Run:
         """Return the run of a line, after checks of all its parts."""
@@ -168,6 +170,7 @@ class Journal:
             config, history = facts["config"], facts["history"]
             if not (isinstance(config, dict) and config.keys() == base.keys()):
                 raise ValueError("its config has not the fields of a RunConfig")
+            config["data"] = base["data"]  # the first line has the hash of the data
             for name, value in config.items():
                 if not (
                     _is_on(space.axes[name], value) if name in space.axes else value == base[name]

@@ -1,0 +1,112 @@
+"""``fastopt predict``: apply a saved model to new rows, and score it where the target is known."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import fastopt as fo
+from fastopt import train as ft
+from fastopt._checks import counted
+from fastopt.cli import common
+from fastopt.cli.common import say_fact
+from fastopt.train.rows import Rows, read_rows
+
+FILE = "predictions.csv"
+MOST = 10  # classes that are listed
+
+
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="File model.safetensors of a run, or the folder of the run."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="New rows: a table with the columns of the training data, by name and in any "
+            "order; or anything else that train --data takes.",
+        ),
+    ],
+    delimiter: common.Delimiter = None,
+    header: common.Header = None,
+    output: Annotated[Path, common.Folder(help=f"Folder for {FILE}.")] = Path("fastopt-predict"),
+) -> None:
+    """Predict the target of new rows with a trained model; score it if the target is there.
+
+    With the model of the last run:
+
+      fastopt predict fastopt-run new.csv
+
+    The columns of the new rows are found by their names.
+    """
+    with common.one_line_errors(output):
+        saved = _load(model)
+        rows = read_rows(data, saved, delimiter=delimiter, header=header)
+        try:
+            outputs = saved.outputs(rows.frame)
+        except ft.DataError as error:
+            raise ft.DataError(f"{data}: {error}") from None
+    with common.results_folder(output), ft.write_together(output) as parts:
+        columns, summary = _columns(saved, outputs)
+        _write(parts / FILE, columns)
+    say_fact("model", f"{model}: {saved}")
+    say_fact("data", f"{data}: {counted(len(outputs), 'row')}")
+    for note in rows.notes:
+        say_fact("", note)
+    say_fact("predicted", summary)
+    say_fact("score", _score(saved, outputs, rows))
+    common.written(output, [output / FILE])
+
+
+def _load(path: Path) -> ft.SavedModel:
+    try:
+        return ft.load_model(path)
+    except OSError as error:
+        reason = f"cannot read {error.filename or path}: {error.strerror or error}"
+        raise fo.CheckpointError(f"{reason}; fastopt train writes a model") from error
+
+
+def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
+    """Return the columns of the file, and a line about the predictions."""
+    if saved.objective.task == "regression":
+        values = saved.in_units(outputs)
+        low, middle, high = np.percentile(values, [0, 50, 100])
+        return {"value": values}, (
+            f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
+        )
+    labels = np.array(saved.labels)[saved.objective.predicted(outputs)]
+    shares = saved.objective.probabilities(outputs)
+    columns = {"class": labels}
+    columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
+    counts = Counter(labels.tolist()).most_common()
+    listed = ", ".join(f"{label} {count}" for label, count in counts[:MOST])
+    return columns, f"{saved.target}: {listed}{', ...' * (len(counts) > MOST)}"
+
+
+def _write(path: Path, columns: dict[str, Any]) -> None:
+    import pandas as pd
+
+    pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n")
+
+
+def _score(saved: ft.SavedModel, outputs: Any, rows: Rows) -> str:
+    """Return the scores on the rows with a known target."""
+    objective, count = saved.objective, len(rows.targets)
+    if not count:
+        return f"none, because no row has a known {saved.target}"
+    outputs = outputs[rows.scored]
+    score = common.score_text(objective, objective.score(outputs, rows.targets))
+    text = f"{score}, loss {objective.value(outputs, rows.targets):.4f}"
+    if objective.task == "regression":
+        error = math.sqrt(-objective.points(outputs, rows.targets) / count)
+        text += f", error {error * saved.target_deviation:.4g} (root mean square)"
+    return f"{text}, on {counted(count, 'row')} with a known {saved.target}"

@@ -1,0 +1,285 @@
+"""Trained models without their training: predictions for new rows, and the file for them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fastopt as fo
+from fastopt._checks import as_path, finite, list_of, positive
+from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
+from fastopt.train.data import Array
+from fastopt.train.loop import Trainer, in_parts
+from fastopt.train.model import MLP, mlp_outputs
+from fastopt.train.objective import Objective
+from fastopt.train.preprocessing import Preprocessing
+
+MODEL = "model.safetensors"  # the name in the folder of a run
+_KIND = "fastopt model 1"  # and the version of the format
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SavedModel:
+    """A trained `MLP` that predicts: the weights, and what its inputs and outputs mean.
+
+    `load_model` returns it. `from_trainer` makes it without a file.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        The weights; see `MLP`. The averages, if the trainer has an `ema`.
+    objective : Objective
+        The task and the loss.
+    labels : tuple of str
+        The names of the classes; empty for a regression.
+    target : str
+        What is predicted.
+    target_mean, target_deviation : float
+        See `Data`.
+    preprocessing : Preprocessing or None
+        From the columns of a table to the inputs. None if the trainer's data were arrays that are
+        inputs already.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not finite or do not fit each other or the labels.
+    """
+
+    params: Mapping[str, Array]
+    objective: Objective
+    labels: tuple[str, ...]
+    target: str = "target"
+    target_mean: float = 0.0
+    target_deviation: float = 1.0
+    preprocessing: Preprocessing | None = None
+
+    def __post_init__(self) -> None:
+        kind("objective", self.objective, Objective)
+        labels = tuple(map(printable, list_of(text)("labels", self.labels)))
+        values = {
+            "params": dict(self.params),
+            "labels": labels,
+            "target": printable(text("target", self.target)),
+            "target_mean": finite("target_mean", self.target_mean),
+            "target_deviation": positive("target_deviation", self.target_deviation),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        widths = _widths(self.params)
+        outputs = len(labels) if self.objective.task == "classification" else 1
+        if widths[-1] != outputs:
+            raise ValueError(f"the weights give {widths[-1]} outputs, not {outputs}")
+        classes = {"regression": (0, 0), "binary": (2, 2)}.get(self.objective.task, (2, widths[-1]))
+        if not classes[0] <= len(set(labels)) == len(labels) <= classes[1]:
+            raise ValueError(f"{len(labels)} labels for {self.objective.task}, or equal labels")
+        if self.preprocessing is not None:
+            kind("preprocessing", self.preprocessing, Preprocessing)
+            made = len(self.preprocessing.features)
+            if widths[0] != made:
+                raise ValueError(f"the weights take {widths[0]} inputs, not {made}")
+
+    @classmethod
+    def from_trainer(cls, trainer: Trainer) -> SavedModel:
+        """Return the present model of a trainer; its weights are copies."""
+        kind("trainer", trainer, Trainer)
+        kind("trainer.model", trainer.model, MLP)
+        params = trainer.model.params if trainer.ema is None else trainer.ema.averages
+        return cls(
+            {name: np.array(param) for name, param in params.items()},
+            trainer.objective,
+            tuple(trainer.data.labels),
+            trainer.data.target,
+            trainer.data.target_mean,
+            trainer.data.target_deviation,
+            trainer.data.preprocessing,
+        )
+
+    @property
+    def features(self) -> int:
+        """The number of inputs."""
+        return int(self.params["0.weight"].shape[1])
+
+    @ieee
+    def outputs(self, x: Any) -> Array:
+        """Return the outputs (N, outputs) of the network, with the bits of `Trainer.predict`.
+
+        Parameters
+        ----------
+        x : DataFrame or array
+            The rows; see `Preprocessing.transform`. Without a preprocessing, inputs (N, features).
+
+        Raises
+        ------
+        DataError
+            If `x` cannot be used, or an output is not finite.
+        """
+        if self.preprocessing is not None:
+            x = self.preprocessing.transform(x)
+        else:
+            x = plain_array("x", x, "numbers of shape (N, features)")
+        if x.ndim != 2 or x.shape[1] != self.features or len(x) == 0:
+            raise DataError(
+                f"x must have shape (N, {self.features}) with a row for each sample, not {x.shape}"
+            )
+        x = x.astype(self.params["0.weight"].dtype, copy=False)
+        outputs = in_parts(lambda part: mlp_outputs(self.params, part), x)
+        bad = ~np.isfinite(outputs).all(axis=1)
+        if bad.any():
+            raise DataError(
+                f"the outputs for row {bad.argmax() + 1} are not finite: its inputs are too large, "
+                "infinite or NaN"
+            )
+        return outputs
+
+    def predict(self, x: Any) -> npt.NDArray[Any]:
+        """Return the label of each row (N,); for a regression, the value in its units (float64)."""
+        outputs = self.outputs(x)
+        if self.objective.task == "regression":
+            return self.in_units(outputs)
+        labels: npt.NDArray[np.str_] = np.array(self.labels)[self.objective.predicted(outputs)]
+        return labels
+
+    @ieee
+    def in_units(self, outputs: Array) -> npt.NDArray[np.float64]:
+        """Return the outputs (N, 1) of a regression as values (N,) in the units of the target."""
+        numbers = outputs.ravel().astype(np.float64)
+        return numbers * self.target_deviation + self.target_mean
+
+    def predict_proba(self, x: Any) -> Array:
+        """Return the probabilities of the classes (N, classes); see `Objective.probabilities`."""
+        return self.objective.probabilities(self.outputs(x))
+
+    def __str__(self) -> str:
+        widths = "-".join(map(str, _widths(self.params)))
+        return f"{widths}, {self.objective.task} of {self.target}"
+
+    def __repr__(self) -> str:
+        return f"SavedModel({self})"
+
+
+def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
+    """Write the model of a trainer, for `load_model` and ``fastopt predict``.
+
+    The file is a checkpoint of `fastopt.save`: safetensors with hashes, without a pickle. It has
+    the weights (the averages, if the trainer has an `ema`), the preprocessing of the data, the
+    names of inputs and classes, the task, the loss and the version of fastopt. It cannot continue
+    training; `Trainer.save` writes a file for that.
+
+    Parameters
+    ----------
+    path : path
+        Usually ``model.safetensors``. An existing file is replaced in one step.
+    trainer : Trainer
+        Of an `MLP`.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not finite.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="iris").build()
+    >>> history = trainer.fit(30)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     train.save_model(f"{folder}/model.safetensors", trainer)
+    ...     model = train.load_model(f"{folder}/model.safetensors")
+    >>> model
+    SavedModel(4-128-64-3, classification of class)
+    >>> model.predict([[5.1, 3.5, 1.4, 0.2]])
+    array(['setosa'], dtype='<U10')
+    """
+    model = SavedModel.from_trainer(trainer)
+    extra = {
+        "kind": _KIND,
+        "version": fo.__version__,
+        "task": model.objective.task,
+        "loss": model.objective.loss_name,
+        "label_smoothing": model.objective.label_smoothing,
+        "labels": list(model.labels),
+        "target": model.target,
+        "target_mean": model.target_mean,
+        "target_deviation": model.target_deviation,
+        "preprocessing": model.preprocessing and model.preprocessing.to_json(),
+    }
+    fo.save(path, params=model.params, extra=extra)
+
+
+def load_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Return the model in a file of `save_model`, or in the folder of a run.
+
+    Everything in the file is checked before it is used, and nothing in it is run.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or not a model.
+    OSError
+        If the file cannot be read.
+    """
+    path = as_path("path", path)
+    if path.is_dir():
+        path /= MODEL
+    checkpoint = fo.load(path)
+    facts = checkpoint.extra
+    if not isinstance(facts, dict) or facts.get("kind") != _KIND:
+        raise fo.CheckpointError(
+            f"{path} is a checkpoint, but not a model; save_model and fastopt train write models, "
+            f"as {MODEL}"
+        )
+    try:
+        _require_utf8(facts)
+        ready = facts["preprocessing"]
+        return SavedModel(
+            params=checkpoint.params or {},
+            objective=Objective(
+                facts["task"], facts["loss"], label_smoothing=facts["label_smoothing"]
+            ),
+            labels=facts["labels"],
+            target=facts["target"],
+            target_mean=facts["target_mean"],
+            target_deviation=facts["target_deviation"],
+            preprocessing=ready and Preprocessing.from_json(ready),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise fo.CheckpointError(
+            f"{path} does not hold what save_model writes: {reason}"
+        ) from error
+
+
+def _require_utf8(facts: Any) -> None:
+    """Raise ValueError if a text has no UTF-8: pandas takes none, and no file holds it."""
+    try:
+        json.dumps(facts, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
+
+
+def _widths(params: Mapping[str, Array]) -> list[int]:
+    """Return the widths from the inputs to the outputs; ValueError unless `params` are an MLP's."""
+    layers = len(params) // 2
+    names = {f"{i}.{what}" for i in range(layers) for what in ("weight", "bias")}
+    if not layers or params.keys() != names:
+        raise ValueError("the weights are not those of an MLP: 0.weight, 0.bias, 1.weight, ...")
+    for name, param in params.items():
+        if param.dtype.kind != "f" or param.ndim != 1 + name.endswith("weight") or not param.size:
+            raise ValueError(f"{name} is {param.dtype} of shape {param.shape}")
+        if not np.isfinite(param).all():
+            raise ValueError(f"{name} is not finite: training has diverged")
+    shapes = [params[f"{i}.weight"].shape for i in range(layers)]
+    for i, (n_out, _) in enumerate(shapes):
+        if params[f"{i}.bias"].shape != (n_out,) or (i + 1 < layers and shapes[i + 1][1] != n_out):
+            raise ValueError(f"the shapes of the weights of layer {i} do not fit")
+    return [shapes[0][1], *(n_out for n_out, _ in shapes)]
