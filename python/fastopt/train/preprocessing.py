@@ -201,7 +201,8 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     if len(twice):
         raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     made: dict[str, Column] = {}
-    numbers = [str(name) for name in frame if is_number(frame[name]) and frame[name].notna().any()]
+    empty = frame.isna().all()
+    numbers = [str(name) for name in frame if is_number(frame[name]) and not empty[name]]
     for start in range(0, len(numbers), COLUMNS):
         made |= _fit_numbers(frame, numbers[start : start + COLUMNS])
     made = {str(name): made.get(str(name)) or _fit_text(frame[name]) for name in frame}
@@ -257,9 +258,9 @@ def is_number(column: pd.Series[Any]) -> bool:
     """Return whether a column holds numbers, not texts; DataError if it holds something else."""
     from pandas.api import types
 
-    kind = types.infer_dtype(column, skipna=True)
-    if types.is_numeric_dtype(column.dtype) and kind != "complex":
+    if column.dtype.kind in "biuf":
         return True
+    kind = types.infer_dtype(column, skipna=True)
     if kind in ("string", "bytes", "boolean", "categorical", "empty", "decimal") or "mixed" in kind:
         return False
     dates = kind.startswith(("date", "time", "period"))
