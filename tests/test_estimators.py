@@ -83,6 +83,10 @@ def test_a_regression_is_in_the_units_of_the_target() -> None:
         ({"lr": -1.0}, "lr must be finite and >= 0, not -1.0"),
         ({"hidden": (0,)}, r"hidden\[0\] must be >= 1, not 0"),
         ({"loss": "nll"}, "loss must be "),
+        (
+            {"patience": 3, "validation_fraction": 2.0},
+            r"validation_fraction must be in \(0, 1\), not 2.0",
+        ),
         ({"lr": 1e30}, "the loss is not finite since epoch 1; standardize X or try a smaller lr"),
     ],
 )

@@ -68,6 +68,7 @@ def test_columns_are_matched_by_name(run: Path) -> None:
 def test_what_a_row_may_lack(run: Path) -> None:
     printed, found = predict(run, "a,town,b,size\n2000,Paris,,low\n2001,,1999,huge\n2002,Oslo,1,\n")
     assert len(found) == 3
+    assert len(predict(run, "a,town,b\n2000,,1999\n")[1]) == 1  # a column without any text
     assert "filled 2 missing values, as in training" in printed
     assert (
         "column 'town': 1 row with a text that was rare or not there in training, such as 'P"
@@ -134,7 +135,10 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fastopt-run", "lacks.csv"], "lacks.csv: the table lacks 2 columns: 'town', 'b'"),
+        (
+            ["fastopt-run", "lacks.csv"],
+            "lacks.csv: the table lacks 2 columns: 'town', 'b'; it has 'a'\n",
+        ),
         (["fastopt-run", "text.csv"], "text.csv: column 'b', row 1: 'x' is not a number"),
         (["fastopt-run", "none.csv"], "cannot read none.csv: No such file or directory"),
         (["fastopt-run", "none"], "there is no file or folder none"),

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("sklearn")
+pytest.importorskip("threadpoolctl")
+
 import fastopt as fo
 from fastopt import train as ft
 from test_damaged_checkpoints import (
@@ -122,6 +125,34 @@ def test_contents_of_another_program_are_refused_or_harmless(
                 model.predict(np.zeros((2, 4)))
                 harmless += 1
     assert refused > 10 * harmless > 0
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    ft.save_model(path, trained("iris"))
+    saved = fo.load(path)
+    assert saved.params is not None
+    bias = np.zeros(3, np.float32)
+    for change, message in (
+        ({"1.bias": bias.astype(np.float16)}, "1.bias is float16"),
+        ({"1.bias": bias.astype(np.float64)}, "1.bias is float64"),
+        ({"1.bias": bias[:2]}, r"1.bias has shape \(2,\), not \(3,\)"),
+        ({"1.weight": np.zeros((3, 9), np.float32)}, r"shape \(3, 9\), not \(outputs, 8\)"),
+        ({"1.weight": np.zeros((1, 8), np.float32), "1.bias": bias[:1]}, "3 labels, but the wei"),
+        ({"0.weight": np.zeros((8, 5), np.float32)}, "take 5 inputs, but there are 4"),
+        ({"2.weight": np.zeros((3, 3), np.float32)}, "not those of an MLP"),
+        ({"1.bias": bias - np.float32(np.inf)}, "1.bias is not finite"),
+    ):
+        fo.save(path, params=saved.params | change, extra=saved.extra)
+        with pytest.raises(fo.CheckpointError, match=message):
+            ft.load_model(path)
+    for labels in ([], ["a"], ["a", "b", "a"], ["a", "b", "c", "d"], "abc", 3, [1, 2, 3]):
+        fo.save(path, params=saved.params, extra=saved.extra | {"labels": labels})
+        with pytest.raises(fo.CheckpointError, match="label"):
+            ft.load_model(path)
+    fo.save(path, params=saved.params, extra=saved.extra | {"kind": "fastopt model 2"})
+    with pytest.raises(fo.CheckpointError, match="that a newer version of fastopt reads"):
+        ft.load_model(path)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -99,6 +99,13 @@ def test_first_files_train_and_new_rows_are_matched_by_name(name: str, tmp_path:
     inputs = data.preprocessing.transform(new)
     both = np.concatenate([data.x_train, data.x_val])
     np.testing.assert_array_equal(np.unique(inputs, axis=0), np.unique(both, axis=0))
+    ft.save_model(tmp_path / "model.safetensors", trainer)
+    predicted = ft.load_model(tmp_path / "model.safetensors").predict(new)
+    outputs = trainer.predict(inputs)
+    if labels:
+        assert predicted.tolist() == [labels[i] for i in trainer.objective.predicted(outputs)]
+    else:
+        np.testing.assert_array_equal(predicted, data.in_units(outputs).ravel())
 
 
 def write(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
@@ -277,7 +284,7 @@ def test_rows_without_a_target_and_rare_texts_are_named(tmp_path: Path) -> None:
     for words in (
         "left out 1 row without a target",
         "joined in 'town'",
-        "left out, because no text or number is frequent enough: 'name'",
+        "left out, because all values are missing or rare texts: 'name'",
     ):
         assert any(words in note for note in data.notes), data.notes
 

@@ -88,7 +88,7 @@ def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
     columns = {"class": labels}
     columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
     counts = Counter(labels.tolist()).most_common()
-    listed = ", ".join(f"{label} {count}" for label, count in counts[:MOST])
+    listed = ", ".join(f"{label} ({count})" for label, count in counts[:MOST])
     return columns, f"{saved.target}: {listed}{', ...' * (len(counts) > MOST)}"
 
 

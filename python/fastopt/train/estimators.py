@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastopt._checks import number
 from fastopt.train.callbacks import EarlyStopping
 from fastopt.train.checks import from_extra, ieee
 from fastopt.train.config import RunConfig
@@ -32,7 +33,7 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(*args, **options)
 
 
-Self = TypeVar("Self", bound="_Network")
+_between = number("in (0, 1)", lambda x: 0 < x < 1)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -70,7 +71,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             x, x_val, y, y_val = train_test_split(
                 x,
                 y,
-                test_size=self.validation_fraction,
+                test_size=_between("validation_fraction", self.validation_fraction),
                 random_state=config.seed,
                 stratify=None if task == "regression" else y,
             )
@@ -108,8 +109,8 @@ class MLPClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         that of the training rows.
     patience : int, optional
         Stop when the loss of held-out rows has not fallen for this many epochs.
-    validation_fraction : float or int
-        The share of rows, or their number, that `patience` holds out.
+    validation_fraction : float
+        The share of rows that `patience` holds out, in (0, 1).
     random_state : int, RandomState or None
         An int is the ``seed`` of `RunConfig`: `fit` then gives the same bits each time.
 

@@ -436,7 +436,7 @@ def _prepare(
 def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> list[str]:
     """Return what happens to missing values and rare texts."""
     notes = []
-    missing = train.isna().sum() + held.isna().sum()
+    missing = (train.isna().sum() + held.isna().sum()).to_dict()
     filled = [
         f"{missing[c.name]} in {short_repr(c.name)} by "
         + (
@@ -449,11 +449,11 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
     ]
     if filled:
         more = f"; and in {counted(len(filled) - 5, 'more column')}" if len(filled) > 5 else ""
-        total = missing[[c.name for c in fitted.columns if c.features]].sum()
+        total = sum(missing[c.name] for c in fitted.columns if c.features)
         notes.append(f"filled {counted(total, 'missing value')}: {'; '.join(filled[:5])}{more}")
     for wanted, problem in (
         (lambda c: c.other, "texts in fewer than 1 % of the rows are joined in"),
-        (lambda c: not c.features, "left out, because no text or number is frequent enough:"),
+        (lambda c: not c.features, "left out, because all values are missing or rare texts:"),
     ):
         named = [short_repr(c.name) for c in fitted.columns if wanted(c)]
         if named:

@@ -201,7 +201,8 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     if len(twice):
         raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     made: dict[str, Column] = {}
-    numbers = [str(name) for name in frame if is_number(frame[name]) and frame[name].notna().any()]
+    empty = frame.isna().all()
+    numbers = [str(name) for name in frame if is_number(frame[name]) and not empty[name]]
     for start in range(0, len(numbers), COLUMNS):
         made |= _fit_numbers(frame, numbers[start : start + COLUMNS])
     made = {str(name): made.get(str(name)) or _fit_text(frame[name]) for name in frame}
@@ -257,9 +258,9 @@ def is_number(column: pd.Series[Any]) -> bool:
     """Return whether a column holds numbers, not texts; DataError if it holds something else."""
     from pandas.api import types
 
-    kind = types.infer_dtype(column, skipna=True)
-    if types.is_numeric_dtype(column.dtype) and kind != "complex":
+    if column.dtype.kind in "biuf":
         return True
+    kind = types.infer_dtype(column, skipna=True)
     if kind in ("string", "bytes", "boolean", "categorical", "empty", "decimal") or "mixed" in kind:
         return False
     dates = kind.startswith(("date", "time", "period"))
@@ -299,7 +300,8 @@ def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
     column = column.astype(object)
     if infer_dtype(column, skipna=True) == "string":
         return column
-    return column.map(_as_text, na_action="ignore")
+    # If all values are missing, map returns floats.
+    return column.map(_as_text, na_action="ignore").astype(object)
 
 
 def _as_text(value: Any) -> str:
@@ -319,8 +321,13 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
         frame = table.set_axis([str(name) for name in table], axis=1)
         missing = [name for name in names or () if name not in frame]
         if missing:
-            shown = ", ".join(map(short_repr, missing[:5])) + ", ..." * (len(missing) > 5)
-            raise DataError(f"the table lacks {counted(len(missing), 'column')}: {shown}")
+            lacked, there = (
+                ", ".join(map(short_repr, some[:5])) + ", ..." * (len(some) > 5)
+                for some in (missing, [*frame])
+            )
+            raise DataError(
+                f"the table lacks {counted(len(missing), 'column')}: {lacked}; it has {there}"
+            )
     else:
         array = np.asarray(table)
         if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):

@@ -86,11 +86,11 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
         folder = path.is_dir()
     if folder:
         refuse_options(source, {"delimiter": delimiter, "header": header})
-        x = read_idx(path, "t10k-images")
+        x, y = read_idx(path, "t10k-images"), read_idx(path, "t10k-labels")
+        if y.shape != (len(x), 1):
+            raise DataError(f"{path}: {len(x)} held-out inputs but labels of shape {y.shape}")
         frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        y = read_idx(path, "t10k-labels").ravel()
-        if len(y) == len(x):
-            frame["class"] = y
+        frame["class"] = y[:, 0]
         return Table(frame, ())
     require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
@@ -148,12 +148,13 @@ _Found = tuple[Targets, npt.NDArray[np.bool_]]
 
 def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     """Return the classes of the rows whose label the model knows, and which rows these are."""
-    texts = read_texts(y).map(printable, na_action="ignore")
+    texts = read_texts(y)
+    label_of: dict[str, Any] = {text: printable(text) for text in texts.dropna().unique()}
     index: dict[Any, int] = {label: i for i, label in enumerate(model.labels)}
     if all(map(NUMBER.fullmatch, index)):  # 9 and 9.0 are the same label
         index = {Decimal(label): i for label, i in index.items()}
-        texts = texts.map(lambda text: Decimal(text) if NUMBER.fullmatch(text) else text, "ignore")
-    codes = texts.map(index)
+        label_of = {text: Decimal(text) for text in label_of if NUMBER.fullmatch(text)}
+    codes = texts.map({text: index.get(label) for text, label in label_of.items()})
     scored = codes.notna().to_numpy(np.bool_)
     classes = codes[scored].to_numpy(np.int64)
     if model.objective.task == "binary":

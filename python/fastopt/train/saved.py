@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
-from fastopt._checks import as_path, finite, list_of, positive
+from fastopt._checks import as_path, counted, finite, list_of, positive
 from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
@@ -72,18 +72,22 @@ class SavedModel:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        widths = _widths(self.params)
-        outputs = len(labels) if self.objective.task == "classification" else 1
-        if widths[-1] != outputs:
-            raise ValueError(f"the weights give {widths[-1]} outputs, not {outputs}")
-        classes = {"regression": (0, 0), "binary": (2, 2)}.get(self.objective.task, (2, widths[-1]))
-        if not classes[0] <= len(set(labels)) == len(labels) <= classes[1]:
-            raise ValueError(f"{len(labels)} labels for {self.objective.task}, or equal labels")
+        _check_weights(self.params)
+        if len(set(labels)) < len(labels):
+            raise ValueError("the labels are not all different")
+        task, count, widths = self.objective.task, len(labels), self._widths
+        allowed = {"regression": count == 0, "binary": count == 2, "classification": count >= 2}
+        if not allowed[task]:
+            raise ValueError(f"{task} cannot have {counted(count, 'label')}")
+        if widths[-1] != (count if task == "classification" else 1):
+            raise ValueError(
+                f"{counted(count, 'label')}, but the weights give {widths[-1]} outputs"
+            )
         if self.preprocessing is not None:
             kind("preprocessing", self.preprocessing, Preprocessing)
             made = len(self.preprocessing.features)
             if widths[0] != made:
-                raise ValueError(f"the weights take {widths[0]} inputs, not {made}")
+                raise ValueError(f"the weights take {widths[0]} inputs, but there are {made}")
 
     @classmethod
     def from_trainer(cls, trainer: Trainer) -> SavedModel:
@@ -102,9 +106,15 @@ class SavedModel:
         )
 
     @property
+    def _widths(self) -> list[int]:
+        """The widths from the inputs to the outputs."""
+        first, *others = (p.shape for name, p in self.params.items() if name.endswith("weight"))
+        return [first[1], first[0], *(n_out for n_out, _ in others)]
+
+    @property
     def features(self) -> int:
         """The number of inputs."""
-        return int(self.params["0.weight"].shape[1])
+        return self._widths[0]
 
     @ieee
     def outputs(self, x: Any) -> Array:
@@ -157,8 +167,7 @@ class SavedModel:
         return self.objective.probabilities(self.outputs(x))
 
     def __str__(self) -> str:
-        widths = "-".join(map(str, _widths(self.params)))
-        return f"{widths}, {self.objective.task} of {self.target}"
+        return f"{'-'.join(map(str, self._widths))}, {self.objective.task} of {self.target}"
 
     def __repr__(self) -> str:
         return f"SavedModel({self})"
@@ -233,7 +242,10 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         path /= MODEL
     checkpoint = fo.load(path)
     facts = checkpoint.extra
-    if not isinstance(facts, dict) or facts.get("kind") != _KIND:
+    found = facts.get("kind") if isinstance(facts, dict) else None
+    if found != _KIND:
+        if isinstance(found, str) and found.startswith(_KIND[:-1]):
+            raise fo.CheckpointError(f"{path} is a model that a newer version of fastopt reads")
         raise fo.CheckpointError(
             f"{path} is a checkpoint, but not a model; save_model and fastopt train write models, "
             f"as {MODEL}"
@@ -267,19 +279,22 @@ def _require_utf8(facts: Any) -> None:
         raise ValueError("a text holds half of a surrogate pair") from None
 
 
-def _widths(params: Mapping[str, Array]) -> list[int]:
-    """Return the widths from the inputs to the outputs; ValueError unless `params` are an MLP's."""
-    layers = len(params) // 2
-    names = {f"{i}.{what}" for i in range(layers) for what in ("weight", "bias")}
-    if not layers or params.keys() != names:
+def _check_weights(params: Mapping[str, Array]) -> None:
+    """Raise ValueError unless `params` are the finite weights of an MLP, in order."""
+    names = [f"{i // 2}.{('weight', 'bias')[i % 2]}" for i in range(len(params))]
+    if not names or len(names) % 2 or list(params) != names:
         raise ValueError("the weights are not those of an MLP: 0.weight, 0.bias, 1.weight, ...")
+    dtype = params["0.weight"].dtype
+    n_in = None
+    for weight, bias in zip(names[::2], names[1::2], strict=True):
+        shape = params[weight].shape
+        if len(shape) != 2 or 0 in shape or shape[1] != (n_in or shape[1]):
+            raise ValueError(f"{weight} has shape {shape}, not (outputs, {n_in or 'inputs'})")
+        n_in = shape[0]
+        if params[bias].shape != (n_in,):
+            raise ValueError(f"{bias} has shape {params[bias].shape}, not ({n_in},)")
     for name, param in params.items():
-        if param.dtype.kind != "f" or param.ndim != 1 + name.endswith("weight") or not param.size:
-            raise ValueError(f"{name} is {param.dtype} of shape {param.shape}")
+        if param.dtype not in (np.float32, np.float64) or param.dtype != dtype:
+            raise ValueError(f"{name} is {param.dtype}; all weights must be float32, or float64")
         if not np.isfinite(param).all():
             raise ValueError(f"{name} is not finite: training has diverged")
-    shapes = [params[f"{i}.weight"].shape for i in range(layers)]
-    for i, (n_out, _) in enumerate(shapes):
-        if params[f"{i}.bias"].shape != (n_out,) or (i + 1 < layers and shapes[i + 1][1] != n_out):
-            raise ValueError(f"the shapes of the weights of layer {i} do not fit")
-    return [shapes[0][1], *(n_out for n_out, _ in shapes)]
