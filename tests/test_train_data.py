@@ -232,6 +232,7 @@ BAD_DATA: dict[str, tuple[Make, str]] = {
         "line 5: 4 columns, 3 expected",
     ),
     "infinite": (csv(INFINITE_ROWS), "column 'x2', row 5: inf is not within 1e+100"),
+    "no labels, and a text": (csv("a,b,c\n1,2 3,\n"), "0 samples; at least 5 are needed"),
     "no labels": (csv("1,2,\n3,4,\n5,6,\n"), "0 samples; at least 5 are needed"),
     "narrow": (csv("1\n2\n"), "one column"),
     "no rows": (csv("a,b,c\n"), "holds no rows"),

@@ -19,6 +19,7 @@ from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.preprocessing import (
     LARGEST,
     Preprocessing,
+    factorize,
     fit_preprocessing,
     is_number,
     read_texts,
@@ -278,19 +279,20 @@ def _check_texts(path: Path, column: pd.Series[Any]) -> None:
     except DataError as error:
         name = printable(shlex.quote(str(column.name)))
         raise DataError(f"{path}: {error} (--drop {name})") from None
-    texts = read_texts(column)
-    counts = texts.value_counts()
-    dates = [cell for cell in counts.index if DATE.fullmatch(cell)]
-    numbers = [cell for cell in counts.index if VALUE.fullmatch(cell)]
+    codes, texts = factorize(column)
+    counts = dict(zip(texts, np.bincount(codes[codes >= 0], minlength=len(texts)), strict=True))
+    half = sum(counts.values()) / 2
+    dates = [text for text in texts if DATE.fullmatch(text)]
+    numbers = [text for text in texts if VALUE.fullmatch(text)]
     name = short_repr(str(column.name))
-    if 2 * counts[dates].sum() > counts.sum():
+    if sum(counts[text] for text in dates) > half:
         raise DataError(
             f"{path}: column {name} holds dates or times such as {short_repr(dates[0])}; leave it "
             f"out (--drop {printable(shlex.quote(str(column.name)))}), or turn it into numbers "
             "such as days"
         )
-    if numbers and 2 * counts[numbers].sum() >= counts.sum():
-        row, value = _first_word(texts)
+    if sum(counts[text] for text in numbers) >= max(half, 1):
+        row, value = _first_word(column)
         raise DataError(
             f"{path}, row {row}, column {name}: {short_repr(value)} is not a number; empty the "
             "cell if the value is missing"

@@ -94,13 +94,21 @@ class Preprocessing:
         inputs = np.zeros((len(frame), len(self.features)), np.float32)
         rows = max(1, CELLS // frame.shape[1])
         for start in range(0, len(frame), rows):
-            self._transform_rows(frame.iloc[start : start + rows], inputs[start : start + rows])
+            self._scale(frame.iloc[start : start + rows], inputs[start : start + rows])
+        at = 0
+        for column in self.columns:
+            if column.kind == "text":
+                codes, texts = factorize(frame[column.name])
+                levels = {level: i for i, level in enumerate(column.levels)}
+                found = [levels.get(text, len(levels)) for text in (*texts, str(column.fill))]
+                level = np.array(found)[codes]  # the code of a missing text is -1, the last
+                known = np.flatnonzero(level < len(column.features))
+                inputs[known, at + level[known]] = 1
+            at += len(column.features)
         return inputs
 
-    def _transform_rows(self, frame: pd.DataFrame, inputs: npt.NDArray[np.float32]) -> None:
-        """Write the inputs of some rows into zeros."""
-        import pandas as pd
-
+    def _scale(self, frame: pd.DataFrame, inputs: npt.NDArray[np.float32]) -> None:
+        """Write the inputs that are numbers."""
         starts = np.cumsum([0, *(len(column.features) for column in self.columns)])
         numbers = [(i, c) for i, c in zip(starts, self.columns, strict=False) if c.kind == "number"]
         at = [i for i, _ in numbers]
@@ -120,13 +128,6 @@ class Preprocessing:
                 f"{given[row, i]:g} is {'infinite' if np.isinf(given[row, i]) else problem}; "
                 "remove or change it"
             )
-        for start, column in zip(starts, self.columns, strict=False):
-            if column.kind == "text":
-                texts = read_texts(frame[column.name]).fillna(column.fill)
-                level = pd.Index(column.levels, dtype=object).get_indexer(pd.Index(texts))
-                level[level < 0] = len(column.levels)
-                rows = np.flatnonzero(level < len(column.features))
-                inputs[rows, start + level[rows]] = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values of JSON, from which `from_json` makes an equal object."""
@@ -246,12 +247,14 @@ def _fit_numbers(frame: pd.DataFrame, names: list[str]) -> dict[str, Column]:
 
 
 def _fit_text(column: pd.Series[Any]) -> Column:
-    name, texts = str(column.name), read_texts(column)
-    counts = texts.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
-    common = counts[counts >= max(2, ceil(RARE * len(texts)))].index.drop(OTHER, errors="ignore")
-    levels = tuple(sorted(common))
-    fill = str(counts.index[0]) if len(counts) else ""
-    return Column(name, "text", fill, levels=levels, other=0 < len(levels) < len(counts))
+    codes, texts = factorize(column)
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
+    # The most frequent first; of equally frequent ones, the first in sorted order.
+    found = sorted((-count, text) for text, count in zip(texts, counts, strict=True) if count)
+    least = max(2, ceil(RARE * len(column)))
+    levels = tuple(sorted(text for count, text in found if -count >= least and text != OTHER))
+    fill = found[0][1] if found else ""
+    return Column(str(column.name), "text", fill, levels=levels, other=0 < len(levels) < len(found))
 
 
 def is_number(column: pd.Series[Any]) -> bool:
@@ -293,15 +296,22 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
     return values
 
 
+def factorize(column: pd.Series[Any]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return the different texts of a column, and the index of that of each row; -1 if missing."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return np.asarray(column.cat.codes, np.int64), [*map(_as_text, column.cat.categories)]
+    if pd.api.types.infer_dtype(column, skipna=True) != "string":
+        column = read_texts(column)
+    codes, texts = pd.factorize(column)
+    return codes, [*map(str, texts)]
+
+
 def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
     """Return a column as Python strings, with NaN for missing values; 7.0 is the text 7."""
-    from pandas.api.types import infer_dtype
-
-    column = column.astype(object)
-    if infer_dtype(column, skipna=True) == "string":
-        return column
     # If all values are missing, map returns floats.
-    return column.map(_as_text, na_action="ignore").astype(object)
+    return column.astype(object).map(_as_text, na_action="ignore").astype(object)
 
 
 def _as_text(value: Any) -> str:

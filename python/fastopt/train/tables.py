@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from fastopt._checks import short_repr
 from fastopt.train.arrays import check_unpacked, read_bytes, read_npz, reading
 from fastopt.train.checks import DataError, from_extra, printable
-from fastopt.train.preprocessing import read_texts
+from fastopt.train.preprocessing import factorize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +76,7 @@ def read_table(
 
     The index of the frame counts the rows from 1. Without a header, the columns are called x1, x2,
     ...; in a header, a first column without a name is called "column 1". The array ``y`` of a .npz
-    file is the last column, ``target``.
+    file is the last column, ``target``. Columns of texts are categorical.
 
     Parameters
     ----------
@@ -126,7 +128,8 @@ def read_table(
                 frame = frame.reset_index(names="" if frame.index.nlevels == 1 else None)
             frame.columns = pd.Index(_different(map(str, frame.columns)))
             texts = [c for c in frame if isinstance(frame[c].dtype, pd.StringDtype)]
-            frame = frame.astype(dict.fromkeys(texts, object))  # here a damaged text raises
+            for name in texts:
+                frame[name] = as_categories(frame[name])  # a damaged text raises here
     else:
         with reading(path, "CSV file in UTF-8"):
             frame, decimal = _read_csv(path, delimiter, header, text, notes)
@@ -183,9 +186,10 @@ def _read_csv(
     separated = []
     for name, dtype in frame.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype):
-            texts = read_texts(frame[name]).map(str.strip, na_action="ignore")
-            numbers = None if name in as_text else to_numbers(texts, decimal)
-            frame[name] = texts if numbers is None else numbers
+            frame[name] = as_categories(frame[name])
+            numbers = None if name in as_text else to_numbers(frame[name], decimal)
+            if numbers is not None:
+                frame[name] = numbers
             separated += [str(name)] * (numbers is not None)
     if separated:
         notes.append(f"numbers such as 1,234 or 5 % are in: {_listed(separated)}")
@@ -237,6 +241,15 @@ def _parse(
     return together
 
 
+def as_categories(column: pd.Series[Any]) -> Any:
+    """Return a column of texts without space around them, each different text stored once."""
+    import pandas as pd
+
+    codes, texts = factorize(column)
+    stripped, categories = pd.factorize(np.array([text.strip() for text in texts], object))
+    return pd.Categorical.from_codes(np.append(stripped, -1)[codes], pd.Index(categories))
+
+
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
     """Return a column of texts as numbers in one of the `FORMATS`, or None if one is not.
 
@@ -249,7 +262,7 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
                 cell: float(re.sub(thousands, "", bare).replace(mark, "."))
                 for cell, bare in cells.items()
             }
-            return texts.map(plain)
+            return texts.astype(object).map(plain).astype(np.float64)
     return None
 
 
