@@ -330,8 +330,8 @@ def test_confusions_of_many_classes_cost_what_the_samples_do() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         f"{a} → {b}" for a, b in pairs
     ]
-    assert "90.00% of 60 right" in axes.get_title()
-    assert "1 without a class: their outputs are NaN" in axes.get_title()
+    assert "90.00% of 60 right" in figure.get_suptitle()
+    assert "1 without a class: their outputs are NaN" in figure.get_suptitle()
 
 
 def test_the_pairs_that_are_confused_most_come_first() -> None:
@@ -339,7 +339,8 @@ def test_the_pairs_that_are_confused_most_come_first() -> None:
     true, taken = np.arange(60) % 50, np.arange(60) % 50
     true[:9], taken[:9] = [1, 1, 1, 4, 4, 4, 4, 2, 2], [0, 0, 0, 9, 9, 9, 1, 7, 7]
     data = raw.Data("d", "classification", x, true, x, true, [str(i) for i in range(classes)])
-    (axes,) = raw.plot_confusion(true, taken, data, "title").axes
+    figure = raw.plot_confusion(true, taken, data, "title")
+    (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "1 → 0",
         "4 → 9",
@@ -347,7 +348,7 @@ def test_the_pairs_that_are_confused_most_come_first() -> None:
         "4 → 1",
     ]
     assert [bar.get_width() for bar in axes.patches] == [3, 3, 2, 1]
-    assert "50 classes" in axes.get_title()
+    assert "50 classes" in figure.get_suptitle()
     (axes,) = raw.plot_confusion(true, true, data).axes  # nothing is confused
     assert not axes.patches
 
@@ -363,4 +364,4 @@ def test_few_classes_show_all_pairs_as_scikit_learn_counts_them() -> None:
     }
     expected = confusion_matrix(Y, taken)
     assert texts == {where: count for where, count in np.ndenumerate(expected) if count}
-    assert f"{np.mean(taken == Y):.2%} of 30 right" in figure.axes[0].get_title()
+    assert f"{np.mean(taken == Y):.2%} of 30 right" in figure.get_suptitle()

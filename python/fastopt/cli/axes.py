@@ -106,6 +106,17 @@ def describe(dataset: ft.Data, base: ft.RunConfig) -> None:
     common.say_fact("hidden", f"{hidden}; {counted(base.epochs, 'epoch')}, seed {base.seed}")
 
 
+def title_of(space: fx.Space, dataset: ft.Data) -> str:
+    """Return the name of the data and the options that all runs share, for tables and pictures."""
+    config = space.configs()[0]
+    varied = {n for n, v in space.axes.items() if isinstance(v, fx.Range) or len(v) > 1}
+    names = {"optimizer", "lr", "batch_size", "loss", *space.axes} - varied
+    if "optimizer" in varied and config.lr is None:  # each optimizer has its own
+        names.discard("lr")
+    shared = fx.label(config.resolved(dataset.task), list(names))
+    return f"{dataset.name}: {shared}" if shared else dataset.name
+
+
 def summary(run: fx.Run, objective: ft.Objective) -> str:
     """Return the result of a run as text."""
     if run.diverged:

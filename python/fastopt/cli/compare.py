@@ -93,8 +93,8 @@ def compare(
         common.use_threads(threads)
     varied = several[0] if several else "optimizer"
     names = ["optimizer", "lr"] if varied == "optimizer" else [varied]
-    title = f"{dataset.name}: {fixed_choices(space, varied)}"
     objective = ft.Objective(dataset.task, configs[0].loss)
+    title = axes.title_of(space, dataset)
     runs: list[fx.Run] = []
     with common.results_folder(output):
         axes.describe(dataset, space.base)
@@ -132,16 +132,6 @@ def train_all(
                     common.say(f"{fx.label(run.config, names)}: {axes.summary(run, objective)}")
     except KeyboardInterrupt:
         pass
-
-
-def fixed_choices(space: fx.Space, varied: str) -> str:
-    """Return the options that all runs share, for the title of table and picture."""
-    config = space.configs()[0]
-    names = [n for n in ("optimizer", "lr", "batch_size") if n != varied]
-    if varied == "optimizer" and config.lr is None:
-        names.remove("lr")
-    names += [n for n in space.axes if n not in names and n != varied]
-    return fx.label(config, names)
 
 
 class Live(ft.Callback):

@@ -183,7 +183,7 @@ def report(
     best = ranked[0]
     diverged = sum(run.diverged for run in runs)
     runs_text = counted(len(runs), "run") + (f", {diverged} of them diverged" if diverged else "")
-    title = f"{dataset.name}, {runs_text}"
+    title = f"{axes.title_of(space, dataset)}; {runs_text}"
     try:
         files = write_sweep(output, runs, space, objective, dataset, title)
     finally:

@@ -231,7 +231,10 @@ def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
     """Return what ``run.json`` holds of a run beside its results."""
     full = config.resolved(trainer.data.task)
     return {
-        "title": f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, on {trainer.data.name}",
+        "title": (
+            f"{ft.OPTIMIZERS[full.optimizer].title}, lr {full.lr:g}, {full.loss}, "
+            f"on {trainer.data.name}"
+        ),
         "command": config.command(),
         "options": asdict(full),
         "data": str(trainer.data),

@@ -21,13 +21,27 @@ from fastopt.train.history import History, find_overfitting
 from fastopt.train.loop import Trainer
 from fastopt.train.model import MLP
 from fastopt.train.objective import Objective
-from fastopt.train.palette import BLACK, BLUE, GREEN, ORANGE, PINK
 from fastopt.train.saved import MODEL, save_model
+from fastopt.train.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    add_legend,
+    epoch_axis,
+    ink,
+    log_axis,
+    plain,
+    score_axis,
+    set_title,
+)
 
 Indices: TypeAlias = npt.NDArray[np.integer[Any]]
 
 MOST_CLASSES = 40  # a picture shows all pairs of at most these
 MOST_CONFUSED = 20  # pairs that are listed
+LONGEST_NAME = 16  # characters of a class in a picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +202,9 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
     else:
         results["classes"] = tables["classes.csv"] = list(map(asdict, score_classes(trainer)))
         results["confusions"] = list(map(asdict, find_confusions(trainer)))
-        pictures["confusion.png"] = plot_confusion(*_true_and_predicted(trainer), data, title)
+        pairs = _true_and_predicted(trainer)
+        epoch = len(history.epochs)
+        pictures["confusion.png"] = plot_confusion(*pairs, data, title, epoch)
     with write_together(folder, _OF_SOME_RUNS) as parts:
         files = [write_table(parts / name, rows) for name, rows in tables.items()]
         files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
@@ -217,7 +233,6 @@ def plot_history(history: History, objective: Objective, title: str = "") -> Fig
     """
     with from_extra("plot_history"):
         from matplotlib.figure import Figure  # takes half a second, which --help does not need
-        from matplotlib.ticker import MaxNLocator
 
     epochs = history.epochs
     extra = []
@@ -226,117 +241,83 @@ def plot_history(history: History, objective: Objective, title: str = "") -> Fig
     if len({e.lr for e in epochs}) > 1:
         extra.append(_draw_rates)
     rows, columns = ((1, 2), (1, 3), (2, 2))[len(extra)]
-    figure = Figure(figsize=(4.8 * columns, 4.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.8 * columns, 4.4 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns).flat)
+    for where in axes:
+        epoch_axis(where, len(epochs))
     _draw_losses(axes[0], history, objective)
     _draw_scores(axes[1], history, objective)
     for draw, where in zip(extra, axes[2:], strict=True):
         draw(where, history)
-    for where in axes:
-        where.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        where.set_xlim(0.5, len(epochs) + 0.5)
-        where.set_xlabel("epoch")
-        where.grid(alpha=0.3, which="both")
-    if title:
-        figure.suptitle(_plain(title))
+    add_legend(figure, 4)
+    set_title(figure, title)
     return figure
 
 
-def _plain(text: str) -> str:
-    """Return a name for matplotlib in which dollars are not formulas."""
-    return text.replace("$", r"\$")
-
-
-def _marker(history: History) -> str | None:
-    return "o" if len(history.epochs) < 3 else None  # a line of one point cannot be seen
-
-
-def _log_scale(axes: Axes, values: Sequence[float]) -> None:
-    """Use a log axis with plain numbers, if the values allow it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    if all(0 < value < math.inf for value in values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        decades = math.log10(max(values) / min(values))
-        steps: tuple[int, ...] = (2, 5) if decades < 3 else ()
-        if decades < 0.7:
-            steps = (2, 3, 4, 5, 6, 7, 8, 9)
-        axes.yaxis.set_minor_locator(LogLocator(subs=steps))
+def _plot(
+    axes: Axes, history: History, field: str, line: str, color: str, label: str = ""
+) -> list[float]:
+    """Draw one field of the epochs; return its values."""
+    values = [getattr(e, field) for e in history.epochs]
+    marker = "o" if len(values) < 3 else None  # a line of one point cannot be seen
+    epochs = [e.epoch for e in history.epochs]
+    axes.plot(epochs, values, line, marker=marker, color=color, label=label)
+    return values
 
 
 def _draw_losses(axes: Axes, history: History, objective: Objective) -> None:
-    epochs = [e.epoch for e in history.epochs]
-    train_loss = [e.train_loss for e in history.epochs]
-    val_loss = [e.val_loss for e in history.epochs]
-    marker = _marker(history)
-    axes.plot(epochs, train_loss, "-", marker=marker, color=BLUE, label="training")
-    axes.plot(epochs, val_loss, "--", marker=marker, color=ORANGE, label="held out")
+    values = _plot(axes, history, "train_loss", "-", BLUE, "training")
+    values += _plot(axes, history, "val_loss", "--", ORANGE, "held out")
     turned = find_overfitting(history.epochs)
     if turned is not None:
-        label = f"held-out loss turns (epoch {turned.epoch})"
+        label = f"held-out loss turns around epoch {turned.epoch}"
         axes.axvline(turned.epoch, linestyle=":", color=BLACK, label=label)
     axes.set(ylabel=objective.loss_label, title="Loss")
     if history.diverged:
         text = "the run diverged"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
-    _log_scale(axes, train_loss + val_loss)
-    axes.legend()
+    if all(map(math.isfinite, values)):
+        log_axis(axes, "y", values)
 
 
 def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    epochs = [e.epoch for e in history.epochs]
-    marker, best = _marker(history), history.best
-    train_score = [e.train_score for e in history.epochs]
-    val_score = [e.val_score for e in history.epochs]
-    axes.plot(epochs, train_score, "-", marker=marker, color=BLUE, label="training")
-    axes.plot(epochs, val_score, "--", marker=marker, color=ORANGE, label="held out")
+    best = history.best
+    values = _plot(axes, history, "train_score", "-", BLUE, "training")
+    values += _plot(axes, history, "val_score", "--", ORANGE, "held out")
     if math.isfinite(best.val_score) and not history.diverged:
         label = f"best held out: {objective.format_score(best.val_score)} (epoch {best.epoch})"
-        axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label)
-    name = objective.score_name[0].upper() + objective.score_name[1:]
-    axes.set(ylabel=objective.score_label, title=name)
-    shown = [value for value in train_score + val_score if math.isfinite(value)]
-    if objective.task == "regression" and shown and min(shown) < -1 < max(shown):
-        axes.set_ylim(bottom=-1)  # lower values in the first epochs would flatten the rest
-    axes.set_ylim(top=max(shown, default=1.0) + 0.03 * (1 - axes.get_ylim()[0]))
-    if objective.task != "regression":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend()
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 10, "markeredgewidth": 2}
+        axes.plot(best.epoch, best.val_score, "o", color=GREEN, label=label, **ring)
+    axes.set_title(objective.score_name[0].upper() + objective.score_name[1:])
+    score_axis(axes, values, objective)
 
 
 def _draw_norms(axes: Axes, history: History) -> None:
-    epochs = [e.epoch for e in history.epochs]
-    mean, largest = (
-        [getattr(e, name) for e in history.epochs] for name in ("grad_norm", "grad_norm_max")
-    )
-    marker = _marker(history)
-    axes.plot(epochs, largest, "--", marker=marker, color=PINK, label="largest of the epoch")
-    axes.plot(epochs, mean, "-", marker=marker, color=GREEN, label="mean over the steps")
+    values = _plot(axes, history, "grad_norm_max", "--", PINK, "largest norm of the epoch")
+    values += _plot(axes, history, "grad_norm", "-", GREEN, "mean norm of the steps")
     axes.set(ylabel="2-norm over all parameters", title="Gradient norm before clipping")
     if history.max_norm is not None:
-        label = f"clipped to {history.max_norm:g}"
+        values.append(history.max_norm)
+        label = f"norm is clipped to {history.max_norm:g}"
         axes.axhline(history.max_norm, linestyle=":", color=BLACK, label=label)
-    _log_scale(axes, mean + largest)
-    axes.legend()
+    if all(map(math.isfinite, values)):
+        log_axis(axes, "y", values)
 
 
 def _draw_rates(axes: Axes, history: History) -> None:
-    rates = [e.lr for e in history.epochs]
-    axes.plot([e.epoch for e in history.epochs], rates, "-", marker=_marker(history), color=BLUE)
+    _plot(axes, history, "lr", "-", BLUE)
     axes.set(ylabel="learning rate (last step of the epoch)", title="Learning rate")
     axes.set_ylim(bottom=0)
 
 
 @ieee
-def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "") -> Figure:
+def plot_confusion(
+    true: Indices, predicted: Indices, data: Data, title: str = "", epoch: int | None = None
+) -> Figure:
     """Return a picture of true and predicted classes.
 
-    With at most 40 classes it shows the counts of all pairs, shaded by the share of the row. With
-    more classes it shows the 20 most frequent wrong pairs as bars.
+    With at most 40 classes it shows the counts of all pairs, shaded by the share of the row: blue
+    is right, orange is wrong. With more classes it shows the 20 most frequent wrong pairs as bars.
 
     Parameters
     ----------
@@ -345,9 +326,12 @@ def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "
     data : Data
         Of a classification or a binary task; it has the names of the classes.
     title : str
+    epoch : int, optional
+        The epoch after which the classes were predicted, for the title.
     """
     with from_extra("plot_confusion"):
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
     classes = len(data.labels)
     true = _class_indices("true", true, 0, classes)
@@ -356,19 +340,18 @@ def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "
         raise ValueError(
             f"true and predicted must be equally long, not {len(true)} and {len(predicted)}"
         )
-    names = [label if len(label) <= 16 else f"{label[:15]}…" for label in data.labels]
-    names = [_plain(name) for name in names]
-    target = _plain(data.target)
+    names = [plain(_shortened(label)) for label in data.labels]
+    target = plain(data.target)
     right = np.count_nonzero(true == predicted) / max(len(true), 1)
-    heading = f"Confusion on held-out data: {right:.2%} of {len(true)} right"
+    lines = [f"{_held_out(epoch)}: {right:.2%} of {len(true)} right"]
     if none := np.count_nonzero(predicted < 0):
-        heading += f",\n{none} without a class: their outputs are NaN"
+        lines.append(f"{none} without a class: their outputs are NaN")
     if classes <= MOST_CLASSES:
-        side = max(5.0, 2.5 + 0.45 * classes)
-        figure = Figure(figsize=(min(side, 12) + 1.2, min(side, 12)), layout="constrained")
+        side = min(max(5.0, 2.5 + 0.45 * classes), 12)
+        figure = Figure(figsize=(side + 1.2, side), layout="constrained")
         axes = figure.subplots()
         _draw_all_pairs(axes, true, predicted, names)
-        axes.set(xlabel=f"predicted {target}", ylabel=f"true {target}", title=heading)
+        axes.set(xlabel=f"predicted {target}", ylabel=f"true {target}")
     else:
         figure = Figure(figsize=(8, 6.5), layout="constrained")
         axes = figure.subplots()
@@ -377,33 +360,55 @@ def plot_confusion(true: Indices, predicted: Indices, data: Data, title: str = "
         axes.barh(range(len(pairs)), [count for *_, count in pairs], color=ORANGE)
         axes.set_yticks(range(len(pairs)), bars)
         axes.invert_yaxis()
-        axes.set(
-            xlabel="samples",
-            ylabel=f"true {target} → predicted {target}",
-            title=f"{heading}\nthe pairs of {classes} classes that are confused most",
-        )
-    if title:
-        figure.suptitle(_plain(title))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="samples", ylabel=f"true {target} → predicted {target}")
+        lines.append(f"the pairs of {classes} classes that are confused most")
+    set_title(figure, title, *lines)
     return figure
 
 
+def _held_out(epoch: int | None) -> str:
+    """Return what a picture of predictions shows."""
+    return "held-out data" if epoch is None else f"held-out data after epoch {epoch}"
+
+
+def _shortened(label: str) -> str:
+    """Return the ends of a long name, which often differ in the last characters."""
+    half = LONGEST_NAME // 2
+    return label if len(label) <= LONGEST_NAME else f"{label[:half]}…{label[1 - half :]}"
+
+
 def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequence[str]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
     classes = len(names)
     known = predicted >= 0
     pairs = true[known].astype(np.int64) * classes + predicted[known]
     counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    bar = axes.figure.colorbar(image, ax=axes, format=lambda x, _: f"{x:.0%}", shrink=0.8)
-    bar.set_label("share of the true class")
+    # Mistakes are negative, and the power makes a share of 3% a quarter of the colour.
+    shades = shares**0.4 * (2 * np.eye(classes) - 1)
+    colors = LinearSegmentedColormap.from_list("mistakes", [ORANGE, "white", "#004B76"])
+    image = axes.imshow(shades, colors, vmin=-1, vmax=1)
+    bar = axes.figure.colorbar(image, ax=axes)
+    ticks = [-1, -0.5, -0.2, -0.05, 0, 0.05, 0.2, 0.5, 1]
+    bar.set_ticks(
+        [math.copysign(abs(tick) ** 0.4, tick) for tick in ticks],
+        labels=[f"{abs(tick):.0%}" for tick in ticks],
+    )
+    bar.set_label("share of the true class\norange: wrong, blue: right")
     steep = max(map(len, names)) > 3
     axes.set_xticks(range(classes), names, rotation=45 if steep else 0,
                     ha="right" if steep else "center", rotation_mode="anchor")  # fmt: skip
     axes.set_yticks(range(classes), names)
+    axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    size = 11 if classes <= 12 else 7
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            color = "white" if shares[row, column] > 0.5 else "black"
-            size = 11 if classes <= 12 else 7
+            color = ink(image.to_rgba(shades[row, column]))
             axes.text(column, row, str(count), ha="center", va="center", color=color,
                       fontsize=size)  # fmt: skip
 
@@ -428,27 +433,28 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
         from matplotlib.figure import Figure
 
     data = trainer.data
-    predicted = data.in_units(trainer.predict(data.x_val)).ravel()
+    outputs = trainer.predict(data.x_val)
+    predicted = data.in_units(outputs).ravel()
     true = data.in_units(data.y_val.astype(np.float32)).ravel()
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     against, residuals = figure.subplots(1, 2)
-    name = _plain(data.target)
+    name = plain(data.target)
     size = 18 if len(true) <= 1000 else 5
     against.scatter(true, predicted, s=size, color=BLUE, alpha=0.6, label="held-out samples")
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
     against.plot(ends, ends, "--", color=BLACK, label="predicted = true")
-    error = root_mean_squared_error(trainer)
-    score = trainer.objective.score(trainer.predict(data.x_val), data.y_val)
-    against.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
-    against.set_title(f"Predictions: error {error:.4g} (root mean square), R² {score:.3f}")
-    against.legend()
+    against.set(xlabel=f"true {name}", ylabel=f"predicted {name}", title="Predictions")
     residuals.scatter(predicted, predicted - true, s=size, color=ORANGE, alpha=0.6)
-    residuals.axhline(0, linestyle="--", color=BLACK)
+    residuals.axhline(0, linestyle="--", color=BLACK, label="predicted = true")
     residuals.set(xlabel=f"predicted {name}", ylabel="predicted - true", title="Residuals")
     for axes in (against, residuals):
         axes.grid(alpha=0.3)
-    if title:
-        figure.suptitle(_plain(title))
+    add_legend(figure, 2)
+    error = root_mean_squared_error(trainer)
+    score = trainer.objective.score(outputs, data.y_val)
+    epoch = len(trainer.history.epochs) or None
+    line = f"{_held_out(epoch)}: error {error:.4g} (root mean square), R² {score:.3f}"
+    set_title(figure, title, line)
     return figure
 
 

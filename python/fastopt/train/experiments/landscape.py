@@ -15,7 +15,7 @@ from fastopt._files import write_together, write_whole
 from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS
 from fastopt.train.formats import write_picture
-from fastopt.train.palette import BLACK, CYCLE
+from fastopt.train.style import BLACK, CYCLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

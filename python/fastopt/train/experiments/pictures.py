@@ -12,29 +12,32 @@ from fastopt.train.config import OPTIMIZERS
 from fastopt.train.experiments.runs import AXES, Run, label
 from fastopt.train.experiments.space import Range, Space
 from fastopt.train.objective import Objective
-from fastopt.train.palette import BLACK, CYCLE
+from fastopt.train.style import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    add_legend,
+    epoch_axis,
+    ink,
+    line_style,
+    log_axis,
+    mark_places,
+    round_ticks,
+    score_axis,
+    set_title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# The lines of equal runs cover each other. The later styles have gaps, so that the earlier lines
-# stay visible.
-STYLES = ("-", "--", "-.", ":", (0, (4, 4)), (0, (1, 4)), (0, (8, 3, 2, 3)))
 SHOWN = 5  # runs of a sweep whose curves have a colour
-PANELS = 6  # heat maps side by side, at most
+PANELS = 9  # heat maps side by side, at most
 
 
 def _loss_label(runs: Sequence[Run], objective: Objective) -> str:
     several = len({run.config.loss for run in runs}) > 1
     return "mean loss, of each run's own kind" if several else objective.loss_label
-
-
-def _titled(figure: Figure, title: str) -> Figure:
-    if title:
-        figure.suptitle(title, parse_math=False)  # a name with dollars is not a formula
-    return figure
 
 
 def _require_runs(runs: Sequence[Run]) -> None:
@@ -48,6 +51,8 @@ def plot_comparison(
 ) -> Figure:
     """Return a picture of the losses, training and held out, and of the held-out scores.
 
+    The scores are drawn twice: all of them, and enlarged around the final scores.
+
     Parameters
     ----------
     runs : sequence of Run
@@ -59,119 +64,94 @@ def plot_comparison(
     _require_runs(runs)
     from matplotlib.figure import Figure  # takes half a second: not for --help
 
-    rows = -(-len(runs) // 5)  # of the legend
-    figure = Figure(figsize=(13, 4.5 + 0.2 * rows), layout="constrained")
-    train, val, score = figure.subplots(1, 3)
+    figure = Figure(figsize=(10, 7.6 + 0.2 * -(-len(runs) // 4)), layout="constrained")
+    train, val, score, enlarged = figure.subplots(2, 2).flat
     train.sharey(val)
     for i, run in enumerate(runs):
         text = label(run.config, names) + (" (diverged)" if run.diverged else "")
-        style: dict[str, Any] = _style(i) | {"label": text}
+        style = line_style(i, len(runs)) | {"label": text}
+        style["markevery"] = mark_places(i, len(runs), len(run.history.epochs))
         _draw(train, run, "train_loss", style)
         _draw(val, run, "val_loss", style)
         _draw(score, run, "val_score", style)
-    loss = _loss_label(runs, objective)
-    train.set(title="Training loss", ylabel=loss)
-    val.set(title="Held-out loss", ylabel=loss)
-    _finish_losses([train, val], runs, ("train_loss", "val_loss"))
-    _finish_scores(score, runs, objective, whole=True)
-    handles, labels = train.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(runs)))
-    return _titled(figure, title)
+        _draw(enlarged, run, "val_score", style)
+    train.set_title("Training loss")
+    val.set_title("Held-out loss")
+    _finish_losses([train, val], runs, objective, ("train_loss", "val_loss"))
+    _finish_scores(score, enlarged, runs, objective)
+    add_legend(figure, min(4, len(runs)))
+    set_title(figure, title)
+    return figure
 
 
 @np.errstate(all="ignore")
 def plot_sweep(
     runs: Sequence[Run], names: Sequence[str], objective: Objective, title: str = ""
 ) -> Figure:
-    """Return a picture of the held-out losses and scores of all runs; the best have colours."""
+    """Return a picture of the held-out losses and scores of all runs; the best have colours.
+
+    The scores are drawn twice: all of them, and enlarged around the final scores of the better
+    half.
+    """
     _require_runs(runs)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    loss, score = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    loss, score, enlarged = figure.subplots(1, 3)
     ranked = sorted(runs, key=lambda run: run.rank)
-    for i in reversed(range(len(ranked))):  # the best on top
-        run = ranked[i]
-        style: dict[str, Any] = {"color": "0.75", "linewidth": 0.8}
-        if i < SHOWN and not run.diverged:
-            style = _style(i) | {"label": label(run.config, names)}
+    best = [run for run in ranked[:SHOWN] if not run.diverged]
+    for i, run in enumerate(best):
+        style = line_style(i, len(best)) | {"label": label(run.config, names), "zorder": 3}
+        style["markevery"] = mark_places(i, len(best), len(run.history.epochs))
         _draw(loss, run, "val_loss", style)
         _draw(score, run, "val_score", style)
-    loss.set(title="Held-out loss", ylabel=_loss_label(runs, objective))
-    _finish_losses([loss], runs, ("val_loss",))
-    _finish_scores(score, runs, objective)
-    handles, labels = (entries[::-1] for entries in loss.get_legend_handles_labels())
-    if len(ranked) > SHOWN:
-        handles += loss.plot([], [], color="0.75", linewidth=0.8)
-        labels.append("the others")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return _titled(figure, title)
-
-
-def _style(i: int) -> dict[str, Any]:
-    return {
-        "color": CYCLE[i % len(CYCLE)],
-        "linestyle": STYLES[i % len(STYLES)],
-        "linewidth": 1.8,
-        "zorder": 3,
-    }
+        _draw(enlarged, run, "val_score", style)
+    for i, run in enumerate(ranked[len(best) :]):
+        style = {"color": "0.75", "linewidth": 0.8, "label": "" if i else "the others"}
+        if len(run.history.epochs) == 1:  # a line of one point cannot be seen
+            style["marker"] = "o"
+        _draw(loss, run, "val_loss", style)
+        _draw(score, run, "val_score", style)
+        _draw(enlarged, run, "val_score", style)
+    loss.set_title("Held-out loss")
+    _finish_losses([loss], runs, objective, ("val_loss",))
+    _finish_scores(score, enlarged, runs, objective)
+    add_legend(figure, 3)
+    set_title(figure, title)
+    return figure
 
 
 def _draw(axes: Axes, run: Run, what: str, style: Mapping[str, Any]) -> None:
     epochs = run.history.epochs
-    marker = "o" if len(epochs) < 3 else None  # a line of one point is invisible
-    axes.plot([e.epoch for e in epochs], [getattr(e, what) for e in epochs], marker=marker, **style)
+    axes.plot([e.epoch for e in epochs], [getattr(e, what) for e in epochs], **style)
 
 
-def _finish_losses(axes: Sequence[Axes], runs: Sequence[Run], what: Sequence[str]) -> None:
-    """Use a log axis that shows all runs that did not diverge."""
+def _finish_losses(
+    axes: Sequence[Axes], runs: Sequence[Run], objective: Objective, what: Sequence[str]
+) -> None:
+    """Use an axis that shows all losses of the runs that did not diverge."""
     kept = [run for run in runs if not run.diverged] or runs
     values = [getattr(e, name) for run in kept for e in run.history.epochs for name in what]
-    values = [value for value in values if isfinite(value)]
     for one in axes:
-        _finish_epochs(one, runs)
-        if values and min(values) > 0:
-            one.set_yscale("log")
-            one.set_ylim(min(values) / 1.2, max(values) * 1.2)
-            if max(values) < 30 * min(values):  # decades would be too few marks
-                _mark_within_decades(one.yaxis)
+        epoch_axis(one, max(run.final.epoch for run in runs))
+        one.set_ylabel(_loss_label(runs, objective))
+        log_axis(one, "y", values)
 
 
-def _mark_within_decades(axis: Axis) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _finish_scores(
-    axes: Axes, runs: Sequence[Run], objective: Objective, *, whole: bool = False
-) -> None:
-    """Set limits for the final scores of all runs that did not diverge, or of the better half."""
-    _finish_epochs(axes, runs)
-    name = objective.score_name[0].upper() + objective.score_name[1:]
-    axes.set(title=f"{name} on held-out data", ylabel=objective.score_label)
-    kept = [run for run in runs if not run.diverged]
-    ends = [run.final.val_score for run in kept if isfinite(run.final.val_score)]
-    if ends:
-        high = max(run.history.best.val_score for run in kept)
-        low = min(ends) if whole else float(np.median(ends))
-        low -= max(2 * (high - low), 0.03)
-        values = [e.val_score for run in kept for e in run.history.epochs]
-        low = max(low, min(value for value in values if isfinite(value)) - 0.01)
-        axes.set_ylim(low, min(1.0, high) + 0.05 * (min(1.0, high) - low))
-    if objective.task != "regression":
-        axes.yaxis.set_major_formatter(_percent())
-
-
-def _finish_epochs(axes: Axes, runs: Sequence[Run]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    last = max(run.final.epoch for run in runs)
-    axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
+def _finish_scores(whole: Axes, enlarged: Axes, runs: Sequence[Run], objective: Objective) -> None:
+    """Use an axis for all scores of the runs that did not diverge, and one for the best ends."""
+    kept = [run for run in runs if not run.diverged] or runs
+    name = f"{objective.score_name[0].upper()}{objective.score_name[1:]} on held-out data"
+    for axes in (whole, enlarged):
+        epoch_axis(axes, max(run.final.epoch for run in runs))
+    score_axis(whole, [e.val_score for run in kept for e in run.history.epochs], objective)
+    whole.set_title(name)
+    ends = sorted(run.final.val_score for run in kept if isfinite(run.final.val_score))
+    if len(ends) > 2 * SHOWN:
+        ends = ends[len(ends) // 2 :]
+    high = max((run.history.best.val_score for run in kept), default=nan)
+    score_axis(enlarged, [high, *(end - max(2 * (high - end), 0.03) for end in ends)], objective)
+    enlarged.set_title(f"{name}, enlarged")
 
 
 @np.errstate(all="ignore")
@@ -179,8 +159,10 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
     """Return a picture of the final held-out score over the fields that vary.
 
     With two or more fields it is a heat map of the first two (learning rate and batch size, if both
-    vary), with a panel for each value of a third. If one of the two is a range, it shows a dot for
-    each run. Of several runs at one place, it shows the best.
+    vary), with a panel for each value of a third, at most nine. If one of the two is a range, it
+    shows a dot for each run. Of several runs at one place, it shows the best.
+
+    With one field it is a line of the scores over its values, and the title says so.
     """
     _require_runs(runs)
     from matplotlib.figure import Figure
@@ -189,53 +171,46 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         n for n in AXES if isinstance(values := space.axes.get(n, ()), Range) or len(values) > 1
     ]
     score = f"final {objective.score_name} on held-out data"
+    best = min(runs, key=lambda run: run.rank)
     if len(varied) < 2:
-        figure = Figure(figsize=(7, 4.8), layout="constrained")
+        note = "one option varies: a line, not a map"
+        figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots()
         _draw_line(axes, runs, space, (varied or list(space.axes) or ["lr"])[0], objective)
         axes.set_ylabel(score)
     else:
         x, y, *rest = varied
         third = next((n for n in rest if not isinstance(space.axes[n], Range)), None)
-        panels: list[Any] = [None] if third is None else list(_values(space, third))[:PANELS]
-        size = (
-            (2.2 + 4.6 * len(panels), 4.9) if len(panels) < 3 else (13, 4.4 * -(-len(panels) // 3))
-        )
-        figure = Figure(figsize=size, layout="constrained")
+        panels: list[Any] = [None] if third is None else _values(space, third)
+        note = "" if len(panels) <= PANELS else f"the first {PANELS} values of {third}"
+        panels = panels[:PANELS]
+        others = [n for n in rest if n != third]
+        if others:
+            note = f"the best over {', '.join(n.replace('_', ' ') for n in others)}"
         columns = min(3, len(panels))
-        grid = figure.subplots(
-            -(-len(panels) // columns), columns, sharex=True, sharey=True, squeeze=False
-        )
+        rows = -(-len(panels) // columns)
+        size = (2.2 + 4.6 * columns, 5.2) if columns < 3 else (13, 0.8 + 4.4 * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         finite = [r.final.val_score for r in runs if not r.diverged and isfinite(r.final.val_score)]
-        high = max(finite, default=1.0)
-        low = min(finite, default=0.0)
+        high, lowest = max(finite, default=1.0), min(finite, default=0.0)
         # The colours distinguish the better half: one bad run would make all others look the same.
-        low = max(low, high - 3 * (high - float(np.median(finite or [0.0]))) - 1e-3)
+        low = max(lowest, high - max(3 * (high - float(np.median(finite or [0.0]))), 0.05))
         for axes, value in zip(grid.flat, panels, strict=False):
             part = [r for r in runs if third is None or getattr(r.config, third) == value]
-            image = _draw_map(axes, part, space, (x, y), (low, high), objective)
+            image = _draw_map(axes, part, best, space, (x, y), (low, high), objective)
             if third is not None:
                 kind = "" if AXES[third] is str else f"{_axis_label(third)} "
                 axes.set_title(kind + _value_text(third, value))
             axes.label_outer()
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        form = None if objective.task == "regression" else _percent()
-        figure.colorbar(image, ax=grid, label=score, extend="min", format=form)
-        marks = [axes.get_legend_handles_labels() for axes in grid.flat]
-        named = {text: mark for pair in marks for mark, text in zip(*pair, strict=True)}
-        if named:
-            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2)
-        others = [n for n in rest if n != third]
-        if others:
-            title += f"; the best over {', '.join(n.replace('_', ' ') for n in others)}"
-    return _titled(figure, title)
-
-
-def _percent() -> Any:
-    from matplotlib.ticker import PercentFormatter
-
-    return PercentFormatter(1.0)
+        extend = "min" if lowest < low else "neither"
+        bar = figure.colorbar(image, ax=grid, label=score, extend=extend)
+        round_ticks(bar.ax.yaxis, percent=objective.task != "regression")
+    add_legend(figure, 2)
+    set_title(figure, title, note)
+    return figure
 
 
 def _values(space: Space, name: str) -> list[Any]:
@@ -257,16 +232,19 @@ def _axis_label(name: str) -> str:
 def _draw_map(
     axes: Axes,
     runs: Sequence[Run],
+    best: Run,
     space: Space,
     names: tuple[str, str],
     limits: tuple[float, float],
     objective: Objective,
 ) -> Any:
     """Draw one panel; return the image for a colour bar."""
+    from matplotlib.patches import Rectangle
+
     x, y = names
     axes.set(xlabel=_axis_label(x), ylabel=_axis_label(y))
     if isinstance(space.axes[x], Range) or isinstance(space.axes[y], Range):
-        return _draw_dots(axes, runs, space, names, limits)
+        return _draw_dots(axes, runs, best, space, names, limits, objective)
     columns, rows = _values(space, x), _values(space, y)
     scores = np.full((len(rows), len(columns)), nan)
     texts: dict[tuple[int, int], str] = {}
@@ -274,22 +252,17 @@ def _draw_map(
         place = rows.index(getattr(run.config, y)), columns.index(getattr(run.config, x))
         scores[place] = nan if run.diverged else run.final.val_score
         texts[place] = "diverged" if run.diverged else objective.format_score(run.final.val_score)
+        if run is best and not run.diverged:
+            corner = (place[1] - 0.5, place[0] - 0.5)
+            frame: dict[str, Any] = {"fill": False, "edgecolor": ORANGE, "linewidth": 4}
+            label = f"best: {texts[place]}"
+            axes.add_patch(Rectangle(corner, 1, 1, label=label, clip_on=False, zorder=3, **frame))
     low, high = limits
     image = axes.imshow(scores, "viridis", vmin=low, vmax=high, origin="lower", aspect="auto")
-    best = [min(runs, key=lambda run: run.rank)] if runs else []
-    chosen = [(rows.index(getattr(r.config, y)), columns.index(getattr(r.config, x))) for r in best]
+    size = 9 if len(columns) <= 6 else 8
     for (i, j), text in texts.items():
-        dark = scores[i, j] < (low + high) / 2
-        axes.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            color="white" if dark else BLACK,
-            weight="bold" if (i, j) in chosen else "normal",
-            fontsize=9 if len(columns) <= 6 else 8,
-        )
+        color = BLACK if isnan(scores[i, j]) else ink(image.to_rgba(scores[i, j]))
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
     axes.set_xticks(range(len(columns)), [_value_text(x, value) for value in columns])
     axes.set_yticks(range(len(rows)), [_value_text(y, value) for value in rows])
     return image
@@ -298,50 +271,46 @@ def _draw_map(
 def _draw_dots(
     axes: Axes,
     runs: Sequence[Run],
+    best: Run,
     space: Space,
     names: tuple[str, str],
     limits: tuple[float, float],
+    objective: Objective,
 ) -> Any:
-    places = [[_place(run, space, name) for name in names] for run in runs]
-    scores = [nan if run.diverged else run.final.val_score for run in runs]
-    fine = [i for i, score in enumerate(scores) if not isnan(score)]
-    gone = [i for i, score in enumerate(scores) if isnan(score)]
-    of_panel = " of its panel" if len(axes.figure.axes) > 1 else ""
-    dots = axes.scatter(
-        [places[i][0] for i in fine],
-        [places[i][1] for i in fine],
-        c=[scores[i] for i in fine],
-        cmap="viridis",
-        vmin=limits[0],
-        vmax=limits[1],
-        s=110,
-        edgecolors="0.3",
-    )
-    if gone:
-        x, y = zip(*(places[i] for i in gone), strict=True)
+    fine = [run for run in runs if isfinite(_score(run))]
+    x, y = ([_place(run, space, name) for run in fine] for name in names)
+    colors: dict[str, Any] = {"cmap": "viridis", "vmin": limits[0], "vmax": limits[1]}
+    dots = axes.scatter(x, y, s=110, c=[_score(run) for run in fine], edgecolors="0.3", **colors)
+    if gone := [run for run in runs if not isfinite(_score(run))]:
+        x, y = ([_place(run, space, name) for run in gone] for name in names)
         axes.plot(x, y, "x", color=BLACK, markersize=9, label="diverged")
-    if fine:
-        best = min(fine, key=lambda i: runs[i].rank)
-        ring: dict[str, Any] = {
-            "markersize": 17,
-            "markerfacecolor": "none",
-            "markeredgecolor": CYCLE[1],
-        }
-        axes.plot(*places[best], "o", label=f"best{of_panel}", markeredgewidth=2, **ring)
-    for name, axis in zip(names, (axes.xaxis, axes.yaxis), strict=True):
+    if best in fine:
+        x, y = ([_place(best, space, name)] for name in names)
+        _ring(axes, x, y, best, objective)
+    for which, name in zip("xy", names, strict=True):
         values = space.axes[name]
-        if isinstance(values, Range):
-            if values.log:
-                (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-                if values.high <= 100 * values.low:
-                    _mark_within_decades(axis)
-        else:
+        if not isinstance(values, Range):
             texts = [_value_text(name, value) for value in _values(space, name)]
-            axis.set_ticks(range(len(texts)), labels=texts)
+            getattr(axes, f"{which}axis").set_ticks(range(len(texts)), labels=texts)
+        elif values.log:
+            log_axis(axes, which, [values.low, values.high])
     axes.margins(0.1)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     return dots
+
+
+def _score(run: Run) -> float:
+    return nan if run.diverged else run.final.val_score
+
+
+def _ring(
+    axes: Axes, x: Sequence[float], y: Sequence[float], best: Run, objective: Objective
+) -> None:
+    """Draw a ring around the best run."""
+    label = f"best: {objective.format_score(best.final.val_score)}"
+    style: dict[str, Any] = {"markersize": 17, "markeredgewidth": 3, "markerfacecolor": "none"}
+    axes.plot(x, y, "o", label=label, markeredgecolor=ORANGE, clip_on=False, **style)
 
 
 def _place(run: Run, space: Space, name: str) -> float:
@@ -356,28 +325,31 @@ def _draw_line(
     axes: Axes, runs: Sequence[Run], space: Space, name: str, objective: Objective
 ) -> None:
     """Draw the score over one field."""
-    numbers = AXES[name] is not str and all(getattr(r.config, name) is not None for r in runs)
-    if numbers:
-        runs = sorted(runs, key=lambda run: float(getattr(run.config, name)))
-        places = [float(getattr(run.config, name)) for run in runs]
-        if min(places) > 0 and max(places) > 5 * min(places):
-            axes.set_xscale("log")
-    else:
+    values = [getattr(run.config, name) for run in runs]
+    texts = [_value_text(name, value) for value in values]
+    if AXES[name] is str or None in values:
         places = [float(i) for i in range(len(runs))]
-        texts = [_value_text(name, getattr(run.config, name)) for run in runs]
-        axes.set_xticks(places, [text.replace(" with ", "\nwith ") for text in texts])
-    scores = [nan if run.diverged else run.final.val_score for run in runs]
-    axes.plot(places, scores, "o-" if numbers else "o", color=CYCLE[0])
-    floor = min((score for score in scores if isfinite(score)), default=0.0)
-    gone = [place for place, run in zip(places, runs, strict=True) if run.diverged]
-    if gone:
-        axes.plot(gone, [floor] * len(gone), "x", color=BLACK, markersize=9, label="diverged")
+        texts = [text.replace(" with ", "\nwith ") for text in texts]
+        line = "o"
+    else:
+        runs = sorted(runs, key=lambda run: float(getattr(run.config, name)))
+        places = sorted(map(float, values))
+        texts = [_value_text(name, value) for value in sorted(values)]
+        line = "o-"
+        if max(places) > 5 * min(places):
+            log_axis(axes, "x", places)
+    if not isinstance(space.axes.get(name), Range) and len(places) <= 10:
+        axes.set_xticks(places, texts)
+        axes.minorticks_off()
+    scores = [_score(run) for run in runs]
+    axes.plot(places, scores, line, color=BLUE)
+    score_axis(axes, scores, objective)
+    gone = [place for place, score in zip(places, scores, strict=True) if not isfinite(score)]
+    if gone:  # at the lower edge
+        edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.plot(gone, [0.0] * len(gone), "x", color=BLACK, markersize=9, label="diverged", **edge)
     best = min(range(len(runs)), key=lambda i: runs[i].rank)
     if isfinite(scores[best]):
-        text = f"best: {objective.format_score(scores[best])}"
-        axes.plot(places[best], scores[best], "o", color=CYCLE[1], markersize=11, label=text)
+        _ring(axes, [places[best]], [scores[best]], runs[best], objective)
     axes.set_xlabel(_axis_label(name))
-    if objective.task != "regression":
-        axes.yaxis.set_major_formatter(_percent())
     axes.grid(alpha=0.3)
-    axes.legend()
