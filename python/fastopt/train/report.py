@@ -388,7 +388,7 @@ def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequen
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # Mistakes are negative, and the power makes a share of 3% a quarter of the colour.
     shades = shares**0.4 * (2 * np.eye(classes) - 1)
-    colors = LinearSegmentedColormap.from_list("mistakes", [ORANGE, "white", "#004B76"])
+    colors = LinearSegmentedColormap.from_list("mistakes", [ORANGE, "white", "#004B76"], 255)
     image = axes.imshow(shades, colors, vmin=-1, vmax=1)
     bar = axes.figure.colorbar(image, ax=axes)
     ticks = [-1, -0.5, -0.2, -0.05, 0, 0.05, 0.2, 0.5, 1]

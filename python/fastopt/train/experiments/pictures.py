@@ -144,13 +144,17 @@ def _finish_scores(whole: Axes, enlarged: Axes, runs: Sequence[Run], objective: 
     name = f"{objective.score_name[0].upper()}{objective.score_name[1:]} on held-out data"
     for axes in (whole, enlarged):
         epoch_axis(axes, max(run.final.epoch for run in runs))
-    score_axis(whole, [e.val_score for run in kept for e in run.history.epochs], objective)
+    scores = [e.val_score for run in kept for e in run.history.epochs]
+    score_axis(whole, scores, objective)
     whole.set_title(name)
     ends = sorted(run.final.val_score for run in kept if isfinite(run.final.val_score))
     if len(ends) > 2 * SHOWN:
         ends = ends[len(ends) // 2 :]
-    high = max((run.history.best.val_score for run in kept), default=nan)
-    score_axis(enlarged, [high, *(end - max(2 * (high - end), 0.03) for end in ends)], objective)
+    if ends:
+        high = max(run.history.best.val_score for run in kept)
+        low = high - max(3 * (high - ends[0]), 0.03)
+        scores = [high, max(low, min(score for score in scores if isfinite(score)))]
+    score_axis(enlarged, scores, objective)
     enlarged.set_title(f"{name}, enlarged")
 
 
