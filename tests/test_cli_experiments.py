@@ -36,9 +36,10 @@ def test_each_path_is_called_what_it_is() -> None:
     words = [title.partition(":")[0] for title in titles(fx.vary_lr(BOWL, "sgd", 0.2, 50))]
     assert words == ["too small", "good", "too large"]
     small, chosen, large = titles(fx.vary_lr(BOWL, "sgd", 100.0, 50))
-    assert small.startswith("too small: lr 0.0061\nended ")
-    assert chosen == "too large: lr 1e+02\ndiverged at step 3"
-    assert large == "too large: lr 2e+02\ndiverged at step 3"
+    assert small.startswith("too small: lr 0.005\nended ")
+    assert chosen == "too large: lr 100\ndiverged at step 3"
+    assert large == "too large: lr 200\ndiverged at step 3"
+    assert fx.descend(BOWL, "sgd", 0.5, 50).too_large  # y changes its sign for ever
     words = [title.partition(":")[0] for title in titles(fx.vary_lr(BOWL, "sgd", 1e-9, 50))]
     assert words == ["too small"] * 3
     assert fx.descend(BOWL, "sgd", 1e308, 3).title == "SGD, lr 1e+308 (diverged)"

@@ -26,7 +26,10 @@ def landscape(
             "The first is also shown with learning rates too small and too large.",
         ),
     ] = "all",
-    steps: Annotated[int, common.Whole(help="Steps of each path.")] = 1000,
+    steps: Annotated[
+        int | None,
+        common.Whole(help="Steps of each path.", show_default="200 to 6000, by function"),
+    ] = None,
     lr: Annotated[
         float | None,
         common.Number(help="Learning rate.", show_default="the best of 0.0001, 0.0002 ... 1"),
@@ -62,10 +65,12 @@ def landscape(
         if value is not None and not 0 < value < math.inf:
             common.fail(f"{option} must be finite and > 0, not {value}")
     point = None if start is None else parse_point(start)
+    lengths = {name: steps or fx.LANDSCAPES[name].steps for name in functions}
 
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
-        paths = follow(fx.LANDSCAPES[name], optimizers, lr, steps, point, tolerance)
-        files = write_pictures(folder, name, paths, steps, point, not no_animation)
+        count = lengths[name]
+        paths = follow(fx.LANDSCAPES[name], optimizers, lr, count, point, tolerance)
+        files = write_pictures(folder, name, paths, count, point, tolerance, not no_animation)
         return files, [path.facts(name, tolerance) for path in paths]
 
     rows: list[dict[str, Any]] = []
@@ -81,13 +86,13 @@ def landscape(
                 parts, ended = common.each(functions, "descending", draw_one)
                 files = [file for part, _ in parts for file in part]
                 rows += [row for _, part in parts for row in part]
-                options = {"steps": steps, "lr": lr, "start": point, "tolerance": tolerance}
+                options = {"steps": lengths, "lr": lr, "start": point, "tolerance": tolerance}
                 files.append(write_table(folder / "landscape.csv", rows))
                 facts = {"options": options, "paths": rows}
                 files.append(write_json(folder / "landscape.json", facts))
         finally:
             if rows:
-                report(rows, steps, tolerance, lr)
+                report(rows, lengths, tolerance, lr)
     common.written(output, files)
     common.check_end(len(parts), len(functions), "function", error=ended)
     if all(row["diverged"] for row in rows):
@@ -95,11 +100,15 @@ def landscape(
         raise typer.Exit(1)
 
 
-def report(rows: list[dict[str, Any]], steps: int, tolerance: float, lr: float | None) -> None:
+def report(
+    rows: list[dict[str, Any]], lengths: dict[str, int], tolerance: float, lr: float | None
+) -> None:
     """Print the table."""
     head = ["", "lr", "ended at", "value", "distance", f"steps to {tolerance:g}"]
     rates = "the best learning rate for each" if lr is None else "one learning rate for all"
-    title = f"Paths of {counted(steps, 'step')}, {rates}"
+    least, most = min(lengths.values()), max(lengths.values())
+    steps = counted(most, "step") if least == most else f"{least} to {most} steps"
+    title = f"Paths of {steps}, {rates}"
     common.print_table(title, head, [table_line(row) for row in rows])
     for name in dict.fromkeys(row["optimizer"] for row in rows):
         if decay := ft.OPTIMIZERS[name].weight_decay:

@@ -68,7 +68,7 @@ def set_title(figure: Figure, *lines: str) -> None:
         figure.suptitle(text)
 
 
-def add_legend(figure: Figure, columns: int) -> None:
+def add_legend(figure: Figure, columns: int, **options: Any) -> None:
     """Add one legend for all axes below them, where it hides nothing."""
     named = {
         text: mark
@@ -76,8 +76,8 @@ def add_legend(figure: Figure, columns: int) -> None:
         for mark, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if named:
-        marks, texts = list(named.values()), list(named)
-        figure.legend(marks, texts, loc="outside lower center", ncols=columns, handlelength=3)
+        options |= {"loc": "outside lower center", "ncols": columns, "handlelength": 3}
+        figure.legend(list(named.values()), list(named), **options)
 
 
 def epoch_axis(axes: Axes, epochs: int) -> None:

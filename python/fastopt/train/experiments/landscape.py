@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import choice, integer, non_negative, positive
+from fastopt._checks import choice, counted, integer, non_negative, positive
 from fastopt._files import write_together, write_whole
 from fastopt.train.checks import kind
 from fastopt.train.config import OPTIMIZERS
 from fastopt.train.formats import write_picture
-from fastopt.train.style import BLACK, CYCLE
+from fastopt.train.style import (
+    BLACK,
+    CYCLE,
+    add_legend,
+    line_style,
+    mark_places,
+    round_ticks,
+    set_title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +35,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 # The learning rates of `tune_lr`.
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FAR = 1e6  # a path further from the origin has diverged
-MARKERS = "os^DvPX"
+TOLERANCE = 0.01  # the distance from a minimum at which it counts as reached
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class Landscape:
         The first point of the paths.
     view : pair of pairs
         The part of the plane in pictures: the range of x and the range of y.
+    steps : int
+        The length of the paths; each optimizer comes near a minimum in so many steps, with the
+        learning rate of `tune_lr`.
 
     Examples
     --------
@@ -66,6 +77,7 @@ class Landscape:
     minima: Sequence[tuple[float, float]]
     start: tuple[float, float]
     view: tuple[tuple[float, float], tuple[float, float]]
+    steps: int = 1000
 
     def distance(self, points: Array) -> Array:
         """Return the distance of each of the points (..., 2) to the nearest minimum."""
@@ -106,10 +118,22 @@ def _saddle(point: Array) -> tuple[Any, Array]:
 # Rosenbrock (1960); Beale (1958). The path of the saddle starts almost on the ridge to the saddle.
 LANDSCAPES: dict[str, Landscape] = {
     "bowl": Landscape(
-        "a bowl", "(x² + 4y²)/2", _quadratic(4), [(0, 0)], (-1.8, 1.3), ((-2.2, 2.2), (-1.7, 1.7))
+        "a bowl",
+        "(x² + 4y²)/2",
+        _quadratic(4),
+        [(0, 0)],
+        (-1.8, 1.3),
+        ((-2.2, 2.2), (-1.7, 1.7)),
+        200,
     ),
     "ravine": Landscape(
-        "a ravine", "(x² + 60y²)/2", _quadratic(60), [(0, 0)], (-1.8, 0.5), ((-2.2, 1), (-0.8, 0.8))
+        "a ravine",
+        "(x² + 60y²)/2",
+        _quadratic(60),
+        [(0, 0)],
+        (-1.8, 0.5),
+        ((-2.2, 1), (-0.8, 0.8)),
+        400,
     ),
     "saddle": Landscape(
         "a saddle between two minima",
@@ -118,6 +142,7 @@ LANDSCAPES: dict[str, Landscape] = {
         [(0, 1), (0, -1)],
         (-1.5, 0.001),
         ((-1.8, 1.8), (-1.6, 1.6)),
+        200,
     ),
     "beale": Landscape(
         "Beale's function",
@@ -126,6 +151,7 @@ LANDSCAPES: dict[str, Landscape] = {
         [(3, 0.5)],
         (1, 1.5),
         ((-1, 4.5), (-1.8, 2.4)),
+        2000,
     ),
     "rosenbrock": Landscape(
         "Rosenbrock's function",
@@ -134,6 +160,7 @@ LANDSCAPES: dict[str, Landscape] = {
         [(1, 1)],
         (-1.2, 1),
         ((-1.8, 1.8), (-0.8, 2.2)),
+        6000,
     ),
 }
 
@@ -157,14 +184,23 @@ class Descent:
 
     @property
     def too_large(self) -> bool:
-        """Whether it diverged, tripled its first distance to a minimum, or ended farther away."""
-        far = self.distances[0]
-        return bool(self.diverged or self.distances.max() > 3 * far or self.distances[-1] > far)
+        """Whether it diverged, tripled its first distance to a minimum, or ended farther away.
+
+        Or it ended far away (see `too_small`) with steps longer than its distance.
+        """
+        first, last = self.distances[0], self.distances[-1]
+        leap = float(np.hypot(*(self.points[-1] - self.points[-2:][0])))
+        leaps = self._far and leap > last
+        return bool(self.diverged or self.distances.max() > 3 * first or last > first or leaps)
 
     @property
     def too_small(self) -> bool:
         """Whether it approached a minimum, but ended at more than half of the first distance."""
-        return bool(not self.too_large and self.distances[-1] > self.distances[0] / 2)
+        return self._far and not self.too_large
+
+    @property
+    def _far(self) -> bool:
+        return bool(self.distances[-1] > self.distances[0] / 2)
 
     def facts(self, function: str, tolerance: float) -> dict[str, Any]:
         """Return its figures, as the files hold them."""
@@ -215,27 +251,40 @@ def descend(
     >>> path.steps_to(0.01), path.points.shape
     (19, (41, 2))
     """
+    return _descend(landscape, optimizer, [non_negative("lr", lr)], steps, start)[0]
+
+
+def _descend(
+    landscape: Landscape,
+    optimizer: str,
+    rates: Sequence[float],
+    steps: int,
+    start: tuple[float, float] | None,
+) -> list[Descent]:
+    """Return a path for each learning rate."""
     kind("landscape", landscape, Landscape)
     own = OPTIMIZERS[choice(*OPTIMIZERS)("optimizer", optimizer)]
-    lr = non_negative("lr", lr)
     steps = integer(1, 2**31, f"in [1, {2**31}]")("steps", steps)
-    point = _point(landscape.start if start is None else start)
-    options: dict[str, Any] = {"lr": lr, "weight_decay": own.weight_decay}
+    now = np.tile(_point(landscape.start if start is None else start), (len(rates), 1))
+    groups = [{"params": [one], "lr": lr} for one, lr in zip(now, rates, strict=True)]
+    options: dict[str, Any] = {"lr": rates[0], "weight_decay": own.weight_decay}
     if own.momentum is not None:
         options["momentum"] = own.momentum
-    stepper = own.make([point], **options)
-    points, values = np.empty((steps + 1, 2)), np.empty(steps + 1)
+    stepper = own.make(groups, **options)
+    points, values = np.empty((steps + 1, *now.shape)), np.empty((steps + 1, len(rates)))
+    paths = []
     with np.errstate(all="ignore"):
         for done in range(steps + 1):
-            points[done] = point
-            values[done], grad = landscape.value_and_grad(point)
-            if done < steps:
-                stepper.step([grad])
-                diverged = not abs(point).max() <= FAR  # NaN is not
-                if diverged:
-                    break
-        points, values = points[: done + 1].copy(), values[: done + 1].copy()
-        return Descent(optimizer, lr, points, values, landscape.distance(points), diverged)
+            points[done] = now
+            values[done], grads = landscape.value_and_grad(now.T)
+            stepper.step([[grad] for grad in grads.T])
+        near = abs(points).max(axis=2) <= FAR  # NaN is not
+        for i, lr in enumerate(rates):
+            diverged = not near[:, i].all()
+            end = int(near[:, i].argmin()) if diverged else steps + 1
+            path = points[:end, i].copy(), values[:end, i].copy()
+            paths.append(Descent(optimizer, lr, *path, landscape.distance(path[0]), diverged))
+    return paths
 
 
 def _point(start: Any) -> Array:
@@ -254,7 +303,7 @@ def tune_lr(
     optimizer: str,
     steps: int,
     start: tuple[float, float] | None = None,
-    tolerance: float = 0.01,
+    tolerance: float = TOLERANCE,
 ) -> Descent:
     """Return the best path of those with the learning rates `RATES`.
 
@@ -274,7 +323,7 @@ def tune_lr(
         reached = path.steps_to(tolerance)
         return (wild, steps + 1 if reached is None else reached, path.values[-1])
 
-    return min((descend(landscape, optimizer, lr, steps, start) for lr in RATES), key=rank)
+    return min(_descend(landscape, optimizer, RATES, steps, start), key=rank)
 
 
 def vary_lr(
@@ -286,22 +335,38 @@ def vary_lr(
 ) -> list[Descent]:
     """Return three paths: with a rate that is too small, with `lr`, with a rate that is too large.
 
-    The small rate is `lr`, halved until the path is `too_small`, at most fourteen times. The large
-    rate is `lr`, doubled until the path is `too_large`, at most fourteen times.
+    The small rate is `lr` divided by 2, 5, 10, 20 ... until the path is `too_small`, the large rate
+    is `lr` times 2, 5, 10, 20 ... until the path is `too_large`; the factor is at most 100,000.
     """
-    good = small = large = descend(landscape, optimizer, lr, steps, start)
-    for halvings in range(1, 15):
-        small = descend(landscape, optimizer, lr / 2**halvings, steps, start)
+    small = good = large = descend(landscape, optimizer, lr, steps, start)
+    for factor in _FACTORS:
+        small = descend(landscape, optimizer, lr / factor, steps, start)
         if small.too_small:
             break
-    for doublings in range(1, 15):
+    for factor in _FACTORS:
         try:
-            large = descend(landscape, optimizer, lr * 2**doublings, steps, start)
+            large = descend(landscape, optimizer, lr * factor, steps, start)
         except ValueError:  # beyond float64
             break
         if large.too_large:
             break
     return [small, good, large]
+
+
+_FACTORS = [first * 10**zeros for zeros in range(5) for first in (2, 5, 10)]
+
+
+def find_winner(paths: Sequence[Descent], tolerance: float = TOLERANCE) -> Descent | None:
+    """Return the path that is first within `tolerance` of a minimum and stays there.
+
+    If no path is, return that with the lowest last value, or None if all paths diverged.
+    """
+
+    def rank(path: Descent) -> tuple[float, float]:
+        reached = path.steps_to(tolerance)
+        return np.inf if reached is None else reached, path.values[-1]
+
+    return min((path for path in paths if not path.diverged), key=rank, default=None)
 
 
 def follow(
@@ -324,6 +389,7 @@ def write_pictures(
     paths: Sequence[Descent],
     steps: int,
     start: tuple[float, float] | None,
+    tolerance: float,
     animation: bool,
 ) -> list[Path]:
     """Write the pictures of one of `LANDSCAPES`, all or none; return where they were made."""
@@ -331,7 +397,7 @@ def write_pictures(
     rates = vary_lr(landscape, paths[0].optimizer, paths[0].lr, steps, start)
     with write_together(folder) as parts:
         files = [
-            write_picture(parts / f"{name}.png", plot_paths(landscape, paths)),
+            write_picture(parts / f"{name}.png", plot_paths(landscape, paths, tolerance)),
             write_picture(parts / f"{name}-lr.png", plot_rates(landscape, rates)),
         ]
         if animation:
@@ -341,25 +407,41 @@ def write_pictures(
 
 
 @np.errstate(all="ignore")
-def plot_paths(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
-    """Return a picture of the paths on the landscape, and of the values along them."""
+def plot_paths(
+    landscape: Landscape, paths: Sequence[Descent], tolerance: float = TOLERANCE
+) -> Figure:
+    """Return a picture of the paths on the landscape, and of the values along them.
+
+    The legend has the steps of each path to a minimum; see `Descent.steps_to`. It names the winner:
+    the path with the fewest steps, or the lowest last value if no path reaches a minimum.
+    """
     from matplotlib.figure import Figure  # takes half a second, which --help does not need
 
-    figure = Figure(figsize=(11.5, 5.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 6), layout="constrained")
     plane, curves = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    _add_scale(figure, _draw_landscape(plane, landscape, paths[0]), [plane])
+    _add_scale(figure, _draw_landscape(plane, landscape, paths), [plane])
+    winner = find_winner(paths, tolerance)
     for i, path in enumerate(paths):
-        _draw_path(plane, path, i)
+        reached = path.steps_to(tolerance)
+        label = path.title
+        if not path.diverged:
+            label += ": not reached" if reached is None else f": {counted(reached, 'step')}"
+        if path is winner:
+            label = f"winner: {label}"
+        _draw_path(plane, path, i, len(paths))
         # A value of 0 has no place on a log axis: it is drawn at float64's
         # epsilon.
         heights = np.maximum(path.values, np.finfo(np.float64).eps)
-        style = {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)]}
-        every = max(1, len(heights) // 8)
-        curves.plot(heights, label=path.title, markevery=(i * every // len(paths), every), **style)
+        places = mark_places(i, len(paths), len(heights))
+        curves.plot(heights, label=label, markevery=places, **line_style(i, len(paths)))
     curves.set(yscale="log", xlabel="step", ylabel="value above the minimum", title="Progress")
     curves.grid(alpha=0.3)
-    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(f"Optimizers on {landscape.title}: {landscape.formula}")
+    round_ticks(curves.xaxis, percent=False)
+    add_legend(figure, 3, title=f"steps to a distance of {tolerance:g} from a minimum")
+    for text in figure.legends[0].get_texts():
+        if text.get_text().startswith("winner"):
+            text.set_fontweight("bold")
+    set_title(figure, f"Optimizers on {landscape.title}: {landscape.formula}")
     return figure
 
 
@@ -368,18 +450,21 @@ def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     """Return a picture of the paths of `vary_lr`, side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     name = OPTIMIZERS[paths[0].optimizer].title
     for axes, path in zip(figure.subplots(1, len(paths)), paths, strict=True):
-        image = _draw_landscape(axes, landscape, path)
-        _draw_path(axes, path, 0)
-        end = f"ended {path.distances[-1]:.2g} from the minimum"
+        image = _draw_landscape(axes, landscape, paths)
+        _draw_path(axes, path, 0, 1, label="path and its end")
+        far = path.distances[-1]
+        end = f"ended {far:.2g} from the minimum" if far > 1e-6 else "ended at the minimum"
         if path.diverged:
             end = f"diverged at step {len(path.points)}"
         verdict = "too large" if path.too_large else "too small" if path.too_small else "good"
-        axes.set_title(f"{verdict}: lr {path.lr:.2g}\n{end}", fontsize="medium")
+        axes.set_title(f"{verdict}: lr {path.lr:g}\n{end}", fontsize="medium")
     _add_scale(figure, image, figure.axes)
-    figure.suptitle(f"{name} on {landscape.title}, by learning rate")
+    add_legend(figure, 3)
+    steps = counted(max(len(path.points) for path in paths) - 1, "step")
+    set_title(figure, f"{name} on {landscape.title}, by learning rate, {steps}")
     return figure
 
 
@@ -401,15 +486,16 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(6.4, 5.6), dpi=80, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.8), dpi=80, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    _draw_landscape(axes, landscape, paths[0])
-    lines = [_draw_path(axes, path, i, label=path.title) for i, path in enumerate(paths)]
+    _draw_landscape(axes, landscape, paths)
+    marks = list(axes.lines)  # start and minima, above the paths
+    lines = [_draw_path(axes, path, i, len(paths), path.title) for i, path in enumerate(paths)]
     title = axes.set_title(" ")
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    add_legend(figure, 2, markerscale=0.75, fontsize="small")
     # Parts that do not move are drawn once; drawing them for each frame takes ten times as long.
-    for artist in (*lines, title):
+    for artist in (*lines, *marks, title):
         artist.set_animated(True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
@@ -426,20 +512,33 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
             line.set_data(part[:, 0], part[:, 1])
             line.set_markevery([len(part) - 1])
             axes.draw_artist(line)
+        for mark in marks:
+            axes.draw_artist(mark)
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     durations = [100] * (len(images) - 1) + [1500]  # milliseconds; the last frame stays
     options = {"append_images": images[1:], "duration": durations, "loop": 0}
     write_whole(file, lambda part: images[0].save(part, "GIF", save_all=True, **options))
 
 
-def _draw_landscape(axes: Axes, landscape: Landscape, path: Descent) -> AxesImage:
-    """Draw the values in bands, two for a decade, the minima, and the start of `path`."""
+def _limits(landscape: Landscape, paths: Sequence[Descent], axis: int) -> tuple[float, float]:
+    """Return the part of an axis that shows the paths, at most twice as wide as the view.
+
+    Of a path that diverged, it shows the start.
+    """
+    low, high = landscape.view[axis]
+    room = (high - low) / 2
+    points = np.concatenate([path.points[: 1 if path.diverged else None] for path in paths])
+    shown = np.clip(points[:, axis], low - room, high + room)
+    start, margin = paths[0].points[0, axis], room / 10
+    left, right = min(start, shown.min()) - margin, max(start, shown.max()) + margin
+    return min(low, float(left)), max(high, float(right))
+
+
+def _draw_landscape(axes: Axes, landscape: Landscape, paths: Sequence[Descent]) -> AxesImage:
+    """Draw the values in bands, two for a decade, the minima, and the start of the paths."""
     from matplotlib.colors import BoundaryNorm
 
-    (left, right), (bottom, top) = landscape.view
-    x0, y0 = path.points[0]
-    left, right = min(left, x0 - 0.2), max(right, x0 + 0.2)
-    bottom, top = min(bottom, y0 - 0.2), max(top, y0 + 0.2)
+    (left, right), (bottom, top) = (_limits(landscape, paths, axis) for axis in (0, 1))
     grid = np.array(np.meshgrid(np.linspace(left, right, 400), np.linspace(bottom, top, 400)))
     values, _ = landscape.value_and_grad(grid)
     highest = np.ceil(2 * np.log10(values.max())) / 2
@@ -454,9 +553,11 @@ def _draw_landscape(axes: Axes, landscape: Landscape, path: Descent) -> AxesImag
         extent=(left, right, bottom, top),
     )
     axes.contour(*grid, values, levels, colors="white", linewidths=0.7)
-    for x, y in landscape.minima:
-        axes.plot(x, y, "*", color=BLACK, markersize=13, markeredgecolor="white", zorder=4)
-    axes.plot(x0, y0, "o", color="white", markeredgecolor=BLACK, markersize=8, zorder=6)
+    # The ends of the paths are hollow marks around a minimum, so that both are seen.
+    edge: dict[str, Any] = {"linestyle": "", "color": BLACK, "mec": "white", "mew": 0.6}
+    axes.plot(*zip(*landscape.minima, strict=True), "*", label="minimum", ms=12, zorder=8, **edge)
+    start: dict[str, Any] = {"color": "white", "markeredgecolor": BLACK}
+    axes.plot(*paths[0].points[0], "o", label="start", markersize=8, zorder=7, **start)
     axes.set(xlabel="x", ylabel="y", xlim=(left, right), ylim=(bottom, top))
     return image
 
@@ -466,24 +567,27 @@ def _add_scale(figure: Figure, image: AxesImage, axes: list[Axes]) -> None:
     bar = figure.colorbar(image, ax=axes, label="value above the minimum", spacing="uniform")
     norm: Any = image.norm
     powers = np.log10(norm.boundaries)
-    decades = [power for power in powers if abs(power - round(power)) < 1e-9]
-    bar.set_ticks(
-        [10.0 ** round(p) for p in decades], labels=[f"$10^{{{p:.0f}}}$" for p in decades]
-    )
+    decades = [10.0 ** round(power) for power in powers if abs(power - round(power)) < 1e-9]
+    bar.set_ticks(decades, labels=[f"{value:g}" for value in decades])
     bar.minorticks_off()
 
 
-def _draw_path(axes: Axes, path: Descent, index: int, label: str = "") -> Any:
-    """Draw a path with a mark at its end; return its line."""
-    return axes.plot(
-        path.points[:, 0],
-        path.points[:, 1],
-        color=CYCLE[index % len(CYCLE)],
-        linewidth=1.6,
-        marker=MARKERS[index % len(MARKERS)],
-        markevery=[len(path.points) - 1],
-        markeredgecolor="white",
-        markersize=9,
-        label=label,
-        zorder=5,
-    )[0]
+def _draw_path(axes: Axes, path: Descent, index: int, paths: int, label: str = "") -> Any:
+    """Draw one of several paths with a hollow mark at its end; return its line.
+
+    The marks have different sizes, so that paths with the same end are all seen. A path that
+    diverged ends where it leaves the picture.
+    """
+    points = path.points
+    if path.diverged:
+        low, high = zip(axes.get_xlim(), axes.get_ylim(), strict=True)
+        outside = ((points < low) | (points > high)).any(axis=1)
+        points = points[: int(outside.argmax()) + 1]
+    style = line_style(index, paths) | {
+        "markerfacecolor": "none",
+        "markeredgecolor": CYCLE[index % len(CYCLE)],
+        "markersize": 16 + 3 * index,
+        "markeredgewidth": 2,
+        "markevery": [len(points) - 1],
+    }
+    return axes.plot(points[:, 0], points[:, 1], label=label, zorder=5, **style)[0]
