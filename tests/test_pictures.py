@@ -136,6 +136,19 @@ def test_a_log_axis_has_plain_numbers(values: list[float], ticks: list[str]) -> 
     assert outside(axes) == 0
 
 
+def test_losses_of_almost_0_are_cut_and_the_label_says_so() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_ylabel("loss")
+    style.log_axis(axes, "y", [0.0, 1e-20, 2e-4, np.nan, 0.3], style.LEAST_LOSS)
+    assert axes.get_ylabel() == "loss, cut at 0.0002"
+    assert 1e-4 < axes.get_ylim()[0] < 2e-4
+    axes = Figure().subplots()
+    style.log_axis(axes, "y", [0.0, 0.0], style.LEAST_LOSS)
+    assert axes.get_yscale() == "linear"
+
+
 def test_a_confusion_names_the_epoch_and_shows_a_mistake_in_thirty() -> None:
     labels = [f"a species of number {i}" for i in range(3)]
     x, true = np.ones((90, 1), np.float32), np.repeat(np.arange(3), 30)

@@ -26,6 +26,7 @@ from fastopt.train.style import (
     BLACK,
     BLUE,
     GREEN,
+    LEAST_LOSS,
     ORANGE,
     PINK,
     add_legend,
@@ -276,8 +277,7 @@ def _draw_losses(axes: Axes, history: History, objective: Objective) -> None:
     if history.diverged:
         text = "the run diverged"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
-    if all(map(math.isfinite, values)):
-        log_axis(axes, "y", values)
+    log_axis(axes, "y", values, LEAST_LOSS)
 
 
 def _draw_scores(axes: Axes, history: History, objective: Objective) -> None:
@@ -300,8 +300,7 @@ def _draw_norms(axes: Axes, history: History) -> None:
         values.append(history.max_norm)
         label = f"norm is clipped to {history.max_norm:g}"
         axes.axhline(history.max_norm, linestyle=":", color=BLACK, label=label)
-    if all(map(math.isfinite, values)):
-        log_axis(axes, "y", values)
+    log_axis(axes, "y", values)
 
 
 def _draw_rates(axes: Axes, history: History) -> None:

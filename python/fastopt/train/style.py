@@ -20,6 +20,7 @@ PINK, YELLOW, SKY, BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 CYCLE = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)  # of successive lines
 MARKERS = "os^DvPX*"
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (6, 2)))
+LEAST_LOSS = 1e-6  # on a log axis: smaller losses would flatten the others
 ROUND = [1, 2, 5, 10]  # the first digits of ticks
 
 
@@ -112,14 +113,20 @@ def round_ticks(axis: Axis, *, percent: bool) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
 
 
-def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
-    """Make the axis "x" or "y" logarithmic with plain numbers, if the finite values allow it."""
+def log_axis(axes: Axes, which: str, values: Iterable[float], least: float = 0.0) -> None:
+    """Make the axis "x" or "y" logarithmic with plain numbers, if a value is greater than `least`.
+
+    It shows all finite values that are greater. If some are not, the label says so.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    shown = [value for value in values if isfinite(value)]
-    if not shown or min(shown) <= 0:
+    finite = [value for value in values if isfinite(value)]
+    shown = [value for value in finite if value > least]
+    if not shown:
         return
     low, high = min(shown), max(shown)
+    if which == "y" and len(shown) < len(finite):
+        axes.set_ylabel(f"{axes.get_ylabel()}, cut at {low:.1g}")
     axis: Axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     if which == "y":

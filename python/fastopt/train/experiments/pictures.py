@@ -15,6 +15,7 @@ from fastopt.train.objective import Objective
 from fastopt.train.style import (
     BLACK,
     BLUE,
+    LEAST_LOSS,
     ORANGE,
     add_legend,
     epoch_axis,
@@ -135,7 +136,7 @@ def _finish_losses(
     for one in axes:
         epoch_axis(one, max(run.final.epoch for run in runs))
         one.set_ylabel(_loss_label(runs, objective))
-        log_axis(one, "y", values)
+        log_axis(one, "y", values, LEAST_LOSS)
 
 
 def _finish_scores(whole: Axes, enlarged: Axes, runs: Sequence[Run], objective: Objective) -> None:
