@@ -155,7 +155,7 @@ def test_a_confusion_names_the_epoch_and_shows_a_mistake_in_thirty() -> None:
     predicted = true.copy()
     predicted[0] = 2
     data = ft.Data("many", "classification", x, true, x, true, labels, "kind")
-    figure = ft.plot_confusion(true, predicted, data, "AdamW", epoch=7)
+    figure = ft.plot_confusion(true, predicted, data, "AdamW", "after epoch 7")
     assert figure.get_suptitle() == "AdamW\nheld-out data after epoch 7: 98.89% of 90 right"
     axes, bar = figure.axes
     (image,) = axes.images
@@ -168,6 +168,25 @@ def test_a_confusion_names_the_epoch_and_shows_a_mistake_in_thirty() -> None:
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert len(set(names)) == 3
     assert "orange: wrong" in bar.get_ylabel()
+
+
+def test_predictions_name_the_epoch_also_within_one() -> None:
+    trainer = ft.RunConfig(data="diabetes", hidden=(4,)).build()
+
+    class Stop(ft.Callback):
+        def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:
+            if len(trainer.history.epochs) == 2:
+                raise KeyboardInterrupt
+
+    titles = [ft.plot_predictions(trainer).get_suptitle()]
+    trainer.fit(2)
+    titles.append(ft.plot_predictions(trainer).get_suptitle())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(3, [Stop()])
+    titles.append(ft.plot_predictions(trainer).get_suptitle())
+    whens = ("before training", "after epoch 2", "during epoch 3")
+    for title, when in zip(titles, whens, strict=True):
+        assert title.startswith(f"held-out data {when}: error ")
 
 
 def test_a_map_of_one_option_is_a_line_and_says_so(iris: ft.Data) -> None:

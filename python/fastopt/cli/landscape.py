@@ -15,6 +15,8 @@ from fastopt.train import experiments as fx
 from fastopt.train.experiments.landscape import follow, write_pictures
 from fastopt.train.formats import write_json, write_table
 
+LENGTHS = [function.steps for function in fx.LANDSCAPES.values()]
+
 
 def landscape(
     function: Annotated[str, common.several("Functions", fx.LANDSCAPES)] = "all",
@@ -28,7 +30,10 @@ def landscape(
     ] = "all",
     steps: Annotated[
         int | None,
-        common.Whole(help="Steps of each path.", show_default="200 to 6000, by function"),
+        common.Whole(
+            help="Steps of each path.",
+            show_default=f"{min(LENGTHS)} to {max(LENGTHS)}, by function",
+        ),
     ] = None,
     lr: Annotated[
         float | None,

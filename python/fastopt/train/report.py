@@ -204,8 +204,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         results["classes"] = tables["classes.csv"] = list(map(asdict, score_classes(trainer)))
         results["confusions"] = list(map(asdict, find_confusions(trainer)))
         pairs = _true_and_predicted(trainer)
-        epoch = len(history.epochs)
-        pictures["confusion.png"] = plot_confusion(*pairs, data, title, epoch)
+        pictures["confusion.png"] = plot_confusion(*pairs, data, title, _when(trainer))
     with write_together(folder, _OF_SOME_RUNS) as parts:
         files = [write_table(parts / name, rows) for name, rows in tables.items()]
         files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
@@ -311,7 +310,7 @@ def _draw_rates(axes: Axes, history: History) -> None:
 
 @ieee
 def plot_confusion(
-    true: Indices, predicted: Indices, data: Data, title: str = "", epoch: int | None = None
+    true: Indices, predicted: Indices, data: Data, title: str = "", when: str = ""
 ) -> Figure:
     """Return a picture of true and predicted classes.
 
@@ -325,8 +324,8 @@ def plot_confusion(
     data : Data
         Of a classification or a binary task; it has the names of the classes.
     title : str
-    epoch : int, optional
-        The epoch after which the classes were predicted, for the title.
+    when : str
+        When the classes were predicted, for the title: "after epoch 7".
     """
     with from_extra("plot_confusion"):
         from matplotlib.figure import Figure
@@ -342,7 +341,7 @@ def plot_confusion(
     names = [plain(_shortened(label)) for label in data.labels]
     target = plain(data.target)
     right = np.count_nonzero(true == predicted) / max(len(true), 1)
-    lines = [f"{_held_out(epoch)}: {right:.2%} of {len(true)} right"]
+    lines = [f"{_held_out(when)}: {right:.2%} of {len(true)} right"]
     if none := np.count_nonzero(predicted < 0):
         lines.append(f"{none} without a class: their outputs are NaN")
     if classes <= MOST_CLASSES:
@@ -366,9 +365,17 @@ def plot_confusion(
     return figure
 
 
-def _held_out(epoch: int | None) -> str:
+def _held_out(when: str) -> str:
     """Return what a picture of predictions shows."""
-    return "held-out data" if epoch is None else f"held-out data after epoch {epoch}"
+    return f"held-out data {when}".rstrip()
+
+
+def _when(trainer: Trainer) -> str:
+    """Return when the model of a trainer was trained last."""
+    epochs = len(trainer.history.epochs)
+    if trainer.within_epoch:  # after Ctrl-C
+        return f"during epoch {epochs + 1}"
+    return f"after epoch {epochs}" if epochs else "before training"
 
 
 def _shortened(label: str) -> str:
@@ -451,8 +458,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     add_legend(figure, 2)
     error = root_mean_squared_error(trainer)
     score = trainer.objective.score(outputs, data.y_val)
-    epoch = len(trainer.history.epochs) or None
-    line = f"{_held_out(epoch)}: error {error:.4g} (root mean square), R² {score:.3f}"
+    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score:.3f}"
     set_title(figure, title, line)
     return figure
 

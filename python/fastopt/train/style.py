@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Colour-blind readers can distinguish these colours (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, YELLOW, SKY, BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
-CYCLE = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)  # of successive lines
+CYCLE = (BLUE, ORANGE, GREEN, YELLOW, BLACK, SKY, PINK)  # of successive lines
 MARKERS = "os^DvPX*"
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (6, 2)))
 LEAST_LOSS = 1e-6  # on a log axis: smaller losses would flatten the others

@@ -72,10 +72,7 @@ def plot_comparison(
         text = label(run.config, names) + (" (diverged)" if run.diverged else "")
         style = line_style(i, len(runs)) | {"label": text}
         style["markevery"] = mark_places(i, len(runs), len(run.history.epochs))
-        _draw(train, run, "train_loss", style)
-        _draw(val, run, "val_loss", style)
-        _draw(score, run, "val_score", style)
-        _draw(enlarged, run, "val_score", style)
+        _draw(figure, ("train_loss", "val_loss", "val_score", "val_score"), run, style)
     train.set_title("Training loss")
     val.set_title("Held-out loss")
     _finish_losses([train, val], runs, objective, ("train_loss", "val_loss"))
@@ -104,16 +101,12 @@ def plot_sweep(
     for i, run in enumerate(best):
         style = line_style(i, len(best)) | {"label": label(run.config, names), "zorder": 3}
         style["markevery"] = mark_places(i, len(best), len(run.history.epochs))
-        _draw(loss, run, "val_loss", style)
-        _draw(score, run, "val_score", style)
-        _draw(enlarged, run, "val_score", style)
+        _draw(figure, ("val_loss", "val_score", "val_score"), run, style)
     for i, run in enumerate(ranked[len(best) :]):
         style = {"color": "0.75", "linewidth": 0.8, "label": "" if i else "the others"}
         if len(run.history.epochs) == 1:  # a line of one point cannot be seen
             style["marker"] = "o"
-        _draw(loss, run, "val_loss", style)
-        _draw(score, run, "val_score", style)
-        _draw(enlarged, run, "val_score", style)
+        _draw(figure, ("val_loss", "val_score", "val_score"), run, style)
     loss.set_title("Held-out loss")
     _finish_losses([loss], runs, objective, ("val_loss",))
     _finish_scores(score, enlarged, runs, objective)
@@ -122,9 +115,11 @@ def plot_sweep(
     return figure
 
 
-def _draw(axes: Axes, run: Run, what: str, style: Mapping[str, Any]) -> None:
+def _draw(figure: Figure, fields: Sequence[str], run: Run, style: Mapping[str, Any]) -> None:
+    """Draw a field of the epochs of a run on each of the axes."""
     epochs = run.history.epochs
-    axes.plot([e.epoch for e in epochs], [getattr(e, what) for e in epochs], **style)
+    for axes, field in zip(figure.axes, fields, strict=True):
+        axes.plot([e.epoch for e in epochs], [getattr(e, field) for e in epochs], **style)
 
 
 def _finish_losses(
