@@ -48,6 +48,8 @@ def test_new_rows_are_treated_as_those_in_training() -> None:
     inputs = fitted.transform(new)
     np.testing.assert_array_equal(inputs[:, [0, 4]], fitted.transform(FRAME)[2:3, [0, 4]])
     assert inputs[0, 1:4].tolist() == [0, 0, 1]
+    texts = fitted.transform(new.assign(age=pd.Categorical(["40"])))
+    np.testing.assert_array_equal(texts, inputs)
     by_position = fitted.transform(np.array([[40, "Wien", True, None]], object))
     np.testing.assert_array_equal(by_position, inputs)
     known = fit_preprocessing(pd.DataFrame({"city": ["Rome", "Oslo"] * 2}))
@@ -120,6 +122,7 @@ def test_strange_values_are_no_preprocessing(change: dict[str, Any], words: str)
     [
         (FRAME[["city", "age"]], "the table lacks 2 columns: 'member', 'empty'"),
         (FRAME.assign(age="old"), "column 'age', row 0: 'old' is not a number"),
+        (FRAME.assign(age=pd.Categorical(["1", "2", "x"] * 2)), "row 2: 'x' is not a number"),
         (FRAME.assign(age=[1, 2, np.inf, 4, 5, 6]), "column 'age', row 2: inf is infinite"),
         (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far"),
         (np.zeros((3, 5)), "the table must have shape (N, 4), not (3, 5)"),

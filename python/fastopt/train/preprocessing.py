@@ -122,11 +122,11 @@ class Preprocessing:
         values[:, scale == 0] *= 0  # infinity becomes NaN
         inputs[:, at] = values
         for row, i in np.argwhere(~np.isfinite(inputs[:, at]))[:1]:
-            problem = "too far from the other values for float32"
+            value = given[row, i]
+            problem = "infinite" if np.isinf(value) else "too far from the other values for float32"
             raise DataError(
-                f"column {short_repr(numbers[i][1].name)}, row {frame.index[row]}: "
-                f"{given[row, i]:g} is {'infinite' if np.isinf(given[row, i]) else problem}; "
-                "remove or change it"
+                f"column {short_repr(numbers[i][1].name)}, row {frame.index[row]}: {value:g} is "
+                f"{problem}; remove or change it"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -226,14 +226,8 @@ def _fit_numbers(frame: pd.DataFrame, names: list[str]) -> dict[str, Column]:
             f"within {LARGEST:g}; remove or change it"
         )
     missing = np.isnan(values)
-    fill = np.zeros(len(names))
-    some = ~missing.all(axis=0)
-    if missing.any():
-        fill[some] = np.nanmedian(values[:, some], axis=0)
-        values = np.where(missing, fill, values)
-    else:
-        fill[:] = np.median(values, axis=0)
-    scaler = StandardScaler().fit(values)
+    fill = (np.nanmedian if missing.any() else np.median)(values, axis=0)
+    scaler = StandardScaler().fit(np.where(missing, fill, values))
     # scikit-learn gives a constant column the scale 1. Nothing is learned from such a column, so
     # another value in a new row must not change the output.
     constant = scaler.scale_ != np.sqrt(scaler.var_)
