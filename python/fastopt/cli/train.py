@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -225,6 +226,8 @@ def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
         if trainer.data.task != "regression" and len(trainer.data.labels) <= 40:
             print_classes(trainer)
     common.written(output, paths)
+    if any(path.name == "model.safetensors" for path in paths):
+        say(f"for new rows: fastopt predict {shlex.quote(str(output))} NEW.csv")
 
 
 def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
