@@ -529,9 +529,10 @@ def _limits(landscape: Landscape, paths: Sequence[Descent], axis: int) -> tuple[
     room = (high - low) / 2
     points = np.concatenate([path.points[: 1 if path.diverged else None] for path in paths])
     shown = np.clip(points[:, axis], low - room, high + room)
-    start, margin = paths[0].points[0, axis], room / 10
-    left, right = min(start, shown.min()) - margin, max(start, shown.max()) + margin
-    return min(low, float(left)), max(high, float(right))
+    start = paths[0].points[0, axis]
+    left, right = float(min(start, shown.min())), float(max(start, shown.max()))
+    margin = (max(high, right) - min(low, left)) / 20
+    return min(low, left - margin), max(high, right + margin)
 
 
 def _draw_landscape(axes: Axes, landscape: Landscape, paths: Sequence[Descent]) -> AxesImage:

@@ -196,13 +196,18 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
         high, lowest = max(finite, default=1.0), min(finite, default=0.0)
         # The colours distinguish the better half: one bad run would make all others look the same.
         low = max(lowest, high - max(3 * (high - float(np.median(finite or [0.0]))), 0.05))
-        for axes, value in zip(grid.flat, panels, strict=False):
+        for i, (axes, value) in enumerate(zip(grid.flat, panels, strict=False)):
             part = [r for r in runs if third is None or getattr(r.config, third) == value]
             image = _draw_map(axes, part, best, space, (x, y), (low, high), objective)
             if third is not None:
                 kind = "" if AXES[third] is str else f"{_axis_label(third)} "
                 axes.set_title(kind + _value_text(third, value))
-            axes.label_outer()
+            if i % columns:
+                axes.set_ylabel("")
+            if i + columns < len(panels):  # there is a panel below
+                axes.set_xlabel("")
+            else:
+                axes.tick_params(labelbottom=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         extend = "min" if lowest < low else "neither"
