@@ -140,9 +140,10 @@ def test_what_only_prints_fails_on_a_full_disk(line: str, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_what_also_writes_files_does_not(tmp_path: Path) -> None:
-    result = run("train --data iris --epochs 1 --hidden 4 >/dev/full", tmp_path)
+    line = "landscape --function bowl --optimizer sgd --steps 3 --lr 0.1 --no-animation"
+    result = run(f"{line} >/dev/full", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "fastopt-run/run.json").exists()
+    assert (tmp_path / "fastopt-landscape/landscape.json").exists()
 
 
 @pytest.mark.parametrize("module", ["numpy", "rich.console"])

@@ -83,7 +83,14 @@ def test_the_python_blocks_run_and_print_what_is_shown(
         assert pages.same_picture(old, new), f"{old} is old; run: python docs/pages.py docs/{name}"
 
 
-@pytest.mark.parametrize("name", [name for name in SITE if commands(name)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "commands.md" else ())
+        for name in SITE
+        if commands(name)
+    ],
+)
 def test_the_shell_blocks_run(name: str, tmp_path: Path) -> None:
     lines = [line for line in commands(name) if line not in NOT_RUN]
     readme = (ROOT / "README.md").read_text("utf-8")
