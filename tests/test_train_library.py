@@ -613,6 +613,25 @@ def test_what_is_not_overfitting() -> None:
     assert " (medians of 5 epochs), while" in text  # the table shows those of the last epoch
 
 
+def test_a_loss_that_still_falls_is_told_from_one_that_does_not() -> None:
+    time = np.linspace(0, 1, 60)
+    noise = np.random.default_rng(12).standard_normal((300, 60))
+
+    def shares(val: Any, size: float) -> float:
+        return sum(ft.still_falls(epochs_of(val, val + size * z)) for z in noise) / len(noise)
+
+    for epochs in (10, 30, 60):
+        assert ft.still_falls(epochs_of(time[:epochs], np.exp(-time[:epochs] * 60 / epochs)))
+    assert shares(np.exp(-2 * time), 0.01) > 0.9
+    assert shares(time * 0 + 1, 0.2) < 0.05  # noise alone
+    assert shares(np.exp(-20 * time) + 0.1, 0.001) == 0.0  # flat since the middle
+    assert not ft.still_falls(epochs_of(time, np.exp(-20 * time)))  # close to 0
+    assert not ft.still_falls(epochs_of(time, (time - 0.7) ** 2 + 0.1))  # it has turned
+    assert not ft.still_falls(epochs_of(time, 1 - 0.05 * time))  # by less than 5 %
+    assert not ft.still_falls(epochs_of(time[:9], 1 - time[:9]))  # too short to tell
+    assert not ft.still_falls(epochs_of(time, np.full(60, np.nan)))
+
+
 def test_tensorboard_files(iris: ft.Data, tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     trainer_on(iris).fit(3, [ft.TensorBoardLogger(tmp_path)])
