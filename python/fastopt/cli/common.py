@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,7 +133,7 @@ def refuse_repeats(option: str, values: Iterable[object]) -> None:
 def check_range(option: str, value: float | None, least: float, most: float) -> None:
     """Fail if a given option is out of range."""
     if value is not None and not least <= value <= most:
-        fail(f"{option} must be in {least} ... {most}, not {value}")
+        fail(f"{option} must be in {least:.10g} ... {most:.10g}, not {value}")
 
 
 # Options by kind, because the messages of typer depend on its version.
@@ -282,7 +283,17 @@ def describe_data(data: ft.Data) -> None:
 
 def score_text(objective: ft.Objective, score: float) -> str:
     """Return a score with its name."""
-    return f"{objective.score_name} {objective.format_score(score)}"
+    return f"{objective.score_name} {format_score(objective, score)}"
+
+
+def format_score(objective: ft.Objective, score: float) -> str:
+    """Return a score as text; a dash if it is not a number."""
+    return "-" if math.isnan(score) else objective.format_score(score)
+
+
+def format_loss(loss: float) -> str:
+    """Return a loss with four decimals, or with an exponent if it is huge."""
+    return f"{loss:.4g}" if abs(loss) >= 1e5 else f"{loss:.4f}"
 
 
 def progress(name: str, state: str, more: str = "") -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from errno import ENOENT
 from pathlib import Path
@@ -152,7 +152,12 @@ _OF_SOME_RUNS = frozenset({"classes.csv", "confusion.png", "predictions.png", MO
 
 
 @ieee
-def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
+def write_report(
+    folder: str | Path,
+    trainer: Trainer,
+    facts: Mapping[str, Any],
+    stale: Iterable[str] = (),
+) -> list[Path]:
     """Write the metrics, facts and pictures of a run into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
@@ -172,6 +177,8 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         With at least one epoch in its history.
     facts : mapping
         The other entries of ``run.json``: options, versions, ...
+    stale : iterable of str
+        Names of further files of an earlier run in the folder. They are removed at the same time.
 
     Raises
     ------
@@ -205,7 +212,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         results["confusions"] = list(map(asdict, find_confusions(trainer)))
         pairs = _true_and_predicted(trainer)
         pictures["confusion.png"] = plot_confusion(*pairs, data, title, _when(trainer))
-    with write_together(folder, _OF_SOME_RUNS) as parts:
+    with write_together(folder, {*_OF_SOME_RUNS, *stale}) as parts:
         files = [write_table(parts / name, rows) for name, rows in tables.items()]
         files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
         files += [write_picture(parts / name, figure) for name, figure in pictures.items()]
