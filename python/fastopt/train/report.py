@@ -43,6 +43,7 @@ Indices: TypeAlias = npt.NDArray[np.integer[Any]]
 MOST_CLASSES = 40  # a picture shows all pairs of at most these
 MOST_CONFUSED = 20  # pairs that are listed
 LONGEST_NAME = 16  # characters of a class in a picture
+LONGEST_TARGET = 40  # characters of the target beside an axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -346,7 +347,7 @@ def plot_confusion(
             f"true and predicted must be equally long, not {len(true)} and {len(predicted)}"
         )
     names = [plain(_shortened(label)) for label in data.labels]
-    target = plain(data.target)
+    target = plain(_shortened(data.target, LONGEST_TARGET))
     right = np.count_nonzero(true == predicted) / max(len(true), 1)
     lines = [f"{_held_out(when)}: {right:.2%} of {len(true)} right"]
     if none := np.count_nonzero(predicted < 0):
@@ -366,7 +367,7 @@ def plot_confusion(
         axes.set_yticks(range(len(pairs)), bars)
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="samples", ylabel=f"true {target} → predicted {target}")
+        axes.set(xlabel="samples", ylabel=f"true → predicted {target}")
         lines.append(f"the pairs of {classes} classes that are confused most")
     set_title(figure, title, *lines)
     return figure
@@ -385,10 +386,10 @@ def _when(trainer: Trainer) -> str:
     return f"after epoch {epochs}" if epochs else "before training"
 
 
-def _shortened(label: str) -> str:
-    """Return the ends of a long name, which often differ in the last characters."""
-    half = LONGEST_NAME // 2
-    return label if len(label) <= LONGEST_NAME else f"{label[:half]}…{label[1 - half :]}"
+def _shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return the ends of a long name: names often differ in the last characters."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequence[str]) -> None:
@@ -451,7 +452,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     true = data.in_units(data.y_val.astype(np.float32)).ravel()
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     against, residuals = figure.subplots(1, 2)
-    name = plain(data.target)
+    name = plain(_shortened(data.target, LONGEST_TARGET))
     size = 18 if len(true) <= 1000 else 5
     against.scatter(true, predicted, s=size, color=BLUE, alpha=0.6, label="held-out samples")
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
