@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -490,6 +491,18 @@ def test_a_warning_says_what_may_help(
     found = find_problems(trainer)
     assert len(found) == len(words)
     assert all(word in text for word, text in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "compare", "sweep", "landscape", "bench"])
+def test_examples_of_the_help_fit_on_a_narrow_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()
+    source = import_module(f"fastopt.cli.{command}").__dict__[command].__doc__
+    examples = re.findall(rf"^ +(fastopt {command}\b.*)", source, re.MULTILINE)
+    assert examples
+    assert set(examples) <= {line.strip() for line in lines}
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "sweep", "landscape", "bench"])

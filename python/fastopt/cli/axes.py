@@ -89,6 +89,8 @@ def make_space(
         drop=tuple(drop or ()),
         **options,
     )
+    if axes.get("loss") == list(EVERY_LOSS):  # all means those of the task
+        axes = axes | {"loss": list(ft.LOSSES[base.load().task])}
     return fx.Space(base, axes, trials)
 
 

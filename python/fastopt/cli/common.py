@@ -94,6 +94,15 @@ def parse_folder(text: str | Path) -> Path:
     return Path(text)
 
 
+def parse_data(text: str) -> str:
+    """Return the name or the path in a text."""
+    if "://" in text:
+        raise typer.BadParameter(
+            f"must be a name or a path, not the URL {short_repr(text)}; download the file first"
+        )
+    return text
+
+
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Return the widths in a text such as ``128,64``; ``none`` means no hidden layer."""
     if text.strip().lower() == "none":
@@ -167,6 +176,7 @@ HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 DataName = Annotated[
     str,
     typer.Option(
+        parser=parse_data,
         metavar="NAME|PATH",
         help=f"{', '.join(ft.BUNDLED)}; a table (.csv, .tsv, .gz, .parquet); .npz (X, y); a folder "
         "of MNIST's idx files.",

@@ -102,9 +102,9 @@ def train(
 
       fastopt train --data my.csv
 
-    Another task, model and optimizer:
+    Another task and optimizer:
 
-      fastopt train --data diabetes --hidden 64 --optimizer sgd --lr 0.05
+      fastopt train --data diabetes --optimizer sgd --lr 0.05
 
     A run that may be interrupted, and how it continues:
 
