@@ -179,6 +179,13 @@ def test_what_the_losses_compare() -> None:
     assert smooth.loss.label_smoothing == 0.2
 
 
+def test_scores_as_text() -> None:
+    r2, accuracy = ft.Objective("regression"), ft.Objective("classification")
+    scores = [0.4821, -123456.0, -2.27e33, np.nan]
+    assert [r2.format_score(s) for s in scores] == ["0.482", "-1.235e+05", "-2.27e+33", "-"]
+    assert [accuracy.format_score(s) for s in (0.975, np.nan)] == ["97.50%", "-"]
+
+
 def test_r2_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import r2_score
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -293,12 +292,7 @@ def describe_data(data: ft.Data) -> None:
 
 def score_text(objective: ft.Objective, score: float) -> str:
     """Return a score with its name."""
-    return f"{objective.score_name} {format_score(objective, score)}"
-
-
-def format_score(objective: ft.Objective, score: float) -> str:
-    """Return a score as text; a dash if it is not a number."""
-    return "-" if math.isnan(score) else objective.format_score(score)
+    return f"{objective.score_name} {objective.format_score(score)}"
 
 
 def format_loss(loss: float) -> str:

@@ -243,7 +243,8 @@ def find_problems(trainer: ft.Trainer) -> list[str]:
     if history.diverged:
         return []
     if (overfitting := ft.find_overfitting(history.epochs)) is not None:
-        problems.append(f"{overfitting}; try --patience 5, --ema 0.99 or a larger --dropout")
+        patience = "" if history.stop_reason else "--patience 5, "
+        problems.append(f"{overfitting}; try {patience}--ema 0.99 or a larger --dropout")
     elif not history.stop_reason and ft.still_falls(history.epochs):
         problems.append("the held-out loss still falls: more --epochs may help")
     if trainer.data.task == "regression" and history.epochs[-1].val_score < 0:
@@ -358,11 +359,11 @@ def print_result(trainer: ft.Trainer) -> None:
     best_score = f"{objective.format_score(best.val_score)} (epoch {best.epoch})"
     losses = map(common.format_loss, (final.train_loss, final.val_loss))
     rows = [
-        [f"final {score} on held-out data", common.format_score(objective, final.val_score)],
+        [f"final {score} on held-out data", objective.format_score(final.val_score)],
         [f"best {score} on held-out data", "-" if history.diverged else best_score],
         ["final loss, training / held-out", " / ".join(losses)],
     ]
-    if objective.task == "regression":
+    if objective.task == "regression" and not history.diverged:
         error = ft.root_mean_squared_error(trainer)
         rows.append([f"final error of {trainer.data.target}, root mean square", f"{error:.4g}"])
     common.print_table("Result", [], rows)

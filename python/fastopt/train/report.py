@@ -465,8 +465,8 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
         axes.grid(alpha=0.3)
     add_legend(figure, 2)
     error = root_mean_squared_error(trainer)
-    score = trainer.objective.score(outputs, data.y_val)
-    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score:.3f}"
+    score = trainer.objective.format_score(trainer.objective.score(outputs, data.y_val))
+    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score}"
     set_title(figure, title, line)
     return figure
 
