@@ -240,8 +240,8 @@ def test_bad_options_are_refused_in_one_line(
 
 def test_the_help_tells_how_to_write_lists_and_ranges(tmp_path: Path) -> None:
     text = fastopt("sweep", "-h", cwd=tmp_path).stdout
-    assert "fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam" in text
-    assert "fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40" in text
+    assert "fastopt sweep --lr 0.001,0.01 --optimizer sgd,adam" in text
+    assert "fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5" in text
     for option in ("--weight-decay", "--schedule", "--loss", "--jobs"):
         assert option in text
     assert set(ft.OPTIMIZERS) <= set(text.replace(",", " ").replace(";", " ").split())
