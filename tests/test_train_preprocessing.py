@@ -125,6 +125,10 @@ def test_strange_values_are_no_preprocessing(change: dict[str, Any], words: str)
         (FRAME.assign(age=pd.Categorical(["1", "2", "x"] * 2)), "row 2: 'x' is not a number"),
         (FRAME.assign(age=[1, 2, np.inf, 4, 5, 6]), "column 'age', row 2: inf is infinite"),
         (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far"),
+        (FRAME.assign(age=pd.Timestamp("2024-01-05")), "column 'age' holds values of datetime64["),
+        (FRAME.assign(age=pd.Period("2024-01")), "column 'age' holds values of period[M], not num"),
+        (FRAME.assign(age=1j), "column 'age' holds values of complex128, not numbers"),
+        (pd.concat([FRAME, FRAME], axis=1), "two columns have the name 'age'; rename one"),
         (np.zeros((3, 5)), "the table must have shape (N, 4), not (3, 5)"),
     ],
 )

@@ -87,8 +87,8 @@ class Preprocessing:
         Raises
         ------
         DataError
-            If a column is missing, holds something else than in training, or a number is infinite
-            or too large for float32.
+            If a column is missing, holds something else than in training, names appear twice, or a
+            number is infinite or too large for float32.
         """
         frame = _frame(table, [column.name for column in self.columns])
         inputs = np.zeros((len(frame), len(self.features)), np.float32)
@@ -198,9 +198,6 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     frame = _frame(table)
     if 0 in frame.shape:
         raise DataError(f"the table has shape {frame.shape}: it must hold rows and columns")
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     made: dict[str, Column] = {}
     empty = frame.isna().all()
     numbers = [str(name) for name in frame if is_number(frame[name]) and not empty[name]]
@@ -274,9 +271,13 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
     import pandas as pd
 
     part = frame[names]
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in part.dtypes):
+    if any(dtype.kind not in "biuf" for dtype in part.dtypes):
         converted = {}
         for name, column in part.items():
+            if column.dtype.kind in "mMc" or isinstance(column.dtype, pd.PeriodDtype):
+                raise DataError(
+                    f"column {short_repr(name)} holds values of {column.dtype}, not numbers"
+                )
             numbers = pd.to_numeric(column, errors="coerce")
             lost = numbers.isna() & column.notna()
             if lost.any():
@@ -323,6 +324,9 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
 
     if isinstance(table, pd.DataFrame):
         frame = table.set_axis([str(name) for name in table], axis=1)
+        twice = frame.columns[frame.columns.duplicated()]
+        if len(twice):
+            raise DataError(f"two columns have the name {short_repr(twice[0])}; rename one")
         missing = [name for name in names or () if name not in frame]
         if missing:
             lacked, there = (
