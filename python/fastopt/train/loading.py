@@ -210,7 +210,7 @@ def _load_table(
     header: bool | None,
 ) -> Data:
     wanted = "-1" if target is None else text("target", target)
-    frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, text=[wanted])
+    frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, target=wanted)
     names, notes = list(frame.columns), list(read_notes)
     if len(names) < 2:
         raise DataError(

@@ -70,7 +70,10 @@ def read_table(
     *,
     delimiter: str | None = None,
     header: bool | None = None,
+    decimal: str | None = None,
     text: Collection[str] = (),
+    target: str | None = None,
+    by_number: bool = True,
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
 
@@ -88,9 +91,15 @@ def read_table(
         Whether the first line holds the names of the columns. By default it does if no cell is a
         number, a date or empty. Numbers may be names if they increase, and a text stands above a
         column of numbers ("2019", "2020", "total") or they count from 0.
+    decimal : {".", ","}, optional
+        The decimal mark. By default, the first lines decide.
     text : collection of str
-        Names or numbers of columns whose cells are texts as they are written: 007 is not 7. Names
-        that the table does not have are ignored.
+        Names of columns whose cells are texts as they are written: 007 is not 7. Names that the
+        table does not have are ignored.
+    target : str, optional
+        Another such column, or its number if no column has this name.
+    by_number : bool
+        False if `target` is never a number.
 
     Raises
     ------
@@ -107,7 +116,7 @@ def read_table(
     if suffix in (".npz", ".parquet") and (delimiter is not None or header is not None):
         raise DataError(f"{path} has neither delimiter nor header; leave the options out")
     notes: list[str] = []
-    decimal = "."
+    mark = "."
     if suffix == ".npz":
         arrays = read_npz(path)
         names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
@@ -132,13 +141,15 @@ def read_table(
                 frame[name] = as_categories(frame[name])  # a damaged text raises here
     else:
         with reading(path, "CSV file in UTF-8"):
-            frame, decimal = _read_csv(path, delimiter, header, text, notes)
+            frame, mark = _read_csv(
+                path, delimiter, header, decimal, text, target, by_number, notes
+            )
     if 0 in frame.shape:
         raise DataError(f"{path} holds no rows of data")
     names = [printable(name) or f"column {i}" for i, name in enumerate(frame.columns, 1)]
     frame.columns = pd.Index(_different(names))
     frame.index = pd.RangeIndex(1, len(frame) + 1)
-    return Table(frame, tuple(notes), decimal)
+    return Table(frame, tuple(notes), mark)
 
 
 def find_column(names: Sequence[str], wanted: str) -> str | None:
@@ -151,14 +162,22 @@ def find_column(names: Sequence[str], wanted: str) -> str | None:
 
 
 def _read_csv(
-    path: Path, delimiter: str | None, header: bool | None, text: Collection[str], notes: list[str]
+    path: Path,
+    delimiter: str | None,
+    header: bool | None,
+    decimal: str | None,
+    text: Collection[str],
+    target: str | None,
+    by_number: bool,
+    notes: list[str],
 ) -> tuple[pd.DataFrame, str]:
     import pandas as pd
 
     with _open_text(path) as file:
         rows, delimiter = _cut([*islice(file, LINES)], delimiter, path)
         columns = max(map(len, rows[1:]), default=len(rows[0]))
-        decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
+        if decimal is None:
+            decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
         file.seek(0)
         if _is_header(rows) if header is None else header:
             names, start = _next_row(file, delimiter)
@@ -173,7 +192,9 @@ def _read_csv(
         if decimal == ",":
             notes.append("numbers have decimal commas")
         names = _different(map(printable, names))
-        as_text = {find_column(names, name) for name in text}
+        as_text = {*text, target}
+        if target and by_number:
+            as_text.add(find_column(names, target))
         frame = _parse(
             path,
             file,
