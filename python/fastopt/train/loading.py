@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,8 @@ def load_data(
             folder = path.is_dir()
         if folder:
             refuse_options(str(path), given)
-            return _load_idx(path, task or "classification")
+            data = _load_idx(path, task or "classification")
+            return replace(data, unnamed=data.features)
         require_path(path)
         return _load_table(path, task, seed, target, drop, delimiter, header)
     except MemoryError as error:
@@ -171,20 +173,25 @@ def bundled_table(name: str, task: Task) -> pd.DataFrame:
     return table
 
 
-def _load_idx(folder: Path, task: Task) -> Data:
+def idx_table(folder: Path, part: str) -> pd.DataFrame:
+    """Return the "train" or "t10k" part of MNIST's files; the last column is the class."""
     with from_extra("load_data"):
         import pandas as pd
 
-    parts = {}
-    for part, stem in (("training", "train"), ("held-out", "t10k")):
-        x, y = read_idx(folder, f"{stem}-images"), read_idx(folder, f"{stem}-labels")
-        if y.shape[1] != 1:
-            raise DataError(f"{folder}: the {part} labels must be one number each")
-        if len(x) != len(y):
-            raise DataError(f"{folder}: {len(x)} {part} inputs but {len(y)} labels")
-        frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        parts[part] = frame, pd.Series(y[:, 0], name="class")
-    (train, y_train), (held, y_val) = parts.values()
+    what = {"train": "training", "t10k": "held-out"}[part]
+    x, y = read_idx(folder, f"{part}-images"), read_idx(folder, f"{part}-labels")
+    if y.shape[1] != 1:
+        raise DataError(f"{folder}: the {what} labels must be one number each")
+    if len(x) != len(y):
+        raise DataError(f"{folder}: {len(x)} {what} inputs but {len(y)} labels")
+    frame: pd.DataFrame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
+    frame["class"] = y[:, 0]
+    return frame
+
+
+def _load_idx(folder: Path, task: Task) -> Data:
+    train, held = idx_table(folder, "train"), idx_table(folder, "t10k")
+    y_train, y_val = train.pop("class"), held.pop("class")
     if train.shape[1] != held.shape[1]:
         raise DataError(f"{folder}: {train.shape[1]} and {held.shape[1]} features")
     if task == "regression":
@@ -252,7 +259,17 @@ def _load_table(
                 f"{short_repr(value)}"
             )
         y = numbers
-    return _split(path.name, frame, y, task, seed, notes)
+    data = _split(path.name, frame, y, task, seed, notes)
+    return replace(data, decimal=decimal, unnamed=count_unnamed(names, name))
+
+
+def count_unnamed(names: Sequence[str], target: str) -> int:
+    """Return how many columns are called x1, x2, ..., as in a table without names; else 0.
+
+    The target may have another name, if it is the last.
+    """
+    count = len(names) - (names[-1] == target != f"x{len(names)}")
+    return count if list(names[:count]) == [f"x{i + 1}" for i in range(count)] else 0
 
 
 def _column(path: Path, names: list[str], wanted: str, option: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,20 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import counted, short_repr
-from fastopt.train.arrays import read_idx, reading
-from fastopt.train.checks import DataError, from_extra, ieee, printable
+from fastopt.train.arrays import reading
+from fastopt.train.checks import DataError, ieee, printable
 from fastopt.train.data import Targets
 from fastopt.train.loading import (
     BUNDLED,
     NUMBER,
     as_numbers,
     bundled_table,
+    count_unnamed,
+    idx_table,
     refuse_options,
     require_path,
 )
-from fastopt.train.preprocessing import Preprocessing, read_texts
+from fastopt.train.preprocessing import read_texts
 from fastopt.train.saved import SavedModel
-from fastopt.train.tables import Table, read_table
+from fastopt.train.tables import VALUE, Table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,6 @@ def read_rows(
             "the model was trained on arrays, not on a table; use SavedModel.predict in Python"
         )
     frame, read_notes, decimal = _read(source, model, delimiter, header)
-    frame = _with_names(frame, model.target, model.preprocessing)
     notes = [*read_notes, *_notes(frame, model)]
     targets: Targets = np.empty(0, np.int64)
     scored = np.zeros(len(frame), np.bool_)
@@ -65,9 +65,10 @@ def read_rows(
         targets, scored = find(y, model, decimal)
         lost = y.notna() & ~scored
         if lost.any():
+            problem = "cannot be used as a number" if find is _values else "was not in training"
             notes.append(
-                f"not scored: {counted(int(lost.sum()), 'row')} with a {model.target} that the "
-                f"model does not know, such as {short_repr(str(y[lost].iloc[0]))}"
+                f"not scored: {counted(int(lost.sum()), 'row')} whose {model.target} {problem}, "
+                f"such as {short_repr(str(y[lost].iloc[0]))}"
             )
     return Rows(frame, scored, targets, tuple(notes))
 
@@ -75,8 +76,9 @@ def read_rows(
 def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | None) -> Table:
     """Read a table with the target, if there is one."""
     assert model.preprocessing is not None
-    with from_extra("a table"):
-        import pandas as pd
+
+    def rename(names: list[str]) -> list[str]:
+        return _names(source, names, model)
 
     if source in BUNDLED:
         refuse_options(source, {"delimiter": delimiter, "header": header})
@@ -86,38 +88,38 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
         folder = path.is_dir()
     if folder:
         refuse_options(source, {"delimiter": delimiter, "header": header})
-        x, y = read_idx(path, "t10k-images"), read_idx(path, "t10k-labels")
-        if y.shape != (len(x), 1):
-            raise DataError(f"{path}: {len(x)} held-out inputs but labels of shape {y.shape}")
-        frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        frame["class"] = y[:, 0]
+        frame = idx_table(path, "t10k")
+        rename([*frame])
         return Table(frame, ())
     require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
-    if model.objective.task != "regression":
-        texts.append(model.target)
-    return read_table(path, delimiter=delimiter, header=header, text=texts)
+    return read_table(
+        path,
+        delimiter=delimiter,
+        header=header,
+        decimal=model.decimal,
+        text=texts,
+        target=model.target,
+        rename=rename,
+    )
 
 
-def _with_names(frame: pd.DataFrame, target: str, preprocessing: Preprocessing) -> pd.DataFrame:
-    """Return the frame with the names that `load_data` gives to columns without one.
+def _names(source: str, names: list[str], model: SavedModel) -> list[str]:
+    """Return the names that the columns of `source` had in training.
 
-    If such a table was trained with a target among its columns, that column may be missing. The
-    columns behind it then have a higher number.
+    A table without names has the columns of training, or all but the target. Without the target,
+    the columns behind it have a higher number in training.
     """
-    import pandas as pd
-
-    names = list(frame.columns)
-    if "" in names:
-        names[names.index("")] = f"x{names.index('') + 1}"
-    known = [column.name for column in preprocessing.columns] + [target]
-    numbers = [int(name[1:]) for name in known if re.fullmatch(r"x\d{1,9}", name)]
-    unnamed = names == [f"x{i + 1}" for i in range(len(names))]
-    if unnamed and target in names and len(names) == max(numbers) - 1:
-        place = int(target[1:])
-        names = [f"x{i + (i >= place)}" for i in range(1, len(names) + 1)]
-    frame.columns = pd.Index(names)
-    return frame
+    found, wanted = count_unnamed(names, model.target), model.unnamed
+    if found in (0, wanted) or not wanted:
+        return names
+    without_target = [f"x{i + 1}" for i in range(wanted) if model.target != f"x{i + 1}"]
+    if found != len(without_target):
+        raise DataError(
+            f"{source}: {counted(found, 'column')} without names, but the model was trained on "
+            f"{wanted}"
+        )
+    return without_target
 
 
 def _notes(frame: pd.DataFrame, model: SavedModel) -> list[str]:
@@ -164,9 +166,15 @@ def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
 
 def _values(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     """Return the standardized targets of the rows with a number, and which rows these are."""
+    import pandas as pd
+
     numbers = as_numbers(y, decimal)
-    if numbers is None:
-        return np.empty((0, 1), np.float32), np.zeros(len(y), np.bool_)
+    if numbers is None:  # take the cells that are numbers
+        texts = read_texts(y).dropna()
+        numbers = as_numbers(texts[texts.map(VALUE.fullmatch).notna()], decimal)
+        if numbers is None:
+            numbers = pd.Series(np.nan, y.index)
+        numbers = numbers.reindex(y.index)
     values = numbers.to_numpy(np.float64, na_value=np.nan)
     standardized = ((values - model.target_mean) / model.target_deviation).astype(np.float32)
     scored = np.isfinite(standardized)

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,7 +73,7 @@ def read_table(
     decimal: str | None = None,
     text: Collection[str] = (),
     target: str | None = None,
-    by_number: bool = True,
+    rename: Callable[[list[str]], list[str]] | None = None,
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
 
@@ -98,8 +98,9 @@ def read_table(
         table does not have are ignored.
     target : str, optional
         Another such column, or its number if no column has this name.
-    by_number : bool
-        False if `target` is never a number.
+    rename : callable, optional
+        Returns the names to use for those in a CSV or .npz file. `text` and `target` are then such
+        names, and `target` is not a number.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def read_table(
     if suffix == ".npz":
         arrays = read_npz(path)
         names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
-        frame = pd.DataFrame(arrays["X"], columns=names)
+        frame = pd.DataFrame(arrays["X"], columns=rename(names) if rename else names)
         if "y" in arrays:
             y = arrays["y"]
             frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
@@ -141,9 +142,7 @@ def read_table(
                 frame[name] = as_categories(frame[name])  # a damaged text raises here
     else:
         with reading(path, "CSV file in UTF-8"):
-            frame, mark = _read_csv(
-                path, delimiter, header, decimal, text, target, by_number, notes
-            )
+            frame, mark = _read_csv(path, delimiter, header, decimal, text, target, rename, notes)
     if 0 in frame.shape:
         raise DataError(f"{path} holds no rows of data")
     names = [printable(name) or f"column {i}" for i, name in enumerate(frame.columns, 1)]
@@ -168,7 +167,7 @@ def _read_csv(
     decimal: str | None,
     text: Collection[str],
     target: str | None,
-    by_number: bool,
+    rename: Callable[[list[str]], list[str]] | None,
     notes: list[str],
 ) -> tuple[pd.DataFrame, str]:
     import pandas as pd
@@ -176,7 +175,7 @@ def _read_csv(
     with _open_text(path) as file:
         rows, delimiter = _cut([*islice(file, LINES)], delimiter, path)
         columns = max(map(len, rows[1:]), default=len(rows[0]))
-        if decimal is None:
+        if decimal is None or decimal == delimiter:
             decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
         file.seek(0)
         if _is_header(rows) if header is None else header:
@@ -193,7 +192,9 @@ def _read_csv(
             notes.append("numbers have decimal commas")
         names = _different(map(printable, names))
         as_text = {*text, target}
-        if target and by_number:
+        if rename:
+            names = rename(names)
+        elif target:
             as_text.add(find_column(names, target))
         frame = _parse(
             path,
