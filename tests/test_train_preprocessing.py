@@ -124,7 +124,7 @@ def test_strange_values_are_no_preprocessing(change: dict[str, Any], words: str)
         (FRAME.assign(age="old"), "column 'age', row 0: 'old' is not a number"),
         (FRAME.assign(age=pd.Categorical(["1", "2", "x"] * 2)), "row 2: 'x' is not a number"),
         (FRAME.assign(age=[1, 2, np.inf, 4, 5, 6]), "column 'age', row 2: inf is infinite"),
-        (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far"),
+        (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far from the values in"),
         (np.zeros((3, 5)), "the table must have shape (N, 4), not (3, 5)"),
     ],
 )
