@@ -57,7 +57,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         {},
         ("Breite", "Länge"),
         (),
-        ["numbers have decimal commas", "numbers such as 1,234 or 5 % are in: Länge",
+        ["numbers have decimal commas", "the delimiter is a semicolon",
          "regression: 'Preis' has numbers that are not whole"],
     ),
     "no header": (
@@ -196,7 +196,7 @@ def test_numbers_as_people_write_them(cells: list[str], numbers: Any, tmp_path: 
         (["007", "7", "12"], ("007", "12", "7"), "3 different codes that begin with 0"),
         (["9.0", "10.0", "2.0"], ("2.0", "9.0", "10.0"), "3 different whole numbers"),
         (["+1", "-1"], ("-1", "+1"), "2 different whole numbers"),
-        (["True", "False"], ("False", "True"), "2 different texts"),
+        (["True", "False"], ("False", "True"), "the values true and false"),
         (["1_0", "10", "20"], ("10", "1_0", "20"), "3 different texts"),
     ],
 )

@@ -19,19 +19,23 @@ from fastopt.train.checks import DataError, from_extra, ieee, printable, seed32,
 from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.preprocessing import (
     LARGEST,
+    LEVELS,
     Preprocessing,
     factorize,
     fit_preprocessing,
     is_number,
+    rarest,
     read_texts,
 )
 from fastopt.train.tables import (
     DATE,
-    VALUE,
+    NUMERALS,
     find_column,
+    is_numeral,
     is_table,
     read_table,
     to_numbers,
+    unit_of,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +84,8 @@ def load_data(
         - a folder with MNIST's four idx files, plain or ``.gz``, whose test files are held out
     task : {"classification", "binary", "regression"}, optional
         The kind of the targets. By default, the targets of a file are classes if they are texts,
-        or at most 20 different whole numbers; otherwise it is a regression. "binary" takes two
+        one-hot rows, whole numbers of which one begins with 0 (007), or at most 20 different whole
+        numbers, each in two rows on average; otherwise it is a regression. "binary" takes two
         labels, in sorted order.
     seed : int
         Selects the fifth that is held out.
@@ -243,20 +248,31 @@ def _load_table(
         raise DataError(f"{path} has no columns left; it needs features and a target")
     missing = y.isna()
     if missing.any():
-        notes.append(f"left out {counted(int(missing.sum()), 'row')} without a target")
+        lost = counted(int(missing.sum()), "row")
+        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA among numbers)")
         frame, y = frame[~missing], y[~missing]
+    line_1 = ""
+    if header is None and names == [f"x{i + 1}" for i in range(len(names))]:
+        line_1 = "; line 1 was taken for values: --header if it holds names"
     for column in frame:
-        _check_texts(path, frame[column])
+        _check_texts(path, frame[column], decimal, line_1)
     numbers = as_numbers(y, decimal)
+    dates = y[read_texts(y).map(DATE.fullmatch).notna()] if numbers is None else y[:0]
+    if task != "classification" and len(dates) > len(y) / 2:
+        raise DataError(
+            f"{path}: the target {short_repr(name)} holds dates or times such as "
+            f"{short_repr(str(dates.iloc[0]))}; turn it into numbers such as days, or give "
+            "--task classification if they are classes"
+        )
     if task is None:
         task, reason = _choose_task(y, numbers)
         notes.append(f"{task}: {short_repr(name)} has {reason}; --task overrides this")
     if task == "regression":
         if numbers is None:
-            row, value = _first_word(y)
+            row, value, _ = _first_word(y, decimal)
             raise DataError(
                 f"{path}, row {row}: the target of a regression must be a number, not "
-                f"{short_repr(value)}"
+                f"{short_repr(value)}{line_1 if row == 1 else ''}"
             )
         y = numbers
     data = _split(path.name, frame, y, task, seed, notes)
@@ -288,40 +304,45 @@ def _names_rows(column: pd.Series[Any]) -> bool:
     return bool(INDEX.fullmatch(str(column.name)) and column.dtype.kind != "f" and column.is_unique)
 
 
-def _check_texts(path: Path, column: pd.Series[Any]) -> None:
+def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) -> None:
     """Raise DataError if a column holds dates, or numbers with other texts among them."""
+    name = short_repr(str(column.name))
+    out = f"--drop {printable(shlex.quote(str(column.name)))}"
     try:
         if is_number(column):
             return
     except DataError as error:
-        name = printable(shlex.quote(str(column.name)))
-        raise DataError(f"{path}: {error} (--drop {name})") from None
+        raise DataError(f"{path}: {error} ({out})") from None
     codes, texts = factorize(column)
-    counts = dict(zip(texts, np.bincount(codes[codes >= 0], minlength=len(texts)), strict=True))
-    half = sum(counts.values()) / 2
-    dates = [text for text in texts if DATE.fullmatch(text)]
-    numbers = [text for text in texts if VALUE.fullmatch(text)]
-    name = short_repr(str(column.name))
-    if sum(counts[text] for text in dates) > half:
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    half = counts.sum() / 2
+    dates = np.array([DATE.fullmatch(text) is not None for text in texts], np.bool_)
+    if counts[dates].sum() > half:
         raise DataError(
-            f"{path}: column {name} holds dates or times such as {short_repr(dates[0])}; leave it "
-            f"out (--drop {printable(shlex.quote(str(column.name)))}), or turn it into numbers "
+            f"{path}: column {name} holds dates or times such as "
+            f"{short_repr(texts[dates.argmax()])}; leave it out ({out}), or turn it into numbers "
             "such as days"
         )
-    if sum(counts[text] for text in numbers) >= max(half, 1):
-        row, value = _first_word(column)
+    if counts[np.array([*map(is_numeral, texts)], np.bool_)].sum() >= max(half, 1):
+        row, value, problem = _first_word(column, decimal)
         raise DataError(
-            f"{path}, row {row}, column {name}: {short_repr(value)} is not a number; empty the "
-            "cell if the value is missing"
+            f"{path}, row {row}, column {name}: {short_repr(value)} {problem}"
+            f"{line_1 if row == 1 else ''}"
         )
 
 
-def _first_word(cells: pd.Series[Any]) -> tuple[Any, str]:
-    """Return the row and the text of the first cell that is not written as a number."""
+def _first_word(cells: pd.Series[Any], decimal: str) -> tuple[Any, str, str]:
+    """Return the row and the text of the first cell that is no number here, and what is wrong."""
     texts = read_texts(cells).dropna()
-    words = texts[texts.map(VALUE.fullmatch).isna()]
-    first = words if len(words) else texts
-    return first.index[0], str(first.iloc[0])
+    problem = "is not a number; empty the cell if the value is missing"
+    words = texts[~texts.map(is_numeral).astype(bool)]
+    if not len(words):
+        problem = "has another unit than the first cells of the column"
+        words = texts[texts.map(unit_of) != unit_of(texts.iloc[0])]
+    if not len(words):
+        problem = f"is not a number with the decimal mark {decimal!r}, that of the table"
+        words = texts[texts.map(NUMERALS[decimal].fullmatch).isna()]
+    return words.index[0], str(words.iloc[0]), problem
 
 
 def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
@@ -330,11 +351,7 @@ def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
 
     if pd.api.types.is_numeric_dtype(y.dtype):
         return y.astype(np.float64)
-    texts = read_texts(y)
-    if not all(map(VALUE.fullmatch, texts.unique())):
-        return None
-    numbers = pd.to_numeric(texts, errors="coerce")
-    return to_numbers(texts, decimal) if numbers.isna().any() else numbers.astype(np.float64)
+    return to_numbers(read_texts(y), decimal)
 
 
 def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Task, str]:
@@ -342,24 +359,26 @@ def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Tas
     different = y.nunique()
     if numbers is None:
         return "classification", counted(different, "different text")
-    if y.dtype.kind == "b":
-        return "classification", "the values False and True"
-    if y.dtype.kind not in "fiu" and read_texts(y).str.match(r"-?0\d").any():
-        return "classification", f"{counted(different, 'different code')} that begin with 0"
+    if y.dtype.kind not in "fiu":
+        texts = read_texts(y)
+        if getattr(y.dtype, "ordered", False):
+            return "classification", f"{counted(different, 'class', 'classes')} in one-hot rows"
+        if texts.str.fullmatch("true|false", case=False).all():
+            return "classification", "the values true and false"
+        if texts.str.match(r"-?0\d").any():
+            return "classification", f"{counted(different, 'different code')} that begin with 0"
     if (numbers % 1 != 0).any():
         return "regression", "numbers that are not whole"
-    if different <= min(CLASSES, len(y) // 2):
-        return "classification", f"{different} different whole numbers, at most {CLASSES}"
-    return "regression", f"{different} different whole numbers, more than {CLASSES}"
+    found = f"{different} different whole numbers"
+    if different > CLASSES:
+        return "regression", f"{found}, more than {CLASSES}"
+    if different > len(y) // 2:
+        return "regression", f"{found} in {counted(len(y), 'row')}"
+    return "classification", f"{found}, at most {CLASSES}"
 
 
 def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the labels in order, and the number of the label of each row."""
-    import pandas as pd
-
-    if pd.api.types.is_numeric_dtype(y.dtype):
-        values, codes = np.unique(y.to_numpy(), return_inverse=True)
-        return [str(value) for value in values], codes.astype(np.int64)
     texts = read_texts(y)
     labels = texts.unique().tolist()
     longest = max(labels, key=len)
@@ -399,7 +418,7 @@ def _split(
         if len(labels) > len(y) // 2:
             raise DataError(
                 f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes? "
-                "If they are numbers to predict, the task is regression"
+                "If they are numbers to predict, give --task regression"
             )
         if np.bincount(targets).min() > 1 and len(labels) <= len(y) // 5:
             stratify = targets
@@ -469,9 +488,16 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
     if filled:
         more = f"; and in {counted(len(filled) - 5, 'more column')}" if len(filled) > 5 else ""
         total = sum(missing[c.name] for c in fitted.columns if c.features)
-        notes.append(f"filled {counted(total, 'missing value')}: {'; '.join(filled[:5])}{more}")
+        notes.append(
+            f"filled {counted(total, 'missing value')} (empty, ?, NA, NaN, null or None): "
+            f"{'; '.join(filled[:5])}{more}"
+        )
+    least = rarest(len(train))
     for wanted, problem in (
-        (lambda c: c.other, "texts in fewer than 1 % of the rows are joined in"),
+        (
+            lambda c: c.other,
+            f"texts in fewer than {least} rows or beyond the {LEVELS} most frequent are joined in",
+        ),
         (lambda c: not c.features, "left out, because all values are missing or rare texts:"),
     ):
         named = [short_repr(c.name) for c in fitted.columns if wanted(c)]

@@ -25,7 +25,7 @@ from fastopt.train.loading import (
 )
 from fastopt.train.preprocessing import read_texts
 from fastopt.train.saved import SavedModel
-from fastopt.train.tables import VALUE, Table, read_table
+from fastopt.train.tables import Table, is_numeral, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,16 +166,13 @@ def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
 
 def _values(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     """Return the standardized targets of the rows with a number, and which rows these are."""
-    import pandas as pd
-
     numbers = as_numbers(y, decimal)
     if numbers is None:  # take the cells that are numbers
         texts = read_texts(y).dropna()
-        numbers = as_numbers(texts[texts.map(VALUE.fullmatch).notna()], decimal)
-        if numbers is None:
-            numbers = pd.Series(np.nan, y.index)
-        numbers = numbers.reindex(y.index)
-    values = numbers.to_numpy(np.float64, na_value=np.nan)
+        numbers = as_numbers(texts[[is_numeral(text, decimal) for text in texts]], decimal)
+    if numbers is None:
+        return np.empty((0, 1), np.float32), np.zeros(len(y), np.bool_)
+    values = numbers.reindex(y.index).to_numpy(np.float64, na_value=np.nan)
     standardized = ((values - model.target_mean) / model.target_deviation).astype(np.float32)
     scored = np.isfinite(standardized)
     return standardized[scored][:, None], scored
