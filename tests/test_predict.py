@@ -261,7 +261,10 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
             ["fastopt-run", "lacks.csv"],
             "lacks.csv: the table lacks 2 columns: 'town', 'b'; it has 'a'\n",
         ),
-        (["fastopt-run", "text.csv"], "text.csv: column 'b', row 1: 'x' is not a number"),
+        (
+            ["fastopt-run", "text.csv"],
+            "text.csv, row 2, column 'b': 'x' is not a number;",
+        ),
         (["fastopt-run", "none.csv"], "cannot read none.csv: No such file or directory"),
         (["fastopt-run", "none"], "there is no file or folder none"),
         (["fastopt-run", "iris", "--delimiter", ","], "iris is not a table, so it takes no deli"),
@@ -273,7 +276,7 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
 )
 def test_what_is_refused(run: Path, arguments: list[str], message: str) -> None:
     (run / "lacks.csv").write_text("a,size\n1,low\n2,low\n")
-    (run / "text.csv").write_text("a,town,b\n1,Rome,x\n2,Rome,y\n")
+    (run / "text.csv").write_text('a,town,b\n1,Rome,"1,000"\n2,Rome,x\n')
     shutil.rmtree(run / "fastopt-predict", ignore_errors=True)
     ran = fastopt("predict", *arguments, cwd=run)
     assert ran.returncode == 2

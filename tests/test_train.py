@@ -76,7 +76,8 @@ def test_same_seed_same_result_on_any_number_of_threads(tmp_path: Path) -> None:
         seed = "1" if number == 2 else "0"
         # The layers are so large that a step uses several threads.
         result = fastopt("train", "--data", "iris", "--epochs", "2", "--hidden", "512,256",
-                         "--threads", threads, "--seed", seed, "--output", str(folder), cwd=tmp_path)  # fmt: skip
+                         "--threads", threads, "--seed", seed, "--output", str(folder),
+                         cwd=tmp_path)  # fmt: skip
         assert result.returncode == 0, result.stderr
         runs.append(read_metrics(folder))
     assert runs[0] == runs[1]

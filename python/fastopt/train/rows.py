@@ -23,7 +23,7 @@ from fastopt.train.loading import (
     refuse_options,
     require_path,
 )
-from fastopt.train.preprocessing import read_texts
+from fastopt.train.preprocessing import TRUTH, Preprocessing, read_texts
 from fastopt.train.saved import SavedModel
 from fastopt.train.tables import Table, is_numeral, read_table
 
@@ -56,7 +56,11 @@ def read_rows(
             "the model was trained on arrays, not on a table; use SavedModel.predict in Python"
         )
     frame, read_notes, decimal = _read(source, model, delimiter, header)
+    _refuse_words(source, frame, model.preprocessing, decimal)
     notes = [*read_notes, *_notes(frame, model)]
+    if model.unnamed and model.target not in frame:
+        names = f"{', '.join(frame.columns[:8])}{', ...' * (frame.shape[1] > 8)}"
+        notes.append(f"{model.target}, the target, is missing; the columns are {names}")
     targets: Targets = np.empty(0, np.int64)
     scored = np.zeros(len(frame), np.bool_)
     if model.target in frame:
@@ -120,6 +124,28 @@ def _names(source: str, names: list[str], model: SavedModel) -> list[str]:
             f"{wanted}"
         )
     return without_target
+
+
+def _refuse_words(
+    source: str, frame: pd.DataFrame, preprocessing: Preprocessing, decimal: str
+) -> None:
+    """Raise DataError for the first cell in a column of numbers that is not one."""
+    import pandas as pd
+
+    for column in preprocessing.columns:
+        if column.kind == "text" or column.name not in frame:
+            continue
+        cells = frame[column.name]
+        if isinstance(cells.dtype, pd.CategoricalDtype):
+            texts = map(str, cells.cat.categories)
+            words = [t for t in texts if not is_numeral(t, decimal) and t.lower() not in TRUTH]
+            bad = cells[cells.isin(words)]
+            if len(bad):
+                raise DataError(
+                    f"{source}, row {bad.index[0]}, column {short_repr(column.name)}: "
+                    f"{short_repr(bad.iloc[0])} is not a number; empty the cell if the value is "
+                    "missing"
+                )
 
 
 def _notes(frame: pd.DataFrame, model: SavedModel) -> list[str]:
