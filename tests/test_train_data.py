@@ -252,7 +252,7 @@ BAD_DATA: dict[str, tuple[Make, str]] = {
     "text": (npz(X=[["a"], ["b"]] * 10, y=BITS), "X must hold real numbers"),
     "one class": (
         npz(X=np.ones((8, 2)), y=np.zeros(8)),
-        "all labels are '0'; at least 2 classes are needed",
+        "all labels are '0.0'; at least 2 classes are needed",
     ),
     "no samples": (npz(X=np.ones((0, 4)), y=np.ones(0)), "X must have shape (N, ...) and hold"),
     "no features": (npz(X=np.ones((20, 0)), y=BITS), "X must have shape (N, ...) and hold"),

@@ -251,6 +251,10 @@ def _load_table(
         lost = counted(int(missing.sum()), "row")
         notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA among numbers)")
         frame, y = frame[~missing], y[~missing]
+        for column in frame.select_dtypes("category"):  # the word was in such a row
+            numbers = to_numbers(frame[column], decimal)
+            if numbers is not None:
+                frame = frame.assign(**{column: numbers})
     line_1 = ""
     if header is None and names == [f"x{i + 1}" for i in range(len(names))]:
         line_1 = "; line 1 was taken for values: --header if it holds names"
@@ -379,6 +383,14 @@ def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Tas
 
 def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the labels in order, and the number of the label of each row."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(y.dtype):
+        values, codes = np.unique(y.to_numpy(), return_inverse=True)
+        labels = [*map(str, values)]
+        if not all(map(NUMBER.fullmatch, labels)):  # 1e-05: read_rows compares texts
+            labels = [*read_texts(pd.Series(values))]
+        return labels, codes.astype(np.int64)
     texts = read_texts(y)
     labels = texts.unique().tolist()
     longest = max(labels, key=len)

@@ -356,12 +356,10 @@ def unit_of(cell: str) -> str:
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
     """Return a column of texts as numbers, or None if one is not, or if the units differ."""
     cells = {cell: UNIT.sub(r"\1", cell) for cell in texts.dropna().unique()}
-    if cells and all(cell.lower() in TRUTH for cell in cells):
+    if all(cell.lower() in TRUTH for cell in cells):
         numbers = {cell: TRUTH[cell.lower()] for cell in cells}
-    elif (
-        cells
-        and all(map(NUMERALS[decimal].fullmatch, cells.values()))
-        and len(set(map(unit_of, cells))) == 1
+    elif len(set(map(unit_of, cells))) == 1 and all(
+        map(NUMERALS[decimal].fullmatch, cells.values())
     ):
         numbers = {
             cell: float(re.sub(THOUSANDS[decimal], "", bare).replace(decimal, "."))
