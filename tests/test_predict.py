@@ -174,6 +174,13 @@ def test_booleans_are_numbers(gap: bool, tmp_path: Path) -> None:
         )
 
 
+def test_booleans_are_the_same_labels_in_any_case(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    model = train_on(path, lines(A, ["TRUE", "FALSE"] * 45, head="a,new"))
+    rows = rows_of(path, "a,new\n1,true\n2,False\n3,no\n", model)
+    assert (rows.scored.tolist(), rows.targets.tolist()) == ([True, True, False], [1, 0])
+
+
 def test_a_regression_is_scored_in_its_units(tmp_path: Path) -> None:
     ran = fastopt("train", "--data", "diabetes", "--epochs", "2", cwd=tmp_path)
     assert ran.returncode == 0

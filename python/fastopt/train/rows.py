@@ -182,6 +182,9 @@ def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     if all(map(NUMBER.fullmatch, index)):  # 9 and 9.0 are the same label
         index = {Decimal(label): i for label, i in index.items()}
         label_of = {text: Decimal(text) for text in label_of if NUMBER.fullmatch(text)}
+    elif sorted(map(str.lower, index)) == sorted(TRUTH):  # TRUE and true too
+        index = {label.lower(): i for label, i in index.items()}
+        label_of = {text: text.lower() for text in label_of}
     codes = texts.map({text: index.get(label) for text, label in label_of.items()})
     scored = codes.notna().to_numpy(np.bool_)
     classes = codes[scored].to_numpy(np.int64)
