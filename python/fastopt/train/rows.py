@@ -93,8 +93,8 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
     if folder:
         refuse_options(source, {"delimiter": delimiter, "header": header})
         frame = idx_table(path, "t10k")
-        rename([*frame])
-        return Table(frame, ())
+        *names, label = frame.columns
+        return Table(frame.set_axis([*rename(names), label], axis=1), ())
     require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
     return read_table(
