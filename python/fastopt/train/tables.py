@@ -43,10 +43,12 @@ DATE = re.compile(
 )
 UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$")  # beside a number
 
-# What separates thousands beside each decimal mark, and the numbers with this mark.
+# What separates thousands beside each decimal mark, and the numbers with this mark; but no
+# addresses such as 192.168.100.101.
 THOUSANDS = {mark: f"[{other} '\xa0\u2019\u202f]" for mark, other in (".,", ",.")}
 NUMERALS = {
     mark: re.compile(
+        r"(?!\d+\.\d+\.\d+\.\d+$)"
         rf"[-+]?(inf(inity)?|(?=[{mark}]?\d)([1-9]\d{{0,2}}({between}\d{{3}})+|\d*)"
         rf"([{mark}]\d*)?(e[-+]?\d+)?)",
         re.IGNORECASE,
