@@ -272,8 +272,8 @@ def _load_table(
         if numbers is None:
             row, value, problem = _first_word(y, decimal)
             raise DataError(
-                f"{path}, row {row}: the target of a regression must be a number, not "
-                f"{short_repr(value)}, which {problem}{line_1 if row == 1 else ''}"
+                f"{path}, row {row}, target {short_repr(name)}: {short_repr(value)} {problem}"
+                f"{line_1 if row == 1 else ''}"
             )
         y = numbers
     return _split(path.name, frame, y, task, seed, notes)
