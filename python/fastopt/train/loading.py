@@ -261,22 +261,26 @@ def _load_table(
     for column in frame:
         _check_texts(path, frame[column], decimal, line_1)
     numbers = as_numbers(y, decimal)
-    dates = y[read_texts(y).map(DATE.fullmatch).notna()] if numbers is None else y[:0]
-    if task != "classification" and len(dates) > len(y) / 2:
-        raise DataError(
-            f"{path}: the target {short_repr(name)} holds dates or times such as "
-            f"{short_repr(str(dates.iloc[0]))}; turn it into numbers such as days, or give "
-            "--task classification if they are classes"
-        )
+    if numbers is None and task is None:
+        texts = read_texts(y)
+        dates = texts[texts.map(DATE.fullmatch).notna()]
+        if len(dates) > len(y) / 2:
+            raise DataError(
+                f"{path}: the target {short_repr(name)} holds dates or times such as "
+                f"{short_repr(dates.iloc[0])}; turn it into numbers such as days, or give "
+                "--task classification if they are classes"
+            )
+        if texts.map(is_numeral).all():
+            task = "regression"
     if task is None:
         task, reason = _choose_task(y, numbers)
         notes.append(f"{task}: {short_repr(name)} has {reason}; --task overrides this")
     if task == "regression":
         if numbers is None:
-            row, value, _ = _first_word(y, decimal)
+            row, value, problem = _first_word(y, decimal)
             raise DataError(
-                f"{path}, row {row}: the target of a regression must be a number, not "
-                f"{short_repr(value)}{line_1 if row == 1 else ''}"
+                f"{path}, row {row}, target {short_repr(name)}: {short_repr(value)} {problem}"
+                f"{line_1 if row == 1 else ''}"
             )
         y = numbers
     data = _split(path.name, frame, y, task, seed, notes)

@@ -41,12 +41,14 @@ DATE = re.compile(
     rf"|(\d{{1,2}}[ .-]*)?{MONTH}[ .,-]*(\d{{1,2}}, ?)?(\d{{4}}|\d\d)",
     re.IGNORECASE,
 )
-UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$")  # beside a number
+UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$", re.MULTILINE)  # beside a number
 
-# What separates thousands beside each decimal mark, and the numbers with this mark.
+# What separates thousands beside each decimal mark, and the numbers with this mark; but no
+# addresses such as 192.168.100.101.
 THOUSANDS = {mark: f"[{other} '\xa0\u2019\u202f]" for mark, other in (".,", ",.")}
 NUMERALS = {
     mark: re.compile(
+        r"(?!\d+\.\d+\.\d+\.\d+$)"
         rf"[-+]?(inf(inity)?|(?=[{mark}]?\d)([1-9]\d{{0,2}}({between}\d{{3}})+|\d*)"
         rf"([{mark}]\d*)?(e[-+]?\d+)?)",
         re.IGNORECASE,
@@ -90,7 +92,8 @@ def read_table(
     source : str or path
     delimiter : str, optional
         One character, or "tab", "comma", "semicolon" or "space". By default, the first of tab,
-        ``;``, ``|``, ``,`` and space that cuts the first lines into equally many cells.
+        ``;``, ``|``, ``,`` and space that cuts the first lines into equally many cells; or that of
+        Excel's first line ``sep=;``.
     header : bool, optional
         Whether the first line holds the names of the columns. By default it does if a word stands
         above a column of numbers, or if all its cells are words that do not come again below.
@@ -305,11 +308,11 @@ def _read_words(
     for name, dtype in frame.dtypes.items():
         if dtype.kind == "O":
             column = as_categories(frame[name], NO_TARGET if name == aim else MISSING)
-            values = column.categories.difference([*MISSING], sort=False)
-            if name == aim and len(values) and all(map(is_numeral, values)):
+            cells = [*column.categories]
+            values = [cell for cell in cells if cell not in MISSING]
+            if 0 < len(values) < len(cells) and all(map(is_numeral, values)):
                 column = column.set_categories(values)
             frame[name] = column
-            cells = [*column.categories]
             if name not in as_text and all(is_numeral(c) or c.lower() in TRUTH for c in cells):
                 texts[str(name)] = cells
     if mark is None and not any((frame[c] % 1 > 0).any() for c in frame.select_dtypes("float")):
@@ -344,30 +347,35 @@ def as_categories(column: pd.Series[Any], missing: Collection[str] = ("",)) -> A
 
 def is_numeral(cell: str, marks: str = ".,") -> bool:
     """Return whether a cell is a number with one of the decimal marks, and perhaps a unit."""
+    if NUMERALS[marks[0]].fullmatch(cell):
+        return True
     bare = UNIT.sub(r"\1", cell)
     return any(NUMERALS[mark].fullmatch(bare) for mark in marks)
 
 
 def unit_of(cell: str) -> str:
     """Return the unit beside a number, or nothing."""
-    return re.sub("[^%$€£]", "", cell)
+    return "".join(sign for sign in "%$€£" if sign in cell)
 
 
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
     """Return a column of texts as numbers, or None if one is not, or if the units differ."""
-    cells = {cell: UNIT.sub(r"\1", cell) for cell in texts.dropna().unique()}
+    cells = [*texts.dropna().unique()]
+    together = "\n".join(cells)  # for one substitution instead of one for each cell
     if all(cell.lower() in TRUTH for cell in cells):
-        numbers = {cell: TRUTH[cell.lower()] for cell in cells}
-    elif len(set(map(unit_of, cells))) == 1 and all(
-        map(NUMERALS[decimal].fullmatch, cells.values())
-    ):
-        numbers = {
-            cell: float(re.sub(THOUSANDS[decimal], "", bare).replace(decimal, "."))
-            for cell, bare in cells.items()
-        }
-    else:
+        numbers = [TRUTH[cell.lower()] for cell in cells]
+    elif unit_of(together) and len(set(map(unit_of, cells))) > 1:
         return None
-    return texts.astype(object).map(numbers).astype(np.float64)
+    else:
+        bare = UNIT.sub(r"\1", together)
+        if not all(map(NUMERALS[decimal].fullmatch, bare.split("\n"))):
+            return None
+        plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".")
+        numbers = [*map(float, plain.split("\n"))]
+        if len(numbers) != len(cells):
+            return None
+    found = dict(zip(cells, numbers, strict=True))
+    return texts.astype(object).map(found).astype(np.float64)
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
