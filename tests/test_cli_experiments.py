@@ -150,6 +150,15 @@ def test_draws_from_few_numbers_come_to_an_end() -> None:
     assert sorted(config.batch_size for config in space.configs()) == [1, 2, 3]
 
 
+def test_all_losses_are_those_of_the_task() -> None:
+    tasks: dict[str, ft.Task] = {"diabetes": "regression", "iris": "classification"}
+    for data, task in tasks.items():
+        given = axes.parse_axes(loss="all")
+        space = axes.make_space(given, data=data, task=None, hidden="4", drop=None)
+        axes.check(space.configs(), space.base.load())
+        assert space.axes["loss"] == list(ft.LOSSES[task])
+
+
 def made_run(loss: float, score: float, reason: str = "", lr: float = 0.1) -> fx.Run:
     one = ft.Epoch(1, 0.5, 0.9, 0.5, 0.9, lr, nan, nan, 1.0)
     last = replace(one, epoch=2, train_loss=loss, val_loss=loss, val_score=score)

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
 from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 
+from fastopt import train as ft
+from fastopt.cli import common
 from fastopt.cli.app import app
+from fastopt.cli.train import Live
 
 TABLE = "iris.csv"
 COMMANDS = [
@@ -123,6 +128,24 @@ def test_no_word_and_no_number_is_cut(columns: int, log: list[str], tmp_path: Pa
     assert tables(lines) == tables(log)
     live = re.compile(r"\d+:\d\d:\d\d|-:--:--")
     assert words([line for line in lines if not live.search(line)]) <= words(log) | {"\\"}
+
+
+def test_huge_losses_are_short() -> None:
+    texts = [common.format_loss(loss) for loss in (1e-5, 99999, 123456, -2.27e33, float("nan"))]
+    assert texts == ["0.0000", "99999.0000", "1.235e+05", "-2.27e+33", "nan"]
+
+
+def test_progress_begins_without_loss_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StringIO()
+    console = Console(file=file, force_terminal=True, width=100)
+    monkeypatch.setattr(common, "console", console)
+    live = Live(30)
+    live.on_fit_begin(ft.RunConfig(data="iris").build())
+    live._progress.stop()
+    text = file.getvalue()
+    assert "epoch 1/30" in text
+    assert "loss" not in text
+    assert "samples/s" not in text
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "compare", "sweep"])

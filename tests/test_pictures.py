@@ -272,6 +272,26 @@ def test_the_winner_without_a_path_that_arrives() -> None:
     assert fx.landscape.find_winner([gone]) is None
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_long_name_of_the_target_is_inside_the_picture(task: str, iris: ft.Data) -> None:
+    name = "The name of the target " * 9 + "in mm"
+    if task == "regression":
+        trainer = ft.RunConfig(data="diabetes", hidden=(4,)).build()
+        trainer.data = replace(trainer.data, target=name)
+        figure = ft.plot_predictions(trainer)
+    else:
+        true = iris.y_val.astype(np.int64)
+        figure = ft.plot_confusion(true, true, replace(iris, target=name))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            box = label.get_window_extent()
+            assert min(box.x0, box.y0) >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
+            assert "name" not in label.get_text() or label.get_text().endswith("in mm")
+
+
 def test_files_are_opaque_and_names_stay_names(tmp_path: Path, runs: list[fx.Run]) -> None:
     title = "a$b$c \x1b[31m" + "long " * 40  # folded to the width
     figure = fx.plot_comparison(runs, ["optimizer"], OBJECTIVE, title)

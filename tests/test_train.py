@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 
 from fastopt import train as ft
 from fastopt.cli.app import app
+from fastopt.cli.train import find_problems
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
@@ -273,6 +275,26 @@ def test_a_run_may_be_resumed_for_more_epochs(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "fastopt-run") == read_metrics(tmp_path / "o")
 
 
+def test_an_old_checkpoint_cannot_replace_a_newer_model(tmp_path: Path) -> None:
+    def train(*options: str) -> Any:
+        arguments = ["train", "--hidden", "4", "--epochs", "1", "--output", str(tmp_path)]
+        return CliRunner().invoke(app, [*arguments, *options])
+
+    first = train("--data", "iris", "--checkpoint").stdout
+    assert "replaces" not in first
+    assert "removed" not in first
+    second = train("--data", "wine").stdout
+    assert f"replaces the run in {tmp_path}\n" in second
+    assert "checkpoint.safetensors of the earlier run" in second
+    assert train("--resume").exit_code == 2
+    third = train("--data", "wine", "--lr", "1e30", "--optimizer", "sgd")
+    assert third.exit_code == 1
+    assert f"removed from {tmp_path}: model.safetensors of the earlier run" in third.stdout
+    assert "accuracy nan" not in third.stdout
+    assert "Classes on held-out data" not in third.stdout
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
         result = fastopt("train", *arguments, cwd=tmp_path)
@@ -450,6 +472,40 @@ def test_numbers_taken_for_classes_are_noticed(
     assert result.exit_code == 0, result.output
     text = "warning: 214 classes in 442 samples, fewer than 5 samples a class; if the targets are"
     assert (text in result.stdout) is warned
+
+
+@pytest.mark.parametrize(
+    ("train_loss", "val_loss", "r2", "words"),
+    [
+        (-1, -1, 0.9, ["more --epochs may help"]),
+        (-1, 1, 0.9, ["try --patience 5, --ema 0.99"]),
+        (0, 0, -0.1, ["the mean of the target predicts better"]),
+        (0, 0, 0.9, []),
+        (0, np.nan, -1e9, []),
+    ],
+)
+def test_a_warning_says_what_may_help(
+    train_loss: float, val_loss: float, r2: float, words: list[str]
+) -> None:
+    trainer = ft.RunConfig(data="diabetes").build()
+    for i in range(20):  # the losses are straight lines
+        losses = (2 + train_loss * i / 20, r2, 2 + val_loss * i / 20, r2)
+        trainer.history.epochs.append(ft.Epoch(i + 1, *losses, 0.1, 1.0, 1.0, 1.0))
+    found = find_problems(trainer)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "compare", "sweep", "landscape", "bench"])
+def test_examples_of_the_help_fit_on_a_narrow_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()
+    source = import_module(f"fastopt.cli.{command}").__dict__[command].__doc__
+    examples = re.findall(rf"^ +(fastopt {command}\b.*)", source, re.MULTILINE)
+    assert examples
+    assert set(examples) <= {line.strip() for line in lines}
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "sweep", "landscape", "bench"])

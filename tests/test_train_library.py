@@ -179,6 +179,13 @@ def test_what_the_losses_compare() -> None:
     assert smooth.loss.label_smoothing == 0.2
 
 
+def test_scores_as_text() -> None:
+    r2, accuracy = ft.Objective("regression"), ft.Objective("classification")
+    scores = [0.4821, -123456.0, -2.27e33, np.nan]
+    assert [r2.format_score(s) for s in scores] == ["0.482", "-1.235e+05", "-2.27e+33", "-"]
+    assert [accuracy.format_score(s) for s in (0.975, np.nan)] == ["97.50%", "-"]
+
+
 def test_r2_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import r2_score
 
@@ -611,6 +618,25 @@ def test_what_is_not_overfitting() -> None:
     text = str(ft.find_overfitting(epochs_of(1 - time, 0.3 + (time - 0.4) ** 2)))
     assert text.startswith("overfitting: the held-out loss was lowest around epoch 1")
     assert " (medians of 5 epochs), while" in text  # the table shows those of the last epoch
+
+
+def test_a_loss_that_still_falls_is_told_from_one_that_does_not() -> None:
+    time = np.linspace(0, 1, 60)
+    noise = np.random.default_rng(12).standard_normal((300, 60))
+
+    def shares(val: Any, size: float) -> float:
+        return sum(ft.still_falls(epochs_of(val, val + size * z)) for z in noise) / len(noise)
+
+    for epochs in (10, 30, 60):
+        assert ft.still_falls(epochs_of(time[:epochs], np.exp(-time[:epochs] * 60 / epochs)))
+    assert shares(np.exp(-2 * time), 0.01) > 0.9
+    assert shares(time * 0 + 1, 0.2) < 0.05  # noise alone
+    assert shares(np.exp(-20 * time) + 0.1, 0.001) == 0.0  # flat since the middle
+    assert not ft.still_falls(epochs_of(time, np.exp(-20 * time)))  # close to 0
+    assert not ft.still_falls(epochs_of(time, (time - 0.7) ** 2 + 0.1))  # it has turned
+    assert not ft.still_falls(epochs_of(time, 1 - 0.05 * time))  # by less than 5 %
+    assert not ft.still_falls(epochs_of(time[:9], 1 - time[:9]))  # too short to tell
+    assert not ft.still_falls(epochs_of(time, np.full(60, np.nan)))
 
 
 def test_tensorboard_files(iris: ft.Data, tmp_path: Path) -> None:

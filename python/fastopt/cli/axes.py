@@ -89,6 +89,8 @@ def make_space(
         drop=tuple(drop or ()),
         **options,
     )
+    if axes.get("loss") == list(EVERY_LOSS):  # all means those of the task
+        axes = axes | {"loss": list(ft.LOSSES[base.load().task])}
     return fx.Space(base, axes, trials)
 
 
@@ -122,13 +124,15 @@ def summary(run: fx.Run, objective: ft.Objective) -> str:
     if run.diverged:
         return f"diverged in epoch {run.final.epoch}, stopped"
     score = common.score_text(objective, run.final.val_score)
-    return f"held-out loss {run.final.val_loss:.4f}, {score}, {run.history.seconds.total:.2f} s"
+    loss = common.format_loss(run.final.val_loss)
+    return f"held-out loss {loss}, {score}, {run.history.seconds.total:.2f} s"
 
 
 def print_runs(title: str, runs: list[fx.Run], names: list[str], objective: ft.Objective) -> None:
     """Print a table of runs."""
     score = objective.score_name
-    head = ["", "training loss", "held-out loss", "its lowest", score, "best (epoch)", "seconds"]
+    losses = ["training loss", "held-out loss", "lowest held-out loss"]
+    head = ["", *losses, score, "best (epoch)", "seconds"]
     rows = []
     for run in runs:
         name = fx.label(run.config, names)
@@ -140,9 +144,7 @@ def print_runs(title: str, runs: list[fx.Run], names: list[str], objective: ft.O
         rows.append(
             [
                 name,
-                f"{final.train_loss:.4f}",
-                f"{final.val_loss:.4f}",
-                f"{lowest:.4f}",
+                *map(common.format_loss, (final.train_loss, final.val_loss, lowest)),
                 objective.format_score(final.val_score),
                 f"{objective.format_score(best.val_score)} ({best.epoch})",
                 f"{run.history.seconds.total:.2f}",

@@ -55,7 +55,7 @@ def bench(
 
     name = what.lower()
     if name not in NAMES:
-        common.fail(f"what to measure must be one of {', '.join(NAMES)}, not {short_repr(what)}")
+        common.fail(f"WHAT must be one of {', '.join(NAMES)}, not {short_repr(what)}")
     common.check_range("--seconds", seconds, 0.01, 1e6)
     common.use_threads(threads)
     if name == "accuracy":

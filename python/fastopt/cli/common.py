@@ -93,6 +93,15 @@ def parse_folder(text: str | Path) -> Path:
     return Path(text)
 
 
+def parse_data(text: str) -> str:
+    """Return the name or the path in a text."""
+    if "://" in text:
+        raise typer.BadParameter(
+            f"must be a name or a path, not the URL {short_repr(text)}; download the file first"
+        )
+    return text
+
+
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Return the widths in a text such as ``128,64``; ``none`` means no hidden layer."""
     if text.strip().lower() == "none":
@@ -132,7 +141,7 @@ def refuse_repeats(option: str, values: Iterable[object]) -> None:
 def check_range(option: str, value: float | None, least: float, most: float) -> None:
     """Fail if a given option is out of range."""
     if value is not None and not least <= value <= most:
-        fail(f"{option} must be in {least} ... {most}, not {value}")
+        fail(f"{option} must be in {least:.10g} ... {most:.10g}, not {value}")
 
 
 # Options by kind, because the messages of typer depend on its version.
@@ -166,6 +175,7 @@ HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 DataName = Annotated[
     str,
     typer.Option(
+        parser=parse_data,
         metavar="NAME|PATH",
         help=f"{', '.join(ft.BUNDLED)}; a table (.csv, .tsv, .gz, .parquet); .npz (X, y); a folder "
         "of MNIST's idx files.",
@@ -283,6 +293,11 @@ def describe_data(data: ft.Data) -> None:
 def score_text(objective: ft.Objective, score: float) -> str:
     """Return a score with its name."""
     return f"{objective.score_name} {objective.format_score(score)}"
+
+
+def format_loss(loss: float) -> str:
+    """Return a loss with four decimals, or with an exponent if it is huge."""
+    return f"{loss:.4g}" if abs(loss) >= 1e5 else f"{loss:.4f}"
 
 
 def progress(name: str, state: str, more: str = "") -> Progress:

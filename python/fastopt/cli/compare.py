@@ -148,8 +148,9 @@ class Live(ft.Callback):
     def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
         """Show the epoch."""
         score = common.score_text(trainer.objective, epoch.val_score)
-        loss = f"{epoch.train_loss:.4f}" if math.isfinite(epoch.train_loss) else "diverged"
-        self._progress.update(self._line, completed=epoch.epoch, state=f"loss {loss}  {score}")
+        loss = epoch.train_loss
+        state = f"loss {common.format_loss(loss)}  {score}" if math.isfinite(loss) else "diverged"
+        self._progress.update(self._line, completed=epoch.epoch, state=state)
 
     def on_fit_end(self, trainer: ft.Trainer) -> None:
         """Stop the clock of the line."""

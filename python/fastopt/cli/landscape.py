@@ -57,11 +57,11 @@ def landscape(
 
     Two optimizers on one function:
 
-      fastopt landscape --function ravine --optimizer sgd,momentum
+      fastopt landscape --function bowl --optimizer sgd,adam
 
-    One learning rate for all, from a given point:
+    From a given point:
 
-      fastopt landscape --function bowl --lr 0.1 --start -1,0.5
+      fastopt landscape --function ravine --start -1,0.5
     """
     functions = common.parse_names("--function", function, fx.LANDSCAPES)
     optimizers = common.parse_names("--optimizer", optimizer, ft.OPTIMIZERS)

@@ -60,12 +60,12 @@ def sweep(
     An option that takes a LIST may have several values. All
     combinations are tried, or --trials of them at random:
 
-      fastopt sweep --lr 0.001,0.01,0.1 --batch-size 32,128 --optimizer sgd,adam
+      fastopt sweep --lr 0.001,0.01 --optimizer sgd,adam
 
     An option may be a range, from which values are drawn at
     random. lin draws the value uniformly, log its logarithm:
 
-      fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5 --trials 40
+      fastopt sweep --lr log:1e-4:0.1 --dropout lin:0:0.5
 
     Without such options, the learning rate and the batch size
     of AdamW vary.

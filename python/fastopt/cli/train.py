@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +21,7 @@ from fastopt.cli import common
 from fastopt.cli.common import DEFAULTS, Number, Whole, console, say, say_fact
 from fastopt.cli.resume import check_shapes, facts_to_save, saved_config
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 WITH_MOMENTUM = ", ".join(
     name for name, choice in ft.OPTIMIZERS.items() if choice.momentum is not None
 )
@@ -92,7 +93,7 @@ def train(
     ] = False,
     threads: common.Threads = None,
     output: Annotated[
-        Path, common.Folder(help="Folder for pictures, metrics.csv, run.json.")
+        Path, common.Folder(help="Folder for model.safetensors, run.json, metrics.csv, pictures.")
     ] = Path("fastopt-run"),
 ) -> None:
     """Train a small network on real data, show progress, print the result, write pictures.
@@ -101,9 +102,9 @@ def train(
 
       fastopt train --data my.csv
 
-    Another task, model and optimizer:
+    Another task and optimizer:
 
-      fastopt train --data diabetes --hidden 64 --optimizer sgd --lr 0.05
+      fastopt train --data diabetes --optimizer sgd --lr 0.05
 
     A run that may be interrupted, and how it continues:
 
@@ -142,7 +143,6 @@ def train(
         if resume:
             config = saved_config(path, config, _given(context))
         dataset = config.load()
-        common.describe_data(dataset)
         if resume:
             check_shapes(path, config, dataset)
         trainer = config.build(dataset)
@@ -158,12 +158,15 @@ def train(
                     f"must be at least {done}, not {config.epochs}: the run to resume has "
                     f"{counted(done, 'epoch')}",
                 )
+    checkpoint = checkpoint or resume
     with common.results_folder(output):
-        code = fit(
-            trainer, config, path, divergence, checkpoint=checkpoint or resume, resumed=resume
-        )
+        common.describe_data(dataset)
+        if not resume and any((output / name).exists() for name in ("run.json", CHECKPOINT)):
+            say(f"replaces the run in {output}")
+        code = fit(trainer, config, path, divergence, checkpoint=checkpoint, resumed=resume)
         if trainer.history.epochs:
-            report(output, trainer, config)
+            # A later --resume must not replace the new model by one from an old checkpoint.
+            report(output, trainer, config, stale=() if checkpoint else (CHECKPOINT,))
     raise typer.Exit(code)
 
 
@@ -215,19 +218,41 @@ def fit(
     return 1 if history.diverged else code
 
 
-def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
-    """Write the files and print the result."""
+def report(output: Path, trainer: ft.Trainer, config: ft.RunConfig, stale: Iterable[str]) -> None:
+    """Write the files, remove `stale` ones of an earlier run, and print the result."""
+    before = [name for name in (MODEL, *stale) if (output / name).is_file()]
     try:
-        paths = ft.write_report(output, trainer, _facts(config, trainer))
+        paths = ft.write_report(output, trainer, _facts(config, trainer), stale)
     finally:
-        if (overfitting := ft.find_overfitting(trainer.history.epochs)) is not None:
-            say(f"warning: {overfitting}")
+        for text in find_problems(trainer):
+            say(f"warning: {text}")
         print_result(trainer)
-        if trainer.data.task != "regression" and len(trainer.data.labels) <= 40:
+        shown = trainer.data.task != "regression" and len(trainer.data.labels) <= 40
+        if shown and not trainer.history.diverged:
             print_classes(trainer)
     common.written(output, paths)
-    if any(path.name == "model.safetensors" for path in paths):
+    if removed := [name for name in before if not (output / name).exists()]:
+        say(f"removed from {output}: {', '.join(removed)} of the earlier run")
+    if any(path.name == MODEL for path in paths):
         say(f"for new rows: fastopt predict {shlex.quote(str(output))} NEW.csv")
+
+
+def find_problems(trainer: ft.Trainer) -> list[str]:
+    """Return what is wrong with the end of a run that did not diverge, with what may help."""
+    history, problems = trainer.history, []
+    if history.diverged:
+        return []
+    if (overfitting := ft.find_overfitting(history.epochs)) is not None:
+        patience = "" if history.stop_reason else "--patience 5, "
+        problems.append(f"{overfitting}; try {patience}--ema 0.99 or a larger --dropout")
+    elif not history.stop_reason and ft.still_falls(history.epochs):
+        problems.append("the held-out loss still falls: more --epochs may help")
+    if trainer.data.task == "regression" and history.epochs[-1].val_score < 0:
+        problems.append(
+            "R² is below 0 on held-out data: the mean of the target predicts better than this "
+            "model; try another --lr or more --epochs"
+        )
+    return problems
 
 
 def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
@@ -268,9 +293,10 @@ class Live(ft.Callback):
         self._epochs = epochs
         self._progress = common.progress(
             "epoch {task.fields[epoch]}/{task.fields[epochs]}",
-            "loss {task.fields[loss]:.4f}  {task.fields[score]}",
-            "{task.fields[speed]:,.0f} samples/s",
+            "{task.fields[state]}",
+            "{task.fields[speed]}",
         )
+        self._score = ""
         self._samples = self._shown_samples = 0
         self._shown_at = perf_counter()
 
@@ -284,9 +310,8 @@ class Live(ft.Callback):
             completed=self._samples,
             epochs=self._epochs,
             epoch=done + 1,
-            loss=math.nan,
-            score="",
-            speed=0.0,
+            state="",
+            speed="",
         )
         self._progress.start()
 
@@ -295,29 +320,31 @@ class Live(ft.Callback):
         self._samples += samples
         elapsed = perf_counter() - self._shown_at
         if elapsed > 0.1:
-            speed = (self._samples - self._shown_samples) / elapsed
-            self._progress.update(self._task, completed=self._samples, loss=loss, speed=speed)
+            self._show(loss, (self._samples - self._shown_samples) / elapsed)
             self._shown_samples, self._shown_at = self._samples, perf_counter()
 
     def on_epoch_end(self, trainer: ft.Trainer, epoch: ft.Epoch) -> None:
         """Update the line; in a log, print the first epoch and every tenth of the epochs."""
-        score = common.score_text(trainer.objective, epoch.val_score)
-        self._progress.update(
-            self._task,
-            completed=self._samples,
-            epoch=min(epoch.epoch + 1, self._epochs),
-            loss=epoch.train_loss,
-            score=score,
-            speed=epoch.samples_per_second,
-        )
+        self._score = common.score_text(trainer.objective, epoch.val_score)
+        self._progress.update(self._task, epoch=min(epoch.epoch + 1, self._epochs))
+        self._show(epoch.train_loss, epoch.samples_per_second)
         every = max(1, self._epochs // 10)
         shown = epoch.epoch in (1, self._epochs) or epoch.epoch % every == 0
         if shown and not console.is_terminal:
             say(
-                f"epoch {epoch.epoch:>4}/{self._epochs}  loss {epoch.train_loss:.4f}  "
-                f"held-out loss {epoch.val_loss:.4f}  {score}  "
+                f"epoch {epoch.epoch:>4}/{self._epochs}  "
+                f"loss {common.format_loss(epoch.train_loss)}  "
+                f"held-out loss {common.format_loss(epoch.val_loss)}  {self._score}  "
                 f"{epoch.samples_per_second:,.0f} samples/s"
             )
+
+    def _show(self, loss: float, speed: float) -> None:
+        self._progress.update(
+            self._task,
+            completed=self._samples,
+            state=f"loss {common.format_loss(loss)}  {self._score}",
+            speed=f"{speed:,.0f} samples/s",
+        )
 
     def on_fit_end(self, trainer: ft.Trainer) -> None:
         """Keep the last line."""
@@ -330,14 +357,15 @@ def print_result(trainer: ft.Trainer) -> None:
     final, best, seconds = history.epochs[-1], history.best, history.seconds
     score = objective.score_name
     best_score = f"{objective.format_score(best.val_score)} (epoch {best.epoch})"
+    losses = map(common.format_loss, (final.train_loss, final.val_loss))
     rows = [
         [f"final {score} on held-out data", objective.format_score(final.val_score)],
         [f"best {score} on held-out data", "-" if history.diverged else best_score],
-        ["final loss, training / held-out", f"{final.train_loss:.4f} / {final.val_loss:.4f}"],
+        ["final loss, training / held-out", " / ".join(losses)],
     ]
-    if objective.task == "regression":
+    if objective.task == "regression" and not history.diverged:
         error = ft.root_mean_squared_error(trainer)
-        rows.append([f"final error of the {trainer.data.target}, root mean square", f"{error:.4g}"])
+        rows.append([f"final error of {trainer.data.target}, root mean square", f"{error:.4g}"])
     common.print_table("Result", [], rows)
     times = {
         "optimizer step": seconds.step,

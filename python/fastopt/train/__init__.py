@@ -25,7 +25,14 @@ from fastopt.train.checks import DataError
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.formats import check_folder, to_json
-from fastopt.train.history import Epoch, History, Overfitting, Seconds, find_overfitting
+from fastopt.train.history import (
+    Epoch,
+    History,
+    Overfitting,
+    Seconds,
+    find_overfitting,
+    still_falls,
+)
 from fastopt.train.loading import BUNDLED, load_data
 from fastopt.train.loop import Callback, Model, Trainer
 from fastopt.train.model import MLP
@@ -93,6 +100,7 @@ __all__ = [
     "root_mean_squared_error",
     "save_model",
     "score_classes",
+    "still_falls",
     "to_json",
     "write_report",
     "write_together",

@@ -171,8 +171,9 @@ class MLPClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
 class MLPRegressor(RegressorMixin, _Network):  # type: ignore[misc]
     """A multilayer perceptron as a regressor for scikit-learn.
 
-    The target is standardized for training; predictions are in its units. The options and the other
-    attributes are those of `MLPClassifier`; ``label_smoothing`` must be 0.
+    The target is standardized for training; predictions are in its units. The inputs should be
+    standardized too, as in the example. The options and the other attributes are those of
+    `MLPClassifier`; ``label_smoothing`` must be 0.
 
     Examples
     --------

@@ -192,6 +192,42 @@ def find_overfitting(epochs: Sequence[Epoch], rise: float = 0.05) -> Overfitting
     return None
 
 
+def still_falls(epochs: Sequence[Epoch], fall: float = 0.05) -> bool:
+    """Return whether the held-out loss still falls at the end: more epochs may help.
+
+    The losses are running medians of five epochs. The loss still falls if the lowest is in the last
+    tenth of the epochs, and if in the second half it has fallen
+
+    - by more than the share `fall` of the lowest loss,
+    - and by more than a hundredth of the first loss: it is not yet close to 0,
+    - and by more than three standard deviations of its noise.
+
+    Parameters
+    ----------
+    epochs : sequence of Epoch
+    fall : float
+        >= 0.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="iris").build()
+    >>> train.still_falls(trainer.fit(30).epochs)
+    True
+    """
+    fall = non_negative("fall", fall)
+    if len(epochs) < 2 * WINDOW or not all(isfinite(e.val_loss) for e in epochs):
+        return False
+    raw = [e.val_loss for e in epochs]
+    val = _smooth(raw)
+    lowest = min(val)
+    fallen = val[len(val) // 2] - lowest
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(raw, raw[1:], raw[2:], strict=False)]
+    noise = median(bends) / 1.652  # in standard deviations of normal noise; a trend has no bend
+    least = max(fall * abs(lowest), 0.01 * abs(raw[0]), 3 * noise)
+    return val.index(lowest) >= 0.9 * (len(val) - 1) and fallen > least
+
+
 def _smooth(values: Sequence[float]) -> list[float]:
     """Return the running medians of `WINDOW` values."""
     return [median(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import nan
+from math import isnan, nan
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -187,8 +187,12 @@ class Objective:
         return 1 + points / spread if spread else nan
 
     def format_score(self, score: float) -> str:
-        """Return a score as text: 97.50%, or 0.482 for R²."""
-        return f"{score:.3f}" if self.task == "regression" else f"{score:.2%}"
+        """Return a score as text: 97.50%, or 0.482 or -1.234e+09 for R²; a dash for NaN."""
+        if isnan(score):
+            return "-"
+        if self.task != "regression":
+            return f"{score:.2%}"
+        return f"{score:.3f}" if abs(score) < 1e5 else f"{score:.4g}"
 
     def predicted(self, outputs: Array) -> npt.NDArray[np.integer[Any]]:
         """Return the predicted class indices (N,); not for a regression.

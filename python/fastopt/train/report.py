@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from errno import ENOENT
 from pathlib import Path
@@ -43,6 +43,7 @@ Indices: TypeAlias = npt.NDArray[np.integer[Any]]
 MOST_CLASSES = 40  # a picture shows all pairs of at most these
 MOST_CONFUSED = 20  # pairs that are listed
 LONGEST_NAME = 16  # characters of a class in a picture
+LONGEST_TARGET = 40  # characters of the target beside an axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +153,12 @@ _OF_SOME_RUNS = frozenset({"classes.csv", "confusion.png", "predictions.png", MO
 
 
 @ieee
-def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any]) -> list[Path]:
+def write_report(
+    folder: str | Path,
+    trainer: Trainer,
+    facts: Mapping[str, Any],
+    stale: Iterable[str] = (),
+) -> list[Path]:
     """Write the metrics, facts and pictures of a run into `folder`; return the paths.
 
     ``metrics.csv`` has a line for each epoch, ``run.json`` the facts and results, ``loss.png`` the
@@ -172,6 +178,8 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         With at least one epoch in its history.
     facts : mapping
         The other entries of ``run.json``: options, versions, ...
+    stale : iterable of str
+        Names of further files of an earlier run in the folder. They are removed at the same time.
 
     Raises
     ------
@@ -205,7 +213,7 @@ def write_report(folder: str | Path, trainer: Trainer, facts: Mapping[str, Any])
         results["confusions"] = list(map(asdict, find_confusions(trainer)))
         pairs = _true_and_predicted(trainer)
         pictures["confusion.png"] = plot_confusion(*pairs, data, title, _when(trainer))
-    with write_together(folder, _OF_SOME_RUNS) as parts:
+    with write_together(folder, {*_OF_SOME_RUNS, *stale}) as parts:
         files = [write_table(parts / name, rows) for name, rows in tables.items()]
         files.append(write_json(parts / "run.json", dict(facts) | {"results": results}))
         files += [write_picture(parts / name, figure) for name, figure in pictures.items()]
@@ -339,7 +347,7 @@ def plot_confusion(
             f"true and predicted must be equally long, not {len(true)} and {len(predicted)}"
         )
     names = [plain(_shortened(label)) for label in data.labels]
-    target = plain(data.target)
+    target = plain(_shortened(data.target, LONGEST_TARGET))
     right = np.count_nonzero(true == predicted) / max(len(true), 1)
     lines = [f"{_held_out(when)}: {right:.2%} of {len(true)} right"]
     if none := np.count_nonzero(predicted < 0):
@@ -359,7 +367,7 @@ def plot_confusion(
         axes.set_yticks(range(len(pairs)), bars)
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="samples", ylabel=f"true {target} → predicted {target}")
+        axes.set(xlabel="samples", ylabel=f"true → predicted {target}")
         lines.append(f"the pairs of {classes} classes that are confused most")
     set_title(figure, title, *lines)
     return figure
@@ -378,10 +386,10 @@ def _when(trainer: Trainer) -> str:
     return f"after epoch {epochs}" if epochs else "before training"
 
 
-def _shortened(label: str) -> str:
-    """Return the ends of a long name, which often differ in the last characters."""
-    half = LONGEST_NAME // 2
-    return label if len(label) <= LONGEST_NAME else f"{label[:half]}…{label[1 - half :]}"
+def _shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return the ends of a long name: names often differ in the last characters."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _draw_all_pairs(axes: Axes, true: Indices, predicted: Indices, names: Sequence[str]) -> None:
@@ -444,7 +452,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     true = data.in_units(data.y_val.astype(np.float32)).ravel()
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     against, residuals = figure.subplots(1, 2)
-    name = plain(data.target)
+    name = plain(_shortened(data.target, LONGEST_TARGET))
     size = 18 if len(true) <= 1000 else 5
     against.scatter(true, predicted, s=size, color=BLUE, alpha=0.6, label="held-out samples")
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
@@ -457,8 +465,8 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
         axes.grid(alpha=0.3)
     add_legend(figure, 2)
     error = root_mean_squared_error(trainer)
-    score = trainer.objective.score(outputs, data.y_val)
-    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score:.3f}"
+    score = trainer.objective.format_score(trainer.objective.score(outputs, data.y_val))
+    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score}"
     set_title(figure, title, line)
     return figure
 
