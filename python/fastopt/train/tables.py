@@ -373,7 +373,9 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
             return None
         plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".")
         numbers = [*map(float, plain.split("\n"))]
-    values: pd.Series[Any] = pd.Series(np.append(numbers, np.nan)[codes], texts.index)
+    values: pd.Series[Any] = pd.Series(
+        np.append(numbers, np.nan)[codes], texts.index, name=texts.name
+    )
     return values
 
 
