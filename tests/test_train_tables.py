@@ -227,6 +227,8 @@ def test_a_table_has_one_decimal_mark(tmp_path: Path) -> None:
     assert read_table(write(tmp_path, thousands)).notes[-1] == (
         "read as numbers: '12,345' in 'a' as 12345"
     )
+    two = write(tmp_path, lines(['"1\n2"', "3"] * 9, NUMBERS[:18], head="a,b"))
+    assert read_table(two).frame.a.tolist() == ["1\n2", "3"] * 9
     addresses = write(
         tmp_path, lines([f"192.168.100.1{i}" for i in range(10, 50)], XY, head="ip,b")
     )

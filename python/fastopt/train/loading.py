@@ -252,7 +252,7 @@ def _load_table(
         notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA among numbers)")
         frame, y = frame[~missing], y[~missing]
         for column in frame.select_dtypes("category"):  # the word was in such a row
-            numbers = to_numbers(frame[column], decimal)
+            numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
             if numbers is not None:
                 frame = frame.assign(**{column: numbers})
     line_1 = ""

@@ -360,7 +360,9 @@ def unit_of(cell: str) -> str:
 
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
     """Return a column of texts as numbers, or None if one is not, or if the units differ."""
-    cells = [*texts.dropna().unique()]
+    import pandas as pd
+
+    codes, cells = factorize(texts)
     together = "\n".join(cells)  # for one substitution instead of one for each cell
     if all(cell.lower() in TRUTH for cell in cells):
         numbers = [TRUTH[cell.lower()] for cell in cells]
@@ -368,14 +370,15 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
         return None
     else:
         bare = UNIT.sub(r"\1", together)
-        if not all(map(NUMERALS[decimal].fullmatch, bare.split("\n"))):
+        lines = bare.split("\n")  # more than cells if a cell has several
+        if len(lines) != len(cells) or not all(map(NUMERALS[decimal].fullmatch, lines)):
             return None
         plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".")
         numbers = [*map(float, plain.split("\n"))]
-        if len(numbers) != len(cells):
-            return None
-    found = dict(zip(cells, numbers, strict=True))
-    return texts.astype(object).map(found).astype(np.float64)
+    values: pd.Series[Any] = pd.Series(
+        np.append(numbers, np.nan)[codes], texts.index, name=texts.name
+    )
+    return values
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
