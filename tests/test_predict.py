@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("typer")
 import pandas as pd
 
 from fastopt import train as ft
-from fastopt.train.rows import read_rows
+from fastopt.train.rows import Rows, read_rows
 from fastopt.train.tables import read_table
 from helpers import fastopt
 from test_train_tables import FILES, A, B, lines
@@ -74,28 +75,110 @@ def test_what_a_row_may_lack(run: Path) -> None:
         "column 'town': 1 row with a text that was rare or not there in training, such as 'P"
         in (printed)
     )
-    assert "not scored: 1 row with a size that the model does not know, such as 'huge'" in printed
+    assert "not scored: 1 row whose size was not in training, such as 'huge'" in printed
     assert "on 1 row with a known size" in printed
 
 
+# New rows for each of the `FILES`, as a file and as the values that must be read from it.
+NEW: dict[str, tuple[str, dict[str, list[Any]]]] = {
+    "text labels and gaps": (
+        "town;size;length;width\nOslo;;1993,5;2007,25\n;low;2010;\nParis;;1999;1980\n",
+        {
+            "width": [2007.25, None, 1980],
+            "town": ["Oslo", None, "Paris"],
+            "length": [1993.5, 2010, 1999],
+        },
+    ),
+    "semicolons and decimal commas": (
+        "Länge;Breite\n1.150;2\n2.004;1998\n",
+        {"Breite": [2, 1998], "Länge": [1150, 2004]},
+    ),
+    "no header": ("2000.5,1990.25\n1991,2012\n", {"x1": [2000.5, 1991], "x2": [1990.25, 2012]}),
+    "header of numbers": ("0,1\n1990,2007\n2012,1993\n", {"0": [1990, 2012], "1": [2007, 1993]}),
+    "index column": ("b\ta\n2007\t1990\n1993\t2012\n", {"a": [1990, 2012], "b": [2007, 1993]}),
+    "target in the middle": (
+        "b|size|a\n2007|high|1990\n1993|?|2012\n", {"a": [1990, 2012], "b": [2007, 1993]},
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_first_files_predict_as_the_trainer_does(name: str, tmp_path: Path) -> None:
-    content, options, *_ = FILES[name]
+def test_first_files_and_new_rows(name: str, tmp_path: Path) -> None:
+    content, options, _, labels, _ = FILES[name]
+    (tmp_path / "mine.csv").write_text(content, encoding="utf-8")
+    (tmp_path / "new.csv").write_text(NEW[name][0], encoding="utf-8")
+    more = [word for option, value in options.items() for word in (f"--{option}", value)]
+    short = ["--epochs", "2", "--hidden", "4"]
+    ran = fastopt("train", "--data", "mine.csv", *more, *short, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    ran = fastopt("predict", "fastopt-run", "new.csv", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    table = pd.read_csv(tmp_path / "fastopt-predict/predictions.csv", dtype=str)
+    model = ft.load_model(tmp_path / "fastopt-run")
+    rows = pd.DataFrame(NEW[name][1])
+    assert len(set(model.outputs(rows)[:, 0])) == len(rows)  # the order of the rows is checked
+    if labels:
+        assert list(table) == ["class", *(f"probability of {label}" for label in labels)]
+        assert table["class"].tolist() == model.predict(rows).tolist()
+        shares = table.iloc[:, 1:].astype(np.float32)
+        np.testing.assert_array_equal(shares, model.predict_proba(rows))
+    else:
+        assert list(table) == ["value"]
+        np.testing.assert_array_equal(table["value"].astype(float), model.predict(rows))
+
+
+def test_a_loaded_model_predicts_the_bits_of_the_trainer_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text(content, encoding="utf-8")
-    trainer = ft.RunConfig(data=str(path), hidden=(4,), epochs=2, **options).build()
+    path.write_text(FILES["text labels and gaps"][0])
+    trainer = ft.RunConfig(data=str(path), hidden=(4,), epochs=2).build()
     trainer.fit(2)
     ft.save_model(tmp_path / "model.safetensors", trainer)
     model = ft.load_model(tmp_path)
     rows = read_rows(str(path), model)
     data = trainer.data
+    assert data.preprocessing is not None
+    inputs = data.preprocessing.transform(read_table(path).frame)
+    both = np.concatenate([data.x_train, data.x_val])
+    np.testing.assert_array_equal(inputs[np.lexsort(inputs.T)], both[np.lexsort(both.T)])
     assert rows.scored.all()
-    # The table has both parts of the data, in another order.
-    y = np.concatenate([data.y_train, data.y_val])
-    np.testing.assert_array_equal(np.sort(rows.targets, axis=0), np.sort(y, axis=0))
-    x = np.concatenate([data.x_train, data.x_val])
-    live, found = trainer.predict(x)[:, 0], model.outputs(rows.frame)[:, 0]
-    np.testing.assert_allclose(np.sort(found), np.sort(live), rtol=1e-4, atol=1e-6)
+    outputs = trainer.predict(inputs)
+    np.testing.assert_array_equal(model.outputs(rows.frame), outputs, strict=True)
+    right = trainer.objective.predicted(outputs) == rows.targets
+    assert right.mean() == trainer.objective.score(outputs, rows.targets)
+
+
+def train_on(path: Path, text: str, **options: Any) -> ft.SavedModel:
+    """Return a model of a table, after it was written to a file and read again."""
+    path.write_text(text)
+    trainer = ft.RunConfig(data=str(path), hidden=(4,), epochs=1, **options).build()
+    ft.save_model(path.with_name("model.safetensors"), trainer)
+    return ft.load_model(path.with_name("model.safetensors"))
+
+
+def rows_of(path: Path, text: str, model: ft.SavedModel) -> Rows:
+    path.write_text(text)
+    return read_rows(str(path), model)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_booleans_are_numbers(gap: bool, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    flags = ["" if gap and i % 9 == 4 else ("TRUE", "FALSE")[i % 2] for i in range(90)]
+    model = train_on(path, lines(flags, A, B, head="flag,a,b"))
+    for cells in (["true", "False"], ["TRUE", ""], ["1", "0"], ["", ""]):
+        rows = rows_of(path, lines(cells, [1, 2], head="flag,a"), model)
+        expected = {"flag": [{"t": 1.0, "1": 1.0, "": None}.get(cell[:1].lower(), 0.0)
+                             for cell in cells], "a": [1, 2]}  # fmt: skip
+        np.testing.assert_array_equal(
+            model.outputs(rows.frame), model.outputs(pd.DataFrame(expected))
+        )
+
+
+def test_booleans_are_the_same_labels_in_any_case(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    model = train_on(path, lines(A, ["TRUE", "FALSE"] * 45, head="a,new"))
+    rows = rows_of(path, "a,new\n1,true\n2,False\n3,no\n", model)
+    assert (rows.scored.tolist(), rows.targets.tolist()) == ([True, True, False], [1, 0])
 
 
 def test_a_regression_is_scored_in_its_units(tmp_path: Path) -> None:
@@ -110,16 +193,62 @@ def test_a_regression_is_scored_in_its_units(tmp_path: Path) -> None:
     error = np.sqrt(np.mean((true - values) ** 2))
     assert f"score      R² {r2_score(true, values):.3f}, loss " in ran.stdout
     assert f"error {error:.4g} (root mean square), on 442 rows" in ran.stdout
+    frame = load_diabetes(as_frame=True).frame.iloc[:1]  # R² needs two different targets
+    frame = frame.rename(columns={"target": "disease progression after one year"})
+    frame.to_csv(tmp_path / "one.csv", index=False)
+    ran = fastopt("predict", "fastopt-run", "one.csv", cwd=tmp_path)
+    assert "score      loss " in ran.stdout
 
 
 def test_a_table_without_names_may_lack_its_target(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text(lines(A, SIZE, B))
-    trainer = ft.RunConfig(data=str(path), target="2", hidden=(4,), epochs=2).build()
-    model = ft.SavedModel.from_trainer(trainer)
-    whole = model.outputs(read_rows(str(path), model).frame)
-    path.write_text(lines(A, B))
-    np.testing.assert_array_equal(model.outputs(read_rows(str(path), model).frame), whole)
+    commas = [f"{a:.2f}".replace(".", ",") for a in A]
+    codes = ["007", "ab", "cd"] * 30  # the new rows have the first only
+    columns = [SIZE, commas, codes, commas[::-1], commas]
+    model = train_on(path, lines(*columns, sep=";"), target="1", drop=("5",))
+    whole = rows_of(path, lines(*columns, sep=";"), model)
+    assert whole.scored.all()
+    part = rows_of(path, lines(*(column[::3] for column in columns[1:]), sep=";"), model)
+    np.testing.assert_array_equal(model.outputs(part.frame), model.outputs(whole.frame)[::3])
+    assert not part.scored.any()
+    for count in (3, 6):
+        with pytest.raises(ft.DataError, match=f"{count} columns without names, .* trained on 5"):
+            rows_of(path, lines(*[A] * count), model)
+
+
+def test_a_new_file_of_an_npz_file_has_its_width(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    x, y = np.stack([A, B], axis=1), np.arange(90) % 2
+    np.savez(path, X=x, y=y)
+    model = ft.SavedModel.from_trainer(ft.RunConfig(data=str(path), hidden=(4,)).build())
+    assert read_rows(str(path), model).scored.all()
+    np.savez(path, X=x)
+    assert not read_rows(str(path), model).scored.any()
+    np.savez(path, X=np.hstack([x, x]), y=y)
+    with pytest.raises(ft.DataError, match=r"4 columns without names, .* trained on 2"):
+        read_rows(str(path), model)
+
+
+def test_numbers_as_names_are_not_places(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    commas = [f"{a:.2f}".replace(".", ",") for a in A]
+    columns = [commas, commas[::-1], commas, commas[::-1]]
+    model = train_on(path, lines(*columns, SIZE, head="0;1;2;3;4", sep=";"))
+    rows = rows_of(path, lines(*columns, head="0;1;2;3", sep=";"), model)
+    assert rows.frame.dtypes.unique().tolist() == [np.float64]
+    assert not rows.scored.any()
+
+
+def test_targets_are_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    model = train_on(path, lines(A, B, head="a,price"))
+    rows = rows_of(path, 'a,price\n1,12\n2,unknown\n3,"1,020.5"\n4,\n', model)
+    assert rows.scored.tolist() == [True, False, True, False]
+    targets = model.target_mean + rows.targets.astype(float) * model.target_deviation
+    assert targets.ravel().tolist() == pytest.approx([12, 1020.5], rel=1e-4)
+    assert (
+        "not scored: 1 row whose price cannot be used as a number, such as 'unknown'" in rows.notes
+    )
 
 
 def test_one_feature_is_enough(tmp_path: Path) -> None:
@@ -139,7 +268,10 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
             ["fastopt-run", "lacks.csv"],
             "lacks.csv: the table lacks 2 columns: 'town', 'b'; it has 'a'\n",
         ),
-        (["fastopt-run", "text.csv"], "text.csv: column 'b', row 1: 'x' is not a number"),
+        (
+            ["fastopt-run", "text.csv"],
+            "text.csv, row 2, column 'b': 'x' is not a number;",
+        ),
         (["fastopt-run", "none.csv"], "cannot read none.csv: No such file or directory"),
         (["fastopt-run", "none"], "there is no file or folder none"),
         (["fastopt-run", "iris", "--delimiter", ","], "iris is not a table, so it takes no deli"),
@@ -151,7 +283,7 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
 )
 def test_what_is_refused(run: Path, arguments: list[str], message: str) -> None:
     (run / "lacks.csv").write_text("a,size\n1,low\n2,low\n")
-    (run / "text.csv").write_text("a,town,b\n1,Rome,x\n2,Rome,y\n")
+    (run / "text.csv").write_text('a,town,b\n1,Rome,"1,000"\n2,Rome,x\n')
     shutil.rmtree(run / "fastopt-predict", ignore_errors=True)
     ran = fastopt("predict", *arguments, cwd=run)
     assert ran.returncode == 2

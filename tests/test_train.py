@@ -325,8 +325,9 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
     (there / "other.csv").write_text("\n".join(rows[1:]))
     options: tuple[str, ...] = ("--output", str(tmp_path / "out"))
     first = fastopt(
-        "train", "--data", "two.csv", "--epochs", "1", "--checkpoint", *options, cwd=here
-    )
+        "train", "--data", "two.csv", "--target", "3", "--epochs", "1", "--checkpoint", *options,
+        cwd=here,
+    )  # fmt: skip
     assert first.returncode == 0, first.stderr
     assert fastopt("train", "--resume", *options, cwd=there).returncode == 0  # the path is whole
     for data, words in (
@@ -335,6 +336,7 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
             "the data are two.csv: 48 samples to train on, 12 held out, 2 features, 2 classes "
             "there, other.csv: 47 samples to train on",
         ),
+        (("--target", "x2"), "are not those of 2-128-64-7: either the data are not those of that"),
     ):
         result = fastopt("train", "--resume", *data, *options, cwd=there)
         assert result.returncode == 2
@@ -343,6 +345,7 @@ def test_a_run_goes_on_from_data_that_have_moved(tmp_path: Path) -> None:
     result = fastopt("train", "--resume", *options, cwd=here)
     assert (result.returncode, "give their place with --data" in result.stderr) == (2, True)
     options = ("--output", str(tmp_path / "out"), "--epochs", "2")
+    options = (*options, "--target", "x3")  # another word for the same column
     again = fastopt("train", "--resume", "--data", "renamed.csv", *options, cwd=there)
     assert again.returncode == 0, again.stderr
     assert fastopt("train", "--resume", "--data", str(moved), *options, cwd=here).returncode == 0
@@ -392,7 +395,7 @@ def test_every_task_has_its_report(
     ("options", "text"),
     [
         (["--data", "none.csv"], "cannot read none.csv: No such file or directory\n"),
-        (["--data", "wine"], "are not those of 13-4-3: either --data are not"),
+        (["--data", "wine"], "are not those of 13-4-3: either the data are not"),
         (["--task", "regression"], "--task was not given in the run to resume; leave it out\n"),
         (["--seed", "3"], "--seed was 0 in the run to resume, not 3; leave it out\n"),
     ],

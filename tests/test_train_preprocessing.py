@@ -56,6 +56,23 @@ def test_new_rows_are_treated_as_those_in_training() -> None:
     assert known.transform(new).tolist() == [[0, 0]]  # no rare text in training
 
 
+def test_booleans_with_gaps_are_numbers() -> None:
+    fitted = fit_preprocessing(pd.DataFrame({"a": [True, None, False, True]}))
+    assert fitted.features == ("a",)
+    inputs = fitted.transform(pd.DataFrame({"a": [True, False, None]}))
+    texts = fitted.transform(pd.DataFrame({"a": ["TRUE", "false", None]}))
+    np.testing.assert_array_equal(texts, inputs)
+    np.testing.assert_array_equal(fitted.transform(pd.DataFrame({"a": [1, 0, None]})), inputs)
+
+
+def test_texts_become_a_bounded_number_of_inputs() -> None:
+    texts = [f"t{i % 60}" for i in range(240)]
+    assert len(fit_preprocessing(pd.DataFrame({"a": texts})).features) == 51
+    wide = pd.DataFrame(dict.fromkeys(map(str, range(40)), texts))
+    with pytest.raises(ft.DataError, match="40 columns become 2040 inputs, more than 2000; leave"):
+        fit_preprocessing(wide)
+
+
 def test_numbers_are_scaled_as_by_scikit_learn() -> None:
     from sklearn.preprocessing import StandardScaler
 
@@ -124,7 +141,11 @@ def test_strange_values_are_no_preprocessing(change: dict[str, Any], words: str)
         (FRAME.assign(age="old"), "column 'age', row 0: 'old' is not a number"),
         (FRAME.assign(age=pd.Categorical(["1", "2", "x"] * 2)), "row 2: 'x' is not a number"),
         (FRAME.assign(age=[1, 2, np.inf, 4, 5, 6]), "column 'age', row 2: inf is infinite"),
-        (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far"),
+        (FRAME.assign(age=1e300), "column 'age', row 0: 1e+300 is too far from the values in"),
+        (FRAME.assign(age=pd.Timestamp("2024-01-05")), "column 'age' holds dates or times"),
+        (FRAME.assign(age=pd.Period("2024-01")), "column 'age' holds dates or times"),
+        (FRAME.assign(age=1j), "column 'age' holds values of complex128"),
+        (pd.concat([FRAME, FRAME], axis=1), "two columns have the name 'age'; rename one"),
         (np.zeros((3, 5)), "the table must have shape (N, 4), not (3, 5)"),
     ],
 )

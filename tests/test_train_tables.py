@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import datetime
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ pytest.importorskip("threadpoolctl")
 import pandas as pd
 
 from fastopt import train as ft
+from fastopt.train.preprocessing import read_texts
 from fastopt.train.tables import read_table
 from helpers import fastopt
 
@@ -57,7 +60,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
         {},
         ("Breite", "Länge"),
         (),
-        ["numbers have decimal commas", "numbers such as 1,234 or 5 % are in: Länge",
+        ["numbers have decimal commas", "the delimiter is a semicolon",
          "regression: 'Preis' has numbers that are not whole"],
     ),
     "no header": (
@@ -80,32 +83,17 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_first_files_train_and_new_rows_are_matched_by_name(name: str, tmp_path: Path) -> None:
+def test_first_files(name: str, tmp_path: Path) -> None:
     content, options, features, labels, words = FILES[name]
     path = tmp_path / "mine.csv"
     path.write_text(content, encoding="utf-8")
-    config = ft.RunConfig(data=str(path), hidden=(4,), epochs=2, **options)
-    trainer = config.build()
-    data = trainer.data
-    assert trainer.fit(config.epochs).epochs[-1].val_loss > 0
+    data = ft.load_data(path, **options)
     assert data.preprocessing is not None
     assert data.preprocessing.features == features
     assert data.labels == labels
     assert len(data.y_train) + len(data.y_val) == 90
     for word in words:
         assert any(word in note for note in data.notes), (word, data.notes)
-    new = read_table(path).frame
-    new = new[[*reversed(new.columns)]].drop(columns=data.target)  # in another order
-    inputs = data.preprocessing.transform(new)
-    both = np.concatenate([data.x_train, data.x_val])
-    np.testing.assert_array_equal(np.unique(inputs, axis=0), np.unique(both, axis=0))
-    ft.save_model(tmp_path / "model.safetensors", trainer)
-    predicted = ft.load_model(tmp_path / "model.safetensors").predict(new)
-    outputs = trainer.predict(inputs)
-    if labels:
-        assert predicted.tolist() == [labels[i] for i in trainer.objective.predicted(outputs)]
-    else:
-        np.testing.assert_array_equal(predicted, data.in_units(outputs).ravel())
 
 
 def write(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
@@ -129,6 +117,16 @@ XY = ["xy"[i % 2] for i in range(40)]
         (lines(NUMBERS, BITS, NUMBERS, head="2020,2019,total"), ["x1", "x2", "x3"]),
         (lines(NUMBERS, NUMBERS, XY, head="1x1,1x2,label"), ["1x1", "1x2", "label"]),
         (lines(NUMBERS, BITS, head="?,0"), ["x1", "x2"]),
+        (lines(NUMBERS, NUMBERS, XY, head="a,b,y"), ["a", "b", "y"]),  # y comes again
+        (lines(NUMBERS, NUMBERS, XY, head="NA,K,Type"), ["NA", "K", "Type"]),  # sodium
+        (lines(NUMBERS, NUMBERS, XY, head="Jan 2024,Feb 2024,y"), ["Jan 2024", "Feb 2024", "y"]),
+        (lines([0, 0, 1, 1] * 10, [0, 1] * 20), ["x1", "x2"]),  # no header 0,0 or 0,1
+        (lines([0, 1] * 20, [1, 0] * 20), ["x1", "x2"]),  # a truth table
+        (
+            lines(NUMBERS, NUMBERS, XY, head=",column 1.3,column 1"),
+            ["column 1.1", "column 1.3", "column 1"],
+        ),
+        (lines(NUMBERS, NUMBERS, XY, head="a.3,a,a"), ["a.3", "a", "a.4"]),
         (lines(NUMBERS, BITS, head="12:30,0"), ["x1", "x2"]),
         (lines(NUMBERS, BITS, head="a,a"), ["a", "a.2"]),
         (lines(XY, XY), ["x1", "x2"]),  # the first x comes again
@@ -140,9 +138,7 @@ XY = ["xy"[i % 2] for i in range(40)]
 def test_the_header_is_found(content: str, names: list[str], tmp_path: Path) -> None:
     frame = read_table(write(tmp_path, content)).frame
     assert list(frame) == names
-    assert len(frame) == 40 + (names[0] == "x1" and names[-1] != "x2") + (
-        names == ["x1", "x2"] and not content.startswith("x,")
-    )
+    assert len(frame) == content.count("\n") - ("x1" not in names)
 
 
 def test_the_header_may_be_given(tmp_path: Path) -> None:
@@ -170,6 +166,17 @@ def test_the_first_lines_may_end_inside_a_cell(tmp_path: Path) -> None:
     assert frame.b.iloc[79] == "79\nend"
 
 
+def test_a_line_of_excel_names_the_delimiter(tmp_path: Path) -> None:
+    text = "sep=;\n" + lines(NUMBERS * 2, XY * 2, head="a;b", sep=",").replace(",", ";")
+    frame, notes, _ = read_table(write(tmp_path, text))
+    assert list(frame) == ["a", "b"]
+    assert len(frame) == 80
+    assert notes == ("the delimiter is a semicolon", "line 2 is the header: a, b")
+    short = write(tmp_path, text + "1.5\n")
+    with pytest.raises(ft.DataError, match="line 83: 1 columns, 2 expected"):
+        read_table(short)
+
+
 def test_packed_and_other_files_hold_the_same(tmp_path: Path) -> None:
     text = lines(NUMBERS, BITS, XY, head="a\tb\tc", sep="\t")
     expected = read_table(write(tmp_path, text, "a.tsv")).frame
@@ -194,6 +201,11 @@ def test_packed_and_other_files_hold_the_same(tmp_path: Path) -> None:
         (['"$1,000"', "$5", "-$7.5"], [1000, 5, -7.5]),
         (["0.1", "1e-3", " 2 "], [0.1, 1e-3, 2]),
         (["?", "NA", "1"], [np.nan, np.nan, 1]),
+        (['"0,100"', '"0,125"', '"1,000"'], [0.1, 0.125, 1]),
+        (['"1.234,5"', '"1.234"', '"0,5"'], [1234.5, 1234, 0.5]),
+        (["TRUE", "NA", "false"], [1, np.nan, 0]),
+        (["True", "TRUE", "false"], [1, 1, 0]),
+        (['" "', "NA ", "7"], [np.nan, np.nan, 7]),
     ],
 )
 def test_numbers_as_people_write_them(cells: list[str], numbers: Any, tmp_path: Path) -> None:
@@ -205,13 +217,106 @@ def test_numbers_as_people_write_them(cells: list[str], numbers: Any, tmp_path: 
     )
 
 
+def test_a_table_has_one_decimal_mark(tmp_path: Path) -> None:
+    late = lines([*range(60), "0,060"], range(61), head="a\tb", sep="\t")
+    assert read_table(write(tmp_path, late)).frame.a[61] == 0.06
+    path = write(tmp_path, lines(["1.150"] * 9, range(9), head="a;b", sep=";"))
+    assert read_table(path).frame.a[1] == 1.15
+    assert read_table(path, decimal=",").frame.a[1] == 1150
+    thousands = lines(['"1,234"', '"12,345"'] * 9, NUMBERS[:18], head="a,b")
+    assert read_table(write(tmp_path, thousands)).notes[-1] == (
+        "read as numbers: '12,345' in 'a' as 12345"
+    )
+    two = write(tmp_path, lines(['"1\n2"', "3"] * 9, NUMBERS[:18], head="a,b"))
+    assert read_table(two).frame.a.tolist() == ["1\n2", "3"] * 9
+    addresses = write(
+        tmp_path, lines([f"192.168.100.1{i}" for i in range(10, 50)], XY, head="ip,b")
+    )
+    assert read_table(addresses).frame.ip[1] == "192.168.100.110"
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["5 %", "0.05", "$5"], "row 2, column 'a': '0.05' has another unit"),
+        (["1.5", '"2,5"', "3.5"], "'2,5' is not a number with the decimal mark '.'"),
+        (["2024-01", "2024-02", "2023-12"], "column 'a' holds dates or times such as '2024-01'"),
+        (
+            ["Jan-24", "1-Feb-24", "March 2024"],
+            "column 'a' holds dates or times such as 'Jan-24'",
+        ),
+    ],
+)
+def test_columns_that_are_no_numbers(cells: list[str], words: str, tmp_path: Path) -> None:
+    path = write(tmp_path, lines(cells * 13, range(39), XY[:39], head="a,b,c"))
+    with pytest.raises(ft.DataError, match=re.escape(words)):
+        ft.load_data(path)
+    with pytest.raises(
+        ft.DataError, match="holds dates or times" if "dates" in words else "unit|mark"
+    ):
+        ft.load_data(path, target="a")
+
+
+def test_words_with_numbers_are_no_dates(tmp_path: Path) -> None:
+    rooms = ["Room 1001", "Item-1001", "Peugeot 2008", "Decor 12"] * 10
+    data = ft.load_data(write(tmp_path, lines(rooms, NUMBERS, XY, head="a,b,c")))
+    assert data.features == 5
+
+
+def test_line_1_may_have_been_the_header(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(NUMBERS, NUMBERS, XY, head="a,5.1,c"))
+    with pytest.raises(
+        ft.DataError, match=r"row 1, column 'x1': 'a' .*; line 1 was taken for values"
+    ):
+        ft.load_data(path)
+
+
+def test_words_may_be_labels_that_mean_missing_elsewhere(tmp_path: Path) -> None:
+    levels = ["None", "NA", "mild", ""] * 10
+    path = write(tmp_path, lines(NUMBERS, levels, levels, head="a,b,c"))
+    data = ft.load_data(path)
+    assert data.labels == ("NA", "None", "mild")
+    assert "left out 10 rows without a target (empty, ?, NaN, or NA among numbers)" in data.notes
+    assert any("filled 20 missing values (empty, ?, NA," in note for note in data.notes)
+    path = write(tmp_path, lines(NUMBERS, ["1", "2", "NA", "3"] * 10, head="a,c"))
+    assert ft.load_data(path).labels == ("1", "2", "3")
+
+
+def test_labels_of_float32_are_those_of_new_rows(tmp_path: Path) -> None:
+    y = np.array([0.1, 0.2], np.float32)[BITS]
+    np.savez(tmp_path / "a.npz", X=RNG.normal(size=(40, 2)), y=y)
+    assert ft.load_data(tmp_path / "a.npz", "classification").labels == ("0.1", "0.2")
+    assert read_texts(read_table(tmp_path / "a.npz").frame.target).tolist() == [*map(str, y)]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "text": pa.array(["long" * 1000] * 40_000),
+        "price": pa.array([Decimal("1.50"), None] * 20_000),
+        "flag": pa.array([True, None] * 20_000),
+        "tags": pa.array([["a", "b"]] * 40_000),
+        "when": pa.array([datetime(2024, 1, 5)] * 40_000),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    frame, notes, _ = read_table(tmp_path / "a.parquet")
+    assert frame.memory_usage(deep=True).sum() < 2e6  # the texts are 160 MB
+    assert frame.price[1] == 1.5
+    assert frame.flag[1] == 1
+    assert "left out, because the cells are lists: tags" in notes
+    with pytest.raises(ft.DataError, match="column 'when' holds dates or times"):
+        ft.load_data(tmp_path / "a.parquet", target="flag")
+
+
 @pytest.mark.parametrize(
     ("labels", "taken", "words"),
     [
         (["007", "7", "12"], ("007", "12", "7"), "3 different codes that begin with 0"),
         (["9.0", "10.0", "2.0"], ("2.0", "9.0", "10.0"), "3 different whole numbers"),
         (["+1", "-1"], ("-1", "+1"), "2 different whole numbers"),
-        (["True", "False"], ("False", "True"), "2 different texts"),
+        (["True", "False"], ("False", "True"), "the values true and false"),
         (["1_0", "10", "20"], ("10", "1_0", "20"), "3 different texts"),
     ],
 )
@@ -235,6 +340,9 @@ def test_the_task_follows_from_the_targets(tmp_path: Path) -> None:
     ):
         path = write(tmp_path, lines(range(60), last))
         assert ft.load_data(path).task == task
+    few = ft.load_data(write(tmp_path, lines(range(30), [i % 16 for i in range(30)])))
+    assert any("'x2' has 16 different whole numbers in 30 rows" in note for note in few.notes)
+    path = write(tmp_path, lines(range(60), ["ab"[i % 2] for i in range(60)]))
     assert ft.load_data(path, "binary").task == "binary"
 
 
@@ -242,6 +350,7 @@ def test_the_task_follows_from_the_targets(tmp_path: Path) -> None:
     ("y", "labels"),
     [
         (np.eye(3)[np.arange(60) % 3], ("0", "1", "2")),
+        (np.eye(25)[np.arange(60) % 25], tuple(map(str, range(25)))),
         (np.arange(60)[:, None] % 2 == 0, ("False", "True")),
         (np.array([b"ant", b"bee"])[np.arange(60) % 2], ("ant", "bee")),
     ],
@@ -283,7 +392,7 @@ def test_rows_without_a_target_and_rare_texts_are_named(tmp_path: Path) -> None:
     assert len(data.y_train) + len(data.y_val) == 39
     for words in (
         "left out 1 row without a target",
-        "joined in 'town'",
+        "texts in fewer than 2 rows or beyond the 50 most frequent are joined in 'town'",
         "left out, because all values are missing or rare texts: 'name'",
     ):
         assert any(words in note for note in data.notes), data.notes

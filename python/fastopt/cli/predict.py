@@ -77,17 +77,16 @@ def _load(path: Path) -> ft.SavedModel:
 
 def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
     """Return the columns of the file, and a line about the predictions."""
+    predicted = saved.from_outputs(outputs)
     if saved.objective.task == "regression":
-        values = saved.in_units(outputs)
-        low, middle, high = np.percentile(values, [0, 50, 100])
-        return {"value": values}, (
+        low, middle, high = np.percentile(predicted, [0, 50, 100])
+        return {"value": predicted}, (
             f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
         )
-    labels = np.array(saved.labels)[saved.objective.predicted(outputs)]
     shares = saved.objective.probabilities(outputs)
-    columns = {"class": labels}
+    columns = {"class": predicted}
     columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
-    counts = Counter(labels.tolist()).most_common()
+    counts = Counter(predicted.tolist()).most_common()
     listed = ", ".join(f"{label} ({count})" for label, count in counts[:MOST])
     return columns, f"{saved.target}: {listed}{', ...' * (len(counts) > MOST)}"
 
@@ -104,8 +103,10 @@ def _score(saved: ft.SavedModel, outputs: Any, rows: Rows) -> str:
     if not count:
         return f"none, because no row has a known {saved.target}"
     outputs = outputs[rows.scored]
-    score = common.score_text(objective, objective.score(outputs, rows.targets))
-    text = f"{score}, loss {objective.value(outputs, rows.targets):.4f}"
+    score = objective.score(outputs, rows.targets)
+    text = f"loss {objective.value(outputs, rows.targets):.4f}"
+    if not math.isnan(score):  # R² needs targets that differ
+        text = f"{common.score_text(objective, score)}, {text}"
     if objective.task == "regression":
         error = math.sqrt(-objective.points(outputs, rows.targets) / count)
         text += f", error {error * saved.target_deviation:.4g} (root mean square)"

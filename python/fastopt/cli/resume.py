@@ -11,6 +11,9 @@ from typing import Any
 import fastopt as fo
 from fastopt.train import BUNDLED, ConfigError, Data, DataError, RunConfig
 
+# The fields that a resumed run may have anew; all but the epochs describe the data.
+ANEW = {"epochs", "data", "target", "drop", "delimiter", "header"}
+
 
 def facts_to_save(config: RunConfig) -> dict[str, Any]:
     """Return the fields of `config` for a checkpoint that is resumed from any folder."""
@@ -21,8 +24,9 @@ def facts_to_save(config: RunConfig) -> dict[str, Any]:
 def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
     """Return the configuration of the run in the checkpoint `path`.
 
-    The fields `given` of `config` must not contradict it; the data may have another place, and a
-    run without a schedule may have more epochs.
+    The fields `given` of `config` must not contradict it; a run without a schedule may have more
+    epochs. The data may have another place, and their columns other words, such as a name in place
+    of a number: `Trainer.resume` compares the values.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
         raise fo.CheckpointError(f"{path} is not a checkpoint of fastopt train") from error
     wanted, before = asdict(config.resolved()), asdict(saved.resolved())
     for name in given & wanted.keys():
-        if wanted[name] == before[name] or name in ("data", "epochs"):
+        if wanted[name] == before[name] or name in ANEW:
             continue
         if before[name] is None:
             raise ConfigError(name, "was not given in the run to resume; leave it out")
@@ -58,8 +62,7 @@ def saved_config(path: Path, config: RunConfig, given: Set[str]) -> RunConfig:
         raise DataError(
             f"the data of the run to resume are not at {saved.data}; give their place with --data"
         )
-    # `Trainer.resume` compares the values of the data.
-    return replace(saved, **{name: getattr(config, name) for name in given & {"data", "epochs"}})
+    return replace(saved, **{name: getattr(config, name) for name in given & ANEW})
 
 
 def check_shapes(path: Path, config: RunConfig, data: Data) -> None:
@@ -75,5 +78,5 @@ def check_shapes(path: Path, config: RunConfig, data: Data) -> None:
     if {name: array.shape for name, array in saved.items()} != shapes:
         raise fo.CheckpointError(
             f"the shapes of the model in {path} are not those of {'-'.join(map(str, widths))}: "
-            "either --data are not the data of that run, or the checkpoint is damaged"
+            "either the data are not those of that run, or the checkpoint is damaged"
         )

@@ -68,7 +68,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the array X of shape (N, features), and y of shape (N,) if it is there."""
+    """Return the array X of shape (N, features), and y if it is there: (N,), or one-hot rows."""
     with reading(path, ".npz file of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if "X" not in members:
@@ -91,12 +91,12 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         x = x.astype(np.float64)
     arrays["X"] = x.reshape(len(x), -1)
     if "y" in arrays:
-        arrays["y"] = _one_column(path, arrays["y"], len(x))
+        arrays["y"] = _targets(path, arrays["y"], len(x))
     return arrays
 
 
-def _one_column(path: Path, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Return targets of shape (N,); they may have shape (N, 1), or be one-hot rows."""
+def _targets(path: Path, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return targets of shape (N,), or one-hot rows; they may have shape (N, 1)."""
     if y.dtype.kind not in "biufUS" or y.dtype.itemsize == 0:
         raise DataError(f"{path}: y must hold numbers or text, not {y.dtype}")
     if y.ndim not in (1, 2) or len(y) != rows:
@@ -104,8 +104,7 @@ def _one_column(path: Path, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     if y.ndim == 1 or y.shape[1] == 1:
         return y.reshape(rows)
     if np.isin(y, (0, 1)).all() and (np.count_nonzero(y, axis=1) == 1).all():
-        classes: npt.NDArray[np.int64] = y.argmax(axis=1)
-        return classes
+        return y
     raise DataError(f"{path}: y must have shape (N,) or (N, 1), or be one-hot rows, not {y.shape}")
 
 

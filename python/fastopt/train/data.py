@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import choice, counted, finite, positive, short_repr
+from fastopt._checks import choice, counted, finite, integer, positive, short_repr
 from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
 from fastopt.train.preprocessing import Preprocessing
 
@@ -67,6 +67,8 @@ class Data:
     target_deviation: float = 1.0
     preprocessing: Preprocessing | None = None  # that made the inputs from the columns of a table
     notes: tuple[str, ...] = ()  # what was decided while the data were read, a line for each
+    decimal: str = "."  # the decimal mark of the table
+    unnamed: int = 0  # the columns x1, x2, ... of a table without names; 0 if it had names
 
     def __post_init__(self) -> None:
         classes = _check_labels(self.task, self.labels)
@@ -77,6 +79,8 @@ class Data:
             "target_mean": finite("target_mean", self.target_mean),
             "target_deviation": positive("target_deviation", self.target_deviation),
             "notes": tuple(printable(text("notes", note)) for note in self.notes),
+            "decimal": choice(".", ",")("decimal", self.decimal),
+            "unnamed": integer(0)("unnamed", self.unnamed),
         }
         for part in ("train", "val"):
             x = _check_inputs(f"x_{part}", getattr(self, f"x_{part}"))

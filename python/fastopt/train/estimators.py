@@ -202,4 +202,4 @@ class MLPRegressor(RegressorMixin, _Network):  # type: ignore[misc]
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the value of each row (N,)."""
         outputs = self._outputs(X)
-        return self._model.in_units(outputs)
+        return self._model.from_outputs(outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,23 @@ from fastopt.train.checks import DataError, from_extra, ieee, printable, seed32,
 from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.preprocessing import (
     LARGEST,
+    LEVELS,
     Preprocessing,
     factorize,
     fit_preprocessing,
     is_number,
+    rarest,
     read_texts,
 )
 from fastopt.train.tables import (
     DATE,
-    VALUE,
+    NUMERALS,
     find_column,
+    is_numeral,
     is_table,
     read_table,
     to_numbers,
+    unit_of,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +84,8 @@ def load_data(
         - a folder with MNIST's four idx files, plain or ``.gz``, whose test files are held out
     task : {"classification", "binary", "regression"}, optional
         The kind of the targets. By default, the targets of a file are classes if they are texts,
-        or at most 20 different whole numbers; otherwise it is a regression. "binary" takes two
+        one-hot rows, whole numbers of which one begins with 0 (007), or at most 20 different whole
+        numbers, each in two rows on average; otherwise it is a regression. "binary" takes two
         labels, in sorted order.
     seed : int
         Selects the fifth that is held out.
@@ -124,7 +130,8 @@ def load_data(
             folder = path.is_dir()
         if folder:
             refuse_options(str(path), given)
-            return _load_idx(path, task or "classification")
+            data = _load_idx(path, task or "classification")
+            return replace(data, unnamed=data.features)
         require_path(path)
         return _load_table(path, task, seed, target, drop, delimiter, header)
     except MemoryError as error:
@@ -171,20 +178,25 @@ def bundled_table(name: str, task: Task) -> pd.DataFrame:
     return table
 
 
-def _load_idx(folder: Path, task: Task) -> Data:
+def idx_table(folder: Path, part: str) -> pd.DataFrame:
+    """Return the "train" or "t10k" part of MNIST's files; the last column is the class."""
     with from_extra("load_data"):
         import pandas as pd
 
-    parts = {}
-    for part, stem in (("training", "train"), ("held-out", "t10k")):
-        x, y = read_idx(folder, f"{stem}-images"), read_idx(folder, f"{stem}-labels")
-        if y.shape[1] != 1:
-            raise DataError(f"{folder}: the {part} labels must be one number each")
-        if len(x) != len(y):
-            raise DataError(f"{folder}: {len(x)} {part} inputs but {len(y)} labels")
-        frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        parts[part] = frame, pd.Series(y[:, 0], name="class")
-    (train, y_train), (held, y_val) = parts.values()
+    what = {"train": "training", "t10k": "held-out"}[part]
+    x, y = read_idx(folder, f"{part}-images"), read_idx(folder, f"{part}-labels")
+    if y.shape[1] != 1:
+        raise DataError(f"{folder}: the {what} labels must be one number each")
+    if len(x) != len(y):
+        raise DataError(f"{folder}: {len(x)} {what} inputs but {len(y)} labels")
+    frame: pd.DataFrame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
+    frame["class"] = y[:, 0]
+    return frame
+
+
+def _load_idx(folder: Path, task: Task) -> Data:
+    train, held = idx_table(folder, "train"), idx_table(folder, "t10k")
+    y_train, y_val = train.pop("class"), held.pop("class")
     if train.shape[1] != held.shape[1]:
         raise DataError(f"{folder}: {train.shape[1]} and {held.shape[1]} features")
     if task == "regression":
@@ -210,7 +222,7 @@ def _load_table(
     header: bool | None,
 ) -> Data:
     wanted = "-1" if target is None else text("target", target)
-    frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, text=[wanted])
+    frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, target=wanted)
     names, notes = list(frame.columns), list(read_notes)
     if len(names) < 2:
         raise DataError(
@@ -236,23 +248,52 @@ def _load_table(
         raise DataError(f"{path} has no columns left; it needs features and a target")
     missing = y.isna()
     if missing.any():
-        notes.append(f"left out {counted(int(missing.sum()), 'row')} without a target")
+        lost = counted(int(missing.sum()), "row")
+        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA among numbers)")
         frame, y = frame[~missing], y[~missing]
+        for column in frame.select_dtypes("category"):  # the word was in such a row
+            numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
+            if numbers is not None:
+                frame = frame.assign(**{column: numbers})
+    line_1 = ""
+    if header is None and names == [f"x{i + 1}" for i in range(len(names))]:
+        line_1 = "; line 1 was taken for values: --header if it holds names"
     for column in frame:
-        _check_texts(path, frame[column])
+        _check_texts(path, frame[column], decimal, line_1)
     numbers = as_numbers(y, decimal)
+    if numbers is None and task is None:
+        texts = read_texts(y)
+        dates = texts[texts.map(DATE.fullmatch).notna()]
+        if len(dates) > len(y) / 2:
+            raise DataError(
+                f"{path}: the target {short_repr(name)} holds dates or times such as "
+                f"{short_repr(dates.iloc[0])}; turn it into numbers such as days, or give "
+                "--task classification if they are classes"
+            )
+        if texts.map(is_numeral).all():
+            task = "regression"
     if task is None:
         task, reason = _choose_task(y, numbers)
         notes.append(f"{task}: {short_repr(name)} has {reason}; --task overrides this")
     if task == "regression":
         if numbers is None:
-            row, value = _first_word(y)
+            row, value, problem = _first_word(y, decimal)
             raise DataError(
-                f"{path}, row {row}: the target of a regression must be a number, not "
-                f"{short_repr(value)}"
+                f"{path}, row {row}, target {short_repr(name)}: {short_repr(value)} {problem}"
+                f"{line_1 if row == 1 else ''}"
             )
         y = numbers
-    return _split(path.name, frame, y, task, seed, notes)
+    data = _split(path.name, frame, y, task, seed, notes)
+    return replace(data, decimal=decimal, unnamed=count_unnamed(names, name))
+
+
+def count_unnamed(names: Sequence[str], target: str) -> int:
+    """Return how many columns are called x1, x2, ..., as in a table without names; else 0.
+
+    The target may have another name, if it is the last.
+    """
+    count = len(names) - (names[-1] == target != f"x{len(names)}")
+    return count if list(names[:count]) == [f"x{i + 1}" for i in range(count)] else 0
 
 
 def _column(path: Path, names: list[str], wanted: str, option: str) -> str:
@@ -271,40 +312,45 @@ def _names_rows(column: pd.Series[Any]) -> bool:
     return bool(INDEX.fullmatch(str(column.name)) and column.dtype.kind != "f" and column.is_unique)
 
 
-def _check_texts(path: Path, column: pd.Series[Any]) -> None:
+def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) -> None:
     """Raise DataError if a column holds dates, or numbers with other texts among them."""
+    name = short_repr(str(column.name))
+    out = f"--drop {printable(shlex.quote(str(column.name)))}"
     try:
         if is_number(column):
             return
     except DataError as error:
-        name = printable(shlex.quote(str(column.name)))
-        raise DataError(f"{path}: {error} (--drop {name})") from None
+        raise DataError(f"{path}: {error} ({out})") from None
     codes, texts = factorize(column)
-    counts = dict(zip(texts, np.bincount(codes[codes >= 0], minlength=len(texts)), strict=True))
-    half = sum(counts.values()) / 2
-    dates = [text for text in texts if DATE.fullmatch(text)]
-    numbers = [text for text in texts if VALUE.fullmatch(text)]
-    name = short_repr(str(column.name))
-    if sum(counts[text] for text in dates) > half:
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    half = counts.sum() / 2
+    dates = np.array([DATE.fullmatch(text) is not None for text in texts], np.bool_)
+    if counts[dates].sum() > half:
         raise DataError(
-            f"{path}: column {name} holds dates or times such as {short_repr(dates[0])}; leave it "
-            f"out (--drop {printable(shlex.quote(str(column.name)))}), or turn it into numbers "
+            f"{path}: column {name} holds dates or times such as "
+            f"{short_repr(texts[dates.argmax()])}; leave it out ({out}), or turn it into numbers "
             "such as days"
         )
-    if sum(counts[text] for text in numbers) >= max(half, 1):
-        row, value = _first_word(column)
+    if counts[np.array([*map(is_numeral, texts)], np.bool_)].sum() >= max(half, 1):
+        row, value, problem = _first_word(column, decimal)
         raise DataError(
-            f"{path}, row {row}, column {name}: {short_repr(value)} is not a number; empty the "
-            "cell if the value is missing"
+            f"{path}, row {row}, column {name}: {short_repr(value)} {problem}"
+            f"{line_1 if row == 1 else ''}"
         )
 
 
-def _first_word(cells: pd.Series[Any]) -> tuple[Any, str]:
-    """Return the row and the text of the first cell that is not written as a number."""
+def _first_word(cells: pd.Series[Any], decimal: str) -> tuple[Any, str, str]:
+    """Return the row and the text of the first cell that is no number here, and what is wrong."""
     texts = read_texts(cells).dropna()
-    words = texts[texts.map(VALUE.fullmatch).isna()]
-    first = words if len(words) else texts
-    return first.index[0], str(first.iloc[0])
+    problem = "is not a number; empty the cell if the value is missing"
+    words = texts[~texts.map(is_numeral).astype(bool)]
+    if not len(words):
+        problem = "has another unit than the first cells of the column"
+        words = texts[texts.map(unit_of) != unit_of(texts.iloc[0])]
+    if not len(words):
+        problem = f"is not a number with the decimal mark {decimal!r}, that of the table"
+        words = texts[texts.map(NUMERALS[decimal].fullmatch).isna()]
+    return words.index[0], str(words.iloc[0]), problem
 
 
 def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
@@ -313,11 +359,7 @@ def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
 
     if pd.api.types.is_numeric_dtype(y.dtype):
         return y.astype(np.float64)
-    texts = read_texts(y)
-    if not all(map(VALUE.fullmatch, texts.unique())):
-        return None
-    numbers = pd.to_numeric(texts, errors="coerce")
-    return to_numbers(texts, decimal) if numbers.isna().any() else numbers.astype(np.float64)
+    return to_numbers(read_texts(y), decimal)
 
 
 def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Task, str]:
@@ -325,15 +367,22 @@ def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Tas
     different = y.nunique()
     if numbers is None:
         return "classification", counted(different, "different text")
-    if y.dtype.kind == "b":
-        return "classification", "the values False and True"
-    if y.dtype.kind not in "fiu" and read_texts(y).str.match(r"-?0\d").any():
-        return "classification", f"{counted(different, 'different code')} that begin with 0"
+    if y.dtype.kind not in "fiu":
+        texts = read_texts(y)
+        if getattr(y.dtype, "ordered", False):
+            return "classification", f"{counted(different, 'class', 'classes')} in one-hot rows"
+        if texts.str.fullmatch("true|false", case=False).all():
+            return "classification", "the values true and false"
+        if texts.str.match(r"-?0\d").any():
+            return "classification", f"{counted(different, 'different code')} that begin with 0"
     if (numbers % 1 != 0).any():
         return "regression", "numbers that are not whole"
-    if different <= min(CLASSES, len(y) // 2):
-        return "classification", f"{different} different whole numbers, at most {CLASSES}"
-    return "regression", f"{different} different whole numbers, more than {CLASSES}"
+    found = f"{different} different whole numbers"
+    if different > CLASSES:
+        return "regression", f"{found}, more than {CLASSES}"
+    if different > len(y) // 2:
+        return "regression", f"{found} in {counted(len(y), 'row')}"
+    return "classification", f"{found}, at most {CLASSES}"
 
 
 def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -342,7 +391,10 @@ def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int
 
     if pd.api.types.is_numeric_dtype(y.dtype):
         values, codes = np.unique(y.to_numpy(), return_inverse=True)
-        return [str(value) for value in values], codes.astype(np.int64)
+        labels = [*map(str, values)]
+        if not all(map(NUMBER.fullmatch, labels)):  # 1e-05: read_rows compares texts
+            labels = [*read_texts(pd.Series(values))]
+        return labels, codes.astype(np.int64)
     texts = read_texts(y)
     labels = texts.unique().tolist()
     longest = max(labels, key=len)
@@ -382,7 +434,7 @@ def _split(
         if len(labels) > len(y) // 2:
             raise DataError(
                 f"{name}: {len(labels)} different labels in {len(y)} samples; are these classes? "
-                "If they are numbers to predict, the task is regression"
+                "If they are numbers to predict, give --task regression"
             )
         if np.bincount(targets).min() > 1 and len(labels) <= len(y) // 5:
             stratify = targets
@@ -452,9 +504,16 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
     if filled:
         more = f"; and in {counted(len(filled) - 5, 'more column')}" if len(filled) > 5 else ""
         total = sum(missing[c.name] for c in fitted.columns if c.features)
-        notes.append(f"filled {counted(total, 'missing value')}: {'; '.join(filled[:5])}{more}")
+        notes.append(
+            f"filled {counted(total, 'missing value')} (empty, ?, NA, NaN, null or None): "
+            f"{'; '.join(filled[:5])}{more}"
+        )
+    least = rarest(len(train))
     for wanted, problem in (
-        (lambda c: c.other, "texts in fewer than 1 % of the rows are joined in"),
+        (
+            lambda c: c.other,
+            f"texts in fewer than {least} rows or beyond the {LEVELS} most frequent are joined in",
+        ),
         (lambda c: not c.features, "left out, because all values are missing or rare texts:"),
     ):
         named = [short_repr(c.name) for c in fitted.columns if wanted(c)]

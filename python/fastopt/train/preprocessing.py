@@ -21,7 +21,10 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 LARGEST = 1e100  # of the numbers in a table: the sum of their squares is finite
 OTHER = "(other)"  # the level that joins the rare ones
-RARE = 0.01  # of the training rows: rarer texts are joined, so a column has at most 100 levels
+RARE = 0.01  # of the training rows: rarer texts are joined
+LEVELS = 50  # of a column: texts that are less frequent are joined
+INPUTS = 2000  # that texts may become
+TRUTH = {"false": 0.0, "true": 1.0}  # texts of any case that are numbers
 CELLS = 1 << 19  # that are converted at once, which bounds the memory
 COLUMNS = 64  # that are fitted at once
 
@@ -87,8 +90,8 @@ class Preprocessing:
         Raises
         ------
         DataError
-            If a column is missing, holds something else than in training, or a number is infinite
-            or too large for float32.
+            If a column is missing, holds something else than in training, names appear twice, or a
+            number is infinite or too large for float32.
         """
         frame = _frame(table, [column.name for column in self.columns])
         inputs = np.zeros((len(frame), len(self.features)), np.float32)
@@ -123,7 +126,7 @@ class Preprocessing:
         inputs[:, at] = values
         for row, i in np.argwhere(~np.isfinite(inputs[:, at]))[:1]:
             value = given[row, i]
-            problem = "infinite" if np.isinf(value) else "too far from the other values for float32"
+            problem = "infinite" if np.isinf(value) else "too far from the values in training"
             raise DataError(
                 f"column {short_repr(numbers[i][1].name)}, row {frame.index[row]}: {value:g} is "
                 f"{problem}; remove or change it"
@@ -181,7 +184,9 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     """Return the preprocessing for a table of training rows.
 
     Missing numbers become the median, missing texts the most frequent text. Numbers are
-    standardized. Texts in fewer than 1 % of the rows, or in one row only, are joined to one level.
+    standardized; true and false are 1 and 0. A column of texts has an input for each of the 50 most
+    frequent texts, and one for all others. Those in fewer than 1 % of the rows, or in one row only,
+    are among the others.
 
     Parameters
     ----------
@@ -192,15 +197,12 @@ def fit_preprocessing(table: Any) -> Preprocessing:
     Raises
     ------
     DataError
-        If there are no rows or columns, names appear twice, or a column holds dates, infinity or
-        something else that is neither number nor text.
+        If there are no rows or columns, names appear twice, a column holds dates, infinity or
+        something else that is neither number nor text, or texts become more than 2000 inputs.
     """
     frame = _frame(table)
     if 0 in frame.shape:
         raise DataError(f"the table has shape {frame.shape}: it must hold rows and columns")
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     made: dict[str, Column] = {}
     empty = frame.isna().all()
     numbers = [str(name) for name in frame if is_number(frame[name]) and not empty[name]]
@@ -208,6 +210,13 @@ def fit_preprocessing(table: Any) -> Preprocessing:
         made |= _fit_numbers(frame, numbers[start : start + COLUMNS])
     made = {str(name): made.get(str(name)) or _fit_text(frame[name]) for name in frame}
     fitted = Preprocessing(tuple(made.values()))
+    texts = {column.name: len(column.features) for column in made.values() if column.kind == "text"}
+    if sum(texts.values()) > INPUTS:
+        most = max(texts, key=texts.__getitem__)
+        raise DataError(
+            f"the texts of {counted(len(texts), 'column')} become {sum(texts.values())} inputs, "
+            f"more than {INPUTS}; leave columns out, such as {short_repr(most)} with {texts[most]}"
+        )
     if not fitted.features:
         raise DataError("no column holds numbers, or a text that is in several rows")
     return fitted
@@ -240,13 +249,19 @@ def _fit_numbers(frame: pd.DataFrame, names: list[str]) -> dict[str, Column]:
     }
 
 
+def rarest(rows: int) -> int:
+    """Return in how many of the training rows a text must be to become an input."""
+    return max(2, ceil(RARE * rows))
+
+
 def _fit_text(column: pd.Series[Any]) -> Column:
     codes, texts = factorize(column)
     counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
     # The most frequent first; of equally frequent ones, the first in sorted order.
     found = sorted((-count, text) for text, count in zip(texts, counts, strict=True) if count)
-    least = max(2, ceil(RARE * len(column)))
-    levels = tuple(sorted(text for count, text in found if -count >= least and text != OTHER))
+    least = rarest(len(column))
+    frequent = [text for count, text in found if -count >= least and text != OTHER]
+    levels = tuple(sorted(frequent[:LEVELS]))
     fill = found[0][1] if found else ""
     return Column(str(column.name), "text", fill, levels=levels, other=0 < len(levels) < len(found))
 
@@ -258,7 +273,9 @@ def is_number(column: pd.Series[Any]) -> bool:
     if column.dtype.kind in "biuf":
         return True
     kind = types.infer_dtype(column, skipna=True)
-    if kind in ("string", "bytes", "boolean", "categorical", "empty", "decimal") or "mixed" in kind:
+    if kind in ("boolean", "decimal"):
+        return True
+    if kind in ("string", "bytes", "categorical", "empty") or "mixed" in kind:
         return False
     dates = kind.startswith(("date", "time", "period"))
     raise DataError(
@@ -274,9 +291,13 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
     import pandas as pd
 
     part = frame[names]
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in part.dtypes):
+    if any(dtype.kind not in "biuf" for dtype in part.dtypes):
         converted = {}
         for name, column in part.items():
+            if not is_number(column):  # which refuses dates
+                column = read_texts(column).map(
+                    lambda text: TRUTH.get(text.lower(), text), na_action="ignore"
+                )
             numbers = pd.to_numeric(column, errors="coerce")
             lost = numbers.isna() & column.notna()
             if lost.any():
@@ -304,6 +325,8 @@ def factorize(column: pd.Series[Any]) -> tuple[npt.NDArray[np.int64], list[str]]
 
 def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:
     """Return a column as Python strings, with NaN for missing values; 7.0 is the text 7."""
+    if column.dtype in (np.float16, np.float32):
+        column = column.astype(str).astype(np.float64)  # 0.1, not 0.10000000149
     # If all values are missing, map returns floats.
     return column.astype(object).map(_as_text, na_action="ignore").astype(object)
 
@@ -339,5 +362,8 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
             raise DataError(f"the table must have shape (N, {wanted}), not {array.shape}")
         names = names or [f"x{i + 1}" for i in range(array.shape[1])]
         frame = pd.DataFrame(array, columns=names, index=pd.RangeIndex(1, len(array) + 1))
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"two columns have the name {short_repr(str(twice[0]))}; rename one")
     inferred: pd.DataFrame = frame.infer_objects() if object in frame.dtypes.values else frame
     return inferred

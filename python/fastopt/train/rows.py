@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,20 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import counted, short_repr
-from fastopt.train.arrays import read_idx, reading
-from fastopt.train.checks import DataError, from_extra, ieee, printable
+from fastopt.train.arrays import reading
+from fastopt.train.checks import DataError, ieee, printable
 from fastopt.train.data import Targets
 from fastopt.train.loading import (
     BUNDLED,
     NUMBER,
     as_numbers,
     bundled_table,
+    count_unnamed,
+    idx_table,
     refuse_options,
     require_path,
 )
-from fastopt.train.preprocessing import Preprocessing, read_texts
+from fastopt.train.preprocessing import TRUTH, Preprocessing, read_texts
 from fastopt.train.saved import SavedModel
-from fastopt.train.tables import Table, read_table
+from fastopt.train.tables import Table, is_numeral, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,11 @@ def read_rows(
             "the model was trained on arrays, not on a table; use SavedModel.predict in Python"
         )
     frame, read_notes, decimal = _read(source, model, delimiter, header)
-    frame = _with_names(frame, model.target, model.preprocessing)
+    _refuse_words(source, frame, model.preprocessing, decimal)
     notes = [*read_notes, *_notes(frame, model)]
+    if model.unnamed and model.target not in frame:
+        names = f"{', '.join(frame.columns[:8])}{', ...' * (frame.shape[1] > 8)}"
+        notes.append(f"{model.target}, the target, is missing; the columns are {names}")
     targets: Targets = np.empty(0, np.int64)
     scored = np.zeros(len(frame), np.bool_)
     if model.target in frame:
@@ -65,9 +69,10 @@ def read_rows(
         targets, scored = find(y, model, decimal)
         lost = y.notna() & ~scored
         if lost.any():
+            problem = "cannot be used as a number" if find is _values else "was not in training"
             notes.append(
-                f"not scored: {counted(int(lost.sum()), 'row')} with a {model.target} that the "
-                f"model does not know, such as {short_repr(str(y[lost].iloc[0]))}"
+                f"not scored: {counted(int(lost.sum()), 'row')} whose {model.target} {problem}, "
+                f"such as {short_repr(str(y[lost].iloc[0]))}"
             )
     return Rows(frame, scored, targets, tuple(notes))
 
@@ -75,8 +80,9 @@ def read_rows(
 def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | None) -> Table:
     """Read a table with the target, if there is one."""
     assert model.preprocessing is not None
-    with from_extra("a table"):
-        import pandas as pd
+
+    def rename(names: list[str]) -> list[str]:
+        return _names(source, names, model)
 
     if source in BUNDLED:
         refuse_options(source, {"delimiter": delimiter, "header": header})
@@ -86,38 +92,60 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
         folder = path.is_dir()
     if folder:
         refuse_options(source, {"delimiter": delimiter, "header": header})
-        x, y = read_idx(path, "t10k-images"), read_idx(path, "t10k-labels")
-        if y.shape != (len(x), 1):
-            raise DataError(f"{path}: {len(x)} held-out inputs but labels of shape {y.shape}")
-        frame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
-        frame["class"] = y[:, 0]
-        return Table(frame, ())
+        frame = idx_table(path, "t10k")
+        *names, label = frame.columns
+        return Table(frame.set_axis([*rename(names), label], axis=1), ())
     require_path(path)
     texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
-    if model.objective.task != "regression":
-        texts.append(model.target)
-    return read_table(path, delimiter=delimiter, header=header, text=texts)
+    return read_table(
+        path,
+        delimiter=delimiter,
+        header=header,
+        decimal=model.decimal,
+        text=texts,
+        target=model.target,
+        rename=rename,
+    )
 
 
-def _with_names(frame: pd.DataFrame, target: str, preprocessing: Preprocessing) -> pd.DataFrame:
-    """Return the frame with the names that `load_data` gives to columns without one.
+def _names(source: str, names: list[str], model: SavedModel) -> list[str]:
+    """Return the names that the columns of `source` had in training.
 
-    If such a table was trained with a target among its columns, that column may be missing. The
-    columns behind it then have a higher number.
+    A table without names has the columns of training, or all but the target. Without the target,
+    the columns behind it have a higher number in training.
     """
+    found, wanted = count_unnamed(names, model.target), model.unnamed
+    if found in (0, wanted) or not wanted:
+        return names
+    without_target = [f"x{i + 1}" for i in range(wanted) if model.target != f"x{i + 1}"]
+    if found != len(without_target):
+        raise DataError(
+            f"{source}: {counted(found, 'column')} without names, but the model was trained on "
+            f"{wanted}"
+        )
+    return without_target
+
+
+def _refuse_words(
+    source: str, frame: pd.DataFrame, preprocessing: Preprocessing, decimal: str
+) -> None:
+    """Raise DataError for the first cell in a column of numbers that is not one."""
     import pandas as pd
 
-    names = list(frame.columns)
-    if "" in names:
-        names[names.index("")] = f"x{names.index('') + 1}"
-    known = [column.name for column in preprocessing.columns] + [target]
-    numbers = [int(name[1:]) for name in known if re.fullmatch(r"x\d{1,9}", name)]
-    unnamed = names == [f"x{i + 1}" for i in range(len(names))]
-    if unnamed and target in names and len(names) == max(numbers) - 1:
-        place = int(target[1:])
-        names = [f"x{i + (i >= place)}" for i in range(1, len(names) + 1)]
-    frame.columns = pd.Index(names)
-    return frame
+    for column in preprocessing.columns:
+        if column.kind == "text" or column.name not in frame:
+            continue
+        cells = frame[column.name]
+        if isinstance(cells.dtype, pd.CategoricalDtype):
+            texts = map(str, cells.cat.categories)
+            words = [t for t in texts if not is_numeral(t, decimal) and t.lower() not in TRUTH]
+            bad = cells[cells.isin(words)]
+            if len(bad):
+                raise DataError(
+                    f"{source}, row {bad.index[0]}, column {short_repr(column.name)}: "
+                    f"{short_repr(bad.iloc[0])} is not a number; empty the cell if the value is "
+                    "missing"
+                )
 
 
 def _notes(frame: pd.DataFrame, model: SavedModel) -> list[str]:
@@ -154,6 +182,9 @@ def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     if all(map(NUMBER.fullmatch, index)):  # 9 and 9.0 are the same label
         index = {Decimal(label): i for label, i in index.items()}
         label_of = {text: Decimal(text) for text in label_of if NUMBER.fullmatch(text)}
+    elif sorted(map(str.lower, index)) == sorted(TRUTH):  # TRUE and true too
+        index = {label.lower(): i for label, i in index.items()}
+        label_of = {text: text.lower() for text in label_of}
     codes = texts.map({text: index.get(label) for text, label in label_of.items()})
     scored = codes.notna().to_numpy(np.bool_)
     classes = codes[scored].to_numpy(np.int64)
@@ -165,9 +196,12 @@ def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
 def _values(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     """Return the standardized targets of the rows with a number, and which rows these are."""
     numbers = as_numbers(y, decimal)
+    if numbers is None:  # take the cells that are numbers
+        texts = read_texts(y).dropna()
+        numbers = as_numbers(texts[[is_numeral(text, decimal) for text in texts]], decimal)
     if numbers is None:
         return np.empty((0, 1), np.float32), np.zeros(len(y), np.bool_)
-    values = numbers.to_numpy(np.float64, na_value=np.nan)
+    values = numbers.reindex(y.index).to_numpy(np.float64, na_value=np.nan)
     standardized = ((values - model.target_mean) / model.target_deviation).astype(np.float32)
     scored = np.isfinite(standardized)
     return standardized[scored][:, None], scored

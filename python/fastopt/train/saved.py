@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastopt as fo
-from fastopt._checks import as_path, counted, finite, list_of, positive
+from fastopt._checks import as_path, choice, counted, finite, integer, list_of, positive
 from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
@@ -45,6 +45,10 @@ class SavedModel:
     preprocessing : Preprocessing or None
         From the columns of a table to the inputs. None if the trainer's data were arrays that are
         inputs already.
+    decimal : str
+        The decimal mark of the table.
+    unnamed : int
+        See `Data`.
 
     Raises
     ------
@@ -59,6 +63,8 @@ class SavedModel:
     target_mean: float = 0.0
     target_deviation: float = 1.0
     preprocessing: Preprocessing | None = None
+    decimal: str = "."
+    unnamed: int = 0
 
     def __post_init__(self) -> None:
         kind("objective", self.objective, Objective)
@@ -69,6 +75,8 @@ class SavedModel:
             "target": printable(text("target", self.target)),
             "target_mean": finite("target_mean", self.target_mean),
             "target_deviation": positive("target_deviation", self.target_deviation),
+            "decimal": choice(".", ",")("decimal", self.decimal),
+            "unnamed": integer(0)("unnamed", self.unnamed),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -103,6 +111,8 @@ class SavedModel:
             trainer.data.target_mean,
             trainer.data.target_deviation,
             trainer.data.preprocessing,
+            trainer.data.decimal,
+            trainer.data.unnamed,
         )
 
     @property
@@ -150,17 +160,15 @@ class SavedModel:
 
     def predict(self, x: Any) -> npt.NDArray[Any]:
         """Return the label of each row (N,); for a regression, the value in its units (float64)."""
-        outputs = self.outputs(x)
-        if self.objective.task == "regression":
-            return self.in_units(outputs)
-        labels: npt.NDArray[np.str_] = np.array(self.labels)[self.objective.predicted(outputs)]
-        return labels
+        return self.from_outputs(self.outputs(x))
 
     @ieee
-    def in_units(self, outputs: Array) -> npt.NDArray[np.float64]:
-        """Return the outputs (N, 1) of a regression as values (N,) in the units of the target."""
-        numbers = outputs.ravel().astype(np.float64)
-        return numbers * self.target_deviation + self.target_mean
+    def from_outputs(self, outputs: Array) -> npt.NDArray[Any]:
+        """Return the labels or values (N,) that the outputs of the network stand for."""
+        if self.objective.task == "regression":
+            return outputs.ravel().astype(np.float64) * self.target_deviation + self.target_mean
+        labels: npt.NDArray[np.str_] = np.array(self.labels)[self.objective.predicted(outputs)]
+        return labels
 
     def predict_proba(self, x: Any) -> Array:
         """Return the probabilities of the classes (N, classes); see `Objective.probabilities`."""
@@ -221,6 +229,8 @@ def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
         "target_mean": model.target_mean,
         "target_deviation": model.target_deviation,
         "preprocessing": model.preprocessing and model.preprocessing.to_json(),
+        "decimal": model.decimal,
+        "unnamed": model.unnamed,
     }
     fo.save(path, params=model.params, extra=extra)
 
@@ -263,6 +273,8 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             target_mean=facts["target_mean"],
             target_deviation=facts["target_deviation"],
             preprocessing=ready and Preprocessing.from_json(ready),
+            decimal=facts["decimal"],
+            unnamed=facts["unnamed"],
         )
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,40 +16,45 @@ import numpy as np
 from fastopt._checks import short_repr
 from fastopt.train.arrays import check_unpacked, read_bytes, read_npz, reading
 from fastopt.train.checks import DataError, from_extra, printable
-from fastopt.train.preprocessing import factorize
+from fastopt.train.preprocessing import TRUTH, factorize
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TEXT_FILES = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (".npz", *TEXT_FILES, *(f"{suffix}.gz" for suffix in TEXT_FILES), ".parquet")
+DELIMITERS = {"\t": "a tab", ";": "a semicolon", " ": "a space"}
 NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
 LINES = 50  # the first lines decide on delimiter, header and decimal mark
 
-# A cell that is a value and no name of a column: missing, a number in any format, a date, a time.
+# A cell that is a value and no name of a column: missing, a number, a date, a time.
 MISSING = frozenset(
     ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
 )
+NO_TARGET = frozenset(["", "?", "NaN", "nan"])  # NA and None may be labels
+MONTH = (
+    r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?"
+    r"|oct(ober)?|nov(ember)?|dec(ember)?)"
+)
 DATE = re.compile(
-    r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d.*)?|\d{1,2}:\d\d(:\d\d.*)?"
-    r"|(\d{1,2}[ -.])?[A-Z][a-z]{2,8}[ -.]+(\d{1,2},? )?\d{4}"
+    r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d.*)?|(19|20)\d\d[-/]\d{1,2}|\d{1,2}:\d\d(:\d\d.*)?"
+    rf"|(\d{{1,2}}[ .-]*)?{MONTH}[ .,-]*(\d{{1,2}}, ?)?(\d{{4}}|\d\d)",
+    re.IGNORECASE,
 )
-VALUE = re.compile(
-    r"(?=.*\d)[-+$€£]*[\d.,' ]+(e[-+]?\d+)?[%$€£]?|0x[0-9a-f]+|[-+]?inf(inity)?", re.IGNORECASE
-)
+UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$", re.MULTILINE)  # beside a number
 
-UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$")  # beside a number
-
-# Numbers with separators: the separator of thousands, the decimal mark, and the pattern.
-FORMATS = (
-    ("[,]", ".", re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d*)?")),
-    ("[.]", ",", re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d*)?")),
-    (
-        r"[ '\xa0\u2019\u202f]",
-        ",",
-        re.compile(r"[-+]?\d{1,3}([ '\xa0\u2019\u202f]?\d{3})*([.,]\d*)?"),
-    ),
-)
+# What separates thousands beside each decimal mark, and the numbers with this mark; but no
+# addresses such as 192.168.100.101.
+THOUSANDS = {mark: f"[{other} '\xa0\u2019\u202f]" for mark, other in (".,", ",.")}
+NUMERALS = {
+    mark: re.compile(
+        r"(?!\d+\.\d+\.\d+\.\d+$)"
+        rf"[-+]?(inf(inity)?|(?=[{mark}]?\d)([1-9]\d{{0,2}}({between}\d{{3}})+|\d*)"
+        rf"([{mark}]\d*)?(e[-+]?\d+)?)",
+        re.IGNORECASE,
+    )
+    for mark, between in THOUSANDS.items()
+}
 
 
 class Table(NamedTuple):
@@ -70,27 +75,42 @@ def read_table(
     *,
     delimiter: str | None = None,
     header: bool | None = None,
+    decimal: str | None = None,
     text: Collection[str] = (),
+    target: str | None = None,
+    rename: Callable[[list[str]], list[str]] | None = None,
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
 
     The index of the frame counts the rows from 1. Without a header, the columns are called x1, x2,
     ...; in a header, a first column without a name is called "column 1". The array ``y`` of a .npz
-    file is the last column, ``target``. Columns of texts are categorical.
+    file is the last column, ``target``. Columns of texts are categorical; so are the classes of
+    one-hot rows. A column of true and false, in any case, with gaps, holds 1 and 0.
 
     Parameters
     ----------
     source : str or path
     delimiter : str, optional
         One character, or "tab", "comma", "semicolon" or "space". By default, the first of tab,
-        ``;``, ``|``, ``,`` and space that cuts the first lines into equally many cells.
+        ``;``, ``|``, ``,`` and space that cuts the first lines into equally many cells; or that of
+        Excel's first line ``sep=;``.
     header : bool, optional
-        Whether the first line holds the names of the columns. By default it does if no cell is a
-        number, a date or empty. Numbers may be names if they increase, and a text stands above a
-        column of numbers ("2019", "2020", "total") or they count from 0.
+        Whether the first line holds the names of the columns. By default it does if a word stands
+        above a column of numbers, or if all its cells are words that do not come again below.
+        Numbers may be among the names if they increase, and they may be all names if they count
+        from 0 and other values are below.
+    decimal : {".", ","}, optional
+        The decimal mark if the first lines do not show it: 1,234.5 has a point, 0,125 a comma,
+        1,234 may have either.
     text : collection of str
-        Names or numbers of columns whose cells are texts as they are written: 007 is not 7. Names
-        that the table does not have are ignored.
+        Names of columns whose cells are texts as they are written: 007 is not 7. Names that the
+        table does not have are ignored.
+    target : str, optional
+        Another such column, or its number if no column has this name. If it is not a column of
+        numbers, only empty cells, ? and NaN are missing in it.
+    rename : callable, optional
+        Returns the names to use for those in a CSV or .npz file. `text` and `target` are then such
+        names, and `target` is not a number.
 
     Raises
     ------
@@ -106,39 +126,32 @@ def read_table(
         raise DataError(f"{path}: expected a file whose name ends with {', '.join(SUFFIXES)}")
     if suffix in (".npz", ".parquet") and (delimiter is not None or header is not None):
         raise DataError(f"{path} has neither delimiter nor header; leave the options out")
+    if decimal not in (None, ".", ","):
+        raise DataError(f"the decimal mark must be . or , and not {short_repr(decimal)}")
     notes: list[str] = []
-    decimal = "."
+    mark = "."
     if suffix == ".npz":
         arrays = read_npz(path)
         names = [f"x{i + 1}" for i in range(arrays["X"].shape[1])]
-        frame = pd.DataFrame(arrays["X"], columns=names)
+        frame = pd.DataFrame(arrays["X"], columns=rename(names) if rename else names)
         if "y" in arrays:
             y = arrays["y"]
-            frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
+            if y.ndim == 2:
+                frame["target"] = pd.Categorical(y.argmax(axis=1), ordered=True)
+            else:
+                frame["target"] = y.astype(object) if y.dtype.kind in "SU" else y
     elif suffix == ".parquet":
         with reading(path, "Parquet file"):
-            try:
-                from pyarrow.parquet import read_metadata
-            except ModuleNotFoundError as error:
-                raise DataError(f"{path} needs pyarrow: pip install pyarrow") from error
-            facts = read_metadata(path)
-            check_unpacked(path, 8 * facts.num_rows * facts.num_columns, path.stat().st_size)
-            frame = pd.read_parquet(path)
-            if not isinstance(frame.index, pd.RangeIndex):
-                frame = frame.reset_index(names="" if frame.index.nlevels == 1 else None)
-            frame.columns = pd.Index(_different(map(str, frame.columns)))
-            texts = [c for c in frame if isinstance(frame[c].dtype, pd.StringDtype)]
-            for name in texts:
-                frame[name] = as_categories(frame[name])  # a damaged text raises here
+            frame = _read_parquet(path, notes)
+            aim = find_column([*frame], target) if target and not rename else target
+            mark = _read_words(frame, decimal, "", {*text, aim}, aim, notes)
     else:
         with reading(path, "CSV file in UTF-8"):
-            frame, decimal = _read_csv(path, delimiter, header, text, notes)
+            frame, mark = _read_csv(path, delimiter, header, decimal, text, target, rename, notes)
     if 0 in frame.shape:
         raise DataError(f"{path} holds no rows of data")
-    names = [printable(name) or f"column {i}" for i, name in enumerate(frame.columns, 1)]
-    frame.columns = pd.Index(_different(names))
     frame.index = pd.RangeIndex(1, len(frame) + 1)
-    return Table(frame, tuple(notes), decimal)
+    return Table(frame, tuple(notes), mark)
 
 
 def find_column(names: Sequence[str], wanted: str) -> str | None:
@@ -151,49 +164,91 @@ def find_column(names: Sequence[str], wanted: str) -> str | None:
 
 
 def _read_csv(
-    path: Path, delimiter: str | None, header: bool | None, text: Collection[str], notes: list[str]
+    path: Path,
+    delimiter: str | None,
+    header: bool | None,
+    decimal: str | None,
+    text: Collection[str],
+    target: str | None,
+    rename: Callable[[list[str]], list[str]] | None,
+    notes: list[str],
 ) -> tuple[pd.DataFrame, str]:
-    import pandas as pd
 
     with _open_text(path) as file:
-        rows, delimiter = _cut([*islice(file, LINES)], delimiter, path)
+        lines = [*islice(file, LINES)]
+        excel = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None
+        skipped = int(excel is not None)
+        lines = [*lines[skipped:], *islice(file, skipped)]
+        rows, found = _cut(lines, delimiter or (excel and excel[1]), path)
+        if delimiter is None and found != ",":
+            notes.append(f"the delimiter is {DELIMITERS.get(found, short_repr(found))}")
         columns = max(map(len, rows[1:]), default=len(rows[0]))
-        decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:]) else "."
+        mark = _decimal_mark({cell for row in rows[1:] for cell in row}, found, decimal)
         file.seek(0)
+        for _ in range(skipped):
+            next(file)
         if _is_header(rows) if header is None else header:
-            names, start = _next_row(file, delimiter)
+            names, line = _next_row(file, found)
+            start = skipped + line
             notes.append(f"line {start} is the header: {_listed(names)}")
             if len(names) == columns - 1:
                 names.insert(0, "")  # the names of the rows have no name
             elif not names[-1] and not any(row[-1] for row in rows if len(row) == columns):
                 names.pop()  # each line ends with a delimiter
         else:
-            names, start = [f"x{i + 1}" for i in range(columns)], 0
-            notes.append("no header: line 1 holds values; the columns are x1, x2, ...")
-        if decimal == ",":
-            notes.append("numbers have decimal commas")
-        names = _different(map(printable, names))
-        as_text = {find_column(names, name) for name in text}
+            names, start = [f"x{i + 1}" for i in range(columns)], skipped
+            notes.append(f"no header: line {start + 1} holds values; the columns are x1, x2, ...")
+        names = _different(names, notes)
+        if rename:
+            names = rename(names)
+        aim = find_column(names, target) if target and not rename else target
+        as_text = {*text, aim}
         frame = _parse(
             path,
             file,
             start,
             names,
-            sep=delimiter,
-            decimal=decimal,
+            sep=found,
+            decimal=mark or ".",
             dtype={i: object for i, name in enumerate(names) if name in as_text},
+            keep_default_na=False,
+            na_values={
+                i: NO_TARGET if name == aim else MISSING for i, name in enumerate([*names, ""])
+            },
         )
-    separated = []
-    for name, dtype in frame.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype):
-            frame[name] = as_categories(frame[name])
-            numbers = None if name in as_text else to_numbers(frame[name], decimal)
-            if numbers is not None:
-                frame[name] = numbers
-            separated += [str(name)] * (numbers is not None)
-    if separated:
-        notes.append(f"numbers such as 1,234 or 5 % are in: {_listed(separated)}")
-    return frame, decimal
+    return frame, _read_words(frame, mark, found, as_text, aim, notes)
+
+
+def _read_parquet(path: Path, notes: list[str]) -> pd.DataFrame:
+    """Return the columns of a Parquet file that are not nested; decimals become floats."""
+    import pandas as pd
+
+    try:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError as error:
+        raise DataError(f"{path} needs pyarrow: pip install pyarrow") from error
+    with ParquetFile(path) as file:
+        facts, schema = file.metadata, file.schema_arrow
+    check_unpacked(path, 8 * facts.num_rows * facts.num_columns, path.stat().st_size)
+    nested = [field.name for field in schema if pa.types.is_nested(field.type)]
+    if nested:
+        notes.append(f"left out, because the cells are lists: {_listed(nested)}")
+    # With a dictionary, a text that is in many rows is in the memory once.
+    texts = [f.name for f in schema if f.type in (pa.string(), pa.large_string(), pa.binary())]
+    with ParquetFile(path, read_dictionary=texts) as file:
+        kept = [name for name in schema.names if name not in nested] if nested else None
+        table = file.read(columns=kept)
+    schema = table.schema
+    for i, field in enumerate(schema):
+        if pa.types.is_decimal(field.type):
+            schema = schema.set(i, field.with_type(pa.float64()))
+    frame: pd.DataFrame = table.cast(schema).to_pandas()
+    if not isinstance(frame.index, pd.RangeIndex):
+        unnamed = "" if frame.index.nlevels == 1 else None
+        frame = frame.reset_index(names=unnamed, allow_duplicates=True)
+    frame.columns = pd.Index(_different(map(str, frame.columns), notes))
+    return frame
 
 
 def _parse(
@@ -206,7 +261,6 @@ def _parse(
         frame: pd.DataFrame = pd.read_csv(
             file,
             header=None,
-            na_values=["?"],
             skipinitialspace=True,
             float_precision="round_trip",
             low_memory=False,  # a column has one type
@@ -241,29 +295,90 @@ def _parse(
     return together
 
 
-def as_categories(column: pd.Series[Any]) -> Any:
+def _read_words(
+    frame: pd.DataFrame,
+    mark: str | None,
+    delimiter: str,
+    as_text: Collection[str | None],
+    aim: str | None,
+    notes: list[str],
+) -> str:
+    """Make columns of texts categories, or numbers if they are; return the decimal mark."""
+    texts = {}  # of the columns that may hold numbers in another form
+    for name, dtype in frame.dtypes.items():
+        if dtype.kind == "O":
+            column = as_categories(frame[name], NO_TARGET if name == aim else MISSING)
+            cells = [*column.categories]
+            values = [cell for cell in cells if cell not in MISSING]
+            if 0 < len(values) < len(cells) and all(map(is_numeral, values)):
+                column = column.set_categories(values)
+            frame[name] = column
+            if name not in as_text and all(is_numeral(c) or c.lower() in TRUTH for c in cells):
+                texts[str(name)] = cells
+    if mark is None and not any((frame[c] % 1 > 0).any() for c in frame.select_dtypes("float")):
+        mark = _decimal_mark({cell for cells in texts.values() for cell in cells}, delimiter)
+    mark = mark or "."
+    if mark == ",":
+        notes.append("numbers have decimal commas")
+    read = []
+    for name, cells in texts.items():
+        numbers = to_numbers(frame[name], mark)
+        if numbers is not None and cells:
+            cell = max(cells, key=len)
+            value = numbers[(frame[name] == cell).idxmax()]
+            read.append(f"{short_repr(cell)} in {short_repr(name)} as {value:.15g}")
+            frame[name] = numbers
+    if read:
+        notes.append(f"read as numbers: {'; '.join(read[:8])}{'; ...' * (len(read) > 8)}")
+    return mark
+
+
+def as_categories(column: pd.Series[Any], missing: Collection[str] = ("",)) -> Any:
     """Return a column of texts without space around them, each different text stored once."""
     import pandas as pd
 
     codes, texts = factorize(column)
-    stripped, categories = pd.factorize(np.array([text.strip() for text in texts], object))
+    bare = (text.strip() for text in texts)
+    stripped, categories = pd.factorize(
+        np.array([None if t in missing else t for t in bare], object)
+    )
     return pd.Categorical.from_codes(np.append(stripped, -1)[codes], pd.Index(categories))
 
 
-def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
-    """Return a column of texts as numbers in one of the `FORMATS`, or None if one is not.
+def is_numeral(cell: str, marks: str = ".,") -> bool:
+    """Return whether a cell is a number with one of the decimal marks, and perhaps a unit."""
+    if NUMERALS[marks[0]].fullmatch(cell):
+        return True
+    bare = UNIT.sub(r"\1", cell)
+    return any(NUMERALS[mark].fullmatch(bare) for mark in marks)
 
-    Formats with the same decimal mark as the rest of the table are tried first.
-    """
-    cells = {cell: UNIT.sub(r"\1", cell) for cell in texts.dropna().unique()}
-    for thousands, mark, pattern in sorted(FORMATS, key=lambda form: form[1] != decimal):
-        if cells and all(map(pattern.fullmatch, cells.values())):
-            plain = {
-                cell: float(re.sub(thousands, "", bare).replace(mark, "."))
-                for cell, bare in cells.items()
-            }
-            return texts.astype(object).map(plain).astype(np.float64)
-    return None
+
+def unit_of(cell: str) -> str:
+    """Return the unit beside a number, or nothing."""
+    return "".join(sign for sign in "%$€£" if sign in cell)
+
+
+def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
+    """Return a column of texts as numbers, or None if one is not, or if the units differ."""
+    import pandas as pd
+
+    codes, cells = factorize(texts)
+    together = "\n".join(cells)  # for one substitution instead of one for each cell
+    if all(cell.lower() in TRUTH for cell in cells):
+        numbers = [TRUTH[cell.lower()] for cell in cells]
+    elif unit_of(together) and len(set(map(unit_of, cells))) > 1:
+        return None
+    else:
+        bare = UNIT.sub(r"\1", together)
+        lines = bare.split("\n")  # more than cells if a cell has several
+        if len(lines) != len(cells) or not all(map(NUMERALS[decimal].fullmatch, lines)):
+            return None
+        plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".")
+        numbers = [*map(float, plain.split("\n"))]
+    values: pd.Series[Any] = pd.Series(
+        np.append(numbers, np.nan)[codes], texts.index, name=texts.name
+    )
+    return values
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
@@ -307,29 +422,32 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
 def _is_header(rows: list[list[str]]) -> bool:
     """Return whether the first row holds names; see `read_table`."""
     first, below = rows[0], rows[1:]
-    columns = [[row[i] for row in below if i < len(row)] for i in range(len(first))]
     if below and len(below[0]) == len(first) + 1:
         return True
-    unnamed = {i for i, cell in enumerate(first) if not cell and (i == 0 or not any(columns[i]))}
-    values = [i for i, cell in enumerate(first) if _is_value(cell) and i not in unnamed]
-    if not values:
-        return not any(cell in column for cell, column in zip(first, columns, strict=True) if cell)
-    if not all(re.fullmatch(r"\d{1,9}", first[i]) for i in values):
+    columns = [[row[i] for row in below if i < len(row)] for i in range(len(first))]
+    names = [
+        (cell, column)
+        for i, (cell, column) in enumerate(zip(first, columns, strict=True))
+        if cell or (i > 0 and any(column))
+    ]
+    word_above_numbers = any(
+        re.search(r"[^\W\d]", cell) and not (cell in MISSING or is_numeral(cell))
+        and any(map(is_numeral, column)) and all(c in MISSING or is_numeral(c) for c in column)
+        for cell, column in names
+    )  # fmt: skip
+    numbers = [cell for cell, _ in names if is_numeral(cell)]
+    if not numbers:
+        return word_above_numbers or not any(
+            cell in MISSING or DATE.fullmatch(cell) or cell in column for cell, column in names
+        )
+    if not all(re.fullmatch(r"\d{1,9}", cell) for cell in numbers):
         return False
-    numbers = [int(first[i]) for i in values]
-    if numbers != sorted(set(numbers)):
+    counts = [*map(int, numbers)]
+    if counts != sorted(set(counts)):
         return False
-    if len(values) + len(unnamed) == len(first):
-        return numbers == list(range(len(numbers))) and len(numbers) > 1
-    return any(
-        columns[i] and all(map(_is_value, columns[i]))
-        for i in range(len(first))
-        if i not in unnamed and i not in values
-    )
-
-
-def _is_value(cell: str) -> bool:
-    return bool(cell in MISSING or VALUE.fullmatch(cell) or DATE.fullmatch(cell))
+    only_numbers = len(numbers) == len(names) > 1 and counts == [*range(len(counts))]
+    values = {cell for column in columns for cell in column}
+    return word_above_numbers or (only_numbers and not values <= set(first))
 
 
 def _next_row(file: Iterable[str], delimiter: str) -> tuple[list[str], int]:
@@ -339,22 +457,32 @@ def _next_row(file: Iterable[str], delimiter: str) -> tuple[list[str], int]:
     return [cell.strip() for cell in row], reader.line_num
 
 
-def _has_decimal_commas(rows: list[list[str]]) -> bool:
-    """Return whether numbers such as 1,5 are in the rows, and none such as 1.5."""
-    cells = {cell for row in rows for cell in row}
-    return any(
-        re.fullmatch(r"[-+]?(\d{1,3}(\.\d{3})+|\d*),\d+", cell) for cell in cells
-    ) and not any(
-        re.fullmatch(r"[-+]?\d*\.\d+", cell) and not re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+", cell)
-        for cell in cells
-    )
+def _decimal_mark(cells: Collection[str], delimiter: str, given: str | None = None) -> str | None:
+    """Return the decimal mark that the cells show, or else the given one; None without both."""
+    bare = {UNIT.sub(r"\1", cell) for cell in cells}
+    point, comma = ({c for c in bare if NUMERALS[mark].fullmatch(c)} for mark in ".,")
+    if point != comma:
+        return "." if len(point - comma) >= len(comma - point) else ","
+    if given and given != delimiter:
+        return given
+    marked = {mark for cell in point for mark in ".," if mark in cell}
+    return "," if delimiter == ";" and marked == {","} else None
 
 
-def _different(names: Iterable[str]) -> list[str]:
-    """Return the names, with the number of the column where a name appears again."""
-    made: dict[str, None] = {}
-    for i, name in enumerate(names):
-        made[f"{name}.{i + 1}" if name in made else name] = None
+def _different(given: Iterable[str], notes: list[str]) -> list[str]:
+    """Return names that are all different, for a terminal; a column without one gets a number."""
+    names = [*map(printable, given)]
+    taken, made = set(names), dict[str, None]()
+    renamed = []
+    for i, name in enumerate(names, 1):
+        free, number = name or f"column {i}", i
+        while free in made or (free != name and free in taken):
+            free, number = f"{name or f'column {i}'}.{number}", number + 1
+        made[free] = None
+        if name not in ("", free):
+            renamed.append(f"{short_repr(name)} in column {i} is {short_repr(free)}")
+    if renamed:
+        notes.append(f"names that are there twice: {'; '.join(renamed[:8])}")
     return list(made)
 
 
