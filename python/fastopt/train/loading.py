@@ -323,19 +323,20 @@ def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) 
         raise DataError(f"{path}: {error} ({out})") from None
     codes, texts = factorize(column)
     counts = np.bincount(codes[codes >= 0], minlength=len(texts))
-    half = counts.sum() / 2
+    total = counts.sum()
     dates = np.array([DATE.fullmatch(text) is not None for text in texts], np.bool_)
-    if counts[dates].sum() > half:
+    if counts[dates].sum() > total / 2:
         raise DataError(
             f"{path}: column {name} holds dates or times such as "
             f"{short_repr(texts[dates.argmax()])}; leave it out ({out}), or turn it into numbers "
             "such as days"
         )
-    if counts[np.array([*map(is_numeral, texts)], np.bool_)].sum() >= max(half, 1):
+    # With more words, such as A/5 21171 among the tickets of a ship, it is a column of texts.
+    if counts[np.array([*map(is_numeral, texts)], np.bool_)].sum() >= max(0.9 * total, 1):
         row, value, problem = _first_word(column, decimal)
         raise DataError(
-            f"{path}, row {row}, column {name}: {short_repr(value)} {problem}"
-            f"{line_1 if row == 1 else ''}"
+            f"{path}, row {row}, column {name}: {short_repr(value)} {problem}, or leave the column "
+            f"out ({out}){line_1 if row == 1 else ''}"
         )
 
 

@@ -97,8 +97,8 @@ def read_table(
     header : bool, optional
         Whether the first line holds the names of the columns. By default it does if a word stands
         above a column of numbers, or if all its cells are words that do not come again below.
-        Numbers may be among the names if they increase, and they may be all names if they count
-        from 0 and other values are below.
+        Numbers may be among the names if they increase. All names may be numbers if they count from
+        0 and other values are below, or if they count up and the values below are not all whole.
     decimal : {".", ","}, optional
         The decimal mark if the first lines do not show it: 1,234.5 has a point, 0,125 a comma,
         1,234 may have either.
@@ -401,7 +401,14 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
             )
     first: tuple[list[list[str]], str] | None = None
     for candidate in (delimiter,) if delimiter else "\t;|, ":
-        rows = [row for row in csv.reader(lines, delimiter=candidate, skipinitialspace=True) if row]
+        try:
+            rows = [
+                row for row in csv.reader(lines, delimiter=candidate, skipinitialspace=True) if row
+            ]
+        except csv.Error:  # a cell is longer than the module reads: a line without this delimiter
+            if delimiter or candidate == " ":
+                raise
+            continue
         if not rows:
             raise DataError(f"{path} holds no rows of data")
         rows = [[cell.strip() for cell in row] for row in rows]
@@ -447,7 +454,14 @@ def _is_header(rows: list[list[str]]) -> bool:
         return False
     only_numbers = len(numbers) == len(names) > 1 and counts == [*range(len(counts))]
     values = {cell for column in columns for cell in column}
-    return word_above_numbers or (only_numbers and not values <= set(first))
+    # Years above other numbers than whole ones.
+    years = len(counts) > 2 and counts == [*range(counts[0], counts[0] + len(counts))]
+    other = all(
+        any(not re.fullmatch(r"-?\d*", cell) for cell in column)
+        for cell, column in names
+        if is_numeral(cell)
+    )
+    return word_above_numbers or (only_numbers and not values <= set(first)) or (years and other)
 
 
 def _next_row(file: Iterable[str], delimiter: str) -> tuple[list[str], int]:
