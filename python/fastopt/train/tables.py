@@ -173,7 +173,7 @@ def _read_csv(
     rename: Callable[[list[str]], list[str]] | None,
     notes: list[str],
 ) -> tuple[pd.DataFrame, str]:
-
+    """Return the table in a CSV file, and its decimal mark; the parameters are `read_table`'s."""
     with _open_text(path) as file:
         lines = [*islice(file, LINES)]
         excel = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None
