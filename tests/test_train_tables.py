@@ -459,3 +459,31 @@ def test_the_command_takes_the_options_of_a_table(tmp_path: Path) -> None:
 def test_the_help_does_not_wait_for_pandas() -> None:
     code = "import sys, fastopt.cli.app; assert not {'pandas', 'sklearn'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_years_are_a_header_and_a_column_of_many_words_is_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{i}.5,{i * i % 7}.25,{'A/5 ' * (i % 3 == 0)}{i % 2},{i % 5}.5" for i in range(60)]
+    path.write_text("\n".join(["2018,2019,2020,2021", *rows]))
+    data = ft.load_data(path)
+    assert data.preprocessing is not None
+    assert data.preprocessing.features == (
+        "2018",
+        "2019",
+        "2020=0",
+        "2020=1",
+        "2020=A/5 0",
+        "2020=A/5 1",
+    )
+    assert (data.target, len(data.y_train) + len(data.y_val)) == ("2021", 60)
+    assert "texts, with an input for each: '2020'" in data.notes
+
+
+def test_a_line_longer_than_a_cell_may_be_is_cut_at_its_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    names = ",".join(f"a_very_long_name_of_a_gene_{i}" for i in range(5000))
+    path.write_text(
+        "\n".join([f"{names},y", *(",".join([f"{i}.5"] * 5000 + ["ab"[i % 2]]) for i in range(20))])
+    )
+    assert path.read_text().index("\n") > 131072
+    assert ft.load_data(path).features == 5000

@@ -331,8 +331,9 @@ def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) 
             f"{short_repr(texts[dates.argmax()])}; leave it out ({out}), or turn it into numbers "
             "such as days"
         )
+    numerals = counts[np.array([*map(is_numeral, texts)], np.bool_)].sum()
     # With more words, such as A/5 21171 among the tickets of a ship, it is a column of texts.
-    if counts[np.array([*map(is_numeral, texts)], np.bool_)].sum() >= max(0.9 * total, 1):
+    if numerals and total - numerals <= max(2, total / 10):
         row, value, problem = _first_word(column, decimal)
         raise DataError(
             f"{path}, row {row}, column {name}: {short_repr(value)} {problem}, or leave the column "
@@ -511,6 +512,7 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
         )
     least = rarest(len(train))
     for wanted, problem in (
+        (lambda c: c.features and c.kind == "text", "texts, with an input for each:"),
         (
             lambda c: c.other,
             f"texts in fewer than {least} rows or beyond the {LEVELS} most frequent are joined in",
