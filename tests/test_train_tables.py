@@ -487,3 +487,10 @@ def test_a_line_longer_than_a_cell_may_be_is_cut_at_its_delimiter(tmp_path: Path
     )
     assert path.read_text().index("\n") > 131072
     assert ft.load_data(path).features == 5000
+
+
+def test_a_long_line_below_a_single_cell_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x\n" + "1 " * 70_000 + "\n")
+    with pytest.raises(ft.DataError, match="the header has 1 columns, the rows have 70001"):
+        ft.load_data(path)

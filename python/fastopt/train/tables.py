@@ -420,7 +420,7 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
             len(widths) == 1 and len(rows[0]) > 1 and max(widths) - len(rows[0]) in (0, 1)
         ):
             return rows, candidate
-        if len(rows[0]) > 1 or candidate == ",":
+        if len(rows[0]) > 1 or candidate in ", ":
             first = first or (rows, candidate)
     assert first is not None
     return first  # some line is too long or too short, which reading it will say
