@@ -300,6 +300,9 @@ def test_parquet(tmp_path: Path) -> None:
         "tags": pa.array([["a", "b"]] * 40_000),
         "when": pa.array([datetime(2024, 1, 5)] * 40_000),
     }
+    unused = pd.DataFrame({"a": [1.5, 2.5] * 9, "b": pd.Categorical(["x", "y"] * 9, list("xyz"))})
+    unused.to_parquet(tmp_path / "b.parquet")
+    assert ft.load_data(tmp_path / "b.parquet").labels == ("x", "y")
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     frame, notes, _ = read_table(tmp_path / "a.parquet")
     assert frame.memory_usage(deep=True).sum() < 2e6  # the texts are 160 MB

@@ -20,7 +20,9 @@ from fastopt.train.data import TASKS, Data, Task
 from fastopt.train.preprocessing import (
     LARGEST,
     LEVELS,
+    TRUTH,
     Preprocessing,
+    count_texts,
     factorize,
     fit_preprocessing,
     is_number,
@@ -262,15 +264,14 @@ def _load_table(
         _check_texts(path, frame[column], decimal, line_1)
     numbers = as_numbers(y, decimal)
     if numbers is None and task is None:
-        texts = read_texts(y)
-        dates = texts[texts.map(DATE.fullmatch).notna()]
-        if len(dates) > len(y) / 2:
+        counts = count_texts(y)
+        if date := _date_among(counts):
             raise DataError(
                 f"{path}: the target {short_repr(name)} holds dates or times such as "
-                f"{short_repr(dates.iloc[0])}; turn it into numbers such as days, or give "
+                f"{short_repr(date)}; turn it into numbers such as days, or give "
                 "--task classification if they are classes"
             )
-        if texts.map(is_numeral).all():
+        if all(map(is_numeral, counts)):
             task = "regression"
     if task is None:
         task, reason = _choose_task(y, numbers)
@@ -321,17 +322,14 @@ def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) 
             return
     except DataError as error:
         raise DataError(f"{path}: {error} ({out})") from None
-    codes, texts = factorize(column)
-    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
-    total = counts.sum()
-    dates = np.array([DATE.fullmatch(text) is not None for text in texts], np.bool_)
-    if counts[dates].sum() > total / 2:
+    counts = count_texts(column)
+    if date := _date_among(counts):
         raise DataError(
-            f"{path}: column {name} holds dates or times such as "
-            f"{short_repr(texts[dates.argmax()])}; leave it out ({out}), or turn it into numbers "
-            "such as days"
+            f"{path}: column {name} holds dates or times such as {short_repr(date)}; leave it out "
+            f"({out}), or turn it into numbers such as days"
         )
-    numerals = counts[np.array([*map(is_numeral, texts)], np.bool_)].sum()
+    total = sum(counts.values())
+    numerals = sum(count for text, count in counts.items() if is_numeral(text))
     # With more words, such as A/5 21171 among the tickets of a ship, it is a column of texts.
     if numerals and total - numerals <= max(2, total / 10):
         row, value, problem = _first_word(column, decimal)
@@ -339,6 +337,12 @@ def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) 
             f"{path}, row {row}, column {name}: {short_repr(value)} {problem}, or leave the column "
             f"out ({out}){line_1 if row == 1 else ''}"
         )
+
+
+def _date_among(counts: Mapping[str, int]) -> str | None:
+    """Return a date or time if more than half of the texts in a column are some; else None."""
+    dates = [text for text in counts if DATE.fullmatch(text)]
+    return dates[0] if sum(map(counts.__getitem__, dates)) > sum(counts.values()) / 2 else None
 
 
 def _first_word(cells: pd.Series[Any], decimal: str) -> tuple[Any, str, str]:
@@ -361,7 +365,7 @@ def as_numbers(y: pd.Series[Any], decimal: str) -> pd.Series[Any] | None:
 
     if pd.api.types.is_numeric_dtype(y.dtype):
         return y.astype(np.float64)
-    return to_numbers(read_texts(y), decimal)
+    return to_numbers(y, decimal)
 
 
 def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Task, str]:
@@ -370,12 +374,12 @@ def _choose_task(y: pd.Series[Any], numbers: pd.Series[Any] | None) -> tuple[Tas
     if numbers is None:
         return "classification", counted(different, "different text")
     if y.dtype.kind not in "fiu":
-        texts = read_texts(y)
         if getattr(y.dtype, "ordered", False):
             return "classification", f"{counted(different, 'class', 'classes')} in one-hot rows"
-        if texts.str.fullmatch("true|false", case=False).all():
+        texts = factorize(y)[1]
+        if all(text.lower() in TRUTH for text in texts):
             return "classification", "the values true and false"
-        if texts.str.match(r"-?0\d").any():
+        if re.search(r"^-?0\d", "\n".join(texts), re.MULTILINE):
             return "classification", f"{counted(different, 'different code')} that begin with 0"
     if (numbers % 1 != 0).any():
         return "regression", "numbers that are not whole"
@@ -397,8 +401,7 @@ def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int
         if not all(map(NUMBER.fullmatch, labels)):  # 1e-05: read_rows compares texts
             labels = [*read_texts(pd.Series(values))]
         return labels, codes.astype(np.int64)
-    texts = read_texts(y)
-    labels = texts.unique().tolist()
+    codes, labels = factorize(y)
     longest = max(labels, key=len)
     if len(longest) > LONGEST:
         raise DataError(
@@ -410,8 +413,7 @@ def _encode(name: str, y: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.int
         order = {label: Decimal(label) for label in labels}
     first = {order[label]: label for label in reversed(labels)}  # 9 and 9.0 are the same number
     index = {value: i for i, value in enumerate(sorted(first))}
-    numbered = texts.map({label: index[value] for label, value in order.items()})
-    return [first[value] for value in index], numbered.to_numpy(np.int64)
+    return [first[value] for value in index], np.array([index[order[t]] for t in labels])[codes]
 
 
 def _split(

@@ -255,10 +255,8 @@ def rarest(rows: int) -> int:
 
 
 def _fit_text(column: pd.Series[Any]) -> Column:
-    codes, texts = factorize(column)
-    counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
     # The most frequent first; of equally frequent ones, the first in sorted order.
-    found = sorted((-count, text) for text, count in zip(texts, counts, strict=True) if count)
+    found = sorted((-count, text) for text, count in count_texts(column).items())
     least = rarest(len(column))
     frequent = [text for count, text in found if -count >= least and text != OTHER]
     levels = tuple(sorted(frequent[:LEVELS]))
@@ -316,11 +314,19 @@ def factorize(column: pd.Series[Any]) -> tuple[npt.NDArray[np.int64], list[str]]
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return np.asarray(column.cat.codes, np.int64), [*map(_as_text, column.cat.categories)]
+        categories = column.cat.categories.tolist()
+        return np.asarray(column.cat.codes, np.int64), [*map(_as_text, categories)]
     if pd.api.types.infer_dtype(column, skipna=True) != "string":
         column = read_texts(column)
     codes, texts = pd.factorize(column)
-    return codes, [*map(str, texts)]
+    return codes, [*map(str, texts.tolist())]
+
+
+def count_texts(column: pd.Series[Any]) -> dict[str, int]:
+    """Return the different texts of a column, and in how many rows each is."""
+    codes, texts = factorize(column)
+    counts = np.bincount(codes + 1, minlength=len(texts) + 1)[1:].tolist()
+    return {text: count for text, count in zip(texts, counts, strict=True) if count}
 
 
 def read_texts(column: pd.Series[Any]) -> pd.Series[Any]:

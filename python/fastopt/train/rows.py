@@ -23,7 +23,7 @@ from fastopt.train.loading import (
     refuse_options,
     require_path,
 )
-from fastopt.train.preprocessing import TRUTH, Preprocessing, read_texts
+from fastopt.train.preprocessing import TRUTH, Preprocessing, count_texts, factorize, read_texts
 from fastopt.train.saved import SavedModel
 from fastopt.train.tables import Table, is_numeral, read_table
 
@@ -161,12 +161,13 @@ def _notes(frame: pd.DataFrame, model: SavedModel) -> list[str]:
         notes.append(f"filled {counted(filled, 'missing value')}, as in training")
     for name, column in columns.items():
         if column.kind == "text" and name in frame:
-            texts = read_texts(frame[name])
-            new = texts.notna() & ~texts.isin(column.levels)
-            if new.any():
+            counts = count_texts(frame[name])
+            new = [text for text in counts if text not in column.levels]
+            if new:
+                rows = sum(map(counts.__getitem__, new))
                 notes.append(
-                    f"column {short_repr(name)}: {counted(int(new.sum()), 'row')} with a text that "
-                    f"was rare or not there in training, such as {short_repr(texts[new].iloc[0])}"
+                    f"column {short_repr(name)}: {counted(rows, 'row')} with a text that was rare "
+                    f"or not there in training, such as {short_repr(new[0])}"
                 )
     return notes
 
@@ -176,18 +177,18 @@ _Found = tuple[Targets, npt.NDArray[np.bool_]]
 
 def _classes(y: pd.Series[Any], model: SavedModel, decimal: str) -> _Found:
     """Return the classes of the rows whose label the model knows, and which rows these are."""
-    texts = read_texts(y)
-    label_of: dict[str, Any] = {text: printable(text) for text in texts.dropna().unique()}
+    codes, texts = factorize(y)
+    labels: list[Any] = [*map(printable, texts)]
     index: dict[Any, int] = {label: i for i, label in enumerate(model.labels)}
     if all(map(NUMBER.fullmatch, index)):  # 9 and 9.0 are the same label
         index = {Decimal(label): i for label, i in index.items()}
-        label_of = {text: Decimal(text) for text in label_of if NUMBER.fullmatch(text)}
+        labels = [Decimal(text) if NUMBER.fullmatch(text) else text for text in texts]
     elif sorted(map(str.lower, index)) == sorted(TRUTH):  # TRUE and true too
         index = {label.lower(): i for label, i in index.items()}
-        label_of = {text: text.lower() for text in label_of}
-    codes = texts.map({text: index.get(label) for text, label in label_of.items()})
-    scored = codes.notna().to_numpy(np.bool_)
-    classes = codes[scored].to_numpy(np.int64)
+        labels = [*map(str.lower, texts)]
+    found = np.array([*(index.get(label, -1) for label in labels), -1])[codes]
+    scored = found >= 0
+    classes = found[scored]
     if model.objective.task == "binary":
         return classes.astype(np.float32)[:, None], scored
     return classes, scored

@@ -308,7 +308,7 @@ def _read_words(
     for name, dtype in frame.dtypes.items():
         if dtype.kind == "O":
             column = as_categories(frame[name], NO_TARGET if name == aim else MISSING)
-            cells = [*column.categories]
+            cells = column.categories.tolist()
             values = [cell for cell in cells if cell not in MISSING]
             if 0 < len(values) < len(cells) and all(map(is_numeral, values)):
                 column = column.set_categories(values)
@@ -338,7 +338,8 @@ def as_categories(column: pd.Series[Any], missing: Collection[str] = ("",)) -> A
     import pandas as pd
 
     codes, texts = factorize(column)
-    bare = (text.strip() for text in texts)
+    used = np.bincount(codes + 1, minlength=len(texts) + 1)[1:]  # Parquet has unused texts too
+    bare = [text.strip() if n else "" for text, n in zip(texts, used, strict=True)]
     stripped, categories = pd.factorize(
         np.array([None if t in missing else t for t in bare], object)
     )
