@@ -173,7 +173,7 @@ def test_a_line_of_excel_names_the_delimiter(tmp_path: Path) -> None:
     assert len(frame) == 80
     assert notes == ("the delimiter is a semicolon", "line 2 is the header: a, b")
     short = write(tmp_path, text + "1.5\n")
-    with pytest.raises(ft.DataError, match="line 83: 1 columns, 2 expected"):
+    with pytest.raises(ft.DataError, match="line 83: 1 column, 2 expected"):
         read_table(short)
 
 
@@ -495,5 +495,5 @@ def test_a_line_longer_than_a_cell_may_be_is_cut_at_its_delimiter(tmp_path: Path
 def test_a_long_line_below_a_single_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x\n" + "1 " * 70_000 + "\n")
-    with pytest.raises(ft.DataError, match="the header has 1 columns, the rows have 70001"):
+    with pytest.raises(ft.DataError, match="the header has 1 column, the rows have 70001"):
         ft.load_data(path)

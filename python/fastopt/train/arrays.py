@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt._checks import counted
 from fastopt.train.checks import DataError, printable
 
 # What a packed file may unpack to, beside `FREE` bytes: real data shrink less than this.
@@ -132,5 +133,6 @@ def read_idx(folder: Path, stem: str) -> npt.NDArray[np.uint8]:
     shape = struct.unpack_from(f">{raw[3]}I", raw, 4)
     body = np.frombuffer(raw, np.uint8, offset=start)
     if body.size != prod(shape) or body.size == 0:
-        raise DataError(f"{path} is cut short or too long: {body.size} bytes for shape {shape}")
+        size = counted(body.size, "byte")
+        raise DataError(f"{path} is cut short or too long: {size} for shape {shape}")
     return body.reshape(shape[0], -1)

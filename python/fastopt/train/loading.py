@@ -190,7 +190,9 @@ def idx_table(folder: Path, part: str) -> pd.DataFrame:
     if y.shape[1] != 1:
         raise DataError(f"{folder}: the {what} labels must be one number each")
     if len(x) != len(y):
-        raise DataError(f"{folder}: {len(x)} {what} inputs but {len(y)} labels")
+        raise DataError(
+            f"{folder}: {counted(len(x), f'{what} input')} but {counted(len(y), 'label')}"
+        )
     frame: pd.DataFrame = pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])])
     frame["class"] = y[:, 0]
     return frame
@@ -200,7 +202,7 @@ def _load_idx(folder: Path, task: Task) -> Data:
     train, held = idx_table(folder, "train"), idx_table(folder, "t10k")
     y_train, y_val = train.pop("class"), held.pop("class")
     if train.shape[1] != held.shape[1]:
-        raise DataError(f"{folder}: {train.shape[1]} and {held.shape[1]} features")
+        raise DataError(f"{folder}: {train.shape[1]} and {counted(held.shape[1], 'feature')}")
     if task == "regression":
         numbers = y_train.to_numpy(np.float64), y_val.to_numpy(np.float64)
         return _prepare(folder.name, task, train, numbers[0], held, numbers[1], (), "class", [])
@@ -475,7 +477,8 @@ def _prepare(
     elif task == "binary":
         if len(labels) != 2:
             raise DataError(
-                f"{name}: {len(labels)} classes; the task binary takes 2, classification any number"
+                f"{name}: {counted(len(labels), 'class', 'classes')}; the task binary takes 2, "
+                "classification any number"
             )
         y_train, y_val = y_train[:, None], y_val[:, None]
     try:

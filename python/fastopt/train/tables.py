@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastopt._checks import short_repr
+from fastopt._checks import counted, short_repr
 from fastopt.train.arrays import check_unpacked, read_bytes, read_npz, reading
 from fastopt.train.checks import DataError, from_extra, printable
 from fastopt.train.preprocessing import TRUTH, factorize
@@ -274,13 +274,14 @@ def _parse(
             raise
         wanted, line, found = map(int, ragged.groups())
         raise DataError(
-            f"{path}, line {line + start}: {found} columns, {wanted} expected"
+            f"{path}, line {line + start}: {counted(found, 'column')}, {wanted} expected"
         ) from error
     if len(names) == frame.shape[1] - 1 and frame.iloc[:, -1].isna().all():
         frame = frame.iloc[:, :-1]
     if len(names) != frame.shape[1]:
         raise DataError(
-            f"{path}: the header has {len(names)} columns, the rows have {frame.shape[1]}"
+            f"{path}: the header has {counted(len(names), 'column')}, the rows have "
+            f"{frame.shape[1]}"
         )
     if frame.iloc[:, -1].isna().any():  # pandas fills a row with too few cells
         file.seek(0)
@@ -288,7 +289,8 @@ def _parse(
         for row in reader:
             if row and len(row) < len(names) and reader.line_num > start:
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {len(row)} columns, {len(names)} expected"
+                    f"{path}, line {reader.line_num}: {counted(len(row), 'column')}, "
+                    f"{len(names)} expected"
                 )
     frame.columns = pd.Index(names)
     together: pd.DataFrame = frame.copy()  # the columns of a type in one array: fast rows
