@@ -204,8 +204,8 @@ def idx(damage: Callable[[Path], object], suffix: str = "") -> Make:
 
 
 def strange_kind(folder: Path) -> Path:
-    (folder / "a.xlsx").write_text("1,2\n")
-    return folder / "a.xlsx"
+    (folder / "a.doc").write_text("1,2\n")
+    return folder / "a.doc"
 
 
 def features(value: float, *rows: int) -> Any:

@@ -191,6 +191,21 @@ def test_packed_and_other_files_hold_the_same(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(read_table(path).frame, expected, check_dtype=False)
 
 
+def test_a_file_of_excel_in_windows_1252_is_read(tmp_path: Path) -> None:
+    cities = ["München", "Zürich"] * 20
+    text = lines(NUMBERS, cities, head="Größe;Stadt", sep=";")
+    for late in ("", "1.5;Rom\n" * 60_000 + "1.5;Málaga\n"):
+        table = read_table(write(tmp_path, (late or text).encode("cp1252")))
+        assert table.notes[0] == "the file is not in UTF-8: read as Windows-1252, as Excel writes"
+        assert table.frame.iloc[-1, 1] == ("Málaga" if late else "Zürich")
+    assert list(read_table(write(tmp_path, text.encode("cp1252"))).frame) == ["Größe", "Stadt"]
+    for broken in (text.encode("cp1252") + b"\x81", text.encode("utf-8-sig") + b"1;\xe9\n"):
+        with pytest.raises(ft.DataError, match=r"not a readable CSV file: save it as text in UTF"):
+            read_table(write(tmp_path, broken))
+    with pytest.raises(ft.DataError, match=r"a\.XLSX is a spreadsheet; save it as CSV"):
+        ft.load_data(write(tmp_path, b"PK", "a.XLSX"))
+
+
 @pytest.mark.parametrize(
     ("cells", "numbers"),
     [

@@ -37,9 +37,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a complete file: {error or 'it is cut short'}") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not a readable {what}: it is not text in UTF-8; save it in this encoding"
-        ) from error
+        raise DataError(f"{path} is not a readable {what}: save it as text in UTF-8") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # of any type: a damaged file may fail anywhere in a library

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,6 +83,8 @@ def read_table(
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
 
+    Text is in UTF-8, or in UTF-16 with its mark. If it is not UTF-8, it is read as Windows-1252.
+
     The index of the frame counts the rows from 1. Without a header, the columns are called x1, x2,
     ...; in a header, a first column without a name is called "column 1". The array ``y`` of a .npz
     file is the last column, ``target``. Columns of texts are categorical; so are the classes of
@@ -122,6 +125,8 @@ def read_table(
         import pandas as pd
 
     suffix = path.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".xlsm", ".ods"):
+        raise DataError(f"{path} is a spreadsheet; save it as CSV")
     if not is_table(path):
         raise DataError(f"{path}: expected a file whose name ends with {', '.join(SUFFIXES)}")
     if suffix in (".npz", ".parquet") and (delimiter is not None or header is not None):
@@ -146,8 +151,13 @@ def read_table(
             aim = find_column([*frame], target) if target and not rename else target
             mark = _read_words(frame, decimal, "", {*text, aim}, aim, notes)
     else:
-        with reading(path, "CSV file in UTF-8"):
-            frame, mark = _read_csv(path, delimiter, header, decimal, text, target, rename, notes)
+        read = partial(_read_csv, path, delimiter, header, decimal, text, target, rename, notes)
+        with reading(path, "CSV file"):
+            try:
+                frame, mark = read("utf-8")
+            except UnicodeDecodeError:
+                notes[:] = ["the file is not in UTF-8: read as Windows-1252, as Excel writes"]
+                frame, mark = read("cp1252")
     if 0 in frame.shape:
         raise DataError(f"{path} holds no rows of data")
     frame.index = pd.RangeIndex(1, len(frame) + 1)
@@ -172,9 +182,10 @@ def _read_csv(
     target: str | None,
     rename: Callable[[list[str]], list[str]] | None,
     notes: list[str],
+    encoding: str,
 ) -> tuple[pd.DataFrame, str]:
     """Return the table in a CSV file, and its decimal mark; the parameters are `read_table`'s."""
-    with _open_text(path) as file:
+    with _open_text(path, encoding) as file:
         lines = [*islice(file, LINES)]
         excel = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None
         skipped = int(excel is not None)
@@ -384,13 +395,16 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
     return values
 
 
-def _open_text(path: Path) -> io.TextIOWrapper:
-    """Open a text file in UTF-8 or with the mark of UTF-16."""
+def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
+    """Open a text file; a mark of UTF-8 or UTF-16 at its start decides the encoding."""
     raw = io.BytesIO(read_bytes(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-    start = raw.read(2)
+    start = raw.read(3)
     raw.seek(0)
-    utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return io.TextIOWrapper(raw, "utf-16" if utf16 else "utf-8-sig", newline="")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif start == codecs.BOM_UTF8:
+        encoding = "utf-8-sig"
+    return io.TextIOWrapper(raw, encoding, newline="")
 
 
 def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list[str]], str]:
