@@ -52,6 +52,10 @@ def test_new_rows_are_treated_as_those_in_training() -> None:
     np.testing.assert_array_equal(texts, inputs)
     by_position = fitted.transform(np.array([[40, "Wien", True, None]], object))
     np.testing.assert_array_equal(by_position, inputs)
+    gaps = new.assign(age="?", city="NA")
+    for kind in (object, "category"):
+        again = fitted.transform(gaps.astype(dict.fromkeys(gaps, kind)))
+        np.testing.assert_array_equal(again, fitted.transform(new.assign(age=np.nan, city=None)))
     known = fit_preprocessing(pd.DataFrame({"city": ["Rome", "Oslo"] * 2}))
     assert known.transform(new).tolist() == [[0, 0]]  # no rare text in training
 

@@ -214,6 +214,9 @@ def test_a_file_of_excel_in_windows_1252_is_read(tmp_path: Path) -> None:
         (["1 234", "1'234", "12"], [1234, 1234, 12]),
         (["5 %", "12%", "-1 %"], [5, 12, -1]),
         (['"$1,000"', "$5", "-$7.5"], [1000, 5, -7.5]),
+        (["5 EUR", "EUR 7", "\u22121 EUR"], [5, 7, -1]),
+        (["\u22121.5", "-", "2"], [-1.5, np.nan, 2]),
+        (["5 %", "--", "7 %"], [5, np.nan, 7]),
         (["0.1", "1e-3", " 2 "], [0.1, 1e-3, 2]),
         (["?", "NA", "1"], [np.nan, np.nan, 1]),
         (['"0,100"', '"0,125"', '"1,000"'], [0.1, 0.125, 1]),
@@ -254,6 +257,7 @@ def test_a_table_has_one_decimal_mark(tmp_path: Path) -> None:
     ("cells", "words"),
     [
         (["5 %", "0.05", "$5"], "row 2, column 'a': '0.05' has another unit"),
+        (["5 EUR", "EUR 5", "5 USD"], "row 3, column 'a': '5 USD' has another unit"),
         (["1.5", '"2,5"', "3.5"], "'2,5' is not a number with the decimal mark '.'"),
         (["2024-01", "2024-02", "2023-12"], "column 'a' holds dates or times such as '2024-01'"),
         (
@@ -291,8 +295,10 @@ def test_words_may_be_labels_that_mean_missing_elsewhere(tmp_path: Path) -> None
     path = write(tmp_path, lines(NUMBERS, levels, levels, head="a,b,c"))
     data = ft.load_data(path)
     assert data.labels == ("NA", "None", "mild")
-    assert "left out 10 rows without a target (empty, ?, NaN, or NA among numbers)" in data.notes
-    assert any("filled 20 missing values (empty, ?, NA," in note for note in data.notes)
+    assert (
+        "left out 10 rows without a target (empty, ?, NaN, or NA or - among numbers)" in data.notes
+    )
+    assert any("filled 20 missing values (empty, ?, -, NA," in note for note in data.notes)
     path = write(tmp_path, lines(NUMBERS, ["1", "2", "NA", "3"] * 10, head="a,c"))
     assert ft.load_data(path).labels == ("1", "2", "3")
 

@@ -253,7 +253,7 @@ def _load_table(
     missing = y.isna()
     if missing.any():
         lost = counted(int(missing.sum()), "row")
-        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA among numbers)")
+        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA or - among numbers)")
         frame, y = frame[~missing], y[~missing]
         for column in frame.select_dtypes("category"):  # the word was in such a row
             numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
@@ -512,7 +512,7 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
         more = f"; and in {counted(len(filled) - 5, 'more column')}" if len(filled) > 5 else ""
         total = sum(missing[c.name] for c in fitted.columns if c.features)
         notes.append(
-            f"filled {counted(total, 'missing value')} (empty, ?, NA, NaN, null or None): "
+            f"filled {counted(total, 'missing value')} (empty, ?, -, NA, NaN, null or None): "
             f"{'; '.join(filled[:5])}{more}"
         )
     least = rarest(len(train))

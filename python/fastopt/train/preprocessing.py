@@ -25,6 +25,12 @@ RARE = 0.01  # of the training rows: rarer texts are joined
 LEVELS = 50  # of a column: texts that are less frequent are joined
 INPUTS = 2000  # that texts may become
 TRUTH = {"false": 0.0, "true": 1.0}  # texts of any case that are numbers
+# Texts that are missing values in a file, and those that are among numbers.
+MISSING = frozenset(
+    ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
+)
+GAPS = MISSING | {"-", "--"}
+VALUES = TRUTH | dict.fromkeys(GAPS, np.nan)  # of texts among numbers
 CELLS = 1 << 19  # that are converted at once, which bounds the memory
 COLUMNS = 64  # that are fitted at once
 
@@ -80,7 +86,8 @@ class Preprocessing:
         ----------
         table : DataFrame or array
             A DataFrame has the columns by name, in any order; further columns are ignored. An array
-            of shape (N, columns) has them by position. NaN and None are missing values. Messages
+            of shape (N, columns) has them by position. NaN and None are missing values, and
+            so are the texts that are missing in a file, such as ?. Messages
             name a row by the index of the DataFrame; the rows of an array count from 1.
 
         Returns
@@ -103,8 +110,9 @@ class Preprocessing:
             if column.kind == "text":
                 codes, texts = factorize(frame[column.name])
                 levels = {level: i for i, level in enumerate(column.levels)}
-                found = [levels.get(text, len(levels)) for text in (*texts, str(column.fill))]
-                level = np.array(found)[codes]  # the code of a missing text is -1, the last
+                fill = levels.get(str(column.fill), len(levels))
+                found = [levels.get(t, fill if t in MISSING else len(levels)) for t in texts]
+                level = np.array([*found, fill])[codes]  # the code of a missing text is -1
                 known = np.flatnonzero(level < len(column.features))
                 inputs[known, at + level[known]] = 1
             at += len(column.features)
@@ -294,7 +302,7 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
         for name, column in part.items():
             if not is_number(column):  # which refuses dates
                 column = read_texts(column).map(
-                    lambda text: TRUTH.get(text.lower(), text), na_action="ignore"
+                    lambda text: VALUES.get(text, TRUTH.get(text.lower(), text)), na_action="ignore"
                 )
             numbers = pd.to_numeric(column, errors="coerce")
             lost = numbers.isna() & column.notna()

@@ -23,7 +23,14 @@ from fastopt.train.loading import (
     refuse_options,
     require_path,
 )
-from fastopt.train.preprocessing import TRUTH, Preprocessing, count_texts, factorize, read_texts
+from fastopt.train.preprocessing import (
+    GAPS,
+    TRUTH,
+    Preprocessing,
+    count_texts,
+    factorize,
+    read_texts,
+)
 from fastopt.train.saved import SavedModel
 from fastopt.train.tables import Table, is_numeral, read_table
 
@@ -138,7 +145,8 @@ def _refuse_words(
         cells = frame[column.name]
         if isinstance(cells.dtype, pd.CategoricalDtype):
             texts = map(str, cells.cat.categories)
-            words = [t for t in texts if not is_numeral(t, decimal) and t.lower() not in TRUTH]
+            known = GAPS | TRUTH.keys()
+            words = [t for t in texts if not (is_numeral(t, decimal) or {t, t.lower()} & known)]
             bad = cells[cells.isin(words)]
             if len(bad):
                 raise DataError(

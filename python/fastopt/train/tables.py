@@ -17,7 +17,7 @@ import numpy as np
 from fastopt._checks import counted, short_repr
 from fastopt.train.arrays import check_unpacked, read_bytes, read_npz, reading
 from fastopt.train.checks import DataError, from_extra, printable
-from fastopt.train.preprocessing import TRUTH, factorize
+from fastopt.train.preprocessing import GAPS, MISSING, TRUTH, factorize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,9 +29,6 @@ NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "s
 LINES = 50  # the first lines decide on delimiter, header and decimal mark
 
 # A cell that is a value and no name of a column: missing, a number, a date, a time.
-MISSING = frozenset(
-    ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
-)
 NO_TARGET = frozenset(["", "?", "NaN", "nan"])  # NA and None may be labels
 MONTH = (
     r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?"
@@ -42,7 +39,9 @@ DATE = re.compile(
     rf"|(\d{{1,2}}[ .-]*)?{MONTH}[ .,-]*(\d{{1,2}}, ?)?(\d{{4}}|\d\d)",
     re.IGNORECASE,
 )
-UNIT = re.compile(r"^([-+]?)[$€£] ?| ?[%$€£]$", re.MULTILINE)  # beside a number
+SIGN = "[-+\u2212]"  # minus as typed and as printed
+MONEY = "[$€£]|EUR|USD|GBP|CHF"
+UNIT = re.compile(rf"^({SIGN}?)(?:{MONEY}) ?| ?(?:%|{MONEY})$", re.MULTILINE)  # beside a number
 
 # What separates thousands beside each decimal mark, and the numbers with this mark; but no
 # addresses such as 192.168.100.101.
@@ -50,8 +49,8 @@ THOUSANDS = {mark: f"[{other} '\xa0\u2019\u202f]" for mark, other in (".,", ",."
 NUMERALS = {
     mark: re.compile(
         r"(?!\d+\.\d+\.\d+\.\d+$)"
-        rf"[-+]?(inf(inity)?|(?=[{mark}]?\d)([1-9]\d{{0,2}}({between}\d{{3}})+|\d*)"
-        rf"([{mark}]\d*)?(e[-+]?\d+)?)",
+        rf"{SIGN}?(inf(inity)?|(?=[{mark}]?\d)([1-9]\d{{0,2}}({between}\d{{3}})+|\d*)"
+        rf"([{mark}]\d*)?(e{SIGN}?\d+)?)",
         re.IGNORECASE,
     )
     for mark, between in THOUSANDS.items()
@@ -322,9 +321,11 @@ def _read_words(
         if dtype.kind == "O":
             column = as_categories(frame[name], NO_TARGET if name == aim else MISSING)
             cells = column.categories.tolist()
-            values = [cell for cell in cells if cell not in MISSING]
-            if 0 < len(values) < len(cells) and all(map(is_numeral, values)):
-                column = column.set_categories(values)
+            # Among numbers alone, more texts are missing: a dash, and in a target also NA.
+            values = [cell for cell in cells if cell not in GAPS]
+            may_be_numbers = values if name == aim else name not in as_text
+            if len(values) < len(cells) and may_be_numbers and all(map(is_numeral, values)):
+                column, cells = column.set_categories(values), values
             frame[name] = column
             if name not in as_text and all(is_numeral(c) or c.lower() in TRUTH for c in cells):
                 texts[str(name)] = cells
@@ -336,10 +337,10 @@ def _read_words(
     read = []
     for name, cells in texts.items():
         numbers = to_numbers(frame[name], mark)
-        if numbers is not None and cells:
-            cell = max(cells, key=len)
-            value = numbers[(frame[name] == cell).idxmax()]
-            read.append(f"{short_repr(cell)} in {short_repr(name)} as {value:.15g}")
+        if numbers is not None:
+            for cell in sorted(cells, key=len)[-1:]:
+                value = numbers[(frame[name] == cell).idxmax()]
+                read.append(f"{short_repr(cell)} in {short_repr(name)} as {value:.15g}")
             frame[name] = numbers
     if read:
         notes.append(f"read as numbers: {'; '.join(read[:8])}{'; ...' * (len(read) > 8)}")
@@ -369,7 +370,7 @@ def is_numeral(cell: str, marks: str = ".,") -> bool:
 
 def unit_of(cell: str) -> str:
     """Return the unit beside a number, or nothing."""
-    return "".join(sign for sign in "%$€£" if sign in cell)
+    return "".join(re.findall(f"%|{MONEY}", cell))
 
 
 def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | None:
@@ -387,7 +388,7 @@ def to_numbers(texts: pd.Series[Any], decimal: str = ".") -> pd.Series[Any] | No
         lines = bare.split("\n")  # more than cells if a cell has several
         if len(lines) != len(cells) or not all(map(NUMERALS[decimal].fullmatch, lines)):
             return None
-        plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".")
+        plain = re.sub(THOUSANDS[decimal], "", bare).replace(decimal, ".").replace("\u2212", "-")
         numbers = [*map(float, plain.split("\n"))]
     values: pd.Series[Any] = pd.Series(
         np.append(numbers, np.nan)[codes], texts.index, name=texts.name
@@ -456,7 +457,7 @@ def _is_header(rows: list[list[str]]) -> bool:
     ]
     word_above_numbers = any(
         re.search(r"[^\W\d]", cell) and not (cell in MISSING or is_numeral(cell))
-        and any(map(is_numeral, column)) and all(c in MISSING or is_numeral(c) for c in column)
+        and any(map(is_numeral, column)) and all(c in GAPS or is_numeral(c) for c in column)
         for cell, column in names
     )  # fmt: skip
     numbers = [cell for cell, _ in names if is_numeral(cell)]
