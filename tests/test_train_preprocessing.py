@@ -150,7 +150,8 @@ def test_strange_values_are_no_preprocessing(change: dict[str, Any], words: str)
         (FRAME.assign(age=pd.Period("2024-01")), "column 'age' holds dates or times"),
         (FRAME.assign(age=1j), "column 'age' holds values of complex128"),
         (pd.concat([FRAME, FRAME], axis=1), "two columns have the name 'age'; rename one"),
-        (np.zeros((3, 5)), "the table must have shape (N, 4), not (3, 5)"),
+        (np.zeros((3, 5)), "a DataFrame or an array of shape (N, 4), not shape (3, 5)"),
+        ({"age": [1]}, "a DataFrame or an array of shape (N, 4), not {'age': [1]}"),
     ],
 )
 def test_other_tables_are_refused(frame: Any, words: str) -> None:
@@ -168,9 +169,19 @@ def test_other_tables_are_refused(frame: Any, words: str) -> None:
         (FRAME.iloc[:0], "it must hold rows and columns"),
         (FRAME.set_axis(list("abca"), axis=1), "two columns have the name 'a'"),
         (FRAME[["empty"]], "no column holds numbers"),
-        (np.zeros(4), "the table must have shape (N, columns), not (4,)"),
+        (np.zeros(4), "an array of shape (N, columns), not shape (4,)"),
     ],
 )
 def test_tables_that_cannot_be_learned_from(frame: Any, words: str) -> None:
     with pytest.raises(ft.DataError, match=re.escape(words)):
         fit_preprocessing(frame)
+
+
+def test_what_is_no_table_is_refused() -> None:
+    table: Any
+    for table, words in (
+        ([[1, 2], [3]], "table must be an array of shape .N, columns., or a DataFrame; NumPy"),
+        (np.ma.masked_array([[1.0]], [[True]]), "table must not have a mask"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            fit_preprocessing(table)

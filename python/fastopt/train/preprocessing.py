@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import counted, short_repr
-from fastopt.train.checks import DataError, from_extra, ieee
+from fastopt.train.checks import DataError, from_extra, ieee, plain_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -370,10 +370,11 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
                 f"the table lacks {counted(len(missing), 'column')}: {lacked}; it has {there}"
             )
     else:
-        array = np.asarray(table)
+        shape = f"shape (N, {'columns' if names is None else len(names)})"
+        array = plain_array("table", table, f"{shape}, or a DataFrame", "biufcSUOmM")
         if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):
-            wanted = "columns" if names is None else len(names)
-            raise DataError(f"the table must have shape (N, {wanted}), not {array.shape}")
+            found = f"shape {array.shape}" if array.ndim else short_repr(table)
+            raise DataError(f"the table must be a DataFrame or an array of {shape}, not {found}")
         names = names or [f"x{i + 1}" for i in range(array.shape[1])]
         frame = pd.DataFrame(array, columns=names, index=pd.RangeIndex(1, len(array) + 1))
     twice = frame.columns[frame.columns.duplicated()]
