@@ -65,7 +65,7 @@ FILES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], li
     ),
     "no header": (
         lines(A, B, CLASS), {}, ("x1", "x2"), ("high", "low"),
-        ["no header: line 1 holds values"],
+        ["line 1 holds values (--header if it holds names): the columns are x1"],
     ),
     "header of numbers": (
         lines(A, B, np.arange(90) % 3, head="0,1,2"), {}, ("0", "1"), ("0", "1", "2"),
@@ -285,8 +285,23 @@ def test_words_with_numbers_are_no_dates(tmp_path: Path) -> None:
 def test_line_1_may_have_been_the_header(tmp_path: Path) -> None:
     path = write(tmp_path, lines(NUMBERS, NUMBERS, XY, head="a,5.1,c"))
     with pytest.raises(
-        ft.DataError, match=r"row 1, column 'x1': 'a' .*; line 1 was taken for values"
+        ft.DataError, match=r"row 1, column 'x1': 'a' .*; line 1 holds values \(--he"
     ):
+        ft.load_data(path)
+
+
+def test_an_error_says_how_the_file_was_read(tmp_path: Path) -> None:
+    text = lines(
+        DECIMALS, [*NUMBERS, "5x", *NUMBERS, *NUMBERS[:9]], CLASS, head="a\tb\tc", sep="\t"
+    )
+    path = write(tmp_path, text.replace("high", "hoch/älter").encode("cp1252"))
+    how = "the file is not in UTF-8; the delimiter is a tab; line 1 is the header"
+    with pytest.raises(
+        ft.DataError, match=f"'5x' is not a .*; {how}; numbers have decimal commas$"
+    ):
+        ft.load_data(path)
+    path.write_bytes(path.read_bytes() + b"1\t2\t3\t4\n")
+    with pytest.raises(ft.DataError, match=f"line 92: 4 columns, 3 expected; {how}$"):
         ft.load_data(path)
 
 
@@ -476,7 +491,8 @@ def test_the_command_takes_the_options_of_a_table(tmp_path: Path) -> None:
     ran = fastopt(*again[1:], cwd=tmp_path)
     assert ran.returncode == 2
     assert ran.stderr == (
-        "fastopt: error: a.csv has no column 'nothing' (target); it has 3: 'x1', 'x2', 'x3'\n"
+        "fastopt: error: a.csv has no column 'nothing' (target); it has 3: 'x1', 'x2', 'x3'; "
+        "line 1 holds values (--header if it holds names); numbers have decimal commas\n"
     )
 
 

@@ -32,10 +32,12 @@ from fastopt.train.preprocessing import (
 from fastopt.train.tables import (
     DATE,
     NUMERALS,
+    Table,
     find_column,
     is_numeral,
     is_table,
     read_table,
+    saying_how_read,
     to_numbers,
     unit_of,
 )
@@ -226,14 +228,22 @@ def _load_table(
     header: bool | None,
 ) -> Data:
     wanted = "-1" if target is None else text("target", target)
-    frame, read_notes, decimal = read_table(path, delimiter=delimiter, header=header, target=wanted)
+    table = read_table(path, delimiter=delimiter, header=header, target=wanted)
+    with saying_how_read(table.notes):
+        return _from_table(path, table, task, seed, target, drop)
+
+
+def _from_table(
+    path: Path, table: Table, task: Task | None, seed: int, target: str | None, drop: Sequence[str]
+) -> Data:
+    frame, read_notes, decimal = table
     names, notes = list(frame.columns), list(read_notes)
     if len(names) < 2:
         raise DataError(
             f"{path} has one column; it needs features and a target. If it has more, give "
             "their --delimiter"
         )
-    name = _column(path, names, wanted, "target")
+    name = _column(path, names, "-1" if target is None else target, "target")
     if path.suffix.lower() == ".npz" and "target" not in names:
         raise DataError(f"{path} holds X; it needs X and y")
     if target is None and path.suffix.lower() != ".npz":
@@ -259,11 +269,8 @@ def _load_table(
             numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
             if numbers is not None:
                 frame = frame.assign(**{column: numbers})
-    line_1 = ""
-    if header is None and names == [f"x{i + 1}" for i in range(len(names))]:
-        line_1 = "; line 1 was taken for values: --header if it holds names"
     for column in frame:
-        _check_texts(path, frame[column], decimal, line_1)
+        _check_texts(path, frame[column], decimal)
     numbers = as_numbers(y, decimal)
     if numbers is None and task is None:
         counts = count_texts(y)
@@ -283,7 +290,6 @@ def _load_table(
             row, value, problem = _first_word(y, decimal)
             raise DataError(
                 f"{path}, row {row}, target {short_repr(name)}: {short_repr(value)} {problem}"
-                f"{line_1 if row == 1 else ''}"
             )
         y = numbers
     data = _split(path.name, frame, y, task, seed, notes)
@@ -315,7 +321,7 @@ def _names_rows(column: pd.Series[Any]) -> bool:
     return bool(INDEX.fullmatch(str(column.name)) and column.dtype.kind != "f" and column.is_unique)
 
 
-def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) -> None:
+def _check_texts(path: Path, column: pd.Series[Any], decimal: str) -> None:
     """Raise DataError if a column holds dates, or numbers with other texts among them."""
     name = short_repr(str(column.name))
     out = f"--drop {printable(shlex.quote(str(column.name)))}"
@@ -337,7 +343,7 @@ def _check_texts(path: Path, column: pd.Series[Any], decimal: str, line_1: str) 
         row, value, problem = _first_word(column, decimal)
         raise DataError(
             f"{path}, row {row}, column {name}: {short_repr(value)} {problem}, or leave the column "
-            f"out ({out}){line_1 if row == 1 else ''}"
+            f"out ({out})"
         )
 
 

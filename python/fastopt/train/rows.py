@@ -32,7 +32,7 @@ from fastopt.train.preprocessing import (
     read_texts,
 )
 from fastopt.train.saved import SavedModel
-from fastopt.train.tables import Table, is_numeral, read_table
+from fastopt.train.tables import Table, is_numeral, read_table, saying_how_read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,8 @@ def read_rows(
             "the model was trained on arrays, not on a table; use SavedModel.predict in Python"
         )
     frame, read_notes, decimal = _read(source, model, delimiter, header)
-    _refuse_words(source, frame, model.preprocessing, decimal)
+    with saying_how_read(read_notes):
+        _refuse_words(source, frame, model.preprocessing, decimal)
     notes = [*read_notes, *_notes(frame, model)]
     if model.unnamed and model.target not in frame:
         names = f"{', '.join(frame.columns[:8])}{', ...' * (frame.shape[1] > 8)}"

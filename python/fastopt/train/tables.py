@@ -6,7 +6,8 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -151,7 +152,7 @@ def read_table(
             mark = _read_words(frame, decimal, "", {*text, aim}, aim, notes)
     else:
         read = partial(_read_csv, path, delimiter, header, decimal, text, target, rename, notes)
-        with reading(path, "CSV file"):
+        with reading(path, "CSV file"), saying_how_read(notes):
             try:
                 frame, mark = read("utf-8")
             except UnicodeDecodeError:
@@ -161,6 +162,16 @@ def read_table(
         raise DataError(f"{path} holds no rows of data")
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     return Table(frame, tuple(notes), mark)
+
+
+@contextmanager
+def saying_how_read(notes: Sequence[str]) -> Iterator[None]:
+    """Add to a DataError what `notes` say about encoding, delimiter, header and decimal mark."""
+    try:
+        yield
+    except DataError as error:
+        how = [n.partition(":")[0] for n in notes if n.startswith(("the ", "line ", "numbers "))]
+        raise DataError("; ".join([str(error), *how])) from error
 
 
 def find_column(names: Sequence[str], wanted: str) -> str | None:
@@ -207,7 +218,10 @@ def _read_csv(
                 names.pop()  # each line ends with a delimiter
         else:
             names, start = [f"x{i + 1}" for i in range(columns)], skipped
-            notes.append(f"no header: line {start + 1} holds values; the columns are x1, x2, ...")
+            notes.append(
+                f"line {start + 1} holds values (--header if it holds names): "
+                "the columns are x1, x2, ..."
+            )
         names = _different(names, notes)
         if rename:
             names = rename(names)
