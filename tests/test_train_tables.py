@@ -119,6 +119,8 @@ XY = ["xy"[i % 2] for i in range(40)]
         (lines(NUMBERS, BITS, head="?,0"), ["x1", "x2"]),
         (lines(NUMBERS, NUMBERS, XY, head="a,b,y"), ["a", "b", "y"]),  # y comes again
         (lines(NUMBERS, NUMBERS, XY, head="NA,K,Type"), ["NA", "K", "Type"]),  # sodium
+        (lines(NUMBERS, NUMBERS, XY, head="EUR 2023,2024 EUR,y"), ["EUR 2023", "2024 EUR", "y"]),
+        (lines([f"{i} EUR" for i in range(40)], NUMBERS), ["x1", "x2"]),
         (lines(NUMBERS, NUMBERS, XY, head="Jan 2024,Feb 2024,y"), ["Jan 2024", "Feb 2024", "y"]),
         (lines([0, 0, 1, 1] * 10, [0, 1] * 20), ["x1", "x2"]),  # no header 0,0 or 0,1
         (lines([0, 1] * 20, [1, 0] * 20), ["x1", "x2"]),  # a truth table

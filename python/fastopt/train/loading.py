@@ -359,10 +359,10 @@ def _first_word(cells: pd.Series[Any], decimal: str) -> tuple[Any, str, str]:
     problem = "is not a number; empty the cell if the value is missing"
     words = texts[~texts.map(is_numeral).astype(bool)]
     if not len(words):
-        problem = "has another unit than the first cells of the column"
+        problem = "has another unit than the first cells of the column; use one unit"
         words = texts[texts.map(unit_of) != unit_of(texts.iloc[0])]
     if not len(words):
-        problem = f"is not a number with the decimal mark {decimal!r}, that of the table"
+        problem = f"is not a number with the decimal mark {decimal!r} of the table; use this mark"
         words = texts[texts.map(NUMERALS[decimal].fullmatch).isna()]
     return words.index[0], str(words.iloc[0]), problem
 

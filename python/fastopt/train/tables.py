@@ -469,12 +469,16 @@ def _is_header(rows: list[list[str]]) -> bool:
         for i, (cell, column) in enumerate(zip(first, columns, strict=True))
         if cell or (i > 0 and any(column))
     ]
+    numbers = [  # EUR 2024 is a name above cells without EUR
+        cell
+        for cell, column in names
+        if is_numeral(cell) and (not re.search("[A-Z]{3}", cell) or any(map(unit_of, column)))
+    ]
     word_above_numbers = any(
-        re.search(r"[^\W\d]", cell) and not (cell in MISSING or is_numeral(cell))
+        re.search(r"[^\W\d]", cell) and not (cell in MISSING or cell in numbers)
         and any(map(is_numeral, column)) and all(c in GAPS or is_numeral(c) for c in column)
         for cell, column in names
     )  # fmt: skip
-    numbers = [cell for cell, _ in names if is_numeral(cell)]
     if not numbers:
         return word_above_numbers or not any(
             cell in MISSING or DATE.fullmatch(cell) or cell in column for cell, column in names
@@ -491,7 +495,7 @@ def _is_header(rows: list[list[str]]) -> bool:
     other = all(
         any(not re.fullmatch(r"-?\d*", cell) for cell in column)
         for cell, column in names
-        if is_numeral(cell)
+        if cell in numbers
     )
     return word_above_numbers or (only_numbers and not values <= set(first)) or (years and other)
 
