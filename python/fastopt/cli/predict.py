@@ -78,13 +78,11 @@ def _load(path: Path) -> ft.SavedModel:
 def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
     """Return the columns of the file, and a line about the predictions."""
     predicted = saved.from_outputs(outputs)
+    columns = {f"predicted {saved.target}": predicted}
     if saved.objective.task == "regression":
         low, middle, high = np.percentile(predicted, [0, 50, 100])
-        return {"value": predicted}, (
-            f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
-        )
+        return columns, f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
     shares = saved.objective.probabilities(outputs)
-    columns = {"class": predicted}
     columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
     counts = Counter(predicted.tolist()).most_common()
     listed = ", ".join(f"{label} ({count})" for label, count in counts[:MOST])
