@@ -51,7 +51,10 @@ def test_from_a_table_to_predictions(run: Path) -> None:
     probabilities = model.predict_proba(read_table(run / "mine.csv").frame)
     assert list(found) == ["predicted size", "probability of high", "probability of low"]
     np.testing.assert_array_equal(found.iloc[:, 1:].to_numpy(np.float32), probabilities)
-    assert found["predicted size"].tolist() == model.predict(read_table(run / "mine.csv").frame).tolist()
+    assert (
+        found["predicted size"].tolist()
+        == model.predict(read_table(run / "mine.csv").frame).tolist()
+    )
     right = np.mean(found["predicted size"] == SIZE)
     assert f"score      accuracy {right:.2%}, loss " in printed
     assert "on 90 rows with a known size" in printed
@@ -64,6 +67,13 @@ def test_columns_are_matched_by_name(run: Path) -> None:
     pd.testing.assert_frame_equal(found, expected)
     assert "not used: 'more'" in printed
     assert "score      none, because no row has a known size" in printed
+
+
+def test_a_score_on_the_rows_of_training_is_too_good(run: Path) -> None:
+    warning = "warning: the score is too good: the model was trained on most of these rows"
+    head, *rows = (run / "mine.csv").read_text().splitlines()
+    for part, own in ((rows[::-1], True), ([*rows, "1,Rome,2,"], True), (rows[1:], False)):
+        assert (warning in predict(run, "\n".join([head, *part]))[0]) == own
 
 
 def test_what_a_row_may_lack(run: Path) -> None:

@@ -14,7 +14,7 @@ import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
-from fastopt.cli.common import say_fact
+from fastopt.cli.common import say, say_fact
 from fastopt.train.rows import Rows, read_rows
 
 FILE = "predictions.csv"
@@ -53,6 +53,7 @@ def predict(
         rows = read_rows(data, saved, delimiter=delimiter, header=header)
         try:
             outputs = saved.outputs(rows.frame)
+            known = saved.knows(rows.frame[rows.scored])
         except ft.DataError as error:
             raise ft.DataError(f"{data}: {error}") from None
     with common.results_folder(output), ft.write_together(output) as parts:
@@ -64,6 +65,8 @@ def predict(
         say_fact("", note)
     say_fact("predicted", summary)
     say_fact("score", _score(saved, outputs, rows))
+    if known:
+        say("warning: the score is too good: the model was trained on most of these rows")
     common.written(output, [output / FILE])
 
 
