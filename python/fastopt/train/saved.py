@@ -156,7 +156,7 @@ class SavedModel:
                 f"x must have shape (N, {self.features}) with a row for each sample, not {x.shape}"
             )
         x = x.astype(self.params["0.weight"].dtype, copy=False)
-        outputs = in_parts(lambda part: mlp_outputs(self.params, part), x)
+        outputs = in_parts(lambda part: mlp_outputs(self.params, part), x, self.params)
         bad = ~np.isfinite(outputs).all(axis=1)
         if bad.any():
             raise DataError(
