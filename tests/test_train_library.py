@@ -681,9 +681,9 @@ def test_an_optimizer_that_is_exported_is_a_choice() -> None:
         "assert train.OPTIMIZERS['toy'] == (Toy, 'Toy', 0.25, 0.0, 0.5)\n"
         "assert axes.CHOICES['optimizer'][-1] == 'toy'\n"
         "assert '0.25 toy' in common.by_optimizer('lr')\n"
-        "paths = train.experiments.LANDSCAPES['bowl'], ['toy'] * 9, 0.01, 2, None, 1.0\n"
-        "paths = train.experiments.landscape.follow(*paths)\n"
-        "train.experiments.plot_paths(train.experiments.LANDSCAPES['bowl'], paths)\n"
+        "bowl = train.experiments.LANDSCAPES['bowl']\n"
+        "path = train.experiments.descend(bowl, 'toy', 0.01, 2)\n"
+        "train.experiments.plot_paths(bowl, [path] * 9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -13,7 +13,6 @@ from rich.progress import Progress, TaskID
 from fastopt import train as ft
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.results import write_comparison
 
 
 def compare(
@@ -103,7 +102,7 @@ def compare(
         finally:  # finished runs are kept, also if memory for the next run is missing
             if runs:
                 try:
-                    files = write_comparison(output, runs, names, objective, dataset, title)
+                    files = fx.write_comparison(output, runs, names, objective, dataset, title)
                 finally:
                     axes.print_runs(title, runs, names, objective)
                 common.written(output, files)

@@ -15,7 +15,6 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
 from fastopt.cli.common import say, say_fact
-from fastopt.train.rows import Rows, read_rows
 
 FILE = "predictions.csv"
 MOST = 10  # classes that are listed
@@ -50,7 +49,7 @@ def predict(
     """
     with common.one_line_errors(output):
         saved = _load(model)
-        rows = read_rows(data, saved, delimiter=delimiter, header=header)
+        rows = ft.read_rows(data, saved, delimiter=delimiter, header=header)
         try:
             outputs = saved.outputs(rows.frame)
             known = saved.knows(rows.frame[rows.scored])
@@ -98,7 +97,7 @@ def _write(path: Path, columns: dict[str, Any]) -> None:
     pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n")
 
 
-def _score(saved: ft.SavedModel, outputs: Any, rows: Rows) -> str:
+def _score(saved: ft.SavedModel, outputs: Any, rows: ft.Rows) -> str:
     """Return the scores on the rows with a known target."""
     objective, count = saved.objective, len(rows.targets)
     if not count:

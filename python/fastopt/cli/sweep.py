@@ -14,7 +14,6 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.results import write_sweep
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
@@ -185,7 +184,7 @@ def report(
     runs_text = counted(len(runs), "run") + (f", {diverged} of them diverged" if diverged else "")
     title = f"{axes.title_of(space, dataset)}; {runs_text}"
     try:
-        files = write_sweep(output, runs, space, objective, dataset, title)
+        files = fx.write_sweep(output, runs, space, objective, dataset, title)
     finally:
         title = f"{dataset.name}: the best of {runs_text}"
         axes.print_runs(title, ranked[:SHOWN], names, objective)

@@ -29,15 +29,8 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `rows` with the same keys as CSV; return the path.
-
-    Cells are written as they are: a spreadsheet takes a label such as =1+1 for a formula.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.write_bytes(text.getvalue().encode())
+    """Write `rows` in the form of `to_csv`; return the path."""
+    path.write_bytes(to_csv(rows).encode())
     return path
 
 
@@ -56,6 +49,18 @@ def write_picture(path: Path, figure: Figure) -> Path:
         figure.savefig(png, dpi=150, format="png")
     path.write_bytes(png.getvalue())
     return path
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return `rows`, at least one and all with the same keys, as CSV with a header.
+
+    Cells are written as they are: a spreadsheet takes a label such as =1+1 for a formula.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
