@@ -41,7 +41,7 @@ def write_comparison(
     runs : sequence of Run
         At least one.
     names : sequence of str
-        The fields in which the runs differ.
+        The fields in which the runs differ; at least one.
     objective : Objective
     data : Data
     title : str
@@ -53,6 +53,8 @@ def write_comparison(
         If a file cannot be written.
     """
     require_runs(runs)
+    if not names:
+        raise ValueError("names must hold at least one field")
     facts = _facts(runs, objective, data, varied=names[0])
     with write_together(folder) as parts:
         files = [
