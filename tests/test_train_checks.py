@@ -431,7 +431,7 @@ def test_a_small_product_runs_on_one_thread_of_blas() -> None:
 
     x = np.zeros((300, 2), np.float32)
     for size in (10_000, 20_000):
-        loop.in_parts(forward, x, {"0.weight": np.zeros((1, size), np.float32)})
+        loop.in_parts(forward, x, 2, {"0.weight": np.zeros((1, size), np.float32)})
     assert seen[0] | seen[1] <= {1}
     assert seen[2:] == [set(threads)] * 2
     assert [library.num_threads for library in blas] == threads

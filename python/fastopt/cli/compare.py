@@ -73,7 +73,7 @@ def compare(
     if not several and optimizer is None:
         given["optimizer"] = list(ft.OPTIMIZERS)
     with common.one_line_errors(output):
-        space = axes.make_space(
+        space, configs, dataset = axes.prepare(
             given,
             data=data,
             task=task,
@@ -86,9 +86,6 @@ def compare(
             max_norm=max_norm,
             seed=seed,
         )
-        configs = space.configs()
-        dataset = space.base.load()
-        axes.check(configs, dataset)
         common.use_threads(threads)
     varied = several[0] if several else "optimizer"
     names = ["optimizer", "lr"] if varied == "optimizer" else [varied]

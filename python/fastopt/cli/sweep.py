@@ -85,7 +85,7 @@ def sweep(
     common.check_range("--trials", trials, 1, 100_000)
     common.check_range("--jobs", jobs, 1, 100_000)
     with common.one_line_errors(output):
-        space = axes.make_space(
+        space, configs, dataset = axes.prepare(
             given or DEFAULT_AXES,
             data=data,
             task=task,
@@ -99,9 +99,6 @@ def sweep(
             seed=seed,
             trials=trials,
         )
-        configs = space.configs()
-        dataset = space.base.load()
-        axes.check(configs, dataset)
     objective = ft.Objective(dataset.task, configs[0].loss)
     with common.results_folder(output):
         try:

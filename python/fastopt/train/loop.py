@@ -16,7 +16,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt._checks import choice, counted, flag, integer, number, short_repr
-from fastopt.train.checks import any_count, from_extra, ieee, kind, plain_array, seed_of
+from fastopt.train.checks import DataError, any_count, from_extra, ieee, kind, plain_array, seed_of
 from fastopt.train.data import Array, Data
 from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
@@ -27,8 +27,18 @@ with from_extra("fastopt.train"):
 EVALUATION_BATCH = 256  # samples at a time: the outputs of the layers stay in the cache
 
 
-def in_parts(forward: Callable[[Array], Array], x: Array, params: Mapping[str, Array]) -> Array:
-    """Return ``forward(x)`` for inputs of any length; the parts always have the same size."""
+def in_parts(
+    forward: Callable[[Array], Array], x: Any, features: int, params: Mapping[str, Array]
+) -> Array:
+    """Return ``forward(x)`` for inputs (N, features); the parts always have the same size.
+
+    DataError if `x` has another shape, or no row.
+    """
+    x = plain_array("x", x, "numbers of shape (N, features)")
+    if x.ndim != 2 or x.shape[1] != features or len(x) == 0:
+        raise DataError(
+            f"x must have shape (N, {features}) with a row for each sample, not {x.shape}"
+        )
     parts = range(0, len(x), EVALUATION_BATCH)
     with blas_for(min(len(x), EVALUATION_BATCH), params):
         return np.concatenate([forward(x[i : i + EVALUATION_BATCH]) for i in parts])
@@ -411,14 +421,8 @@ class Trainer:
 
         If there is an `ema`, its averages are the parameters.
         """
-        x = plain_array("x", x, "numbers of shape (N, features)")
-        if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:
-            raise ValueError(
-                f"x must have shape (N, {self.data.features}) with a row for each sample, not "
-                f"{x.shape}"
-            )
         with nullcontext() if self.ema is None else self.ema.applied():
-            return in_parts(self.model.forward, x, self.model.params)
+            return in_parts(self.model.forward, x, self.data.features, self.model.params)
 
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the score on the held-out data.

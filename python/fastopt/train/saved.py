@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import fastopt as fo
 from fastopt._checks import as_path, choice, counted, finite, integer, list_of, positive
-from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
+from fastopt.train.checks import DataError, ieee, kind, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
 from fastopt.train.model import MLP, mlp_outputs
@@ -149,14 +149,12 @@ class SavedModel:
         """
         if self.preprocessing is not None:
             x = self.preprocessing.transform(x)
-        else:
-            x = plain_array("x", x, "numbers of shape (N, features)")
-        if x.ndim != 2 or x.shape[1] != self.features or len(x) == 0:
-            raise DataError(
-                f"x must have shape (N, {self.features}) with a row for each sample, not {x.shape}"
-            )
-        x = x.astype(self.params["0.weight"].dtype, copy=False)
-        outputs = in_parts(lambda part: mlp_outputs(self.params, part), x, self.params)
+        dtype = self.params["0.weight"].dtype
+
+        def forward(part: Array) -> Array:
+            return mlp_outputs(self.params, part.astype(dtype, copy=False))
+
+        outputs = in_parts(forward, x, self.features, self.params)
         bad = ~np.isfinite(outputs).all(axis=1)
         if bad.any():
             raise DataError(
