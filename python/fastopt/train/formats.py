@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Fonts of Linux, Windows and macOS with the scripts that matplotlib's own font does not have.
+FALLBACKS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
+
+
 def check_folder(folder: str | Path) -> None:
     """Create `folder` if it does not exist; OSError if files cannot be written into it."""
     folder = as_path("folder", folder)
@@ -42,9 +54,17 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> Path:
 
 def write_picture(path: Path, figure: Figure) -> Path:
     """Write `figure` as PNG; return the path."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    installed = {font.name for font in fontManager.ttflist}
+    fallbacks = [name for name in FALLBACKS if name in installed]
+    for shown in figure.findobj(Text) if fallbacks else ():
+        assert isinstance(shown, Text)
+        shown.set_fontfamily([*shown.get_fontfamily(), *fallbacks])
     png = io.BytesIO()
     with warnings.catch_warnings():
-        # A picture shows a box for a character that the font does not have.
+        # A picture shows a box for a character that no font has.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(png, dpi=150, format="png")
     path.write_bytes(png.getvalue())
