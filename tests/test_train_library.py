@@ -860,6 +860,12 @@ def test_the_report_of_another_task_does_not_stay(iris: ft.Data, tmp_path: Path)
         assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "mine.csv"])
 
 
+def test_csv_of_rows() -> None:
+    assert ft.to_csv([{"a": 1, "b": "x,y"}, {"a": None, "b": True}]) == 'a,b\n1,"x,y"\n,True\n'
+    with pytest.raises(ValueError, match="rows must hold at least one row"):
+        ft.to_csv([])
+
+
 def test_json_without_nan() -> None:
     text = ft.to_json({"a": float("nan"), "b": [1, float("inf")], "c": {"d": (0.5,)}})
     assert json.loads(text) == {"a": None, "b": [1, None], "c": {"d": [0.5]}}

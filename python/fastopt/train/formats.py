@@ -76,6 +76,8 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
     Cells are written as they are: a spreadsheet takes a label such as =1+1 for a formula.
     """
+    if not rows:
+        raise ValueError("rows must hold at least one row")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
