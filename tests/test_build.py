@@ -146,6 +146,15 @@ def test_what_each_part_may_import(module: str) -> None:
     assert part != "reference" or "_core" not in used
 
 
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("fastopt.cli")))
+def test_commands_use_public_names_of_the_training_tools(module: str) -> None:
+    pytest.importorskip("threadpoolctl")
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastopt.train"):
+            public = getattr(importlib.import_module(str(node.module)), "__all__", ())
+            assert {alias.name for alias in node.names} <= set(public), node.module
+
+
 def test_no_module_imports_itself_through_others() -> None:
     graph = {module: imports(path) - {module} for module, path in MODULES.items()}
     graph["fastopt"].discard("fastopt.train")  # imported when it is first used

@@ -154,8 +154,7 @@ def test_all_losses_are_those_of_the_task() -> None:
     tasks: dict[str, ft.Task] = {"diabetes": "regression", "iris": "classification"}
     for data, task in tasks.items():
         given = axes.parse_axes(loss="all")
-        space = axes.make_space(given, data=data, task=None, hidden="4", drop=None)
-        axes.check(space.configs(), space.base.load())
+        space, *_ = axes.prepare(given, data=data, task=None, hidden="4", drop=None)
         assert space.axes["loss"] == list(ft.LOSSES[task])
 
 

@@ -79,7 +79,7 @@ def test_an_interrupt_of_the_report_leaves_no_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # This is like a second Ctrl-C; the first has ended the training.
-    monkeypatch.setattr("fastopt.train.formats.to_json", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("fastopt.train.formats._strict", raising(KeyboardInterrupt()))
     result = call(arguments)
     assert result.exit_code == 130
     assert result.stdout.rstrip().endswith("interrupted")
@@ -124,8 +124,6 @@ def test_an_interrupt_while_the_files_get_their_names(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "fastopt.train.experiments.landscape.write_picture", lambda path, _: path.touch() or path
     )
-    monkeypatch.setattr("fastopt.cli.landscape.write_table", lambda path, _: path.touch() or path)
-    monkeypatch.setattr("fastopt.cli.landscape.write_json", lambda path, _: path.touch() or path)
     assert call(LANDSCAPE).exit_code == 130
     names = {f"{name}{end}" for name in ("bowl", "ravine") for end in (".png", "-lr.png")}
     assert {path.name for path in Path("a/b").iterdir()} == names | {

@@ -312,6 +312,15 @@ def runs(iris: ft.Data) -> list[fx.Run]:
 SPACE = fx.Space(IRIS, {"lr": [0.01, 0.1, 1e30]})
 
 
+def test_the_files_of_runs(tmp_path: Path, iris: ft.Data, runs: list[fx.Run]) -> None:
+    objective = ft.Objective("classification")
+    paths = fx.write_comparison(str(tmp_path), runs, ["lr"], objective, iris)
+    paths += fx.write_sweep(tmp_path, runs, SPACE, objective, iris)
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="names must hold at least one field"):
+        fx.write_comparison(tmp_path, runs, [], objective, iris)
+
+
 def test_what_a_journal_has_comes_back(tmp_path: Path, iris: ft.Data, runs: list[fx.Run]) -> None:
     path = tmp_path / "runs.jsonl"
     with fx.Journal(path, SPACE, iris) as journal:
@@ -646,11 +655,13 @@ def test_a_journal_that_is_removed_while_it_is_opened_is_made_anew(
         assert path.read_bytes().count(b"\n") == 1
 
 
-def test_pictures_need_runs() -> None:
+def test_pictures_need_runs(iris: ft.Data) -> None:
     objective, space = ft.Objective("classification"), fx.Space(IRIS, {"lr": [0.1]})
     calls: list[Callable[[], object]] = [
         lambda: fx.plot_comparison([], ["lr"], objective),
         lambda: fx.plot_sweep([], ["lr"], objective),
+        lambda: fx.write_comparison(".", [], ["lr"], objective, iris),
+        lambda: fx.write_sweep(".", [], SPACE, objective, iris),
         lambda: fx.plot_map([], space, objective),
     ]
     for call in calls:

@@ -14,12 +14,13 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fastopt import train as ft
 from fastopt.cli import axes as cli_axes
 from fastopt.train import experiments as fx
-from fastopt.train import style
+from fastopt.train import formats, style
 from fastopt.train.formats import write_picture
 
 BASE = ft.RunConfig(data="iris", hidden=(8,), epochs=12, batch_size=16)
@@ -300,3 +301,19 @@ def test_files_are_opaque_and_names_stay_names(tmp_path: Path, runs: list[fx.Run
     first, *others = figure.get_suptitle().splitlines()
     assert first.startswith(r"a\$b\$c ?[31mlong")
     assert others
+
+
+def test_a_picture_takes_what_its_font_lacks_from_other_fonts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def picture(label: str) -> bytes:
+        figure = Figure()
+        figure.subplots().set_yticks([0], [label])
+        return formats.write_picture(tmp_path / "a.png", figure).read_bytes()
+
+    plain, strange = "cat", "\N{MATHEMATICAL SCRIPT CAPITAL A}"  # STIX comes with matplotlib
+    monkeypatch.setattr(formats, "FALLBACKS", ())
+    before = {label: picture(label) for label in (plain, strange)}
+    monkeypatch.setattr(formats, "FALLBACKS", ("not installed", "STIXGeneral"))
+    assert picture(plain) == before[plain]
+    assert picture(strange) != before[strange]

@@ -49,10 +49,13 @@ def test_from_a_table_to_predictions(run: Path) -> None:
     printed, found = predict(run, (run / "mine.csv").read_text())
     model = ft.load_model(run / "fastopt-run")
     probabilities = model.predict_proba(read_table(run / "mine.csv").frame)
-    assert list(found) == ["class", "probability of high", "probability of low"]
+    assert list(found) == ["predicted size", "probability of high", "probability of low"]
     np.testing.assert_array_equal(found.iloc[:, 1:].to_numpy(np.float32), probabilities)
-    assert found["class"].tolist() == model.predict(read_table(run / "mine.csv").frame).tolist()
-    right = np.mean(found["class"] == SIZE)
+    assert (
+        found["predicted size"].tolist()
+        == model.predict(read_table(run / "mine.csv").frame).tolist()
+    )
+    right = np.mean(found["predicted size"] == SIZE)
     assert f"score      accuracy {right:.2%}, loss " in printed
     assert "on 90 rows with a known size" in printed
     assert "wrote into fastopt-predict: predictions.csv" in printed
@@ -64,6 +67,13 @@ def test_columns_are_matched_by_name(run: Path) -> None:
     pd.testing.assert_frame_equal(found, expected)
     assert "not used: 'more'" in printed
     assert "score      none, because no row has a known size" in printed
+
+
+def test_a_score_on_the_rows_of_training_is_too_good(run: Path) -> None:
+    warning = "warning: the score is too good: the model was trained on most of these rows"
+    head, *rows = (run / "mine.csv").read_text().splitlines()
+    for part, own in ((rows[::-1], True), ([*rows, "1,Rome,2,"], True), (rows[1:], False)):
+        assert (warning in predict(run, "\n".join([head, *part]))[0]) == own
 
 
 def test_what_a_row_may_lack(run: Path) -> None:
@@ -117,14 +127,14 @@ def test_first_files_and_new_rows(name: str, tmp_path: Path) -> None:
     model = ft.load_model(tmp_path / "fastopt-run")
     rows = pd.DataFrame(NEW[name][1])
     assert len(set(model.outputs(rows)[:, 0])) == len(rows)  # the order of the rows is checked
+    predicted = f"predicted {model.target}"
+    assert list(table) == [predicted, *(f"probability of {label}" for label in labels)]
     if labels:
-        assert list(table) == ["class", *(f"probability of {label}" for label in labels)]
-        assert table["class"].tolist() == model.predict(rows).tolist()
+        assert table[predicted].tolist() == model.predict(rows).tolist()
         shares = table.iloc[:, 1:].astype(np.float32)
         np.testing.assert_array_equal(shares, model.predict_proba(rows))
     else:
-        assert list(table) == ["value"]
-        np.testing.assert_array_equal(table["value"].astype(float), model.predict(rows))
+        np.testing.assert_array_equal(table[predicted].astype(float), model.predict(rows))
 
 
 def test_a_loaded_model_predicts_the_bits_of_the_trainer_from_a_file(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_a_regression_is_scored_in_its_units(tmp_path: Path) -> None:
     ran = fastopt("train", "--data", "diabetes", "--epochs", "2", cwd=tmp_path)
     assert ran.returncode == 0
     ran = fastopt("predict", "fastopt-run/model.safetensors", "diabetes", cwd=tmp_path)
-    values = pd.read_csv(tmp_path / "fastopt-predict/predictions.csv")["value"]
+    values = pd.read_csv(tmp_path / "fastopt-predict/predictions.csv").squeeze()
     from sklearn.datasets import load_diabetes
     from sklearn.metrics import r2_score
 

@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("threadpoolctl")
 
+from sklearn.datasets import load_iris
+
 import fastopt as fo
 from fastopt import train as ft
 from test_damaged_checkpoints import (
@@ -168,6 +170,19 @@ def test_a_checkpoint_is_not_a_model(tmp_path: Path) -> None:
     trained("iris").save(tmp_path / "run")
     with pytest.raises(fo.CheckpointError, match=r"run is a checkpoint, but not a model; save_"):
         ft.load_model(tmp_path / "run")
+
+
+def test_a_model_knows_the_rows_of_its_data(tmp_path: Path) -> None:
+    ft.save_model(tmp_path / "m", trained("iris"))
+    model = ft.load_model(tmp_path / "m")
+    rows = load_iris(as_frame=True).data
+    assert model.knows(rows[::-1])
+    assert model.knows(np.asfortranarray(rows))
+    assert not model.knows(rows[1:])
+    saved = fo.load(tmp_path / "m")
+    del saved.extra["rows_hash"]  # as in older files
+    fo.save(tmp_path / "m", params=saved.params, extra=saved.extra)
+    assert not ft.load_model(tmp_path / "m").knows(rows)
 
 
 def test_inputs_without_a_finite_output_are_named() -> None:

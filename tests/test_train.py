@@ -355,11 +355,19 @@ def test_early_stopping_says_so_and_stays_so(tmp_path: Path) -> None:
     options = ["--data", "diabetes", "--lr", "0.01", "--patience", "4", "--checkpoint"]
     result = fastopt("train", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "the held-out loss has not fallen for 4 epochs" in result.stdout
+    reason = "the held-out loss has not fallen for 4 epochs; the model is that of this epoch"
+    assert reason in result.stdout
     epochs = len(read_metrics(tmp_path / "fastopt-run"))
     assert epochs < 30
     assert fastopt("train", "--resume", cwd=tmp_path).returncode == 0
     assert len(read_metrics(tmp_path / "fastopt-run")) == epochs
+    # An earlier epoch is repeated to the bit.
+    best, short = epochs - 4, [*options[:4], "--output", "short"]
+    assert fastopt("train", "--epochs", str(best), *short, cwd=tmp_path).returncode == 0
+    losses = [
+        read_metrics(tmp_path / name)[best - 1]["val_loss"] for name in ("short", "fastopt-run")
+    ]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(

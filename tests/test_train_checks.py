@@ -420,6 +420,23 @@ def test_trainers_in_two_threads_give_blas_its_threads_back() -> None:
     assert [library.num_threads for library in blas] == threads
 
 
+def test_a_small_product_runs_on_one_thread_of_blas() -> None:
+    blas = loop._blas().lib_controllers
+    threads = [library.num_threads for library in blas]
+    seen: list[set[int]] = []
+
+    def forward(x: Any) -> Any:
+        seen.append({library.num_threads for library in blas})
+        return x
+
+    x = np.zeros((300, 2), np.float32)
+    for size in (10_000, 20_000):
+        loop.in_parts(forward, x, 2, {"0.weight": np.zeros((1, size), np.float32)})
+    assert seen[0] | seen[1] <= {1}
+    assert seen[2:] == [set(threads)] * 2
+    assert [library.num_threads for library in blas] == threads
+
+
 def test_an_epoch_that_is_taken_anew_has_the_same_order_and_rates() -> None:
     class Interrupt(ft.Callback):
         def on_batch_end(self, trainer: ft.Trainer, samples: int, loss: float) -> None:

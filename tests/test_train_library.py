@@ -681,9 +681,9 @@ def test_an_optimizer_that_is_exported_is_a_choice() -> None:
         "assert train.OPTIMIZERS['toy'] == (Toy, 'Toy', 0.25, 0.0, 0.5)\n"
         "assert axes.CHOICES['optimizer'][-1] == 'toy'\n"
         "assert '0.25 toy' in common.by_optimizer('lr')\n"
-        "paths = train.experiments.LANDSCAPES['bowl'], ['toy'] * 9, 0.01, 2, None, 1.0\n"
-        "paths = train.experiments.landscape.follow(*paths)\n"
-        "train.experiments.plot_paths(train.experiments.LANDSCAPES['bowl'], paths)\n"
+        "bowl = train.experiments.LANDSCAPES['bowl']\n"
+        "path = train.experiments.descend(bowl, 'toy', 0.01, 2)\n"
+        "train.experiments.plot_paths(bowl, [path] * 9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -858,6 +858,12 @@ def test_the_report_of_another_task_does_not_stay(iris: ft.Data, tmp_path: Path)
     for run in (trainer, regression, trainer):
         paths = ft.write_report(tmp_path, run, {})
         assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "mine.csv"])
+
+
+def test_csv_of_rows() -> None:
+    assert ft.to_csv([{"a": 1, "b": "x,y"}, {"a": None, "b": True}]) == 'a,b\n1,"x,y"\n,True\n'
+    with pytest.raises(ValueError, match="rows must hold at least one row"):
+        ft.to_csv([])
 
 
 def test_json_without_nan() -> None:

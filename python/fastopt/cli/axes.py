@@ -73,7 +73,7 @@ def parse_axis(name: str, text: str) -> list[Any] | fx.Range:
         common.fail(f"{option}: {error}")
 
 
-def make_space(
+def prepare(
     axes: dict[str, list[Any] | fx.Range],
     *,
     task: str | None,
@@ -81,8 +81,11 @@ def make_space(
     drop: list[str] | None,
     trials: int | None = None,
     **options: Any,
-) -> fx.Space:
-    """Return the space of the options; the others are fields of `RunConfig`."""
+) -> tuple[fx.Space, list[ft.RunConfig], ft.Data]:
+    """Return the space of the options, its configurations, and the data that all can run on.
+
+    The other options are fields of `RunConfig`.
+    """
     base = ft.RunConfig(
         task=cast("ft.Task | None", task),
         hidden=common.parse_hidden(hidden),
@@ -91,14 +94,12 @@ def make_space(
     )
     if axes.get("loss") == list(EVERY_LOSS):  # all means those of the task
         axes = axes | {"loss": list(ft.LOSSES[base.load().task])}
-    return fx.Space(base, axes, trials)
-
-
-def check(configs: list[ft.RunConfig], dataset: ft.Data) -> None:
-    """Raise if a configuration cannot be run on the data."""
+    space = fx.Space(base, axes, trials)
+    configs, dataset = space.configs(), base.load()
     for config in configs:
         config.check(dataset)
     configs[0].build(dataset)  # raises without memory for the model
+    return space, configs, dataset
 
 
 def describe(dataset: ft.Data, base: ft.RunConfig) -> None:

@@ -21,7 +21,6 @@ from rich.text import Text
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted, short_repr
-from fastopt.train.checks import pip_name
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -254,10 +253,11 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 @contextmanager
 def results_folder(folder: Path) -> Iterator[None]:
     """Check that results can be written into `folder`; remove the folder if there are none."""
-    for package in ("matplotlib", "sklearn"):  # they are imported at the end of the work
-        if find_spec(package) is None:
+    # They are imported at the end of the work.
+    for module, package in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+        if find_spec(module) is None:
             fail(
-                f"the command needs {pip_name(package)}; install it with: "
+                f"the command needs {package}; install it with: "
                 "pip install 'fastopt[train]' (in a checkout: '.[train]')"
             )
     made: list[Path] = []

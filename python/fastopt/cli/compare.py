@@ -13,7 +13,6 @@ from rich.progress import Progress, TaskID
 from fastopt import train as ft
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.results import write_comparison
 
 
 def compare(
@@ -74,7 +73,7 @@ def compare(
     if not several and optimizer is None:
         given["optimizer"] = list(ft.OPTIMIZERS)
     with common.one_line_errors(output):
-        space = axes.make_space(
+        space, configs, dataset = axes.prepare(
             given,
             data=data,
             task=task,
@@ -87,9 +86,6 @@ def compare(
             max_norm=max_norm,
             seed=seed,
         )
-        configs = space.configs()
-        dataset = space.base.load()
-        axes.check(configs, dataset)
         common.use_threads(threads)
     varied = several[0] if several else "optimizer"
     names = ["optimizer", "lr"] if varied == "optimizer" else [varied]
@@ -103,7 +99,7 @@ def compare(
         finally:  # finished runs are kept, also if memory for the next run is missing
             if runs:
                 try:
-                    files = write_comparison(output, runs, names, objective, dataset, title)
+                    files = fx.write_comparison(output, runs, names, objective, dataset, title)
                 finally:
                     axes.print_runs(title, runs, names, objective)
                 common.written(output, files)

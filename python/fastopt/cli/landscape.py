@@ -12,8 +12,6 @@ from fastopt import train as ft
 from fastopt._checks import counted, short_repr
 from fastopt.cli import common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.landscape import follow, write_pictures
-from fastopt.train.formats import write_json, write_table
 
 LENGTHS = [function.steps for function in fx.LANDSCAPES.values()]
 
@@ -73,28 +71,38 @@ def landscape(
     lengths = {name: steps or fx.LANDSCAPES[name].steps for name in functions}
 
     def draw_one(name: str) -> tuple[list[Path], list[dict[str, Any]]]:
-        count = lengths[name]
-        paths = follow(fx.LANDSCAPES[name], optimizers, lr, count, point, tolerance)
-        files = write_pictures(folder, name, paths, count, point, tolerance, not no_animation)
+        plane, count = fx.LANDSCAPES[name], lengths[name]
+        paths = [
+            fx.tune_lr(plane, one, count, point, tolerance)
+            if lr is None
+            else fx.descend(plane, one, lr, count, point)
+            for one in optimizers
+        ]
+        rates = fx.vary_lr(plane, paths[0].optimizer, paths[0].lr, count, point)
+        files = fx.write_landscape(
+            folder, name, paths, rates, tolerance, animation=not no_animation
+        )
         return files, [path.facts(name, tolerance) for path in paths]
 
     rows: list[dict[str, Any]] = []
     with common.results_folder(output):
-        for name in optimizers:
-            try:
-                follow(fx.LANDSCAPES[functions[0]], [name], lr, 1, point, tolerance)
-            except ValueError as error:
-                problem = str(error).partition(", the dtype")[0]
-                common.fail(f"--lr cannot be {lr:g} for {name}: {problem}")
+        if lr is not None:
+            for name in optimizers:
+                try:
+                    fx.descend(fx.LANDSCAPES[functions[0]], name, lr, 1)
+                except ValueError as error:
+                    problem = str(error).partition(", the dtype")[0]
+                    common.fail(f"--lr cannot be {lr:g} for {name}: {problem}")
         try:
             with ft.write_together(output) as folder:
                 parts, ended = common.each(functions, "descending", draw_one)
                 files = [file for part, _ in parts for file in part]
                 rows += [row for _, part in parts for row in part]
                 options = {"steps": lengths, "lr": lr, "start": point, "tolerance": tolerance}
-                files.append(write_table(folder / "landscape.csv", rows))
-                facts = {"options": options, "paths": rows}
-                files.append(write_json(folder / "landscape.json", facts))
+                facts = ft.to_json({"options": options, "paths": rows})
+                for end, text in (("csv", ft.to_csv(rows)), ("json", facts)):
+                    files.append(folder / f"landscape.{end}")
+                    files[-1].write_bytes(text.encode())
         finally:
             if rows:
                 report(rows, lengths, tolerance, lr)

@@ -14,8 +14,7 @@ import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import common
-from fastopt.cli.common import say_fact
-from fastopt.train.rows import Rows, read_rows
+from fastopt.cli.common import say, say_fact
 
 FILE = "predictions.csv"
 MOST = 10  # classes that are listed
@@ -50,9 +49,10 @@ def predict(
     """
     with common.one_line_errors(output):
         saved = _load(model)
-        rows = read_rows(data, saved, delimiter=delimiter, header=header)
+        rows = ft.read_rows(data, saved, delimiter=delimiter, header=header)
         try:
             outputs = saved.outputs(rows.frame)
+            known = saved.knows(rows.frame[rows.scored])
         except ft.DataError as error:
             raise ft.DataError(f"{data}: {error}") from None
     with common.results_folder(output), ft.write_together(output) as parts:
@@ -64,6 +64,8 @@ def predict(
         say_fact("", note)
     say_fact("predicted", summary)
     say_fact("score", _score(saved, outputs, rows))
+    if known:
+        say("warning: the score is too good: the model was trained on most of these rows")
     common.written(output, [output / FILE])
 
 
@@ -78,13 +80,11 @@ def _load(path: Path) -> ft.SavedModel:
 def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
     """Return the columns of the file, and a line about the predictions."""
     predicted = saved.from_outputs(outputs)
+    columns = {f"predicted {saved.target}": predicted}
     if saved.objective.task == "regression":
         low, middle, high = np.percentile(predicted, [0, 50, 100])
-        return {"value": predicted}, (
-            f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
-        )
+        return columns, f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
     shares = saved.objective.probabilities(outputs)
-    columns = {"class": predicted}
     columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
     counts = Counter(predicted.tolist()).most_common()
     listed = ", ".join(f"{label} ({count})" for label, count in counts[:MOST])
@@ -97,7 +97,7 @@ def _write(path: Path, columns: dict[str, Any]) -> None:
     pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n")
 
 
-def _score(saved: ft.SavedModel, outputs: Any, rows: Rows) -> str:
+def _score(saved: ft.SavedModel, outputs: Any, rows: ft.Rows) -> str:
     """Return the scores on the rows with a known target."""
     objective, count = saved.objective, len(rows.targets)
     if not count:

@@ -14,7 +14,6 @@ from fastopt import train as ft
 from fastopt._checks import counted
 from fastopt.cli import axes, common
 from fastopt.train import experiments as fx
-from fastopt.train.experiments.results import write_sweep
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
@@ -86,7 +85,7 @@ def sweep(
     common.check_range("--trials", trials, 1, 100_000)
     common.check_range("--jobs", jobs, 1, 100_000)
     with common.one_line_errors(output):
-        space = axes.make_space(
+        space, configs, dataset = axes.prepare(
             given or DEFAULT_AXES,
             data=data,
             task=task,
@@ -100,9 +99,6 @@ def sweep(
             seed=seed,
             trials=trials,
         )
-        configs = space.configs()
-        dataset = space.base.load()
-        axes.check(configs, dataset)
     objective = ft.Objective(dataset.task, configs[0].loss)
     with common.results_folder(output):
         try:
@@ -185,7 +181,7 @@ def report(
     runs_text = counted(len(runs), "run") + (f", {diverged} of them diverged" if diverged else "")
     title = f"{axes.title_of(space, dataset)}; {runs_text}"
     try:
-        files = write_sweep(output, runs, space, objective, dataset, title)
+        files = fx.write_sweep(output, runs, space, objective, dataset, title)
     finally:
         title = f"{dataset.name}: the best of {runs_text}"
         axes.print_runs(title, ranked[:SHOWN], names, objective)

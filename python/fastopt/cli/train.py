@@ -213,8 +213,8 @@ def fit(
     if history.diverged and not math.isfinite(history.epochs[-1].train_loss):
         say(f"the loss is not finite since epoch {done}: {hint}")
     elif history.stop_reason:
-        end = f"; {hint}" if history.diverged else ""
-        say(f"stopped after epoch {done}: {history.stop_reason}{end}")
+        end = hint if history.diverged else "the model is that of this epoch"
+        say(f"stopped after epoch {done}: {history.stop_reason}; {end}")
     return 1 if history.diverged else code
 
 

@@ -24,7 +24,7 @@ from fastopt.train.callbacks import (
 from fastopt.train.checks import DataError
 from fastopt.train.config import OPTIMIZERS, SCHEDULES, ConfigError, RunConfig, make_scheduler
 from fastopt.train.data import TASKS, Data, Task
-from fastopt.train.formats import check_folder, to_json
+from fastopt.train.formats import check_folder, to_csv, to_json
 from fastopt.train.history import (
     Epoch,
     History,
@@ -49,6 +49,7 @@ from fastopt.train.report import (
     score_classes,
     write_report,
 )
+from fastopt.train.rows import Rows, read_rows
 from fastopt.train.saved import SavedModel, load_model, save_model
 from fastopt.train.tables import Table, read_table
 
@@ -78,6 +79,7 @@ __all__ = [
     "Objective",
     "Overfitting",
     "Preprocessing",
+    "Rows",
     "RunConfig",
     "SavedModel",
     "Seconds",
@@ -96,11 +98,13 @@ __all__ = [
     "plot_confusion",
     "plot_history",
     "plot_predictions",
+    "read_rows",
     "read_table",
     "root_mean_squared_error",
     "save_model",
     "score_classes",
     "still_falls",
+    "to_csv",
     "to_json",
     "write_report",
     "write_together",

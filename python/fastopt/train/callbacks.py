@@ -109,7 +109,8 @@ class CSVLogger(Callback):
 class EarlyStopping(Callback):
     """Ends training when the held-out loss has not fallen for some epochs.
 
-    It depends only on the history, so that a run with interrupts stops after the same epoch.
+    It depends only on the history, so that a run with interrupts stops after the same epoch. The
+    model keeps the weights of this last epoch, not those of the lowest loss.
 
     Parameters
     ----------

@@ -108,7 +108,8 @@ class MLPClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         See `RunConfig`. The schedule "plateau" looks at the loss that `patience` looks at, or at
         that of the training rows.
     patience : int, optional
-        Stop when the loss of held-out rows has not fallen for this many epochs.
+        Stop when the loss of held-out rows has not fallen for this many epochs. The weights are
+        those of the last epoch.
     validation_fraction : float
         The share of rows that `patience` holds out, in (0, 1).
     random_state : int, RandomState or None

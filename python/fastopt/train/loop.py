@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from math import inf, isfinite, nan
 from threading import RLock
@@ -16,7 +16,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt._checks import choice, counted, flag, integer, number, short_repr
-from fastopt.train.checks import any_count, from_extra, ieee, kind, plain_array, seed_of
+from fastopt.train.checks import DataError, any_count, from_extra, ieee, kind, plain_array, seed_of
 from fastopt.train.data import Array, Data
 from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
@@ -24,13 +24,24 @@ from fastopt.train.objective import Objective
 with from_extra("fastopt.train"):
     from threadpoolctl import ThreadpoolController
 
-EVALUATION_BATCH = 4096  # samples at a time
+EVALUATION_BATCH = 256  # samples at a time: the outputs of the layers stay in the cache
 
 
-def in_parts(forward: Callable[[Array], Array], x: Array) -> Array:
-    """Return ``forward(x)`` for inputs of any length; the parts always have the same size."""
+def in_parts(
+    forward: Callable[[Array], Array], x: Any, features: int, params: Mapping[str, Array]
+) -> Array:
+    """Return ``forward(x)`` for inputs (N, features); the parts always have the same size.
+
+    DataError if `x` has another shape, or no row.
+    """
+    x = plain_array("x", x, "numbers of shape (N, features)")
+    if x.ndim != 2 or x.shape[1] != features or len(x) == 0:
+        raise DataError(
+            f"x must have shape (N, {features}) with a row for each sample, not {x.shape}"
+        )
     parts = range(0, len(x), EVALUATION_BATCH)
-    return np.concatenate([forward(x[i : i + EVALUATION_BATCH]) for i in parts])
+    with blas_for(min(len(x), EVALUATION_BATCH), params):
+        return np.concatenate([forward(x[i : i + EVALUATION_BATCH]) for i in parts])
 
 
 @cache
@@ -72,6 +83,15 @@ def _restore_blas(user: object) -> None:
             for library, count in _blas_before:
                 library.set_num_threads(count)
             _blas_before.clear()
+
+
+def blas_for(rows: int, params: Mapping[str, Array]) -> AbstractContextManager[None]:
+    """Let the BLAS of NumPy use one thread if `rows` times a matrix of `params` is a small product.
+
+    Waiting for other threads would cost more, above all if other programs use the cores.
+    """
+    largest = max(param.size for param in params.values())
+    return _one_blas_thread() if rows * largest < 4_000_000 else nullcontext()
 
 
 class Model(Protocol):
@@ -281,9 +301,7 @@ class Trainer:
         else:
             history.stop_reason = ""
         begin = perf_counter() - history.seconds.total
-        largest = max(param.size for param in self.model.params.values())
-        # The products may be too small for several threads: waiting costs more.
-        blas = _one_blas_thread() if self.batch_size * largest < 4_000_000 else nullcontext()
+        blas = blas_for(self.batch_size, self.model.params)
         with np.errstate(all="ignore"), blas, ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.on_fit_end, self)
@@ -403,14 +421,8 @@ class Trainer:
 
         If there is an `ema`, its averages are the parameters.
         """
-        x = plain_array("x", x, "numbers of shape (N, features)")
-        if x.ndim != 2 or x.shape[1] != self.data.features or len(x) == 0:
-            raise ValueError(
-                f"x must have shape (N, {self.data.features}) with a row for each sample, not "
-                f"{x.shape}"
-            )
         with nullcontext() if self.ema is None else self.ema.applied():
-            return in_parts(self.model.forward, x)
+            return in_parts(self.model.forward, x, self.data.features, self.model.params)
 
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the score on the held-out data.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastopt._checks import counted, short_repr
 from fastopt.train.arrays import reading
-from fastopt.train.checks import DataError, ieee, printable
+from fastopt.train.checks import DataError, ieee, kind, printable
 from fastopt.train.data import Targets
 from fastopt.train.loading import (
     BUNDLED,
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """New rows for a model."""
+    """New rows for a model, and their targets as far as they are known."""
 
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # for `SavedModel.predict`
     scored: npt.NDArray[np.bool_]  # whether a row has a target that the model knows (N,)
     targets: Targets  # of the rows with one, in the form of `Data`
     notes: tuple[str, ...]  # what was decided, a line for each
@@ -49,15 +49,41 @@ class Rows(NamedTuple):
 
 @ieee
 def read_rows(
-    source: str, model: SavedModel, *, delimiter: str | None = None, header: bool | None = None
+    source: str | Path,
+    model: SavedModel,
+    *,
+    delimiter: str | None = None,
+    header: bool | None = None,
 ) -> Rows:
-    """Read the rows of anything that `load_data` reads; of MNIST's files, those held out.
+    """Read new rows for a model, as ``fastopt predict`` does.
+
+    The columns are found by their names. Numbers, texts and missing values are read as in training.
+
+    Parameters
+    ----------
+    source : str or path
+        Anything that `load_data` reads; of MNIST's files, those held out.
+    model : SavedModel
+        Of a table.
+    delimiter, header
+        Of a CSV file; see `read_table`.
 
     Raises
     ------
     DataError
         If the rows cannot be read, or the model does not take tables.
+
+    Examples
+    --------
+    >>> from fastopt import train
+    >>> trainer = train.RunConfig(data="iris", lr=0.01).build()
+    >>> history = trainer.fit(30)
+    >>> model = train.SavedModel.from_trainer(trainer)
+    >>> rows = train.read_rows("iris", model)
+    >>> len(rows.targets), model.objective.score(model.outputs(rows.frame), rows.targets) > 0.9
+    (150, True)
     """
+    kind("model", model, SavedModel)
     if model.preprocessing is None:
         raise DataError(
             "the model was trained on arrays, not on a table; use SavedModel.predict in Python"
@@ -85,21 +111,23 @@ def read_rows(
     return Rows(frame, scored, targets, tuple(notes))
 
 
-def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | None) -> Table:
+def _read(
+    source: str | Path, model: SavedModel, delimiter: str | None, header: bool | None
+) -> Table:
     """Read a table with the target, if there is one."""
     assert model.preprocessing is not None
 
     def rename(names: list[str]) -> list[str]:
         return _names(source, names, model)
 
-    if source in BUNDLED:
+    if isinstance(source, str) and source in BUNDLED:
         refuse_options(source, {"delimiter": delimiter, "header": header})
         return Table(bundled_table(source, model.objective.task), ())
     path = Path(source)
     with reading(path, "path"):
         folder = path.is_dir()
     if folder:
-        refuse_options(source, {"delimiter": delimiter, "header": header})
+        refuse_options(str(source), {"delimiter": delimiter, "header": header})
         frame = idx_table(path, "t10k")
         *names, label = frame.columns
         return Table(frame.set_axis([*rename(names), label], axis=1), ())
@@ -116,7 +144,7 @@ def _read(source: str, model: SavedModel, delimiter: str | None, header: bool | 
     )
 
 
-def _names(source: str, names: list[str], model: SavedModel) -> list[str]:
+def _names(source: str | Path, names: list[str], model: SavedModel) -> list[str]:
     """Return the names that the columns of `source` had in training.
 
     A table without names has the columns of training, or all but the target. Without the target,
@@ -135,7 +163,7 @@ def _names(source: str, names: list[str], model: SavedModel) -> list[str]:
 
 
 def _refuse_words(
-    source: str, frame: pd.DataFrame, preprocessing: Preprocessing, decimal: str
+    source: str | Path, frame: pd.DataFrame, preprocessing: Preprocessing, decimal: str
 ) -> None:
     """Raise DataError for the first cell in a column of numbers that is not one."""
     import pandas as pd

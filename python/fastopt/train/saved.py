@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 import fastopt as fo
 from fastopt._checks import as_path, choice, counted, finite, integer, list_of, positive
-from fastopt.train.checks import DataError, ieee, kind, plain_array, printable, text
+from fastopt.train.checks import DataError, ieee, kind, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
 from fastopt.train.model import MLP, mlp_outputs
@@ -49,6 +50,8 @@ class SavedModel:
         The decimal mark of the table.
     unnamed : int
         See `Data`.
+    rows_hash : str
+        A hash of the rows of the data, for `knows`. Empty if there is no preprocessing.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class SavedModel:
     preprocessing: Preprocessing | None = None
     decimal: str = "."
     unnamed: int = 0
+    rows_hash: str = ""
 
     def __post_init__(self) -> None:
         kind("objective", self.objective, Objective)
@@ -77,6 +81,7 @@ class SavedModel:
             "target_deviation": positive("target_deviation", self.target_deviation),
             "decimal": choice(".", ",")("decimal", self.decimal),
             "unnamed": integer(0)("unnamed", self.unnamed),
+            "rows_hash": text("rows_hash", self.rows_hash),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -103,16 +108,18 @@ class SavedModel:
         kind("trainer", trainer, Trainer)
         kind("trainer.model", trainer.model, MLP)
         params = trainer.model.params if trainer.ema is None else trainer.ema.averages
+        data = trainer.data
         return cls(
             {name: np.array(param) for name, param in params.items()},
             trainer.objective,
-            tuple(trainer.data.labels),
-            trainer.data.target,
-            trainer.data.target_mean,
-            trainer.data.target_deviation,
-            trainer.data.preprocessing,
-            trainer.data.decimal,
-            trainer.data.unnamed,
+            tuple(data.labels),
+            data.target,
+            data.target_mean,
+            data.target_deviation,
+            data.preprocessing,
+            data.decimal,
+            data.unnamed,
+            "" if data.preprocessing is None else _hash_rows(data.x_train, data.x_val),
         )
 
     @property
@@ -142,14 +149,12 @@ class SavedModel:
         """
         if self.preprocessing is not None:
             x = self.preprocessing.transform(x)
-        else:
-            x = plain_array("x", x, "numbers of shape (N, features)")
-        if x.ndim != 2 or x.shape[1] != self.features or len(x) == 0:
-            raise DataError(
-                f"x must have shape (N, {self.features}) with a row for each sample, not {x.shape}"
-            )
-        x = x.astype(self.params["0.weight"].dtype, copy=False)
-        outputs = in_parts(lambda part: mlp_outputs(self.params, part), x)
+        dtype = self.params["0.weight"].dtype
+
+        def forward(part: Array) -> Array:
+            return mlp_outputs(self.params, part.astype(dtype, copy=False))
+
+        outputs = in_parts(forward, x, self.features, self.params)
         bad = ~np.isfinite(outputs).all(axis=1)
         if bad.any():
             raise DataError(
@@ -173,6 +178,16 @@ class SavedModel:
     def predict_proba(self, x: Any) -> Array:
         """Return the probabilities of the classes (N, classes); see `Objective.probabilities`."""
         return self.objective.probabilities(self.outputs(x))
+
+    @ieee
+    def knows(self, x: Any) -> bool:
+        """Return whether `x` has the rows of the data of its training, in any order.
+
+        A score on them is too good. Only a model with a preprocessing can tell; `x` is a DataFrame
+        or an array for `Preprocessing.transform`.
+        """
+        ready = self.preprocessing
+        return ready is not None and self.rows_hash == _hash_rows(ready.transform(x))
 
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self._widths))}, {self.objective.task} of {self.target}"
@@ -231,6 +246,7 @@ def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
         "preprocessing": model.preprocessing and model.preprocessing.to_json(),
         "decimal": model.decimal,
         "unnamed": model.unnamed,
+        "rows_hash": model.rows_hash,
     }
     fo.save(path, params=model.params, extra=extra)
 
@@ -275,6 +291,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             preprocessing=ready and Preprocessing.from_json(ready),
             decimal=facts["decimal"],
             unnamed=facts["unnamed"],
+            rows_hash=facts.get("rows_hash", ""),  # older files have none
         )
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -289,6 +306,13 @@ def _require_utf8(facts: Any) -> None:
         json.dumps(facts, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError("a text holds half of a surrogate pair") from None
+
+
+def _hash_rows(*parts: Array) -> str:
+    """Return a hash of the rows of all parts (N, features), in any order."""
+    dense = map(np.ascontiguousarray, parts)
+    rows = sorted(hashlib.sha256(row).digest() for part in dense for row in part)
+    return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
 def _check_weights(params: Mapping[str, Array]) -> None:

@@ -16,9 +16,11 @@ from fastopt.train.experiments.landscape import (
     plot_rates,
     tune_lr,
     vary_lr,
+    write_landscape,
 )
 from fastopt.train.experiments.parallel import RunError, run_parallel
 from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
+from fastopt.train.experiments.results import write_comparison, write_sweep
 from fastopt.train.experiments.runs import AXES, Run, compare, label, run
 from fastopt.train.experiments.space import Range, Space
 
@@ -46,4 +48,7 @@ __all__ = [
     "run_parallel",
     "tune_lr",
     "vary_lr",
+    "write_comparison",
+    "write_landscape",
+    "write_sweep",
 ]

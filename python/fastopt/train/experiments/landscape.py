@@ -369,32 +369,42 @@ def find_winner(paths: Sequence[Descent], tolerance: float = TOLERANCE) -> Desce
     return min((path for path in paths if not path.diverged), key=rank, default=None)
 
 
-def follow(
-    landscape: Landscape,
-    optimizers: Sequence[str],
-    lr: float | None,
-    steps: int,
-    start: tuple[float, float] | None,
-    tolerance: float,
-) -> list[Descent]:
-    """Return the path of each optimizer, each with its best learning rate if `lr` is None."""
-    if lr is None:
-        return [tune_lr(landscape, name, steps, start, tolerance) for name in optimizers]
-    return [descend(landscape, name, lr, steps, start) for name in optimizers]
-
-
-def write_pictures(
-    folder: Path,
+def write_landscape(
+    folder: str | Path,
     name: str,
     paths: Sequence[Descent],
-    steps: int,
-    start: tuple[float, float] | None,
-    tolerance: float,
-    animation: bool,
+    rates: Sequence[Descent],
+    tolerance: float = TOLERANCE,
+    *,
+    animation: bool = True,
 ) -> list[Path]:
-    """Write the pictures of one of `LANDSCAPES`, all or none; return where they were made."""
-    landscape = LANDSCAPES[name]
-    rates = vary_lr(landscape, paths[0].optimizer, paths[0].lr, steps, start)
+    """Write the pictures of paths over a function; return where they are.
+
+    The files are those of ``fastopt landscape``: ``NAME.png`` (see `plot_paths`), ``NAME-lr.png``
+    (see `plot_rates`) and ``NAME.gif`` (see `animate`). They are written together; see
+    `fastopt.train.write_together`.
+
+    Parameters
+    ----------
+    folder : path
+        Must exist.
+    name : str
+        One of `LANDSCAPES`.
+    paths : sequence of Descent
+        At least one.
+    rates : sequence of Descent
+        The paths of `vary_lr`.
+    tolerance : float
+        The distance from a minimum at which it counts as reached.
+    animation : bool
+        Whether to write the animation.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    landscape = LANDSCAPES[choice(*LANDSCAPES)("name", name)]
     with write_together(folder) as parts:
         files = [
             write_picture(parts / f"{name}.png", plot_paths(landscape, paths, tolerance)),
@@ -403,7 +413,7 @@ def write_pictures(
         if animation:
             files.append(parts / f"{name}.gif")
             animate(files[-1], landscape, paths)
-    return files
+    return [Path(folder, file.name) for file in files]
 
 
 @np.errstate(all="ignore")

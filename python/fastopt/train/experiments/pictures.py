@@ -41,7 +41,8 @@ def _loss_label(runs: Sequence[Run], objective: Objective) -> str:
     return "mean loss, of each run's own kind" if several else objective.loss_label
 
 
-def _require_runs(runs: Sequence[Run]) -> None:
+def require_runs(runs: Sequence[Run]) -> None:
+    """Raise unless there is a run."""
     if not runs:
         raise ValueError("runs must hold at least one run")
 
@@ -62,7 +63,7 @@ def plot_comparison(
     objective : Objective
     title : str
     """
-    _require_runs(runs)
+    require_runs(runs)
     from matplotlib.figure import Figure  # takes half a second: not for --help
 
     figure = Figure(figsize=(10, 7.6 + 0.2 * -(-len(runs) // 4)), layout="constrained")
@@ -91,7 +92,7 @@ def plot_sweep(
     The scores are drawn twice: all of them, and enlarged around the final scores of the better
     half.
     """
-    _require_runs(runs)
+    require_runs(runs)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5.2), layout="constrained")
@@ -164,7 +165,7 @@ def plot_map(runs: Sequence[Run], space: Space, objective: Objective, title: str
 
     With one field it is a line of the scores over its values, and the title says so.
     """
-    _require_runs(runs)
+    require_runs(runs)
     from matplotlib.figure import Figure
 
     varied = [
