@@ -1,7 +1,11 @@
 // exp with the same bits on every machine: no libm, no fused multiply-add.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "../table.hpp"
+#include "block.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -15,31 +19,40 @@ namespace {
 // until the other factors are applied, and a sum of 2^31 entries is still far from overflow.
 constexpr double exp_scale = 0x1p32;
 
-// exp(x) for x <= 0 or NaN is 2^n (1 + rest); n stands in the low bits of `bits`.
-template <class T, class Bits>
-struct ExpParts {
-    T rest;
-    Bits bits;
+// x = n ln 2 + r; n stands in the low bits of `bits`.
+template <class T>
+struct Reduced {
+    T r;
+    Bits<T> bits;
 };
 
-inline ExpParts<float, std::uint32_t> exp_parts(float x) {
+inline Reduced<float> reduce(float x) {
     constexpr float round = 0x1.8p23f;
     const float shifted = x * 0x1.715476p+0f + round;
     const float n = shifted - round;
-    const float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    return {(x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f,
+            __builtin_bit_cast(std::uint32_t, shifted)};
+}
+
+inline Reduced<double> reduce(double x) {
+    constexpr double round = 0x1.8p52;
+    const double shifted = x * 0x1.71547652b82fep+0 + round;
+    const double n = shifted - round;
+    return {(x - n * 0x1.62e42fefa4p-1) - n * -0x1.8432a1b0e2634p-43,
+            __builtin_bit_cast(std::uint64_t, shifted)};
+}
+
+// exp(r) - 1.
+inline float exp_minus_one(float r) {
     float q = 0.00138146136162f;
     q = q * r + 0.00836871008881f;
     q = q * r + 0.041668387373f;
     q = q * r + 0.166665206877f;
     q = q * r + 0.499999934516f;
-    return {q * (r * r) + r, __builtin_bit_cast(std::uint32_t, shifted)};
+    return q * (r * r) + r;
 }
 
-inline ExpParts<double, std::uint64_t> exp_parts(double x) {
-    constexpr double round = 0x1.8p52;
-    const double shifted = x * 0x1.71547652b82fep+0 + round;
-    const double n = shifted - round;
-    const double r = (x - n * 0x1.62e42fefa4p-1) - n * -0x1.8432a1b0e2634p-43;
+inline double exp_minus_one(double r) {
     double q = 2.5000067274192575067e-8;
     q = q * r + 2.7630233871620585336e-7;
     q = q * r + 2.7557586281051927642e-6;
@@ -50,47 +63,87 @@ inline ExpParts<double, std::uint64_t> exp_parts(double x) {
     q = q * r + 4.1666666666530266493e-2;
     q = q * r + 0.16666666666666412768;
     q = q * r + 0.50000000000000106167;
-    return {q * (r * r) + r, __builtin_bit_cast(std::uint64_t, shifted)};
+    return q * (r * r) + r;
 }
 
-// 2^n, from the bits of exp_parts.
+// 2^n, from the bits of reduce().
 inline float power_of_two(std::uint32_t n) { return __builtin_bit_cast(float, (n + 127u) << 23); }
 inline double power_of_two(std::uint64_t n) {
     return __builtin_bit_cast(double, (n + 1023u) << 52);
 }
 
 // exp(x) * 2^shift, while that is neither denormal nor infinite.
-inline float exp_shifted(float x, std::uint32_t shift) {
-    const auto parts = exp_parts(x);
-    return (parts.rest + 1.0f) * power_of_two(parts.bits + shift);
-}
-inline double exp_shifted(double x, std::uint64_t shift) {
-    const auto parts = exp_parts(x);
-    return (parts.rest + 1.0) * power_of_two(parts.bits + shift);
+template <class T>
+T exp_shifted(const Reduced<T>& x, Bits<T> shift) {
+    return (exp_minus_one(x.r) + T{1}) * power_of_two(x.bits + shift);
 }
 
-// exp(x) * 2^32 for x <= 0 or NaN. It is 0 where exp(x) is too small to change a result of type T.
-// At these limits exp(x) * 2^32 is the smallest normal number.
-inline float exp_scaled(float x) { return x < -109.0f ? 0.0f : exp_shifted(x, 32); }
-inline double exp_scaled(double x) { return x < -730.0 ? 0.0 : exp_shifted(x, 32); }
+// exp(x) * 2^32 for x <= 0 or NaN. It is 0 where exp(x) is too small to change a result of type T,
+// below this limit. There exp(x) * 2^32 is the smallest normal number.
+template <class T>
+constexpr T exp_limit = sizeof(T) == 4 ? T{-109} : T{-730};
+
+template <class T>
+T exp_scaled(T x) {
+    return x < exp_limit<T> ? T{0} : exp_shifted(reduce(x), Bits<T>{32});
+}
+
+// use(i, e, bits) with exp(x(i)) = 2^n e, n in the low bits of `bits`.
+template <class T, std::size_t size, class X, class Use>
+FASTOPT_INLINE void exp_stages(X x, Use use) {
+    T r[size], e[size];
+    Bits<T> bits[size];
+    each<size>([&](std::size_t i) {
+        const Reduced<T> reduced = reduce(x(i));
+        r[i] = reduced.r;
+        bits[i] = reduced.bits;
+    });
+    each<size>([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
+    each<size>([&](std::size_t i) { use(i, e[i] + T{1}, bits[i]); });
+}
+
+template <class T, std::size_t size = block_size, class X, class Use>
+FASTOPT_INLINE void exp_scaled(X x, Use use) {
+    T r[size], e[size], power[size];
+    each<size>([&](std::size_t i) {
+        const T at = x(i);
+        const bool tiny = at < exp_limit<T>;
+        const Reduced<T> reduced = reduce(at);
+        r[i] = tiny ? T{0} : reduced.r;
+        power[i] = tiny ? T{0} : power_of_two(reduced.bits + 32);
+    });
+    each<size>([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
+    each<size>([&](std::size_t i) { use(i, (e[i] + T{1}) * power[i]); });
+}
 
 // exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays. At -104 and
-// -746 exp is 0, and at 710 infinite.
-inline float exp_of_minus(float x) {
-    const float size = x < 0.0f ? -x : x;
-    return exp_shifted(-(size > 104.0f ? 104.0f : size), 32) * 0x1p-32f;
-}
-inline double exp_of_minus(double x) {
-    const double size = x < 0.0 ? -x : x;
-    return exp_shifted(-(size > 746.0 ? 746.0 : size), 64) * 0x1p-64;
+// -746 exp is 0.
+template <class T, class X, class Use>
+FASTOPT_INLINE void exp_of_minus(X x, Use use) {
+    constexpr T limit = sizeof(T) == 4 ? T{104} : T{746};
+    constexpr Bits<T> shift = sizeof(T) == 4 ? 32 : 64;
+    constexpr T unshift = sizeof(T) == 4 ? T{0x1p-32} : T{0x1p-64};
+    exp_stages<T, block_size>(
+        [&](std::size_t i) {
+            const T size = x(i) < T{0} ? -x(i) : x(i);
+            return -(size > limit ? limit : size);
+        },
+        [&](std::size_t i, T e, Bits<T> bits) { use(i, e * power_of_two(bits + shift) * unshift); });
 }
 
-// exp(x) for any x, as accurate.
-inline double exp(double x) {
-    const double low = x < -746.0 ? -746.0 : x;
-    const std::uint64_t shift = x < 0.0 ? 64u : std::uint64_t{0} - 64u;
-    const double unshift = __builtin_bit_cast(double, (1023u - shift) << 52);
-    return exp_shifted(low > 710.0 ? 710.0 : low, shift) * unshift;
+// exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.
+template <class X, class Use>
+FASTOPT_INLINE void exp(X x, Use use) {
+    exp_stages<double, block_size>(
+        [&](std::size_t i) {
+            const double low = x(i) < -746.0 ? -746.0 : x(i);
+            return low > 710.0 ? 710.0 : low;
+        },
+        [&](std::size_t i, double e, std::uint64_t bits) {
+            const bool small = x(i) < 0.0;
+            const std::uint64_t shift = small ? 64u : std::uint64_t{0} - 64u;
+            use(i, e * power_of_two(bits + shift) * (small ? 0x1p-64 : 0x1p64));
+        });
 }
 
 }  // namespace

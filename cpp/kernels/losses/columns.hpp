@@ -13,6 +13,11 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
+template <std::size_t size>
+struct Size {
+    constexpr operator std::size_t() const { return size; }
+};
+
 // A number of each of the positions side by side.
 template <class T>
 using Column = T[column_count];
@@ -239,10 +244,17 @@ void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, 
     for (std::size_t start = 0; start < classes; start += tile_size) {
         const std::size_t count = tile_length(classes, start);
         const ColumnTile<T>& tile = tiles[start / tile_size];
-        Column<T> base;  // a local, because for the compiler the tile may overlap x
-        for (std::size_t i = 0; i < column_count; ++i) base[i] = tile.base[i];
-        for (std::size_t c = start; c < start + count; ++c)
-            for (std::size_t i = 0; i < column_count; ++i) x[c][i] = exp_scaled(x[c][i] - base[i]);
+        Block<T> base;  // of two classes
+        for (std::size_t i = 0; i < column_count; ++i)
+            base[i] = base[column_count + i] = tile.base[i];
+        std::size_t c = start;
+        const auto replace = [&](auto size) {
+            T* const from = x[c];
+            exp_scaled<T, size>([&](std::size_t i) { return from[i] - base[i]; },
+                                [&](std::size_t i, T e) { from[i] = e; });
+        };
+        for (; c + 2 <= start + count; c += 2) replace(Size<2 * column_count>{});
+        if (c < start + count) replace(Size<column_count>{});
         Column<double> of_tile;
         sum_columns<T>(
             count,

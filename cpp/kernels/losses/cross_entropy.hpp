@@ -47,16 +47,18 @@ struct PositionResult {
     double factor, pivot_grad;
 };
 
+// s - 1. Where the pivot is the largest, its e is exp_scale.
+inline double sum_minus_one(double deficit, double others, double at_pivot) {
+    return deficit == 0.0 ? others * (1.0 / exp_scale)
+                          : (others + at_pivot) * (1.0 / exp_scale) - 1.0;
+}
+
 // `plain`: the share is 1, and nothing else pulls. The bits are those of the whole formula, because
 // its zeros are positive.
 template <bool plain>
-inline PositionResult finish(const PositionSums& at, const CrossEntropyOptions& options,
-                             double grad_scale) {
-    const double sum = at.others + at.at_pivot;
-    const double share_of = 1.0 / sum;
-    // Where the pivot is the largest, its e is exp_scale.
-    const double log_sum =
-        log1p(at.deficit == 0.0 ? at.others * (1.0 / exp_scale) : sum * (1.0 / exp_scale) - 1.0);
+inline PositionResult finish(const PositionSums& at, double log_sum,
+                             const CrossEntropyOptions& options, double grad_scale) {
+    const double share_of = 1.0 / (at.others + at.at_pivot);
     PositionResult result{};
     result.log_sum_exp = at.top + log_sum;
     if constexpr (plain) {
@@ -124,9 +126,9 @@ template <class T>
 FASTOPT_INLINE SoftCap<T> soft_cap(T x, T cap) {
     const T u = x / cap;
     const T argument = u < T{0} ? u * T{2} : u * T{-2};
-    const auto parts = exp_parts(argument);
-    const T power = power_of_two(parts.bits);
-    const T near = (power - T{1}) + power * parts.rest;
+    const Reduced<T> reduced = reduce(argument);
+    const T power = power_of_two(reduced.bits);
+    const T near = (power - T{1}) + power * exp_minus_one(reduced.r);
     const T a = argument < T{-40} ? T{-1} : near;  // exp(-40) does not change 1
     const T e = exp_scaled(argument) * static_cast<T>(1.0 / exp_scale);
     const T half = T{2} + a;
@@ -216,13 +218,13 @@ FASTOPT_INLINE PositionSums sum_row(const CrossEntropyBlock& block, const Pulls<
         // before.
         const T* ahead = t + 1 < tiles.count ? in + tile_size : row.next;
         if (read_before) ahead = row.next ? row.next + start : nullptr;
-        T at_pivot{};
-        if (row.e)
+        if (T* const to = row.e ? row.e + start : nullptr; to)
             tiles.sums[t] =
-                sum_exp(in, count, base, left_out, at_pivot, ahead, write_lanes(in, row.e + start));
+                sum_exp(in, count, base, left_out, ahead, written_later(in, to),
+                        [to](std::size_t i, T e) { to[i] = e; });
         else
-            tiles.sums[t] = sum_exp(in, count, base, left_out, at_pivot, ahead,
-                                    [](std::size_t, const T*, std::size_t) {});
+            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, to,
+                                    [](std::size_t, T) {});
     }
     hit = hit && x_at_pivot == top;
 
@@ -320,7 +322,9 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
                                : static_cast<std::size_t>(block.targets[position]);
         bool hit = false;
         const PositionSums sums = sum_row(block, pulls, scratch, row, hit);
-        const PositionResult result = finish<false>(sums, block.options, block.grad_scale);
+        const double log_sum = log1p(sum_minus_one(sums.deficit, sums.others, sums.at_pivot));
+        const PositionResult result =
+            finish<false>(sums, log_sum, block.options, block.grad_scale);
         if (const T* const p = row.probabilities; p && block.correct)
             hit = hit && first_index(p, classes, largest(p, classes)) == row.pivot;
         store_result(block, position, result, hit);
@@ -475,8 +479,8 @@ struct ColumnPass {
     // The logits become e.
     void sum_exp() {
         pick_columns(scratch.x, pivot, x_at_pivot);
-        for (std::size_t i = 0; i < column_count; ++i)
-            at_pivot[i] = exp_scaled(x_at_pivot[i] - top[i]);
+        exp_scaled<T, column_count>([&](std::size_t i) { return x_at_pivot[i] - top[i]; },
+                                    [&](std::size_t i, T e) { at_pivot[i] = e; });
         exp_columns(
             scratch.x, classes, scratch.tiles, others,
             [&](std::size_t c, std::size_t i, T e) { return except_at<T>(c, pivot[i], T{0}, e); });
@@ -484,10 +488,18 @@ struct ColumnPass {
 
     template <bool plain>
     void finish_all() {
+        Column<double> deficit, log_sum;
+        for (std::size_t i = 0; i < column_count; ++i)
+            deficit[i] = static_cast<double>(top[i]) - static_cast<double>(x_at_pivot[i]);
+        log1p(
+            [&](std::size_t i) {
+                return sum_minus_one(deficit[i], others[i], static_cast<double>(at_pivot[i]));
+            },
+            log_sum);
         for (std::size_t i = 0; i < column_count; ++i) {
             PositionSums sums{};
             sums.top = static_cast<double>(top[i]);
-            sums.deficit = sums.top - static_cast<double>(x_at_pivot[i]);
+            sums.deficit = deficit[i];
             sums.others = others[i];
             sums.at_pivot = static_cast<double>(at_pivot[i]);
             if constexpr (!plain) {
@@ -496,7 +508,8 @@ struct ColumnPass {
                 sums.distance = distance[i];
                 sums.pull_at_pivot = pull_at_pivot[i];
             }
-            const PositionResult result = finish<plain>(sums, block.options, block.grad_scale);
+            const PositionResult result = 
+                finish<plain>(sums, log_sum[i], block.options, block.grad_scale);
             loss[i] = ignored[i] ? 0.0 : result.loss;
             log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;
             factor[i] = result.factor;

@@ -1,35 +1,60 @@
 // Losses and functions of one element at a time, value and gradient in one pass.
 //
-// A family is a struct with a name, the numbers of its operands and options, and a rule, which is
-// the mathematics of one element. `Compute<T>` is the type of the arithmetic for elements of type
-// T. It is double where the time goes into memory anyway: a float32 gradient is then the true one,
-// rounded once. The rule of a loss gives the loss and d loss / d input, times `scale`. The rule of
-// a function gives its result. Absent operands are ones. The loop at the end of this file loads,
-// converts, sums and stores for all families, by blocks that are small enough for registers.
+// A family is a struct with a name, the numbers of its operands and options, and run(), the
+// mathematics of a block of elements as stages (block.hpp). `Compute<T>` is the type of the
+// arithmetic for elements of type T. It is double where the time goes into memory anyway: a float32
+// gradient is then the true one, rounded once. A loss sets the loss and d loss / d input, times
+// `scale`; a function sets its result. Absent operands are ones. The loop at the end of this file
+// cuts arrays into blocks, sums and stores for all families.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../arithmetic/log.hpp"
 #include "../arithmetic/stream.hpp"
 #include "../table.hpp"
 
-// Element i of the result depends on elements i alone, also where it replaces one of them.
-#if defined(__clang__)
-#define FASTOPT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define FASTOPT_INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
 namespace fastopt::FASTOPT_ISA {
 namespace {
+
+static_assert(pointwise_lanes == block_size);
+
+// A block of a run. `adds`: losses are added to `sums`.
+template <class T, class Compute, bool adds>
+struct PointwiseBlock {
+    using C = Compute;
+
+    const T* operands[max_operands];
+    T* out;
+    T* losses;
+    double* sums;
+    const double* options;
+    double scale;
+    std::size_t first;  // the number of element 0 in its array
+
+    C x(std::size_t i) const { return static_cast<C>(operands[0][i]); }
+    C y(std::size_t i) const { return static_cast<C>(operands[1][i]); }
+    C weight(std::size_t i) const { return static_cast<C>(operands[2][i]); }
+    C positive_weight(std::size_t i) const { return static_cast<C>(operands[3][i]); }
+    C option(std::size_t k) const { return static_cast<C>(options[k]); }
+
+    void set(std::size_t i, C result) const { out[i] = static_cast<T>(result); }
+    void set(std::size_t i, C loss, C grad) const {
+        if constexpr (adds)
+            sums[i] += static_cast<double>(loss);
+        else
+            losses[i] = static_cast<T>(loss);
+        set(i, grad);
+    }
+};
 
 // Losses -----------------------------------------------------------------------------------------
 
 // The defaults. `work` is the time of an element in elements of an update: 1 without a function,
-// 4 with an exp or a logarithm, 8 with two.
+// 2 to 4 with an exp or a logarithm, 6 with two logarithms.
 struct PointwiseLoss {
     static constexpr bool is_loss = true;
     static constexpr int operand_count = 2;
@@ -53,30 +78,26 @@ C magnitude(C x) {
 
 struct mse : PointwiseLoss {
     static constexpr const char* name = "mse";
-    template <class C>
-    struct Rule {
-        C slope;
-        Rule(const double*, double scale) : slope(static_cast<C>(2.0 * scale)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
-            const C difference = x - y;
-            loss = difference * difference;
-            grad = difference * slope;
-        }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C slope = static_cast<C>(2.0 * at.scale);
+        each([&](std::size_t i) {
+            const C difference = at.x(i) - at.y(i);
+            at.set(i, difference * difference, difference * slope);
+        });
+    }
 };
 
 struct l1 : PointwiseLoss {
     static constexpr const char* name = "l1";
-    template <class C>
-    struct Rule {
-        C scale;
-        Rule(const double*, double scale_given) : scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
-            const C difference = x - y;
-            loss = magnitude(difference);
-            grad = signed_scale(difference, scale);
-        }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C scale = static_cast<C>(at.scale);
+        each([&](std::size_t i) {
+            const C difference = at.x(i) - at.y(i);
+            at.set(i, magnitude(difference), signed_scale(difference, scale));
+        });
+    }
 };
 
 // Into [-limit, limit]; NaN stays.
@@ -91,20 +112,15 @@ C clamped(C x, C limit) {
 struct smooth_l1 : PointwiseLoss {
     static constexpr const char* name = "smooth_l1";
     static constexpr int option_count = 1;
-    template <class C>
-    struct Rule {
-        C beta, inverse, scale;
-        Rule(const double* options, double scale_given)
-            : beta(static_cast<C>(options[0])),
-              inverse(C{1} / beta),
-              scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
-            const C difference = x - y;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C beta = at.option(0), inverse = C{1} / beta, scale = static_cast<C>(at.scale);
+        each([&](std::size_t i) {
+            const C difference = at.x(i) - at.y(i);
             const C slope = clamped(difference * inverse, C{1});
-            loss = slope * (difference - C{0.5} * clamped(difference, beta));
-            grad = slope * scale;
-        }
-    };
+            at.set(i, slope * (difference - C{0.5} * clamped(difference, beta)), slope * scale);
+        });
+    }
 };
 
 // d^2 / 2 for |d| <= delta, delta (|d| - delta/2) elsewhere. With c = d clamped into
@@ -112,18 +128,15 @@ struct smooth_l1 : PointwiseLoss {
 struct huber : PointwiseLoss {
     static constexpr const char* name = "huber";
     static constexpr int option_count = 1;
-    template <class C>
-    struct Rule {
-        C delta, scale;
-        Rule(const double* options, double scale_given)
-            : delta(static_cast<C>(options[0])), scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
-            const C difference = x - y;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C delta = at.option(0), scale = static_cast<C>(at.scale);
+        each([&](std::size_t i) {
+            const C difference = at.x(i) - at.y(i);
             const C slope = clamped(difference, delta);
-            loss = slope * (difference - C{0.5} * slope);
-            grad = slope * scale;
-        }
-    };
+            at.set(i, slope * (difference - C{0.5} * slope), slope * scale);
+        });
+    }
 };
 
 // -w (y log x + (1-y) log(1-x)), each logarithm at least -100, and the gradient that torch gives
@@ -131,22 +144,24 @@ struct huber : PointwiseLoss {
 struct bce : PointwiseLoss {
     static constexpr const char* name = "bce";
     static constexpr bool unit_interval = true;
-    static constexpr int work = 8;
-    template <class C>
-    struct Rule {
-        C scale;
-        Rule(const double*, double scale_given) : scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C weight, C, C& loss, C& grad) const {
-            const C rest = C{1} - x;
+    static constexpr int work = 6;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C scale = static_cast<C>(at.scale);
+        Block<C> log_x, log_rest;
+        log([&](std::size_t i) { return at.x(i); }, into(log_x));
+        log([&](std::size_t i) { return C{1} - at.x(i); }, into(log_rest));
+        each([&](std::size_t i) {
+            const C x = at.x(i), y = at.y(i), rest = C{1} - x;
             const C error = (C{1} - rest) - x;  // log(rest + error) = log(rest) + error, nearly
-            const C log_x = log(x), log_rest = log(rest) + error;
-            const C a = log_x < C{-100} ? C{-100} : log_x;
-            const C b = log_rest < C{-100} ? C{-100} : log_rest;
-            loss = weight * -(y * a + (C{1} - y) * b);
+            const C a = log_x[i] < C{-100} ? C{-100} : log_x[i];
+            const C log_true = log_rest[i] + error;
+            const C b = log_true < C{-100} ? C{-100} : log_true;
             const C variance = rest * x;
-            grad = weight * (x - y) / (variance < C{1e-12} ? C{1e-12} : variance) * scale;
-        }
-    };
+            at.set(i, at.weight(i) * -(y * a + (C{1} - y) * b),
+                   at.weight(i) * (x - y) / (variance < C{1e-12} ? C{1e-12} : variance) * scale);
+        });
+    }
 };
 
 // w (v y softplus(-x) + (1-y) softplus(x)) with the weight v of positives: sums of terms of one
@@ -154,67 +169,68 @@ struct bce : PointwiseLoss {
 // 1. Nothing is subtracted from 1.
 struct bce_with_logits : PointwiseLoss {
     static constexpr const char* name = "bce_with_logits";
-    static constexpr int work = 4;
+    static constexpr int work = 3;
     template <class T>
     using Compute = T;
-    template <class C>
-    struct Rule {
-        C scale;
-        Rule(const double*, double scale_given) : scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C weight, C positive_weight, C& loss, C& grad) const {
-            const C e = exp_of_minus(x);
-            const C log_sum = log1p_fraction(e);
-            const C large = C{1} / (C{1} + e);
-            const C small = e * large;
-            const C positive = positive_weight * y, negative = C{1} - y;
-            const C softplus_minus = (x < C{0} ? -x : C{0}) + log_sum;
-            const C softplus = (x > C{0} ? x : C{0}) + log_sum;
-            loss = weight * (positive * softplus_minus + negative * softplus);
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C scale = static_cast<C>(at.scale);
+        Block<C> e, log_sum;
+        exp_of_minus<C>([&](std::size_t i) { return at.x(i); }, into(e));
+        log1p_fraction(e, log_sum);
+        each([&](std::size_t i) {
+            const C x = at.x(i), weight = at.weight(i);
+            const C large = C{1} / (C{1} + e[i]);
+            const C small = e[i] * large;
+            const C positive = at.positive_weight(i) * at.y(i), negative = C{1} - at.y(i);
             const bool below = x < C{0};
+            const C softplus_minus = (below ? -x : C{0}) + log_sum[i];
+            const C softplus = (x > C{0} ? x : C{0}) + log_sum[i];
             const C pull = negative * (below ? small : large) - positive * (below ? large : small);
-            grad = weight * pull * scale;
-        }
-    };
+            at.set(i, weight * (positive * softplus_minus + negative * softplus),
+                   weight * pull * scale);
+        });
+    }
 };
 
 // y (log y - x) for log-probabilities x and probabilities y; 0 where y = 0.
 struct kl_div : PointwiseLoss {
     static constexpr const char* name = "kl_div";
     static constexpr int work = 4;
-    template <class C>
-    struct Rule {
-        C scale;
-        Rule(const double*, double scale_given) : scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C scale = static_cast<C>(at.scale);
+        Block<C> log_y;
+        log([&](std::size_t i) { return at.y(i); }, into(log_y));
+        each([&](std::size_t i) {
+            const C x = at.x(i), y = at.y(i);
             const C nothing = x == x ? C{0} : x;
-            loss = y == C{0} ? nothing : y * (log(y) - x);
-            grad = -y * scale;
-        }
-    };
+            at.set(i, y == C{0} ? nothing : y * (log_y[i] - x), -y * scale);
+        });
+    }
 };
 
 // The same with y = log of the probabilities.
 struct kl_div_log_target : PointwiseLoss {
     static constexpr const char* name = "kl_div_log_target";
     static constexpr int work = 4;
-    template <class C>
-    struct Rule {
-        C scale;
-        Rule(const double*, double scale_given) : scale(static_cast<C>(scale_given)) {}
-        void operator()(C x, C y, C, C, C& loss, C& grad) const {
-            const C probability = exp(y);
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C scale = static_cast<C>(at.scale);
+        Block<C> probability;
+        exp([&](std::size_t i) { return at.y(i); }, into(probability));
+        each([&](std::size_t i) {
+            const C x = at.x(i), p = probability[i];
             const C nothing = x == x ? C{0} : x;
-            loss = probability == C{0} ? nothing : probability * (y - x);
-            grad = -probability * scale;
-        }
-    };
+            at.set(i, p == C{0} ? nothing : p * (at.y(i) - x), -p * scale);
+        });
+    }
 };
 
 // Functions --------------------------------------------------------------------------------------
 
 struct PointwiseFunction {
     static constexpr bool is_loss = false;
-    static constexpr bool numbered = false;  // whether the rule takes the element's number
     static constexpr int operand_count = 1;
     static constexpr int option_count = 0;
     static constexpr bool unit_interval = false;
@@ -223,50 +239,46 @@ struct PointwiseFunction {
     using Compute = T;
 };
 
-// 1 / (1 + exp(-x)), as accurate near 0 as near 1.
-template <class C>
-C sigmoid_of(C x) {
-    const C e = exp_of_minus(x);
-    return (x < C{0} ? e : C{1}) / (C{1} + e);
+// use(i, 1 / (1 + exp(-x(i)))), as accurate near 0 as near 1.
+template <class C, class X, class Use>
+FASTOPT_INLINE void sigmoid_of(X x, Use use) {
+    exp_of_minus<C>(x, [&](std::size_t i, C e) { use(i, (x(i) < C{0} ? e : C{1}) / (C{1} + e)); });
 }
 
 struct sigmoid : PointwiseFunction {
     static constexpr const char* name = "sigmoid";
-    static constexpr int work = 4;
-    template <class C>
-    struct Rule {
-        Rule(const double*, double) {}
-        C operator()(C x, C) const { return sigmoid_of(x); }
-    };
+    static constexpr int work = 2;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        sigmoid_of<C>([&](std::size_t i) { return at.x(i); },
+                      [&](std::size_t i, C y) { at.set(i, y); });
+    }
 };
 
 struct sigmoid_backward : PointwiseFunction {
     static constexpr const char* name = "sigmoid_backward";
     static constexpr int operand_count = 2;
-    template <class C>
-    struct Rule {
-        Rule(const double*, double) {}
-        C operator()(C grad, C y) const { return grad * ((C{1} - y) * y); }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        each([&](std::size_t i) { at.set(i, at.x(i) * ((C{1} - at.y(i)) * at.y(i))); });
+    }
 };
 
 struct relu : PointwiseFunction {
     static constexpr const char* name = "relu";
-    template <class C>
-    struct Rule {
-        Rule(const double*, double) {}
-        C operator()(C x, C) const { return x <= C{0} ? C{0} : x; }  // NaN stays
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        each([&](std::size_t i) { at.set(i, at.x(i) <= C{0} ? C{0} : at.x(i)); });  // NaN stays
+    }
 };
 
 struct relu_backward : PointwiseFunction {
     static constexpr const char* name = "relu_backward";
     static constexpr int operand_count = 2;
-    template <class C>
-    struct Rule {
-        Rule(const double*, double) {}
-        C operator()(C grad, C x) const { return x <= C{0} ? C{0} : grad; }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        each([&](std::size_t i) { at.set(i, at.y(i) <= C{0} ? C{0} : at.x(i)); });
+    }
 };
 
 // L / (1 + exp(-k (x - x0))). In double, for the rounding of k (x - x0) grows in the exponential.
@@ -276,15 +288,12 @@ struct logistic : PointwiseFunction {
     static constexpr int work = 4;
     template <class T>
     using Compute = double;
-    template <class C>
-    struct Rule {
-        C top, steepness, middle;
-        Rule(const double* options, double)
-            : top(static_cast<C>(options[0])),
-              steepness(static_cast<C>(options[1])),
-              middle(static_cast<C>(options[2])) {}
-        C operator()(C x, C) const { return top * sigmoid_of(steepness * (x - middle)); }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const C top = at.option(0), steepness = at.option(1), middle = at.option(2);
+        sigmoid_of<C>([&](std::size_t i) { return steepness * (at.x(i) - middle); },
+                      [&](std::size_t i, C y) { at.set(i, top * y); });
+    }
 };
 
 // x * scale, or 0 where a hash of the seed and of the element's number is below the threshold. The
@@ -292,106 +301,96 @@ struct logistic : PointwiseFunction {
 // (Appleby) and in one more round. The high half of the seed is added between the rounds.
 struct dropout : PointwiseFunction {
     static constexpr const char* name = "dropout";
-    static constexpr bool numbered = true;
     static constexpr int option_count = 4;  // threshold, scale, the seed's halves
     static constexpr int work = 2;          // a dozen integer operations
-    template <class C>
-    struct Rule {
-        std::uint32_t threshold;
-        C scale;
-        std::uint32_t low, high;
-        Rule(const double* options, double)
-            : threshold(static_cast<std::uint32_t>(options[0])),
-              scale(static_cast<C>(options[1])),
-              low(static_cast<std::uint32_t>(options[2])),
-              high(static_cast<std::uint32_t>(options[3])) {}
-        C operator()(C x, std::uint32_t number, std::uint32_t high_number) const {
-            std::uint32_t hash = number * 0x9e3779b9u + low;
-            hash = (hash ^ (hash >> 16)) * 0x85ebca6bu;
-            hash = ((hash ^ (hash >> 13)) + (high ^ high_number)) * 0xc2b2ae35u;
-            hash = (hash ^ (hash >> 16)) * 0x27d4eb2fu;
-            return (hash ^ (hash >> 15)) < threshold ? C{0} : x * scale;
-        }
-    };
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const auto threshold = static_cast<std::uint32_t>(at.options[0]);
+        const C scale = at.option(1);
+        const auto low = static_cast<std::uint32_t>(at.options[2]);
+        // Chunks begin at multiples of their size, so the high half is the same for all of a run.
+        const auto high =
+            static_cast<std::uint32_t>(at.options[3]) ^ static_cast<std::uint32_t>(at.first >> 32);
+        constexpr std::uint32_t weyl = 0x9e3779b9u;
+        const std::uint32_t start = static_cast<std::uint32_t>(at.first) * weyl + low;
+        Block<std::uint32_t> hash;
+        each([&](std::size_t i) {
+            std::uint32_t mixed = start + static_cast<std::uint32_t>(i) * weyl;
+            mixed = (mixed ^ (mixed >> 16)) * 0x85ebca6bu;
+            hash[i] = mixed ^ (mixed >> 13);
+        });
+        each([&](std::size_t i) {
+            std::uint32_t mixed = (hash[i] + high) * 0xc2b2ae35u;
+            mixed = (mixed ^ (mixed >> 16)) * 0x27d4eb2fu;
+            at.set(i, (mixed ^ (mixed >> 15)) < threshold ? C{0} : at.x(i) * scale);
+        });
+    }
 };
 
 // The loop ---------------------------------------------------------------------------------------
 
 template <class T>
-constexpr T pointwise_ones[pointwise_lanes] = {
+constexpr Block<T> ones = {
     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-// Elements [start, start + count) of a run, count <= pointwise_lanes.
-template <class Family, class T, bool with_losses, class Rule>
-FASTOPT_INLINE void pointwise_block(const Rule& rule, const PointwiseRun& run, double* sums,
-                                    std::size_t start, std::size_t count, bool stream) {
-    using C = typename Family::template Compute<T>;
-    const auto operand = [&](int index) {
-        const T* first = static_cast<const T*>(run.operands[index]);
-        return first ? first + start : pointwise_ones<T>;
+template <class Family, class T, bool adds>
+void run_blocks(const PointwiseRun& run) {
+    PointwiseBlock<T, typename Family::template Compute<T>, adds> at{};
+    Block<T> out, losses;
+    Block<double> sums;
+    each([&](std::size_t i) {
+        losses[i] = T{0};
+        sums[i] = adds ? run.lanes[i] : 0.0;
+    });
+    at.sums = sums;
+    at.options = run.options;
+    at.scale = run.grad_scale;
+    const bool stream = run.stream && can_stream(run.out);
+    const auto from = [](auto* array, std::size_t start, auto* other) {
+        return array ? static_cast<decltype(other)>(array) + start : other;
     };
-    T block[pointwise_lanes];
-    T* to = run.out ? static_cast<T*>(run.out) + start : block;
-    T* out = stream ? block : to;
-    const T *x = operand(0), *y = operand(1);
-    if constexpr (Family::is_loss) {
-        const T *weight = operand(2), *positive_weight = operand(3);
-        C losses[pointwise_lanes];
-        FASTOPT_INDEPENDENT
-        for (std::size_t i = 0; i < count; ++i) {
-            C loss, grad;
-            rule(static_cast<C>(x[i]), static_cast<C>(y[i]), static_cast<C>(weight[i]),
-                 static_cast<C>(positive_weight[i]), loss, grad);
-            if constexpr (with_losses)
-                losses[i] = loss;
-            else
-                sums[i] += static_cast<double>(loss);
-            out[i] = static_cast<T>(grad);
+    std::size_t start = 0;
+    for (; start + block_size <= run.count; start += block_size) {
+        for (int k = 0; k < max_operands; ++k)
+            at.operands[k] = run.operands[k] ? static_cast<const T*>(run.operands[k]) + start : ones<T>;
+        T* const to = from(run.out, start, out);
+        at.out = stream ? out : to;
+        at.losses = from(run.losses, start, losses);
+        at.first = run.first + start;
+        Family::run(at);
+        if (stream) stream_bytes(to, out, sizeof(out));
+    }
+    if (stream) finish_streaming();
+    // The rest as a whole block, of which not all is used.
+    if (const std::size_t count = run.count - start; count > 0) {
+        Block<T> operands[max_operands];
+        for (int k = 0; k < max_operands; ++k) {
+            const T* const x = static_cast<const T*>(run.operands[k]);
+            for (std::size_t i = 0; i < block_size; ++i)
+                operands[k][i] = x ? x[start + (i < count ? i : 0)] : T{1};
+            at.operands[k] = operands[k];
         }
-        if constexpr (with_losses) {
-            T* kept = static_cast<T*>(run.losses) + start;
-            for (std::size_t i = 0; i < count; ++i) kept[i] = static_cast<T>(losses[i]);
-        }
-    } else {
-        // Chunks begin at multiples of their size, so the high half is the same for all of a run.
-        auto number = static_cast<std::uint32_t>(run.first + start);
-        const auto high_number = static_cast<std::uint32_t>((run.first + start) >> 32);
-        FASTOPT_INDEPENDENT
+        Block<double> added;
+        each([&](std::size_t i) { added[i] = 0.0; });
+        at.out = out;
+        at.losses = losses;
+        at.sums = added;
+        at.first = run.first + start;
+        Family::run(at);
         for (std::size_t i = 0; i < count; ++i) {
-            if constexpr (Family::numbered)
-                out[i] = static_cast<T>(rule(static_cast<C>(x[i]), number++, high_number));
-            else
-                out[i] = static_cast<T>(rule(static_cast<C>(x[i]), static_cast<C>(y[i])));
+            if (run.out) static_cast<T*>(run.out)[start + i] = out[i];
+            if (run.losses) static_cast<T*>(run.losses)[start + i] = losses[i];
+            sums[i] += added[i];
         }
     }
-    if (stream) stream_bytes(to, block, count * sizeof(T));
-}
-
-template <class Family, class T, bool with_losses>
-void run_blocks(const PointwiseRun& run) {
-    const typename Family::template Rule<typename Family::template Compute<T>> rule(run.options,
-                                                                                    run.grad_scale);
-    double sums[pointwise_lanes];
-    if constexpr (!with_losses)
-        for (std::size_t lane = 0; lane < pointwise_lanes; ++lane) sums[lane] = run.lanes[lane];
-    const bool stream = run.stream && can_stream(run.out);
-    std::size_t start = 0;
-    for (; start + pointwise_lanes <= run.count; start += pointwise_lanes)
-        pointwise_block<Family, T, with_losses>(rule, run, sums, start, pointwise_lanes, stream);
-    if (stream) finish_streaming();
-    if (start < run.count)
-        pointwise_block<Family, T, with_losses>(rule, run, sums, start, run.count - start, false);
-    if constexpr (!with_losses)
-        for (std::size_t lane = 0; lane < pointwise_lanes; ++lane) run.lanes[lane] = sums[lane];
+    if (adds) each([&](std::size_t i) { run.lanes[i] = sums[i]; });
 }
 
 template <class Family, class T>
 void run_pointwise(const PointwiseRun& run) {
-    if constexpr (Family::is_loss) {
-        if (!run.losses) return run_blocks<Family, T, false>(run);
-    }
-    run_blocks<Family, T, true>(run);
+    if (Family::is_loss && !run.losses) return run_blocks<Family, T, true>(run);
+    run_blocks<Family, T, false>(run);
 }
 
 template <class T>

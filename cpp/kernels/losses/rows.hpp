@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../arithmetic/index.hpp"
 #include "../table.hpp"
@@ -91,57 +92,50 @@ std::size_t largest_index(const T* x, std::size_t count) {
     return tile + first_index(x + tile, tile_length(count, tile), best);
 }
 
-// The sum of e_i = exp(x[i] - base) * exp_scale for i < count, at most a tile. Element `left_out`,
-// if it is less than count, is left out and stored in `at`. Calls use(start, e, n) for each 64
-// elements, with n of them from `start` on and 0 for the one left out. Prefetches from `next` on.
-// Not inlined: the loop needs all registers, and its speed should not depend on what is around it.
+// The sum of e_i = exp(x[i] - base) * exp_scale for i < count, at most a tile, without element
+// `left_out`, if it is less than count. Calls use(i, e_i) for all. Prefetches what will be read,
+// from `next` on, and what will be written, from `to` on.
+// Not inlined: its speed should not depend on what is around it.
 template <class T, class Use>
 __attribute__((noinline)) double sum_exp(const T* x, std::size_t count, T base,
-                                         std::size_t left_out, T& at, const T* next, Use use) {
-    T partial[lane_count];
-    for (T& lane : partial) lane = T{0};
-    T e[lane_count];
-    const auto take_all = [&](std::size_t start, const T* values, std::size_t n) {
-        for (std::size_t i = 0; i < n; ++i) partial[i] += values[i];
-        use(start, values, n);
-    };
-    const auto take = [&](std::size_t start, std::size_t n) {
-        if (left_out - start >= n) return take_all(start, e, n);
-        T others[lane_count];  // e itself stays in registers if it is never indexed
-        for (std::size_t i = 0; i < lane_count; ++i) others[i] = e[i];
-        at = others[left_out - start];
-        others[left_out - start] = T{0};
-        take_all(start, others, n);
-    };
+                                         std::size_t left_out, const T* next, const T* to,
+                                         Use use) {
+    Block<T> partial;
+    each([&](std::size_t i) { partial[i] = T{0}; });
     std::size_t start = 0;
+    const auto take = [&](std::size_t i, T e) {
+        partial[i] += e;
+        use(start + i, e);
+    };
     for (; start + lane_count <= count; start += lane_count) {
         prefetch(next ? next + start : nullptr, lane_count);
-        for (std::size_t i = 0; i < lane_count; ++i) e[i] = exp_scaled(x[start + i] - base);
-        take(start, lane_count);
+        prefetch(to ? to + start : nullptr, lane_count);
+        const std::size_t lane = left_out - start < lane_count ? left_out - start : 0;
+        const T before = partial[lane];
+        exp_scaled<T>([&](std::size_t i) { return x[start + i] - base; }, take);
+        if (left_out - start < lane_count) partial[lane] = before;
     }
-    if (start < count) {
-        // The rest by whole vectors too, of which not all is used.
-        prefetch(next ? next + start : nullptr, count - start);
-        for (T& value : e) value = base;
-        for (std::size_t i = 0; start + i < count; ++i) e[i] = x[start + i];
-        for (std::size_t i = 0; i < lane_count; ++i) e[i] = exp_scaled(e[i] - base);
-        take(start, count - start);
+    if (const std::size_t n = count - start; n > 0) {
+        prefetch(next ? next + start : nullptr, n);
+        prefetch(to ? to + start : nullptr, n);
+        Block<T> rest, e;  // a whole block, of which not all is used
+        each([&](std::size_t i) { rest[i] = base; });
+        for (std::size_t i = 0; i < n; ++i) rest[i] = x[start + i];
+        exp_scaled<T>([&](std::size_t i) { return rest[i] - base; }, into(e));
+        if (left_out - start < n) e[left_out - start] = T{0};
+        for (std::size_t i = 0; i < n; ++i) take(i, e[i]);
     }
     LaneSum sum{0.0};
     sum.add_tile(partial);
     return sum.total();
 }
 
-// For sum_exp: writes e to `to`, which may be x. Prefetches the place of a later write, because a
-// write, too, waits for the cache line that it changes.
+// The place of a write that follows one to `to`: a write, too, waits for its cache line. None if x
+// is replaced, which has been read.
 template <class T>
-auto write_lanes(const T* x, T* to) {
+const T* written_later(const T* x, const T* to) {
     constexpr std::size_t distance = 2048 / sizeof(T);  // half a page: the time of some 32 lines
-    T* const ahead = to != x ? to + distance : nullptr;
-    return [=](std::size_t start, const T* e, std::size_t n) {
-        prefetch(ahead ? ahead + start : nullptr, lane_count);
-        for (std::size_t i = 0; i < n; ++i) to[start + i] = e[i];
-    };
+    return to != x ? to + distance : nullptr;
 }
 
 // The tiles of a position.

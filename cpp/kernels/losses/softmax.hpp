@@ -65,19 +65,14 @@ void softmax_rows(const SoftmaxBlock& block) {
             top = larger(top, tile_top);
             const T* ahead = t + 1 < tiles.count ? in + tile_size : next;
             const T base = base_of(tile_top);
-            T at_top{};
-            if constexpr (log) {
-                // x is copied while it is in the first cache, and while the memory waits for exp.
-                const auto copy = write_lanes(x, out);
-                tiles.sums[t] = sum_exp(in, count, base, first_index(in, count, tile_top), at_top,
-                                        ahead, [&](std::size_t first, const T*, std::size_t n) {
-                                            if (out != x) copy(start + first, in + first, n);
-                                        });
-                scratch.at_tops[t] = static_cast<double>(at_top);
-            } else {
-                tiles.sums[t] =
-                    sum_exp(in, count, base, count, at_top, ahead, write_lanes(in, out + start));
-            }
+            const std::size_t left_out = log ? first_index(in, count, tile_top) : count;
+            // log_softmax copies x while it is in the first cache, and while the memory waits for
+            // exp.
+            T* const to = out + start;
+            tiles.sums[t] =
+                sum_exp(in, count, base, left_out, ahead, written_later(in, to),
+                        [&](std::size_t i, T e) { to[i] = log ? in[i] : e; });
+            if constexpr (log) scratch.at_tops[t] = static_cast<double>(exp_scaled(tile_top - base));
         }
         if constexpr (log) {
             for (std::size_t t = 0; t < tiles.count; ++t)
