@@ -31,8 +31,8 @@ using Block = T[block_size];
 
 // For use(): stores a block.
 template <class T>
-auto into(Block<T>& block) {
-    return [&block](std::size_t i, T value) { block[i] = value; };
+auto into(T* block) {
+    return [block](std::size_t i, T value) { block[i] = value; };
 }
 
 // stage(i) for each element of a block.
@@ -40,6 +40,31 @@ template <std::size_t size = block_size, class Stage>
 FASTOPT_INLINE void each(Stage stage) {
     FASTOPT_INDEPENDENT
     for (std::size_t i = 0; i < size; ++i) stage(i);
+}
+
+// Calls run(x, use), a function of a block, for `count` elements. Past the last one, it repeats the
+// first of its block.
+template <class T, class X, class Run, class Use>
+FASTOPT_INLINE void each_block(std::size_t count, X x, Run run, Use use) {
+    std::size_t start = 0;
+    for (; start + block_size <= count; start += block_size)
+        run([&](std::size_t i) { return x(start + i); },
+            [&](std::size_t i, T value) { use(start + i, value); });
+    if (start == count) return;
+    Block<T> rest, result;
+    const T filler = x(start);
+    each([&](std::size_t i) { rest[i] = filler; });
+    for (std::size_t i = 0; start + i < count; ++i) rest[i] = x(start + i);
+    run([&](std::size_t i) { return rest[i]; }, into(result));
+    for (std::size_t i = 0; start + i < count; ++i) use(start + i, result[i]);
+}
+
+// Prefetches `count` elements that will be read soon, unless x is nullptr.
+template <class T>
+FASTOPT_INLINE void prefetch(const T* x, std::size_t count) {
+    constexpr std::size_t line = 64 / sizeof(T);  // elements of a cache line
+    if (x == nullptr) return;
+    for (std::size_t i = 0; i < count; i += line) __builtin_prefetch(x + i, 0, 3);
 }
 
 // An unsigned integer as wide as an element.

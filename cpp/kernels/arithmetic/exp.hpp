@@ -88,20 +88,6 @@ T exp_scaled(T x) {
     return x < exp_limit<T> ? T{0} : exp_shifted(reduce(x), Bits<T>{32});
 }
 
-// use(i, e, bits) with exp(x(i)) = 2^n e, n in the low bits of `bits`.
-template <class T, std::size_t size, class X, class Use>
-FASTOPT_INLINE void exp_stages(X x, Use use) {
-    T r[size], e[size];
-    Bits<T> bits[size];
-    each<size>([&](std::size_t i) {
-        const Reduced<T> reduced = reduce(x(i));
-        r[i] = reduced.r;
-        bits[i] = reduced.bits;
-    });
-    each<size>([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
-    each<size>([&](std::size_t i) { use(i, e[i] + T{1}, bits[i]); });
-}
-
 template <class T, std::size_t size = block_size, class X, class Use>
 FASTOPT_INLINE void exp_scaled(X x, Use use) {
     T r[size], e[size], power[size];
@@ -116,6 +102,20 @@ FASTOPT_INLINE void exp_scaled(X x, Use use) {
     each<size>([&](std::size_t i) { use(i, (e[i] + T{1}) * power[i]); });
 }
 
+// use(i, e, bits) with exp(x(i)) = 2^n (1 + e), n in the low bits of `bits`.
+template <class T, std::size_t size, class X, class Use>
+FASTOPT_INLINE void exp_stages(X x, Use use) {
+    T r[size], e[size];
+    Bits<T> bits[size];
+    each<size>([&](std::size_t i) {
+        const Reduced<T> reduced = reduce(x(i));
+        r[i] = reduced.r;
+        bits[i] = reduced.bits;
+    });
+    each<size>([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
+    each<size>([&](std::size_t i) { use(i, e[i], bits[i]); });
+}
+
 // exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays. At -104 and
 // -746 exp is 0.
 template <class T, class X, class Use>
@@ -128,7 +128,9 @@ FASTOPT_INLINE void exp_of_minus(X x, Use use) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
             return -(size > limit ? limit : size);
         },
-        [&](std::size_t i, T e, Bits<T> bits) { use(i, e * power_of_two(bits + shift) * unshift); });
+        [&](std::size_t i, T e, Bits<T> bits) {
+            use(i, (e + T{1}) * power_of_two(bits + shift) * unshift);
+        });
 }
 
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.
@@ -140,9 +142,11 @@ FASTOPT_INLINE void exp(X x, Use use) {
             return low > 710.0 ? 710.0 : low;
         },
         [&](std::size_t i, double e, std::uint64_t bits) {
-            const bool small = x(i) < 0.0;
-            const std::uint64_t shift = small ? 64u : std::uint64_t{0} - 64u;
-            use(i, e * power_of_two(bits + shift) * (small ? 0x1p-64 : 0x1p64));
+            // 2^n as the product of two powers, because it may be denormal or infinite.
+            const std::uint64_t biased = (bits + 2 * 1023) & 0xfff, half = biased >> 1;
+            const auto power = __builtin_bit_cast(double, half << 52);
+            const auto other = __builtin_bit_cast(double, (biased - half) << 52);
+            use(i, (e + 1.0) * power * other);
         });
 }
 

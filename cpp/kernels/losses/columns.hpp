@@ -13,14 +13,22 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-template <std::size_t size>
-struct Size {
-    constexpr operator std::size_t() const { return size; }
-};
-
 // A number of each of the positions side by side.
 template <class T>
 using Column = T[column_count];
+
+// A number of each position, for two classes: these are a block. Functions of a block take the
+// classes in pairs, and one more if their number is odd. Arrays of columns have memory for it.
+template <class T>
+struct Twice {
+    explicit Twice(const Column<T>& column) {
+        for (std::size_t i = 0; i < column_count; ++i)
+            values[i] = values[column_count + i] = column[i];
+    }
+    T operator[](std::size_t i) const { return values[i]; }
+
+    Block<T> values;
+};
 
 // The block's positions from `first` on that are positions of a column.
 inline std::size_t column_width(const ClassBlock& block, std::size_t first) {
@@ -236,6 +244,16 @@ void find_tiles(const Column<T>* x, std::size_t classes, ColumnTile<T>* tiles, C
                     exp_scaled(static_cast<double>(tiles[t].top[i]) - static_cast<double>(top[i]));
 }
 
+// e = exp(x - base) * exp_scale, of a tile; e may be x.
+template <class T>
+void exp_tile(const Column<T>* x, std::size_t count, const Column<T>& base, Column<T>* e) {
+    const Twice<T> less(base);
+    for (std::size_t c = 0; c < count; c += 2) {
+        const T* const from = x[c];
+        exp_scaled<T>([&](std::size_t i) { return from[i] - less[i]; }, into(e[c]));
+    }
+}
+
 // Replaces x by e. sum[i] is what RowTiles::weigh returns for the sums of term(c, i, e).
 template <class T, class Term>
 void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, Column<double>& sum,
@@ -244,21 +262,11 @@ void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, 
     for (std::size_t start = 0; start < classes; start += tile_size) {
         const std::size_t count = tile_length(classes, start);
         const ColumnTile<T>& tile = tiles[start / tile_size];
-        Block<T> base;  // of two classes
-        for (std::size_t i = 0; i < column_count; ++i)
-            base[i] = base[column_count + i] = tile.base[i];
-        std::size_t c = start;
-        const auto replace = [&](auto size) {
-            T* const from = x[c];
-            exp_scaled<T, size>([&](std::size_t i) { return from[i] - base[i]; },
-                                [&](std::size_t i, T e) { from[i] = e; });
-        };
-        for (; c + 2 <= start + count; c += 2) replace(Size<2 * column_count>{});
-        if (c < start + count) replace(Size<column_count>{});
+        exp_tile(x + start, count, tile.base, x + start);
         Column<double> of_tile;
         sum_columns<T>(
             count,
-            [&](std::size_t c, std::size_t i) { return term(start + c, i, x[start + c][i]); },
+            [&](std::size_t k, std::size_t i) { return term(start + k, i, x[start + k][i]); },
             of_tile);
         for (std::size_t i = 0; i < column_count; ++i) sum[i] += tile.weight[i] * of_tile[i];
     }

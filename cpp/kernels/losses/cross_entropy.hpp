@@ -21,8 +21,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../arithmetic/log.hpp"
+#include "../arithmetic/sigmoid.hpp"
 #include "../table.hpp"
 #include "columns.hpp"
 #include "rows.hpp"
@@ -115,27 +117,6 @@ T distance_term(T pull, T distance) {
     return pull == T{0} ? T{0} : pull * distance;
 }
 
-// cap * tanh(x / cap) and its derivative. With a = exp(-2|x / cap|) - 1, tanh is -a / (2 + a) and
-// its derivative 4 (1 + a) / (2 + a)^2, where 1 + a comes from exp itself and keeps its digits.
-template <class T>
-struct SoftCap {
-    T value, slope;
-};
-
-template <class T>
-FASTOPT_INLINE SoftCap<T> soft_cap(T x, T cap) {
-    const T u = x / cap;
-    const T argument = u < T{0} ? u * T{2} : u * T{-2};
-    const Reduced<T> reduced = reduce(argument);
-    const T power = power_of_two(reduced.bits);
-    const T near = (power - T{1}) + power * exp_minus_one(reduced.r);
-    const T a = argument < T{-40} ? T{-1} : near;  // exp(-40) does not change 1
-    const T e = exp_scaled(argument) * static_cast<T>(1.0 / exp_scale);
-    const T half = T{2} + a;
-    const T size = cap * (-a / half);
-    return {u < T{0} ? -size : size, T{4} * e / (half * half)};
-}
-
 inline bool is_capped(const CrossEntropyBlock& block) { return block.options.logit_softcap != 0.0; }
 
 // Along rows -------------------------------------------------------------------------------------
@@ -219,12 +200,10 @@ FASTOPT_INLINE PositionSums sum_row(const CrossEntropyBlock& block, const Pulls<
         const T* ahead = t + 1 < tiles.count ? in + tile_size : row.next;
         if (read_before) ahead = row.next ? row.next + start : nullptr;
         if (T* const to = row.e ? row.e + start : nullptr; to)
-            tiles.sums[t] =
-                sum_exp(in, count, base, left_out, ahead, written_later(in, to),
-                        [to](std::size_t i, T e) { to[i] = e; });
+            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, written_later(in, to),
+                                    [to](std::size_t i, T e) { to[i] = e; });
         else
-            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, to,
-                                    [](std::size_t, T) {});
+            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, to, [](std::size_t, T) {});
     }
     hit = hit && x_at_pivot == top;
 
@@ -265,7 +244,17 @@ void write_row_grad(const CrossEntropyBlock& block, const Pulls<T>& pulls,
                     const RowScratch<T>& scratch, const Row<T>& row, const PositionResult& result) {
     const T cap = static_cast<T>(block.options.logit_softcap);
     const T scale = pulls.grad_scale;
-    const T slope_at_pivot = is_capped(block) ? soft_cap(row.logits[row.pivot], cap).slope : T{1};
+    const auto slopes_of = [&](const T* x, std::size_t count, auto use) {
+        each_block<T>(
+            count, [&](std::size_t i) { return x[i]; },
+            [&](auto element, auto take) {
+                soft_cap<T>(element, cap, [&](std::size_t i, T, T slope) { take(i, slope); });
+            },
+            use);
+    };
+    T slope_at_pivot{1};
+    if (is_capped(block))
+        slopes_of(row.logits + row.pivot, 1, [&](std::size_t, T slope) { slope_at_pivot = slope; });
     T memory[tile_size];
     T before_cap[tile_size];
     for (std::size_t start = 0; start < block.classes; start += tile_size) {
@@ -288,8 +277,8 @@ void write_row_grad(const CrossEntropyBlock& block, const Pulls<T>& pulls,
             continue;
         }
         write(row.e + start, before_cap);
-        for (std::size_t i = 0; i < count; ++i)
-            out[i] = before_cap[i] * soft_cap(row.logits[start + i], cap).slope;
+        slopes_of(row.logits + start, count,
+                  [&](std::size_t i, T slope) { out[i] = before_cap[i] * slope; });
     }
     row.grad[row.pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
 }
@@ -314,8 +303,12 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         row.probabilities = class_row<const T>(block.probabilities, block, position);
         row.next = next_class_row<T>(block.logits, block, position);
         if (is_capped(block)) {
-            for (std::size_t c = 0; c < classes; ++c)
-                scratch.capped[c] = soft_cap(row.logits[c], cap).value;
+            each_block<T>(
+                classes, [&](std::size_t c) { return row.logits[c]; },
+                [&](auto x, auto use) {
+                    soft_cap<T>(x, cap, [&](std::size_t i, T value, T) { use(i, value); });
+                },
+                [&](std::size_t c, T value) { scratch.capped[c] = value; });
             row.x = row.e = scratch.capped;
         }
         row.pivot = pulls.soft ? largest_index(row.x, classes)
@@ -323,8 +316,7 @@ void cross_entropy_rows(const CrossEntropyBlock& block) {
         bool hit = false;
         const PositionSums sums = sum_row(block, pulls, scratch, row, hit);
         const double log_sum = log1p(sum_minus_one(sums.deficit, sums.others, sums.at_pivot));
-        const PositionResult result =
-            finish<false>(sums, log_sum, block.options, block.grad_scale);
+        const PositionResult result = finish<false>(sums, log_sum, block.options, block.grad_scale);
         if (const T* const p = row.probabilities; p && block.correct)
             hit = hit && first_index(p, classes, largest(p, classes)) == row.pivot;
         store_result(block, position, result, hit);
@@ -338,9 +330,9 @@ template <class T>
 struct ColumnScratch {
     explicit ColumnScratch(const CrossEntropyBlock& block)
         : parts{block.scratch},
-          x(parts.take<Column<T>>(block.classes)),
+          x(parts.take<Column<T>>(block.classes + 1)),
           pulls(parts.take<Column<T>>(block.probabilities.data ? block.classes : 0)),
-          slopes(parts.take<Column<T>>(is_capped(block) ? block.classes : 0)),
+          slopes(parts.take<Column<T>>(is_capped(block) ? block.classes + 1 : 0)),
           tiles(parts.take<ColumnTile<T>>(tile_count(block.classes))) {}
 
     ScratchParts parts;
@@ -380,12 +372,14 @@ struct ColumnPass {
         load_columns(block.logits, block, first, scratch.x);
         if (is_capped(block)) {
             const T cap = static_cast<T>(block.options.logit_softcap);
-            for (std::size_t c = 0; c < classes; ++c)
-                for (std::size_t i = 0; i < column_count; ++i) {
-                    const SoftCap<T> soft = soft_cap(scratch.x[c][i], cap);
-                    scratch.x[c][i] = soft.value;
-                    scratch.slopes[c][i] = soft.slope;
-                }
+            for (std::size_t c = 0; c < classes; c += 2) {
+                T *const x = scratch.x[c], *const slopes = scratch.slopes[c];
+                soft_cap<T>([&](std::size_t i) { return x[i]; }, cap,
+                            [&](std::size_t i, T value, T slope) {
+                                x[i] = value;
+                                slopes[i] = slope;
+                            });
+            }
         }
         Column<T> found;  // a local, because for the compiler what is passed on may overlap x
         find_tiles(scratch.x, classes, scratch.tiles, found);
@@ -508,7 +502,7 @@ struct ColumnPass {
                 sums.distance = distance[i];
                 sums.pull_at_pivot = pull_at_pivot[i];
             }
-            const PositionResult result = 
+            const PositionResult result =
                 finish<plain>(sums, log_sum[i], block.options, block.grad_scale);
             loss[i] = ignored[i] ? 0.0 : result.loss;
             log_sum_exp[i] = ignored[i] ? 0.0 : result.log_sum_exp;

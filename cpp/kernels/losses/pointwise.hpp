@@ -14,6 +14,7 @@
 #include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../arithmetic/log.hpp"
+#include "../arithmetic/sigmoid.hpp"
 #include "../arithmetic/stream.hpp"
 #include "../table.hpp"
 
@@ -22,12 +23,19 @@ namespace {
 
 static_assert(pointwise_lanes == block_size);
 
+// The elements of a block, converted when they are read.
+template <class T, class C>
+struct Operand {
+    const T* first;
+    C operator()(std::size_t i) const { return static_cast<C>(first[i]); }
+};
+
 // A block of a run. `adds`: losses are added to `sums`.
 template <class T, class Compute, bool adds>
 struct PointwiseBlock {
     using C = Compute;
 
-    const T* operands[max_operands];
+    Operand<T, C> x, y, weight, positive_weight;
     T* out;
     T* losses;
     double* sums;
@@ -35,10 +43,6 @@ struct PointwiseBlock {
     double scale;
     std::size_t first;  // the number of element 0 in its array
 
-    C x(std::size_t i) const { return static_cast<C>(operands[0][i]); }
-    C y(std::size_t i) const { return static_cast<C>(operands[1][i]); }
-    C weight(std::size_t i) const { return static_cast<C>(operands[2][i]); }
-    C positive_weight(std::size_t i) const { return static_cast<C>(operands[3][i]); }
     C option(std::size_t k) const { return static_cast<C>(options[k]); }
 
     void set(std::size_t i, C result) const { out[i] = static_cast<T>(result); }
@@ -149,7 +153,7 @@ struct bce : PointwiseLoss {
     FASTOPT_INLINE static void run(const At& at) {
         const C scale = static_cast<C>(at.scale);
         Block<C> log_x, log_rest;
-        log([&](std::size_t i) { return at.x(i); }, into(log_x));
+        log(at.x, into(log_x));
         log([&](std::size_t i) { return C{1} - at.x(i); }, into(log_rest));
         each([&](std::size_t i) {
             const C x = at.x(i), y = at.y(i), rest = C{1} - x;
@@ -176,7 +180,7 @@ struct bce_with_logits : PointwiseLoss {
     FASTOPT_INLINE static void run(const At& at) {
         const C scale = static_cast<C>(at.scale);
         Block<C> e, log_sum;
-        exp_of_minus<C>([&](std::size_t i) { return at.x(i); }, into(e));
+        exp_of_minus<C>(at.x, into(e));
         log1p_fraction(e, log_sum);
         each([&](std::size_t i) {
             const C x = at.x(i), weight = at.weight(i);
@@ -201,7 +205,7 @@ struct kl_div : PointwiseLoss {
     FASTOPT_INLINE static void run(const At& at) {
         const C scale = static_cast<C>(at.scale);
         Block<C> log_y;
-        log([&](std::size_t i) { return at.y(i); }, into(log_y));
+        log(at.y, into(log_y));
         each([&](std::size_t i) {
             const C x = at.x(i), y = at.y(i);
             const C nothing = x == x ? C{0} : x;
@@ -218,7 +222,7 @@ struct kl_div_log_target : PointwiseLoss {
     FASTOPT_INLINE static void run(const At& at) {
         const C scale = static_cast<C>(at.scale);
         Block<C> probability;
-        exp([&](std::size_t i) { return at.y(i); }, into(probability));
+        exp(at.y, into(probability));
         each([&](std::size_t i) {
             const C x = at.x(i), p = probability[i];
             const C nothing = x == x ? C{0} : x;
@@ -239,19 +243,12 @@ struct PointwiseFunction {
     using Compute = T;
 };
 
-// use(i, 1 / (1 + exp(-x(i)))), as accurate near 0 as near 1.
-template <class C, class X, class Use>
-FASTOPT_INLINE void sigmoid_of(X x, Use use) {
-    exp_of_minus<C>(x, [&](std::size_t i, C e) { use(i, (x(i) < C{0} ? e : C{1}) / (C{1} + e)); });
-}
-
 struct sigmoid : PointwiseFunction {
     static constexpr const char* name = "sigmoid";
     static constexpr int work = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        sigmoid_of<C>([&](std::size_t i) { return at.x(i); },
-                      [&](std::size_t i, C y) { at.set(i, y); });
+        sigmoid_of<C>(at.x, [&](std::size_t i, C y) { at.set(i, y); });
     }
 };
 
@@ -330,13 +327,21 @@ struct dropout : PointwiseFunction {
 // The loop ---------------------------------------------------------------------------------------
 
 template <class T>
-constexpr Block<T> ones = {
-    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+constexpr Block<T> ones = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 template <class Family, class T, bool adds>
 void run_blocks(const PointwiseRun& run) {
     PointwiseBlock<T, typename Family::template Compute<T>, adds> at{};
+    const auto point_to = [&](auto operand) {
+        at.x.first = operand(0);
+        at.y.first = operand(1);
+        at.weight.first = operand(2);
+        at.positive_weight.first = operand(3);
+    };
+    auto* const all_out = static_cast<T*>(run.out);
+    auto* const all_losses = static_cast<T*>(run.losses);
     Block<T> out, losses;
     Block<double> sums;
     each([&](std::size_t i) {
@@ -346,41 +351,41 @@ void run_blocks(const PointwiseRun& run) {
     at.sums = sums;
     at.options = run.options;
     at.scale = run.grad_scale;
-    const bool stream = run.stream && can_stream(run.out);
-    const auto from = [](auto* array, std::size_t start, auto* other) {
-        return array ? static_cast<decltype(other)>(array) + start : other;
-    };
+    const bool stream = run.stream && can_stream(all_out);
     std::size_t start = 0;
     for (; start + block_size <= run.count; start += block_size) {
-        for (int k = 0; k < max_operands; ++k)
-            at.operands[k] = run.operands[k] ? static_cast<const T*>(run.operands[k]) + start : ones<T>;
-        T* const to = from(run.out, start, out);
-        at.out = stream ? out : to;
-        at.losses = from(run.losses, start, losses);
+        point_to([&](int k) {
+            if (run.operands[k] == nullptr) return static_cast<const T*>(ones<T>);
+            const T* const x = static_cast<const T*>(run.operands[k]) + start;
+            if (Family::work > 1) prefetch(x + block_size, block_size);
+            return x;
+        });
+        at.out = stream || !all_out ? out : all_out + start;
+        at.losses = all_losses ? all_losses + start : losses;
         at.first = run.first + start;
         Family::run(at);
-        if (stream) stream_bytes(to, out, sizeof(out));
+        if (stream) stream_bytes(all_out + start, out, sizeof(out));
     }
     if (stream) finish_streaming();
     // The rest as a whole block, of which not all is used.
     if (const std::size_t count = run.count - start; count > 0) {
         Block<T> operands[max_operands];
+        Block<double> added;
         for (int k = 0; k < max_operands; ++k) {
             const T* const x = static_cast<const T*>(run.operands[k]);
             for (std::size_t i = 0; i < block_size; ++i)
                 operands[k][i] = x ? x[start + (i < count ? i : 0)] : T{1};
-            at.operands[k] = operands[k];
         }
-        Block<double> added;
         each([&](std::size_t i) { added[i] = 0.0; });
+        point_to([&](int k) { return operands[k]; });
         at.out = out;
         at.losses = losses;
         at.sums = added;
         at.first = run.first + start;
         Family::run(at);
         for (std::size_t i = 0; i < count; ++i) {
-            if (run.out) static_cast<T*>(run.out)[start + i] = out[i];
-            if (run.losses) static_cast<T*>(run.losses)[start + i] = losses[i];
+            if (all_out) all_out[start + i] = out[i];
+            if (all_losses) all_losses[start + i] = losses[i];
             sums[i] += added[i];
         }
     }

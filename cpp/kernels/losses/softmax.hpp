@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../arithmetic/log.hpp"
 #include "../table.hpp"
@@ -22,9 +23,7 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 template <class T>
-T exp_of_log(T y) {
-    return exp_scaled(y) * static_cast<T>(1.0 / exp_scale);
-}
+constexpr T unscale = static_cast<T>(1.0 / exp_scale);
 
 // log(1 + others), which are scaled by exp_scale; NaN if the largest x is infinite.
 template <class T>
@@ -69,10 +68,10 @@ void softmax_rows(const SoftmaxBlock& block) {
             // log_softmax copies x while it is in the first cache, and while the memory waits for
             // exp.
             T* const to = out + start;
-            tiles.sums[t] =
-                sum_exp(in, count, base, left_out, ahead, written_later(in, to),
-                        [&](std::size_t i, T e) { to[i] = log ? in[i] : e; });
-            if constexpr (log) scratch.at_tops[t] = static_cast<double>(exp_scaled(tile_top - base));
+            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, written_later(in, to),
+                                    [&](std::size_t i, T e) { to[i] = log ? in[i] : e; });
+            if constexpr (log)
+                scratch.at_tops[t] = static_cast<double>(exp_scaled(tile_top - base));
         }
         if constexpr (log) {
             for (std::size_t t = 0; t < tiles.count; ++t)
@@ -107,8 +106,13 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
             });
         }
         const T sum = static_cast<T>(lanes.total());
-        for (std::size_t c = 0; c < classes; ++c)
-            out[c] = log ? grad[c] - exp_of_log(y[c]) * sum : y[c] * (grad[c] - sum);
+        if constexpr (log)
+            each_block<T>(
+                classes, [&](std::size_t c) { return y[c]; },
+                [](auto x, auto use) { exp_scaled<T>(x, use); },
+                [&](std::size_t c, T e) { out[c] = grad[c] - e * unscale<T> * sum; });
+        else
+            for (std::size_t c = 0; c < classes; ++c) out[c] = y[c] * (grad[c] - sum);
     }
 }
 
@@ -116,13 +120,13 @@ template <class T>
 struct SoftmaxColumnScratch {
     explicit SoftmaxColumnScratch(const SoftmaxBlock& block)
         : parts{block.scratch},
-          x(parts.take<Column<T>>(block.classes)),
-          grad(parts.take<Column<T>>(block.grad.data ? block.classes : 0)),
+          x(parts.take<Column<T>>(block.classes + 1)),
+          other(parts.take<Column<T>>(block.classes + 1)),
           tiles(parts.take<ColumnTile<T>>(block.grad.data ? 0 : tile_count(block.classes))) {}
 
     ScratchParts parts;
-    Column<T>* x;  // and then the result
-    Column<T>* grad;
+    Column<T>* x;      // and then the result
+    Column<T>* other;  // grad, or e of log_softmax
     ColumnTile<T>* tiles;
 };
 
@@ -150,6 +154,7 @@ void log_softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
     const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
     Column<T>* const x = scratch.x;
+    Column<T>* const e = scratch.other;  // of a tile
     ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
@@ -164,20 +169,20 @@ void log_softmax_columns(const SoftmaxBlock& block) {
             Column<Index<T>> top_at;
             Column<double> sum;
             first_index_columns(in, count, tile.top, top_at);
+            exp_tile(in, count, tile.base, e);
             sum_columns<T>(
                 count,
                 [&](std::size_t c, std::size_t i) {
-                    return except_at<T>(c, top_at[i], T{0}, exp_scaled(in[c][i] - tile.base[i]));
+                    return except_at<T>(c, top_at[i], T{0}, e[c][i]);
                 },
                 sum);
             if (classes > tile_size) {
                 Column<T> at_top;
-                pick_columns(in, top_at, at_top);
+                pick_columns(e, top_at, at_top);
                 for (std::size_t i = 0; i < column_count; ++i) {
                     const bool is_top = !seen[i] && tile.top[i] == top[i];
                     seen[i] = seen[i] || is_top;
-                    const T e = exp_scaled(at_top[i] - tile.base[i]);
-                    sum[i] = is_top ? sum[i] : sum[i] + static_cast<double>(e);
+                    sum[i] = is_top ? sum[i] : sum[i] + static_cast<double>(at_top[i]);
                 }
             }
             for (std::size_t i = 0; i < column_count; ++i) others[i] += tile.weight[i] * sum[i];
@@ -194,7 +199,7 @@ template <class T, bool log>
 void softmax_backward_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
     const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
-    Column<T>*const y = scratch.x, *const grad = scratch.grad;
+    Column<T>*const y = scratch.x, *const grad = scratch.other;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, y);
         load_columns(block.grad, block, first, grad);
@@ -205,10 +210,18 @@ void softmax_backward_columns(const SoftmaxBlock& block) {
             [&](std::size_t c, std::size_t i) { return log ? grad[c][i] : grad[c][i] * y[c][i]; },
             total);
         for (std::size_t i = 0; i < column_count; ++i) sum[i] = static_cast<T>(total[i]);
-        for (std::size_t c = 0; c < classes; ++c)
-            for (std::size_t i = 0; i < column_count; ++i)
-                y[c][i] = log ? grad[c][i] - exp_of_log(y[c][i]) * sum[i]
-                              : y[c][i] * (grad[c][i] - sum[i]);
+        if constexpr (log) {
+            const Twice<T> by(sum);
+            for (std::size_t c = 0; c < classes; c += 2) {
+                T *const at = y[c], *const g = grad[c];
+                exp_scaled<T>([&](std::size_t i) { return at[i]; },
+                              [&](std::size_t i, T e) { at[i] = g[i] - e * unscale<T> * by[i]; });
+            }
+        } else {
+            for (std::size_t c = 0; c < classes; ++c)
+                for (std::size_t i = 0; i < column_count; ++i)
+                    y[c][i] = y[c][i] * (grad[c][i] - sum[i]);
+        }
         store_columns(y, block.out, block, first);
     }
 }

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
 #include "../table.hpp"
 
@@ -95,14 +96,6 @@ T* class_row(const ClassArray& array, const ClassBlock& block, std::size_t posit
     return static_cast<T*>(array.data) +
            static_cast<std::ptrdiff_t>(number / block.inner) * array.run_stride +
            static_cast<std::ptrdiff_t>(number % block.inner) * array.inner_stride;
-}
-
-// Prefetches `count` elements that will be read soon, unless x is nullptr.
-template <class T>
-FASTOPT_INLINE void prefetch(const T* x, std::size_t count) {
-    constexpr std::size_t line = 64 / sizeof(T);  // elements of a cache line
-    if (x == nullptr) return;
-    for (std::size_t i = 0; i < count; i += line) __builtin_prefetch(x + i, 0, 3);
 }
 
 }  // namespace
