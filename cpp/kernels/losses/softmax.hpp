@@ -71,7 +71,7 @@ void softmax_rows(const SoftmaxBlock& block) {
             tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, written_later(in, to),
                                     [&](std::size_t i, T e) { to[i] = log ? in[i] : e; });
             if constexpr (log)
-                scratch.at_tops[t] = static_cast<double>(exp_scaled(tile_top - base));
+                scratch.at_tops[t] = static_cast<double>(exp_scaled(in[left_out] - base));
         }
         if constexpr (log) {
             for (std::size_t t = 0; t < tiles.count; ++t)
