@@ -504,6 +504,26 @@ def test_no_warning_and_no_error_after_writing() -> None:
     assert 0 < loss[1] < 1e-43
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 10, 1000, 5000])
+def test_each_entry_is_within_its_bound(classes: int, dtype: Any) -> None:
+    rng = np.random.default_rng(classes)
+    rows = np.arange(60)
+    for spread_of_row in (1, 30, 80):
+        offset = rng.uniform(-spread_of_row, 0, (60, 1))
+        logits = (rng.uniform(0, spread_of_row, (60, classes)) + offset).astype(dtype)
+        targets = rng.integers(0, classes, 60)
+        below = logits.max(axis=1, keepdims=True).astype(np.longdouble) - logits
+        true = np.exp(-below)
+        true /= true.sum(axis=1, keepdims=True)
+        _, grad = fo.CrossEntropyLoss(reduction="none").value_and_grad(logits, targets)
+        for result in (grad, fo.functional.softmax(logits)):
+            error = abs(result - true) / true / np.finfo(dtype).eps
+            if result is grad:
+                error[rows, targets] = 0
+            assert np.all(error <= 4 + below / 2)
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1e-30, 1e-36])
 def test_tiny_class_weights_keep_the_gradients_digits(scale: float) -> None:
     logits, targets = batch(40, 10)
