@@ -143,7 +143,7 @@ FASTOPT_INLINE void exp(X x, Use use) {
         },
         [&](std::size_t i, double e, std::uint64_t bits) {
             // 2^n as the product of two powers, because it may be denormal or infinite.
-            const std::uint64_t biased = (bits + 2 * 1023) & 0xfff, half = biased >> 1;
+            const std::uint64_t biased = (bits + 2046) & 0xfff, half = biased >> 1;
             const auto power = __builtin_bit_cast(double, half << 52);
             const auto other = __builtin_bit_cast(double, (biased - half) << 52);
             use(i, (e + 1.0) * power * other);
