@@ -79,6 +79,7 @@ def read_table(
     decimal: str | None = None,
     text: Collection[str] = (),
     target: str | None = None,
+    names: Collection[str] = (),
     rename: Callable[[list[str]], list[str]] | None = None,
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
@@ -111,6 +112,8 @@ def read_table(
     target : str, optional
         Another such column, or its number if no column has this name. If it is not a column of
         numbers, only empty cells, ? and NaN are missing in it.
+    names : collection of str
+        Names of columns. By default, a first line that has all of them is the header.
     rename : callable, optional
         Returns the names to use for those in a CSV or .npz file. `text` and `target` are then such
         names, and `target` is not a number.
@@ -151,7 +154,9 @@ def read_table(
             aim = find_column([*frame], target) if target and not rename else target
             mark = _read_words(frame, decimal, "", {*text, aim}, aim, notes)
     else:
-        read = partial(_read_csv, path, delimiter, header, decimal, text, target, rename, notes)
+        read = partial(
+            _read_csv, path, delimiter, header, decimal, text, target, names, rename, notes
+        )
         with reading(path, "CSV file"), saying_how_read(notes):
             try:
                 frame, mark = read("utf-8")
@@ -190,6 +195,7 @@ def _read_csv(
     decimal: str | None,
     text: Collection[str],
     target: str | None,
+    known: Collection[str],
     rename: Callable[[list[str]], list[str]] | None,
     notes: list[str],
     encoding: str,
@@ -208,7 +214,9 @@ def _read_csv(
         file.seek(0)
         for _ in range(skipped):
             next(file)
-        if _is_header(rows) if header is None else header:
+        if header is None:
+            header = bool(known and {*known} <= {*rows[0]}) or _is_header(rows)
+        if header:
             names, line = _next_row(file, found)
             start = skipped + line
             notes.append(f"line {start} is the header: {_listed(names)}")
