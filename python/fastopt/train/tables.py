@@ -175,7 +175,7 @@ def saying_how_read(notes: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        how = [n.partition(":")[0] for n in notes if n.startswith(("the ", "line ", "numbers "))]
+        how = [n.partition(": ")[0] for n in notes if n.startswith(("the ", "line ", "numbers "))]
         raise DataError("; ".join([str(error), *how])) from error
 
 
