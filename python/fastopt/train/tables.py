@@ -357,10 +357,11 @@ def _read_words(
     if mark == ",":
         notes.append("numbers have decimal commas")
     read = []
+    plain = re.compile(r"[-+]?\d*\.?\d*(e[-+]?\d+)?" if mark == "." else r"[-+]?\d+", re.IGNORECASE)
     for name, cells in texts.items():
         numbers = to_numbers(frame[name], mark)
         if numbers is not None:
-            for cell in sorted(cells, key=len)[-1:]:
+            for cell in sorted((c for c in cells if not plain.fullmatch(c)), key=len)[-1:]:
                 value = numbers[(frame[name] == cell).idxmax()]
                 read.append(f"{short_repr(cell)} in {short_repr(name)} as {value:.15g}")
             frame[name] = numbers
