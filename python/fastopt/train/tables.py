@@ -215,6 +215,7 @@ def _read_csv(
         for _ in range(skipped):
             next(file)
         if header is None:
+            _refuse_title(path, rows[0], columns)
             header = bool(known and {*known} <= {*rows[0]}) or _is_header(rows)
         if header:
             names, line = _next_row(file, found)
@@ -456,15 +457,26 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
         if len(lines) == LINES and len(rows) > 2:
             rows.pop()  # it may continue in the next line
         widths = set(map(len, rows[1:])) or {len(rows[0])}
+        first_width, width = len(rows[0]), max(widths)
         # R writes no name for the names of the rows: its header has a cell less.
-        if delimiter or (
-            len(widths) == 1 and len(rows[0]) > 1 and max(widths) - len(rows[0]) in (0, 1)
-        ):
+        header = first_width > 1 and width - first_width in (0, 1)
+        title = first_width == 1 and width > 2 and candidate != " "
+        if delimiter or (len(widths) == 1 and (header or title)):
             return rows, candidate
         if len(rows[0]) > 1 or candidate in ", ":
             first = first or (rows, candidate)
     assert first is not None
     return first  # some line is too long or too short, which reading it will say
+
+
+def _refuse_title(path: Path, first: list[str], columns: int) -> None:
+    """Raise DataError if the first line is a title: it has words in its first cell alone."""
+    title, *others = first
+    if columns > 2 and not (any(others) or title in MISSING or is_numeral(title)):
+        raise DataError(
+            f"{path}: the first line has one cell, {short_repr(title)}, the rows have {columns}; "
+            "remove what is above the header, or give --no-header"
+        )
 
 
 def _is_header(rows: list[list[str]]) -> bool:
