@@ -290,12 +290,13 @@ def _parse(
     """Return the table behind the header, which ends in line `start`."""
     import pandas as pd
 
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):  # later versions always do this
+        options["float_precision"] = "round_trip"
     try:
         frame: pd.DataFrame = pd.read_csv(
             file,
             header=None,
             skipinitialspace=True,
-            float_precision="round_trip",
             low_memory=False,  # a column has one type
             **options,
         )
