@@ -336,7 +336,8 @@ def test_words_may_be_labels_that_mean_missing_elsewhere(tmp_path: Path) -> None
     data = ft.load_data(path)
     assert data.labels == ("NA", "None", "mild")
     assert (
-        "left out 10 rows without a target (empty, ?, NaN, or NA or - among numbers)" in data.notes
+        "left out 10 rows without a target (empty, ?, NaN; among numbers also NA and -)"
+        in data.notes
     )
     assert any("filled 20 missing values (empty, ?, -, NA," in note for note in data.notes)
     path = write(tmp_path, lines(NUMBERS, ["1", "2", "NA", "3"] * 10, head="a,c"))

@@ -263,7 +263,9 @@ def _from_table(
     missing = y.isna()
     if missing.any():
         lost = counted(int(missing.sum()), "row")
-        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA or - among numbers)")
+        notes.append(
+            f"left out {lost} without a target (empty, ?, NaN; among numbers also NA and -)"
+        )
         frame, y = frame[~missing], y[~missing]
         for column in frame.select_dtypes("category"):  # the word was in such a row
             numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
