@@ -59,11 +59,20 @@ NUMERALS = {
 
 
 class Table(NamedTuple):
-    """A table and what was decided while it was read, one line for each decision."""
+    """A table and how it was read.
+
+    Attributes
+    ----------
+    frame : DataFrame
+    notes : tuple of str
+        What was decided while the table was read, a line for each decision.
+    decimal : str
+        The decimal mark.
+    """
 
     frame: pd.DataFrame
     notes: tuple[str, ...]
-    decimal: str = "."  # the decimal mark
+    decimal: str = "."
 
 
 def is_table(path: Path) -> bool:
