@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -50,3 +51,12 @@ html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. "  # is not copied, nor is the output
 copybutton_prompt_is_regexp = True
 html_math_renderer = "mathml"  # formulas need neither a script nor a network
+
+
+def setup(app: Any) -> None:
+    def clear(*event: Any) -> None:
+        lines = event[-1]
+        if lines and lines[0].startswith("Alias for field number"):
+            lines.clear()  # the docstring of a named tuple describes its fields
+
+    app.connect("autodoc-process-docstring", clear)

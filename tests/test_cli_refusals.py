@@ -12,7 +12,7 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
-from fastopt._checks import counted
+from fastopt._checks import counted, digits
 from fastopt.cli.app import app
 
 HUGE = "9" * 5000  # more digits than Python converts
@@ -155,3 +155,6 @@ def test_a_package_that_is_missing_is_named_before_the_work(
 
 def test_numbers_have_their_nouns() -> None:
     assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [digits(x, 3) for x in (0.12345, 999.4, 12345.6, -12345.6, 1e20, float("nan"))] == [
+        "0.123", "999", "12346", "-12346", "1e+20", "nan",
+    ]  # fmt: skip

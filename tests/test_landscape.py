@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +94,22 @@ def test_tuning_and_varying_the_learning_rate(optimizer: str) -> None:
     np.testing.assert_array_equal(good.points, best.points)
     assert small.distances[-1] > good.distances[0] / 2
     assert large.diverged or large.distances.max() > 3 * good.distances[0]
+
+
+def test_the_pictures_of_paths(tmp_path: Path) -> None:
+    bowl = fx.LANDSCAPES["bowl"]
+    path = fx.descend(bowl, "adam", 0.1, 5)
+    written = fx.write_landscape(tmp_path, "bowl", [path], [path], animation=False)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    calls: list[Callable[[], object]] = [
+        lambda: fx.write_landscape(tmp_path, "bowl", [path], []),
+        lambda: fx.plot_paths(bowl, []),
+        lambda: fx.plot_rates(bowl, []),
+        lambda: fx.animate(tmp_path / "a.gif", bowl, []),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="paths must hold at least one path"):
+            call()
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ NEW: dict[str, tuple[str, dict[str, list[Any]]]] = {
         {"Breite": [2, 1998], "Länge": [1150, 2004]},
     ),
     "no header": ("2000.5,1990.25\n1991,2012\n", {"x1": [2000.5, 1991], "x2": [1990.25, 2012]}),
-    "header of numbers": ("0,1\n1990,2007\n2012,1993\n", {"0": [1990, 2012], "1": [2007, 1993]}),
+    "header of numbers": ("1,0\n2007,1990\n1993,2012\n", {"0": [1990, 2012], "1": [2007, 1993]}),
     "index column": ("b\ta\n2007\t1990\n1993\t2012\n", {"a": [1990, 2012], "b": [2007, 1993]}),
     "target in the middle": (
         "b|size|a\n2007|high|1990\n1993|?|2012\n", {"a": [1990, 2012], "b": [2007, 1993]},
@@ -276,7 +276,7 @@ def test_one_feature_is_enough(tmp_path: Path) -> None:
     [
         (
             ["fastopt-run", "lacks.csv"],
-            "lacks.csv: the table lacks 2 columns: 'town', 'b'; it has 'a'\n",
+            "lacks.csv: the table lacks 2 columns: 'town', 'b'; it has 'a', 'size'; line 1 is the",
         ),
         (
             ["fastopt-run", "text.csv"],

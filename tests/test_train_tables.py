@@ -307,13 +307,37 @@ def test_an_error_says_how_the_file_was_read(tmp_path: Path) -> None:
         ft.load_data(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Report,,\n" + lines(NUMBERS, NUMBERS, XY, head="a,b,c"),
+        "Report\n\n" + lines(NUMBERS, NUMBERS, XY, head="a,b,c"),
+        "Report\n" + lines(DECIMALS, DECIMALS, DECIMALS, head="a;b;c", sep=";"),
+    ],
+)
+def test_a_title_above_the_header_is_named(tmp_path: Path, text: str) -> None:
+    words = "one cell, 'Report', the rows have 3; remove what is above the header, or give --no-h"
+    with pytest.raises(ft.DataError, match=words):
+        ft.load_data(write(tmp_path, text))
+
+
+def test_numbers_that_are_written_as_usual_need_no_note(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(["7.5", "-", "12.25", "2"], ["5 %", "-", "7", "2"][:1] * 4))
+    assert [n for n in read_table(path).notes if "read" in n] == [
+        "read as numbers: '5 %' in 'x2' as 5"
+    ]
+    path = write(tmp_path, lines(["1.500", "-", "2.000"], ["0,5", "1,5", "2,5"], sep=";"))
+    assert read_table(path).notes[-1] == "read as numbers: '2.000' in 'x1' as 2000"
+
+
 def test_words_may_be_labels_that_mean_missing_elsewhere(tmp_path: Path) -> None:
     levels = ["None", "NA", "mild", ""] * 10
     path = write(tmp_path, lines(NUMBERS, levels, levels, head="a,b,c"))
     data = ft.load_data(path)
     assert data.labels == ("NA", "None", "mild")
     assert (
-        "left out 10 rows without a target (empty, ?, NaN, or NA or - among numbers)" in data.notes
+        "left out 10 rows without a target (empty, ?, NaN; among numbers also NA and -)"
+        in data.notes
     )
     assert any("filled 20 missing values (empty, ?, -, NA," in note for note in data.notes)
     path = write(tmp_path, lines(NUMBERS, ["1", "2", "NA", "3"] * 10, head="a,c"))
@@ -534,5 +558,5 @@ def test_a_line_longer_than_a_cell_may_be_is_cut_at_its_delimiter(tmp_path: Path
 def test_a_long_line_below_a_single_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x\n" + "1 " * 70_000 + "\n")
-    with pytest.raises(ft.DataError, match="the header has 1 column, the rows have 70001"):
+    with pytest.raises(ft.DataError, match="the first line has one cell, 'x', the rows have 70001"):
         ft.load_data(path)

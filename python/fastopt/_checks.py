@@ -58,6 +58,12 @@ def counted(count: int, singular: str, plural: str = "") -> str:
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
+def digits(value: float, count: int) -> str:
+    """Return a number with `count` digits: 0.1235, 1235, and 123457 instead of 1.235e+05."""
+    whole = 10**count <= abs(value) < 1e15
+    return f"{value:.0f}" if whole else f"{value:.{count}g}"
+
+
 def flag(name: str, value: object) -> bool:
     """Check that `value` is True or False."""
     return as_flag(value, name)

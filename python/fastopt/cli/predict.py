@@ -12,7 +12,7 @@ import typer
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt._checks import counted
+from fastopt._checks import counted, digits
 from fastopt.cli import common
 from fastopt.cli.common import say, say_fact
 
@@ -52,7 +52,7 @@ def predict(
         rows = ft.read_rows(data, saved, delimiter=delimiter, header=header)
         try:
             outputs = saved.outputs(rows.frame)
-            known = saved.knows(rows.frame[rows.scored])
+            known = rows.scored.any() and saved.knows(rows.frame[rows.scored])
         except ft.DataError as error:
             raise ft.DataError(f"{data}: {error}") from None
     with common.results_folder(output), ft.write_together(output) as parts:
@@ -83,7 +83,9 @@ def _columns(saved: ft.SavedModel, outputs: Any) -> tuple[dict[str, Any], str]:
     columns = {f"predicted {saved.target}": predicted}
     if saved.objective.task == "regression":
         low, middle, high = np.percentile(predicted, [0, 50, 100])
-        return columns, f"{saved.target} from {low:.6g} to {high:.6g}, median {middle:.6g}"
+        return columns, (
+            f"{saved.target} from {digits(low, 6)} to {digits(high, 6)}, median {digits(middle, 6)}"
+        )
     shares = saved.objective.probabilities(outputs)
     columns |= {f"probability of {label}": shares[:, i] for i, label in enumerate(saved.labels)}
     counts = Counter(predicted.tolist()).most_common()
@@ -109,5 +111,5 @@ def _score(saved: ft.SavedModel, outputs: Any, rows: ft.Rows) -> str:
         text = f"{common.score_text(objective, score)}, {text}"
     if objective.task == "regression":
         error = math.sqrt(-objective.points(outputs, rows.targets) / count)
-        text += f", error {error * saved.target_deviation:.4g} (root mean square)"
+        text += f", error {digits(error * saved.target_deviation, 4)} (root mean square)"
     return f"{text}, on {counted(count, 'row')} with a known {saved.target}"

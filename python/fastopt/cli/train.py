@@ -16,7 +16,7 @@ import typer
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt._checks import counted
+from fastopt._checks import counted, digits
 from fastopt.cli import common
 from fastopt.cli.common import DEFAULTS, Number, Whole, console, say, say_fact
 from fastopt.cli.resume import check_shapes, facts_to_save, saved_config
@@ -365,7 +365,7 @@ def print_result(trainer: ft.Trainer) -> None:
     ]
     if objective.task == "regression" and not history.diverged:
         error = ft.root_mean_squared_error(trainer)
-        rows.append([f"final error of {trainer.data.target}, root mean square", f"{error:.4g}"])
+        rows.append([f"final error of {trainer.data.target}, root mean square", digits(error, 4)])
     common.print_table("Result", [], rows)
     times = {
         "optimizer step": seconds.step,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import counted, list_of, short_repr
+from fastopt._checks import counted, digits, list_of, short_repr
 from fastopt.train.arrays import read_idx, reading
 from fastopt.train.checks import DataError, from_extra, ieee, printable, seed32, text
 from fastopt.train.data import TASKS, Data, Task
@@ -263,7 +263,9 @@ def _from_table(
     missing = y.isna()
     if missing.any():
         lost = counted(int(missing.sum()), "row")
-        notes.append(f"left out {lost} without a target (empty, ?, NaN, or NA or - among numbers)")
+        notes.append(
+            f"left out {lost} without a target (empty, ?, NaN; among numbers also NA and -)"
+        )
         frame, y = frame[~missing], y[~missing]
         for column in frame.select_dtypes("category"):  # the word was in such a row
             numbers = to_numbers(frame[column].cat.remove_unused_categories(), decimal)
@@ -507,7 +509,7 @@ def _notes(fitted: Preprocessing, train: pd.DataFrame, held: pd.DataFrame) -> li
     filled = [
         f"{missing[c.name]} in {short_repr(c.name)} by "
         + (
-            f"{c.fill:g}, the median"
+            f"{digits(c.fill, 6)}, the median"
             if isinstance(c.fill, float)
             else f"{short_repr(c.fill)}, the most frequent"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import ceil, isfinite
@@ -30,7 +30,6 @@ MISSING = frozenset(
     ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
 )
 GAPS = MISSING | {"-", "--"}
-VALUES = TRUTH | dict.fromkeys(GAPS, np.nan)  # of texts among numbers
 CELLS = 1 << 19  # that are converted at once, which bounds the memory
 COLUMNS = 64  # that are fitted at once
 
@@ -86,9 +85,9 @@ class Preprocessing:
         ----------
         table : DataFrame or array
             A DataFrame has the columns by name, in any order; further columns are ignored. An array
-            of shape (N, columns) has them by position. NaN and None are missing values, and
-            so are the texts that are missing in a file, such as ?. Messages
-            name a row by the index of the DataFrame; the rows of an array count from 1.
+            of shape (N, columns) has them by position. NaN and None are missing values, and so are
+            the texts that are missing in a file, such as ?. Messages name a row by the index of the
+            DataFrame; the rows of an array count from 1.
 
         Returns
         -------
@@ -302,7 +301,8 @@ def read_numbers(frame: pd.DataFrame, names: list[str]) -> Floats:
         for name, column in part.items():
             if not is_number(column):  # which refuses dates
                 column = read_texts(column).map(
-                    lambda text: VALUES.get(text, TRUTH.get(text.lower(), text)), na_action="ignore"
+                    lambda text: np.nan if text in GAPS else TRUTH.get(text.lower(), text),
+                    na_action="ignore",
                 )
             numbers = pd.to_numeric(column, errors="coerce")
             lost = numbers.isna() & column.notna()
@@ -353,6 +353,19 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
+def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise DataError if columns of these names are missing."""
+    missing = [name for name in names if name not in frame]
+    if missing:
+        lacked, there = (
+            ", ".join(map(short_repr, some[:5])) + ", ..." * (len(some) > 5)
+            for some in (missing, [*frame])
+        )
+        raise DataError(
+            f"the table lacks {counted(len(missing), 'column')}: {lacked}; it has {there}"
+        )
+
+
 def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
     """Return the table as a DataFrame whose names are texts, with the columns `names`."""
     with from_extra("a table"):
@@ -360,15 +373,7 @@ def _frame(table: Any, names: list[str] | None = None) -> pd.DataFrame:
 
     if isinstance(table, pd.DataFrame):
         frame = table.set_axis([str(name) for name in table], axis=1)
-        missing = [name for name in names or () if name not in frame]
-        if missing:
-            lacked, there = (
-                ", ".join(map(short_repr, some[:5])) + ", ..." * (len(some) > 5)
-                for some in (missing, [*frame])
-            )
-            raise DataError(
-                f"the table lacks {counted(len(missing), 'column')}: {lacked}; it has {there}"
-            )
+        require_columns(frame, names or ())
     else:
         shape = f"shape (N, {'columns' if names is None else len(names)})"
         array = plain_array("table", table, f"{shape}, or a DataFrame", "biufcSUOmM")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastopt._checks import as_path, integer
+from fastopt._checks import as_path, digits, integer
 from fastopt._files import write_together
 from fastopt.train.checks import from_extra, ieee, plain_array
 from fastopt.train.data import Data
@@ -466,7 +466,7 @@ def plot_predictions(trainer: Trainer, title: str = "") -> Figure:
     add_legend(figure, 2)
     error = root_mean_squared_error(trainer)
     score = trainer.objective.format_score(trainer.objective.score(outputs, data.y_val))
-    line = f"{_held_out(_when(trainer))}: error {error:.4g} (root mean square), R² {score}"
+    line = f"{_held_out(_when(trainer))}: error {digits(error, 4)} (root mean square), R² {score}"
     set_title(figure, title, line)
     return figure
 

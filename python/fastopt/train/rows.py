@@ -30,6 +30,7 @@ from fastopt.train.preprocessing import (
     count_texts,
     factorize,
     read_texts,
+    require_columns,
 )
 from fastopt.train.saved import SavedModel
 from fastopt.train.tables import Table, is_numeral, read_table, saying_how_read
@@ -39,12 +40,24 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """New rows for a model, and their targets as far as they are known."""
+    """New rows for a model, and their targets as far as they are known.
 
-    frame: pd.DataFrame  # for `SavedModel.predict`
-    scored: npt.NDArray[np.bool_]  # whether a row has a target that the model knows (N,)
-    targets: Targets  # of the rows with one, in the form of `Data`
-    notes: tuple[str, ...]  # what was decided, a line for each
+    Attributes
+    ----------
+    frame : DataFrame
+        The rows without the target, for `SavedModel.predict`.
+    scored : ndarray of bool, shape (N,)
+        Whether a row has a target that the model knows.
+    targets : ndarray
+        The targets of these rows, in the form of `Data`.
+    notes : tuple of str
+        What was decided while the rows were read, a line for each.
+    """
+
+    frame: pd.DataFrame
+    scored: npt.NDArray[np.bool_]
+    targets: Targets
+    notes: tuple[str, ...]
 
 
 @ieee
@@ -90,6 +103,10 @@ def read_rows(
         )
     frame, read_notes, decimal = _read(source, model, delimiter, header)
     with saying_how_read(read_notes):
+        try:
+            require_columns(frame, [column.name for column in model.preprocessing.columns])
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
         _refuse_words(source, frame, model.preprocessing, decimal)
     notes = [*read_notes, *_notes(frame, model)]
     if model.unnamed and model.target not in frame:
@@ -132,7 +149,9 @@ def _read(
         *names, label = frame.columns
         return Table(frame.set_axis([*rename(names), label], axis=1), ())
     require_path(path)
-    texts = [column.name for column in model.preprocessing.columns if column.kind == "text"]
+    columns = model.preprocessing.columns
+    texts = [column.name for column in columns if column.kind == "text"]
+    names = [column.name for column in columns if not model.unnamed]
     return read_table(
         path,
         delimiter=delimiter,
@@ -140,6 +159,7 @@ def _read(
         decimal=model.decimal,
         text=texts,
         target=model.target,
+        names=names,
         rename=rename,
     )
 
@@ -174,8 +194,9 @@ def _refuse_words(
         cells = frame[column.name]
         if isinstance(cells.dtype, pd.CategoricalDtype):
             texts = map(str, cells.cat.categories)
-            known = GAPS | TRUTH.keys()
-            words = [t for t in texts if not (is_numeral(t, decimal) or {t, t.lower()} & known)]
+            words = [
+                t for t in texts if not (is_numeral(t, decimal) or t in GAPS or t.lower() in TRUTH)
+            ]
             bad = cells[cells.isin(words)]
             if len(bad):
                 raise DataError(

@@ -59,11 +59,20 @@ NUMERALS = {
 
 
 class Table(NamedTuple):
-    """A table and what was decided while it was read, one line for each decision."""
+    """A table and how it was read.
+
+    Attributes
+    ----------
+    frame : DataFrame
+    notes : tuple of str
+        What was decided while the table was read, a line for each decision.
+    decimal : str
+        The decimal mark.
+    """
 
     frame: pd.DataFrame
     notes: tuple[str, ...]
-    decimal: str = "."  # the decimal mark
+    decimal: str = "."
 
 
 def is_table(path: Path) -> bool:
@@ -79,6 +88,7 @@ def read_table(
     decimal: str | None = None,
     text: Collection[str] = (),
     target: str | None = None,
+    names: Collection[str] = (),
     rename: Callable[[list[str]], list[str]] | None = None,
 ) -> Table:
     """Read a table: .csv, .tsv, .txt or .data, plain or .gz; .parquet; or .npz.
@@ -111,6 +121,8 @@ def read_table(
     target : str, optional
         Another such column, or its number if no column has this name. If it is not a column of
         numbers, only empty cells, ? and NaN are missing in it.
+    names : collection of str
+        Names of columns. By default, a first line that has all of them is the header.
     rename : callable, optional
         Returns the names to use for those in a CSV or .npz file. `text` and `target` are then such
         names, and `target` is not a number.
@@ -151,7 +163,9 @@ def read_table(
             aim = find_column([*frame], target) if target and not rename else target
             mark = _read_words(frame, decimal, "", {*text, aim}, aim, notes)
     else:
-        read = partial(_read_csv, path, delimiter, header, decimal, text, target, rename, notes)
+        read = partial(
+            _read_csv, path, delimiter, header, decimal, text, target, names, rename, notes
+        )
         with reading(path, "CSV file"), saying_how_read(notes):
             try:
                 frame, mark = read("utf-8")
@@ -170,7 +184,7 @@ def saying_how_read(notes: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        how = [n.partition(":")[0] for n in notes if n.startswith(("the ", "line ", "numbers "))]
+        how = [n.partition(": ")[0] for n in notes if n.startswith(("the ", "line ", "numbers "))]
         raise DataError("; ".join([str(error), *how])) from error
 
 
@@ -190,6 +204,7 @@ def _read_csv(
     decimal: str | None,
     text: Collection[str],
     target: str | None,
+    known: Collection[str],
     rename: Callable[[list[str]], list[str]] | None,
     notes: list[str],
     encoding: str,
@@ -208,7 +223,10 @@ def _read_csv(
         file.seek(0)
         for _ in range(skipped):
             next(file)
-        if _is_header(rows) if header is None else header:
+        if header is None:
+            _refuse_title(path, rows[0], columns)
+            header = bool(known and {*known} <= {*rows[0]}) or _is_header(rows)
+        if header:
             names, line = _next_row(file, found)
             start = skipped + line
             notes.append(f"line {start} is the header: {_listed(names)}")
@@ -281,12 +299,13 @@ def _parse(
     """Return the table behind the header, which ends in line `start`."""
     import pandas as pd
 
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):  # later versions always do this
+        options["float_precision"] = "round_trip"
     try:
         frame: pd.DataFrame = pd.read_csv(
             file,
             header=None,
             skipinitialspace=True,
-            float_precision="round_trip",
             low_memory=False,  # a column has one type
             **options,
         )
@@ -349,10 +368,11 @@ def _read_words(
     if mark == ",":
         notes.append("numbers have decimal commas")
     read = []
+    plain = re.compile(r"[-+]?\d*\.?\d*(e[-+]?\d+)?" if mark == "." else r"[-+]?\d+", re.IGNORECASE)
     for name, cells in texts.items():
         numbers = to_numbers(frame[name], mark)
         if numbers is not None:
-            for cell in sorted(cells, key=len)[-1:]:
+            for cell in sorted((c for c in cells if not plain.fullmatch(c)), key=len)[-1:]:
                 value = numbers[(frame[name] == cell).idxmax()]
                 read.append(f"{short_repr(cell)} in {short_repr(name)} as {value:.15g}")
             frame[name] = numbers
@@ -447,15 +467,26 @@ def _cut(lines: list[str], delimiter: str | None, path: Path) -> tuple[list[list
         if len(lines) == LINES and len(rows) > 2:
             rows.pop()  # it may continue in the next line
         widths = set(map(len, rows[1:])) or {len(rows[0])}
+        first_width, width = len(rows[0]), max(widths)
         # R writes no name for the names of the rows: its header has a cell less.
-        if delimiter or (
-            len(widths) == 1 and len(rows[0]) > 1 and max(widths) - len(rows[0]) in (0, 1)
-        ):
+        header = first_width > 1 and width - first_width in (0, 1)
+        title = first_width == 1 and width > 2 and candidate != " "
+        if delimiter or (len(widths) == 1 and (header or title)):
             return rows, candidate
         if len(rows[0]) > 1 or candidate in ", ":
             first = first or (rows, candidate)
     assert first is not None
     return first  # some line is too long or too short, which reading it will say
+
+
+def _refuse_title(path: Path, first: list[str], columns: int) -> None:
+    """Raise DataError if the first line is a title: it has words in its first cell alone."""
+    title, *others = first
+    if columns > 2 and not (any(others) or title in MISSING or is_numeral(title)):
+        raise DataError(
+            f"{path}: the first line has one cell, {short_repr(title)}, the rows have {columns}; "
+            "remove what is above the header, or give --no-header"
+        )
 
 
 def _is_header(rows: list[list[str]]) -> bool:

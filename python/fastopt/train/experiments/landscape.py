@@ -393,7 +393,7 @@ def write_landscape(
     paths : sequence of Descent
         At least one.
     rates : sequence of Descent
-        The paths of `vary_lr`.
+        The paths of `vary_lr`; at least one.
     tolerance : float
         The distance from a minimum at which it counts as reached.
     animation : bool
@@ -416,6 +416,11 @@ def write_landscape(
     return [Path(folder, file.name) for file in files]
 
 
+def _require_paths(paths: Sequence[Descent]) -> None:
+    if not paths:
+        raise ValueError("paths must hold at least one path")
+
+
 @np.errstate(all="ignore")
 def plot_paths(
     landscape: Landscape, paths: Sequence[Descent], tolerance: float = TOLERANCE
@@ -425,6 +430,7 @@ def plot_paths(
     The legend has the steps of each path to a minimum; see `Descent.steps_to`. It names the winner:
     the path with the fewest steps, or the lowest last value if no path reaches a minimum.
     """
+    _require_paths(paths)
     from matplotlib.figure import Figure  # takes half a second, which --help does not need
 
     figure = Figure(figsize=(11.5, 6), layout="constrained")
@@ -458,11 +464,12 @@ def plot_paths(
 @np.errstate(all="ignore")
 def plot_rates(landscape: Landscape, paths: Sequence[Descent]) -> Figure:
     """Return a picture of the paths of `vary_lr`, side by side."""
+    _require_paths(paths)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     name = OPTIMIZERS[paths[0].optimizer].title
-    for axes, path in zip(figure.subplots(1, len(paths)), paths, strict=True):
+    for axes, path in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths, strict=True):
         image = _draw_landscape(axes, landscape, paths)
         _draw_path(axes, path, 0, 1, label="path and its end")
         far = path.distances[-1]
@@ -492,6 +499,7 @@ def animate(file: Path, landscape: Landscape, paths: Sequence[Descent], frames: 
     >>> with TemporaryDirectory() as folder:
     ...     experiments.animate(Path(folder, "bowl.gif"), bowl, [path], frames=5)
     """
+    _require_paths(paths)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
