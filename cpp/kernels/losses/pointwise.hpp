@@ -40,7 +40,7 @@ struct PointwiseBlock {
     T* losses;
     double* sums;
     const double* options;
-    double scale;
+    C scale;            // of the gradient
     std::size_t first;  // the number of element 0 in its array
 
     C option(std::size_t k) const { return static_cast<C>(options[k]); }
@@ -84,7 +84,7 @@ struct mse : PointwiseLoss {
     static constexpr const char* name = "mse";
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C slope = static_cast<C>(2.0 * at.scale);
+        const C slope = C{2} * at.scale;
         each([&](std::size_t i) {
             const C difference = at.x(i) - at.y(i);
             at.set(i, difference * difference, difference * slope);
@@ -96,10 +96,9 @@ struct l1 : PointwiseLoss {
     static constexpr const char* name = "l1";
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C scale = static_cast<C>(at.scale);
         each([&](std::size_t i) {
             const C difference = at.x(i) - at.y(i);
-            at.set(i, magnitude(difference), signed_scale(difference, scale));
+            at.set(i, magnitude(difference), signed_scale(difference, at.scale));
         });
     }
 };
@@ -118,11 +117,11 @@ struct smooth_l1 : PointwiseLoss {
     static constexpr int option_count = 1;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C beta = at.option(0), inverse = C{1} / beta, scale = static_cast<C>(at.scale);
+        const C beta = at.option(0), inverse = C{1} / beta;
         each([&](std::size_t i) {
             const C difference = at.x(i) - at.y(i);
             const C slope = clamped(difference * inverse, C{1});
-            at.set(i, slope * (difference - C{0.5} * clamped(difference, beta)), slope * scale);
+            at.set(i, slope * (difference - C{0.5} * clamped(difference, beta)), slope * at.scale);
         });
     }
 };
@@ -134,11 +133,11 @@ struct huber : PointwiseLoss {
     static constexpr int option_count = 1;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C delta = at.option(0), scale = static_cast<C>(at.scale);
+        const C delta = at.option(0);
         each([&](std::size_t i) {
             const C difference = at.x(i) - at.y(i);
             const C slope = clamped(difference, delta);
-            at.set(i, slope * (difference - C{0.5} * slope), slope * scale);
+            at.set(i, slope * (difference - C{0.5} * slope), slope * at.scale);
         });
     }
 };
@@ -151,7 +150,6 @@ struct bce : PointwiseLoss {
     static constexpr int work = 6;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C scale = static_cast<C>(at.scale);
         Block<C> log_x, log_rest;
         log(at.x, into(log_x));
         log([&](std::size_t i) { return C{1} - at.x(i); }, into(log_rest));
@@ -163,7 +161,7 @@ struct bce : PointwiseLoss {
             const C b = log_true < C{-100} ? C{-100} : log_true;
             const C variance = rest * x;
             at.set(i, at.weight(i) * -(y * a + (C{1} - y) * b),
-                   at.weight(i) * (x - y) / (variance < C{1e-12} ? C{1e-12} : variance) * scale);
+                   at.weight(i) * (x - y) / (variance < C{1e-12} ? C{1e-12} : variance) * at.scale);
         });
     }
 };
@@ -178,7 +176,6 @@ struct bce_with_logits : PointwiseLoss {
     using Compute = T;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C scale = static_cast<C>(at.scale);
         Block<C> e, log_sum;
         exp_of_minus<C>(at.x, into(e));
         log1p_fraction(e, log_sum);
@@ -192,7 +189,7 @@ struct bce_with_logits : PointwiseLoss {
             const C softplus = (x > C{0} ? x : C{0}) + log_sum[i];
             const C pull = negative * (below ? small : large) - positive * (below ? large : small);
             at.set(i, weight * (positive * softplus_minus + negative * softplus),
-                   weight * pull * scale);
+                   weight * pull * at.scale);
         });
     }
 };
@@ -203,13 +200,12 @@ struct kl_div : PointwiseLoss {
     static constexpr int work = 4;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C scale = static_cast<C>(at.scale);
         Block<C> log_y;
         log(at.y, into(log_y));
         each([&](std::size_t i) {
             const C x = at.x(i), y = at.y(i);
             const C nothing = x == x ? C{0} : x;
-            at.set(i, y == C{0} ? nothing : y * (log_y[i] - x), -y * scale);
+            at.set(i, y == C{0} ? nothing : y * (log_y[i] - x), -y * at.scale);
         });
     }
 };
@@ -220,13 +216,12 @@ struct kl_div_log_target : PointwiseLoss {
     static constexpr int work = 4;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const C scale = static_cast<C>(at.scale);
         Block<C> probability;
         exp(at.y, into(probability));
         each([&](std::size_t i) {
             const C x = at.x(i), p = probability[i];
             const C nothing = x == x ? C{0} : x;
-            at.set(i, p == C{0} ? nothing : p * (at.y(i) - x), -p * scale);
+            at.set(i, p == C{0} ? nothing : p * (at.y(i) - x), -p * at.scale);
         });
     }
 };
@@ -350,7 +345,7 @@ void run_blocks(const PointwiseRun& run) {
     });
     at.sums = sums;
     at.options = run.options;
-    at.scale = run.grad_scale;
+    at.scale = static_cast<typename Family::template Compute<T>>(run.grad_scale);
     const bool stream = run.stream && can_stream(all_out);
     std::size_t start = 0;
     for (; start + block_size <= run.count; start += block_size) {
