@@ -314,8 +314,9 @@ struct dropout : PointwiseFunction {
         each([&](std::size_t i) {
             std::uint32_t mixed = (hash[i] + high) * 0xc2b2ae35u;
             mixed = (mixed ^ (mixed >> 16)) * 0x27d4eb2fu;
-            at.set(i, (mixed ^ (mixed >> 15)) < threshold ? C{0} : at.x(i) * scale);
+            hash[i] = mixed ^ (mixed >> 15);
         });
+        each([&](std::size_t i) { at.set(i, hash[i] < threshold ? C{0} : at.x(i) * scale); });
     }
 };
 
@@ -352,7 +353,7 @@ void run_blocks(const PointwiseRun& run) {
         point_to([&](int k) {
             if (run.operands[k] == nullptr) return static_cast<const T*>(ones<T>);
             const T* const x = static_cast<const T*>(run.operands[k]) + start;
-            if (Family::work > 1) prefetch(x + block_size, block_size);
+            if (Family::work > 2) prefetch(x + block_size, block_size);
             return x;
         });
         at.out = stream || !all_out ? out : all_out + start;
