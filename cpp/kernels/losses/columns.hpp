@@ -258,7 +258,7 @@ void exp_columns(Column<T>* x, std::size_t classes, const ColumnTile<T>* tiles, 
         Column<double> of_tile;
         sum_columns<T>(
             count,
-            [&](std::size_t c, std::size_t i) { return term(start + c, i, x[start + c][i]); },
+            [&](std::size_t k, std::size_t i) { return term(start + k, i, x[start + k][i]); },
             of_tile);
         for (std::size_t i = 0; i < column_count; ++i) sum[i] += tile.weight[i] * of_tile[i];
     }
