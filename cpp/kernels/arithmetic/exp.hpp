@@ -158,11 +158,11 @@ FASTOPT_INLINE void exp_of_minus(X x, Use use) {
         [&](std::size_t i, T p, T power) { use(i, (p + T{1}) * power * exp_unscale<T>); });
 }
 
-// tanh(x), within 2.5 ULP, with the sign of x. m = exp(-2|x|) - 1 has all its digits, for n = 0
-// where x is small. -m / (2 + m) is exact enough there; for larger x little is taken from 1. At |x|
-// = 20 the result is 1.
+// use(i, tanh(x(i))), within 2.5 ULP. With m = exp(-2|x|) - 1, which keeps its digits for small x,
+// |tanh(x)| is -m / (2 + m), and for large x 1 - 2 (m + 1) / (2 + m): the rounding errors of the
+// smaller part count less. From |x| = 20 on the result is 1. -0 stays.
 template <class T, class X, class Use>
-FASTOPT_INLINE void tanh(X x, Use use) {
+FASTOPT_INLINE void tanh_of(X x, Use use) {
     exp_stages<T, block_size>(
         [&](std::size_t i) {
             const T size = x(i) < T{0} ? -x(i) : x(i);

@@ -282,12 +282,13 @@ struct relu_backward : PointwiseFunction {
     }
 };
 
-struct tanh_of : PointwiseFunction {
+struct tanh : PointwiseFunction {
     static constexpr const char* name = "tanh";
     static constexpr int work = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        tanh<C>([&](std::size_t i) { return at.x(i); }, [&](std::size_t i, C y) { at.set(i, y); });
+        tanh_of<C>([&](std::size_t i) { return at.x(i); },
+                   [&](std::size_t i, C y) { at.set(i, y); });
     }
 };
 
@@ -300,8 +301,8 @@ struct tanh_backward : PointwiseFunction {
     }
 };
 
-// x F(x) with a gate F (gates.hpp), or its gradient. The gate computes the tail of -|x|; with 1
-// minus it, that of |x|. The derivative F(x) + x F'(x) has the same symmetry as F.
+// x F(x) with a gate F (gates.hpp), or its gradient. Both F and the derivative F(x) + x F'(x) at |x|
+// are 1 minus those at -|x|, which the gate computes. -0 stays.
 template <class Gate, bool is_backward>
 struct Gated : PointwiseFunction {
     static constexpr int operand_count = is_backward ? 2 : 1;
@@ -319,7 +320,7 @@ struct Gated : PointwiseFunction {
             if (is_backward)
                 at.set(i, at.x(i) * (x(i) < C{0} ? small : C{1} - small));
             else
-                at.set(i, x(i) < C{0} ? -small : x(i) - small);
+                at.set(i, with_sign(x(i) < C{0} ? small : x(i) - small, x(i)));
         });
     }
 };
@@ -392,9 +393,9 @@ struct dropout : PointwiseFunction {
 // The loop ---------------------------------------------------------------------------------------
 
 template <class T>
-constexpr Block<T> ones = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+constexpr Block<T> ones = {
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 template <class Family, class T, bool adds>
 void run_blocks(const PointwiseRun& run) {
@@ -415,8 +416,7 @@ void run_blocks(const PointwiseRun& run) {
     std::size_t start = 0;
     for (; start + block_size <= run.count; start += block_size) {
         for (int k = 0; k < max_operands; ++k)
-            at.operands[k] =
-                run.operands[k] ? static_cast<const T*>(run.operands[k]) + start : ones<T>;
+            at.operands[k] = run.operands[k] ? static_cast<const T*>(run.operands[k]) + start : ones<T>;
         T* const to = from(run.out, start, out);
         at.out = stream ? out : to;
         at.losses = from(run.losses, start, losses);
