@@ -42,6 +42,18 @@ inline Reduced<double> reduce(double x) {
             __builtin_bit_cast(std::uint64_t, shifted)};
 }
 
+// A number as a sum, for an argument that needs more digits than T has; `low` is much smaller.
+template <class T>
+struct Sum {
+    T high, low;
+};
+
+template <class T>
+Reduced<T> reduce(Sum<T> x) {
+    const Reduced<T> reduced = reduce(x.high);
+    return {reduced.r + x.low, reduced.bits};
+}
+
 // exp(r) - 1.
 inline float exp_minus_one(float r) {
     float q = 0.00138146136162f;
@@ -66,6 +78,9 @@ inline double exp_minus_one(double r) {
     return q * (r * r) + r;
 }
 
+inline float with_sign(float size, float x) { return __builtin_copysignf(size, x); }
+inline double with_sign(double size, double x) { return __builtin_copysign(size, x); }
+
 // 2^n, from the bits of reduce().
 inline float power_of_two(std::uint32_t n) { return __builtin_bit_cast(float, (n + 127u) << 23); }
 inline double power_of_two(std::uint64_t n) {
@@ -88,6 +103,21 @@ T exp_scaled(T x) {
     return x < exp_limit<T> ? T{0} : exp_shifted(reduce(x), Bits<T>{32});
 }
 
+// use(i, p, bits) with exp(x(i)) = 2^n (1 + p), n in the low bits of `bits`. x(i) is a T or a
+// Sum<T>.
+template <class T, std::size_t size, class X, class Use>
+FASTOPT_INLINE void exp_stages(X x, Use use) {
+    T r[size], p[size];
+    Bits<T> bits[size];
+    each<size>([&](std::size_t i) {
+        const Reduced<T> reduced = reduce(x(i));
+        r[i] = reduced.r;
+        bits[i] = reduced.bits;
+    });
+    each<size>([&](std::size_t i) { p[i] = exp_minus_one(r[i]); });
+    each<size>([&](std::size_t i) { use(i, p[i], bits[i]); });
+}
+
 template <class T, std::size_t size = block_size, class X, class Use>
 FASTOPT_INLINE void exp_scaled(X x, Use use) {
     T r[size], e[size], power[size];
@@ -102,35 +132,30 @@ FASTOPT_INLINE void exp_scaled(X x, Use use) {
     each<size>([&](std::size_t i) { use(i, (e[i] + T{1}) * power[i]); });
 }
 
-// use(i, e, bits) with exp(x(i)) = 2^n (1 + e), n in the low bits of `bits`.
-template <class T, std::size_t size, class X, class Use>
-FASTOPT_INLINE void exp_stages(X x, Use use) {
-    T r[size], e[size];
-    Bits<T> bits[size];
-    each<size>([&](std::size_t i) {
-        const Reduced<T> reduced = reduce(x(i));
-        r[i] = reduced.r;
-        bits[i] = reduced.bits;
-    });
-    each<size>([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
-    each<size>([&](std::size_t i) { use(i, e[i], bits[i]); });
+// use(i, p, power) with exp(x(i)) = (1 + p) * power * exp_unscale<T>, for -exp_end<T> <= x(i) <= 0
+// or NaN. It keeps its digits where exp(x) is denormal. Beyond the end exp(x) is 0, even times
+// 1000.
+template <class T>
+constexpr T exp_end = sizeof(T) == 4 ? T{130} : T{796};
+template <class T>
+constexpr T exp_unscale = sizeof(T) == 4 ? T{0x1p-64} : T{0x1p-128};
+
+template <class T, class X, class Use>
+FASTOPT_INLINE void exp_tail(X x, Use use) {
+    constexpr Bits<T> shift = sizeof(T) == 4 ? 64 : 128;
+    exp_stages<T, block_size>(
+        x, [&](std::size_t i, T p, Bits<T> bits) { use(i, p, power_of_two(bits + shift)); });
 }
 
-// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays. At -104 and
-// -746 exp is 0.
+// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
 template <class T, class X, class Use>
 FASTOPT_INLINE void exp_of_minus(X x, Use use) {
-    constexpr T limit = sizeof(T) == 4 ? T{104} : T{746};
-    constexpr Bits<T> shift = sizeof(T) == 4 ? 32 : 64;
-    constexpr T unshift = sizeof(T) == 4 ? T{0x1p-32} : T{0x1p-64};
-    exp_stages<T, block_size>(
+    exp_tail<T>(
         [&](std::size_t i) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
-            return -(size > limit ? limit : size);
+            return -(size > exp_end<T> ? exp_end<T> : size);
         },
-        [&](std::size_t i, T e, Bits<T> bits) {
-            use(i, (e + T{1}) * power_of_two(bits + shift) * unshift);
-        });
+        [&](std::size_t i, T p, T power) { use(i, (p + T{1}) * power * exp_unscale<T>); });
 }
 
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.
@@ -141,12 +166,12 @@ FASTOPT_INLINE void exp(X x, Use use) {
             const double low = x(i) < -746.0 ? -746.0 : x(i);
             return low > 710.0 ? 710.0 : low;
         },
-        [&](std::size_t i, double e, std::uint64_t bits) {
+        [&](std::size_t i, double p, std::uint64_t bits) {
             // 2^n as the product of two powers, because it may be denormal or infinite.
             const std::uint64_t biased = (bits + 2046) & 0xfff, half = biased >> 1;
             const auto power = __builtin_bit_cast(double, half << 52);
             const auto other = __builtin_bit_cast(double, (biased - half) << 52);
-            use(i, (e + 1.0) * power * other);
+            use(i, (p + 1.0) * power * other);
         });
 }
 
