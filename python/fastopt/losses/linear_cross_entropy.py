@@ -20,17 +20,16 @@ from fastopt.losses.cross_entropy import (
 
 Grads: TypeAlias = tuple[FloatArray, ...]
 
-# The default of memory_limit: this share of all logits but at most so many rows, or so many bytes
-# if that is more. With the block below, the share is a tenth of the memory of the logits. More rows
-# do not help the BLAS.
-SHARE_OF_LOGITS = 1 / 11
+# The default of memory_limit: a tenth of all logits less the block below but at most so many rows,
+# or so many bytes if that is more. Each chunk has a cost of its own: the BLAS packs linear_weight
+# twice, and the gradient of it is read and written. More rows do not help the BLAS.
 LEAST_BYTES = 16 << 20
 MOST_ROWS = 512
 # The rows of a chunk are a multiple of it, so that the BLAS has no narrow rest.
 ROW_STEP = 16
 # Bytes of a block of the gradient of linear_weight, which is computed separately and then added. It
 # is small enough to stay in cache and large enough for the BLAS.
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 3 << 19
 
 
 @dataclass(repr=False, eq=False)
@@ -47,7 +46,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     =================================================== ==================
     logits of :math:`R` rows                            :math:`R \times V`
     their gradient, into ``dhidden`` of these rows      0
-    its part of ``dlinear_weight``, a block at a time   up to 2 MB
+    its part of ``dlinear_weight``, a block at a time   up to 1.5 MiB
     =================================================== ==================
 
     `numpy.matmul` computes the products, on the threads of its BLAS, not on those of
@@ -59,9 +58,9 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     ----------
     memory_limit : int, optional
         Bytes of logits in memory at the same time. A limit below one row is taken as one row. By
-        default a chunk has at most 1/11 of all logits and at most 512 rows, or 16 MiB if that is
-        more. Fewer rows make the BLAS slower. With `logit_softcap` each thread needs the memory of
-        one more row.
+        default a chunk has at most 512 rows and a tenth of all logits less 1.5 MiB, or 16 MiB if
+        that is more. Fewer rows make the BLAS slower. With `logit_softcap` each thread needs the
+        memory of one more row.
 
     References
     ----------
@@ -285,8 +284,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     def _rows_at_once(self, count: int, all_rows: int, row_bytes: int) -> int:
         limit = self.memory_limit
         if limit is None:
-            share = int(SHARE_OF_LOGITS * all_rows)
-            limit = max(LEAST_BYTES, min(share, MOST_ROWS) * row_bytes)
+            tenth = all_rows * row_bytes // 10 - BLOCK_BYTES
+            limit = max(LEAST_BYTES, min(tenth, MOST_ROWS * row_bytes))
         rows = max(1, limit // row_bytes)
         if rows >= count:
             return max(1, count)
