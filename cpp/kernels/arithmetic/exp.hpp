@@ -105,17 +105,17 @@ T exp_scaled(T x) {
 
 // use(i, p, bits) with exp(x(i)) = 2^n (1 + p), n in the low bits of `bits`. x(i) is a T or a
 // Sum<T>.
-template <class T, std::size_t size, class X, class Use>
+template <class T, class X, class Use>
 FASTOPT_INLINE void exp_stages(X x, Use use) {
-    T r[size], p[size];
-    Bits<T> bits[size];
-    each<size>([&](std::size_t i) {
+    Block<T> r, p;
+    Block<Bits<T>> bits;
+    each([&](std::size_t i) {
         const Reduced<T> reduced = reduce(x(i));
         r[i] = reduced.r;
         bits[i] = reduced.bits;
     });
-    each<size>([&](std::size_t i) { p[i] = exp_minus_one(r[i]); });
-    each<size>([&](std::size_t i) { use(i, p[i], bits[i]); });
+    each([&](std::size_t i) { p[i] = exp_minus_one(r[i]); });
+    each([&](std::size_t i) { use(i, p[i], bits[i]); });
 }
 
 template <class T, std::size_t size = block_size, class X, class Use>
@@ -143,8 +143,8 @@ constexpr T exp_unscale = sizeof(T) == 4 ? T{0x1p-64} : T{0x1p-128};
 template <class T, class X, class Use>
 FASTOPT_INLINE void exp_tail(X x, Use use) {
     constexpr Bits<T> shift = sizeof(T) == 4 ? 64 : 128;
-    exp_stages<T, block_size>(
-        x, [&](std::size_t i, T p, Bits<T> bits) { use(i, p, power_of_two(bits + shift)); });
+    exp_stages<T>(x,
+                  [&](std::size_t i, T p, Bits<T> bits) { use(i, p, power_of_two(bits + shift)); });
 }
 
 // exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
@@ -161,7 +161,7 @@ FASTOPT_INLINE void exp_of_minus(X x, Use use) {
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.
 template <class X, class Use>
 FASTOPT_INLINE void exp(X x, Use use) {
-    exp_stages<double, block_size>(
+    exp_stages<double>(
         [&](std::size_t i) {
             const double low = x(i) < -746.0 ? -746.0 : x(i);
             return low > 710.0 ? 710.0 : low;
