@@ -15,6 +15,10 @@ constexpr Pointwise pointwise[] = {
     make_pointwise<kl_div>(),    make_pointwise<kl_div_log_target>(),
     make_pointwise<sigmoid>(),   make_pointwise<sigmoid_backward>(),
     make_pointwise<relu>(),      make_pointwise<relu_backward>(),
+    make_pointwise<tanh>(),      make_pointwise<tanh_backward>(),
+    make_pointwise<silu>(),      make_pointwise<silu_backward>(),
+    make_pointwise<gelu>(),      make_pointwise<gelu_backward>(),
+    make_pointwise<gelu_tanh>(), make_pointwise<gelu_tanh_backward>(),
     make_pointwise<logistic>(),  make_pointwise<dropout>(),
 };
 

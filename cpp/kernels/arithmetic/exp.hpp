@@ -42,6 +42,18 @@ inline Reduced<double> reduce(double x) {
             __builtin_bit_cast(std::uint64_t, shifted)};
 }
 
+// A number as a sum, for an argument that needs more digits than T has; `low` is much smaller.
+template <class T>
+struct Sum {
+    T high, low;
+};
+
+template <class T>
+Reduced<T> reduce(Sum<T> x) {
+    const Reduced<T> reduced = reduce(x.high);
+    return {reduced.r + x.low, reduced.bits};
+}
+
 // exp(r) - 1.
 inline float exp_minus_one(float r) {
     float q = 0.00138146136162f;
@@ -102,7 +114,8 @@ FASTOPT_INLINE void exp_scaled(X x, Use use) {
     each<size>([&](std::size_t i) { use(i, (e[i] + T{1}) * power[i]); });
 }
 
-// use(i, e, bits) with exp(x(i)) = 2^n (1 + e), n in the low bits of `bits`.
+// use(i, e, bits) with exp(x(i)) = 2^n (1 + e), n in the low bits of `bits`. x(i) is a T or a
+// Sum<T>.
 template <class T, std::size_t size, class X, class Use>
 FASTOPT_INLINE void exp_stages(X x, Use use) {
     T r[size], e[size];
@@ -116,21 +129,30 @@ FASTOPT_INLINE void exp_stages(X x, Use use) {
     each<size>([&](std::size_t i) { use(i, e[i], bits[i]); });
 }
 
-// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays. At -104 and
-// -746 exp is 0.
+// use(i, e, power) with exp(x(i)) = (1 + e) * power * exp_unscale<T>, for -exp_end<T> <= x(i) <= 0
+// or NaN. It keeps its digits where exp(x) is denormal. Beyond the end exp(x) is 0, even times
+// 1000.
+template <class T>
+constexpr T exp_end = sizeof(T) == 4 ? T{130} : T{796};
+template <class T>
+constexpr T exp_unscale = sizeof(T) == 4 ? T{0x1p-64} : T{0x1p-128};
+
+template <class T, class X, class Use>
+FASTOPT_INLINE void exp_tail(X x, Use use) {
+    constexpr Bits<T> shift = sizeof(T) == 4 ? 64 : 128;
+    exp_stages<T, block_size>(
+        x, [&](std::size_t i, T e, Bits<T> bits) { use(i, e, power_of_two(bits + shift)); });
+}
+
+// exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
 template <class T, class X, class Use>
 FASTOPT_INLINE void exp_of_minus(X x, Use use) {
-    constexpr T limit = sizeof(T) == 4 ? T{104} : T{746};
-    constexpr Bits<T> shift = sizeof(T) == 4 ? 32 : 64;
-    constexpr T unshift = sizeof(T) == 4 ? T{0x1p-32} : T{0x1p-64};
-    exp_stages<T, block_size>(
+    exp_tail<T>(
         [&](std::size_t i) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
-            return -(size > limit ? limit : size);
+            return -(size > exp_end<T> ? exp_end<T> : size);
         },
-        [&](std::size_t i, T e, Bits<T> bits) {
-            use(i, (e + T{1}) * power_of_two(bits + shift) * unshift);
-        });
+        [&](std::size_t i, T e, T power) { use(i, (e + T{1}) * power * exp_unscale<T>); });
 }
 
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.

@@ -13,6 +13,7 @@
 
 #include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
+#include "../arithmetic/gates.hpp"
 #include "../arithmetic/log.hpp"
 #include "../arithmetic/sigmoid.hpp"
 #include "../arithmetic/stream.hpp"
@@ -276,6 +277,67 @@ struct relu_backward : PointwiseFunction {
     FASTOPT_INLINE static void run(const At& at) {
         each([&](std::size_t i) { at.set(i, at.y(i) <= C{0} ? C{0} : at.x(i)); });
     }
+};
+
+struct tanh : PointwiseFunction {
+    static constexpr const char* name = "tanh";
+    static constexpr int work = 2;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        tanh_of<C>(at.x, [&](std::size_t i, C y) { at.set(i, y); });
+    }
+};
+
+struct tanh_backward : PointwiseFunction {
+    static constexpr const char* name = "tanh_backward";
+    static constexpr int operand_count = 2;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        each([&](std::size_t i) { at.set(i, at.x(i) * ((C{1} - at.y(i)) * (C{1} + at.y(i)))); });
+    }
+};
+
+// x F(x) with a gate F (gates.hpp), or its gradient. At |x|, both F and the derivative
+// F(x) + x F'(x) are 1 minus those at -|x|, which the gate computes. -0 stays.
+template <class Gate, bool is_backward>
+struct Gated : PointwiseFunction {
+    static constexpr int operand_count = is_backward ? 2 : 1;
+    static constexpr int work = 3;
+    template <class T>
+    using Compute = typename Gate::template Compute<T>;
+    template <class At, class C = typename At::C>
+    FASTOPT_INLINE static void run(const At& at) {
+        const auto x = is_backward ? at.y : at.x;
+        constexpr C limit = Gate::template limit<C>;
+        Block<C> a;
+        each([&](std::size_t i) { a[i] = magnitude(x(i)) > limit ? limit : magnitude(x(i)); });
+        Gate::template tail<is_backward>(a, [&](std::size_t i, C tail) {
+            const C small = tail * exp_unscale<C>;
+            if (is_backward)
+                at.set(i, at.x(i) * (x(i) < C{0} ? small : C{1} - small));
+            else
+                at.set(i, with_sign(x(i) < C{0} ? small : x(i) - small, x(i)));
+        });
+    }
+};
+
+struct silu : Gated<LogisticGate, false> {
+    static constexpr const char* name = "silu";
+};
+struct silu_backward : Gated<LogisticGate, true> {
+    static constexpr const char* name = "silu_backward";
+};
+struct gelu : Gated<NormalGate, false> {
+    static constexpr const char* name = "gelu";
+};
+struct gelu_backward : Gated<NormalGate, true> {
+    static constexpr const char* name = "gelu_backward";
+};
+struct gelu_tanh : Gated<TanhGate, false> {
+    static constexpr const char* name = "gelu_tanh";
+};
+struct gelu_tanh_backward : Gated<TanhGate, true> {
+    static constexpr const char* name = "gelu_tanh_backward";
 };
 
 // L / (1 + exp(-k (x - x0))). In double, for the rounding of k (x - x0) grows in the exponential.
