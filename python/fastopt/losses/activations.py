@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import fastopt._core as _core
-from fastopt._checks import below_one, finite, int64, integer
+from fastopt._checks import below_one, choice, finite, int64, integer
 from fastopt._types import FloatArray
 
 __all__ = [
     "dropout",
+    "gelu",
+    "gelu_backward",
     "log_softmax",
     "log_softmax_backward",
     "logistic",
@@ -15,11 +19,16 @@ __all__ = [
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax",
     "softmax_backward",
+    "tanh",
+    "tanh_backward",
 ]
 
 _seed = integer(0, 2**64 - 1, "in [0, 2^64)")
+_approximate = choice("none", "tanh")
 
 
 def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
@@ -86,6 +95,143 @@ def relu_backward(
     out : array of the shape and dtype of `grad`, optional
     """
     return _core.pointwise_function("relu_backward", [("grad", grad), ("x_or_y", x_or_y)], (), out)
+
+
+def tanh(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return the hyperbolic tangent, with the same relative accuracy for small and large `x`.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    out : array of the shape and dtype of `x`, optional
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.tanh(np.array([-1e-20, 0.5])))
+    [-1.00000000e-20  4.62117157e-01]
+    """
+    return _core.pointwise_function("tanh", [("x", x)], (), out)
+
+
+def tanh_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return the gradient with respect to the input of `tanh`: ``grad * (1 - y**2)``.
+
+    Parameters
+    ----------
+    grad : array
+        The gradient with respect to the result; float32 or float64, any shape and strides.
+    y : array of the shape and dtype of `grad`
+        The result of `tanh`.
+    out : array of the shape and dtype of `grad`, optional
+    """
+    return _core.pointwise_function("tanh_backward", [("grad", grad), ("y", y)], (), out)
+
+
+def silu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return x * sigmoid(x), also called swish.
+
+    Negative results keep their relative accuracy. That of -inf is the limit, -0.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    out : array of the shape and dtype of `x`, optional
+
+    References
+    ----------
+    Elfwing et al., "Sigmoid-weighted linear units for neural network function approximation in
+    reinforcement learning", Neural Networks 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> print(fo.functional.silu(np.array([-80.0, 1.0])))
+    [-1.44388111e-33  7.31058579e-01]
+    """
+    return _core.pointwise_function("silu", [("x", x)], (), out)
+
+
+def silu_backward(grad: FloatArray, x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return the gradient with respect to the input of `silu`: ``grad * s * (1 + x * (1 - s))``.
+
+    Here s is ``sigmoid(x)``.
+
+    Parameters
+    ----------
+    grad : array
+        The gradient with respect to the result; float32 or float64, any shape and strides.
+    x : array of the shape and dtype of `grad`
+        The input of `silu`.
+    out : array of the shape and dtype of `grad`, optional
+    """
+    return _core.pointwise_function("silu_backward", [("grad", grad), ("x", x)], (), out)
+
+
+def _gelu_kernel(approximate: object) -> str:
+    return "gelu_tanh" if _approximate("approximate", approximate) == "tanh" else "gelu"
+
+
+def gelu(
+    x: FloatArray, approximate: Literal["none", "tanh"] = "none", out: FloatArray | None = None
+) -> FloatArray:
+    """Return x * Phi(x), where Phi is the distribution function of the normal distribution.
+
+    Negative results keep their relative accuracy. That of -inf is the limit, -0.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64, any shape and strides.
+    approximate : {"none", "tanh"}
+        "tanh" replaces Phi(x) by ``(1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``. The
+        result differs by up to 5e-4: use it for models that were trained with it. It is computed in
+        float64. For float64 arrays, the relative error of a negative result grows with
+        ``abs(x)**3``.
+    out : array of the shape and dtype of `x`, optional
+
+    References
+    ----------
+    Hendrycks and Gimpel, "Gaussian error linear units", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> x = np.array([-10.0, 1.0])
+    >>> print(fo.functional.gelu(x))
+    [-7.61985302e-23  8.41344746e-01]
+    >>> print(fo.functional.gelu(x, "tanh"))
+    [-1.20409235e-37  8.41191991e-01]
+    """
+    kernel = _gelu_kernel(approximate)
+    return _core.pointwise_function(kernel, [("x", x)], (), out)
+
+
+def gelu_backward(
+    grad: FloatArray,
+    x: FloatArray,
+    approximate: Literal["none", "tanh"] = "none",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Return the gradient with respect to the input of `gelu`.
+
+    It is ``grad * (Phi(x) + x * phi(x))`` with the normal distribution's density phi, or with the
+    approximation of Phi and its derivative.
+
+    Parameters
+    ----------
+    grad : array
+        The gradient with respect to the result; float32 or float64, any shape and strides.
+    x : array of the shape and dtype of `grad`
+        The input of `gelu`.
+    approximate : {"none", "tanh"}
+        That of `gelu`.
+    out : array of the shape and dtype of `grad`, optional
+    """
+    kernel = f"{_gelu_kernel(approximate)}_backward"
+    return _core.pointwise_function(kernel, [("grad", grad), ("x", x)], (), out)
 
 
 def logistic(

@@ -22,11 +22,17 @@ from fastopt.reference.pointwise import (
     MSELoss,
     SmoothL1Loss,
     dropout,
+    gelu,
+    gelu_backward,
     logistic,
     relu,
     relu_backward,
     sigmoid,
     sigmoid_backward,
+    silu,
+    silu_backward,
+    tanh,
+    tanh_backward,
 )
 from fastopt.reference.rmsprop import RMSprop
 from fastopt.reference.sgd import SGD
@@ -55,6 +61,8 @@ __all__ = [
     "SmoothL1Loss",
     "WeightEMA",
     "dropout",
+    "gelu",
+    "gelu_backward",
     "grad_norm",
     "log_softmax",
     "log_softmax_backward",
@@ -63,6 +71,10 @@ __all__ = [
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax",
     "softmax_backward",
+    "tanh",
+    "tanh_backward",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
@@ -172,6 +173,52 @@ def relu(x: FloatArray) -> FloatArray:
 def relu_backward(grad: FloatArray, x_or_y: FloatArray) -> FloatArray:
     """Return the gradient with respect to the input of `relu`, from the input or the result."""
     return np.where(x_or_y <= 0, 0.0, np.asarray(grad, np.float64))
+
+
+def tanh(x: FloatArray) -> FloatArray:
+    """Return the hyperbolic tangent."""
+    return np.asarray(np.tanh(np.asarray(x, np.float64)))
+
+
+def tanh_backward(grad: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the gradient with respect to the input of `tanh`, from its result."""
+    y = np.asarray(y, np.float64)
+    return np.asarray(grad * ((1 - y) * (1 + y)))
+
+
+def silu(x: FloatArray) -> FloatArray:
+    """Return x * sigmoid(x)."""
+    x = np.asarray(x, np.float64)
+    return np.asarray(x * _sigmoid(x))
+
+
+def silu_backward(grad: FloatArray, x: FloatArray) -> FloatArray:
+    """Return the gradient with respect to the input of `silu`."""
+    x = np.asarray(x, np.float64)
+    return np.asarray(grad * (_sigmoid(x) * (1 + x * _sigmoid(-x))))
+
+
+def _gate(x: Any, approximate: str) -> tuple[Any, Any]:
+    """Return the gate F of `gelu`, x * F(x), and x * F'(x)."""
+    if approximate == "tanh":
+        slope = np.sqrt(8 / np.pi)
+        gate = _sigmoid(slope * (x + 0.044715 * x**3))
+        rest = _sigmoid(-slope * (x + 0.044715 * x**3))
+        return gate, slope * (x + 3 * 0.044715 * x**3) * gate * rest
+    gate = np.vectorize(math.erfc, [np.float64])(-x / np.sqrt(2)) / 2
+    return gate, x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+
+def gelu(x: FloatArray, approximate: str = "none") -> FloatArray:
+    """Return x * Phi(x) with the normal distribution function, or its approximation by tanh."""
+    x = np.asarray(x, np.float64)
+    return np.asarray(x * _gate(x, approximate)[0])
+
+
+def gelu_backward(grad: FloatArray, x: FloatArray, approximate: str = "none") -> FloatArray:
+    """Return the gradient with respect to the input of `gelu`."""
+    gate, change = _gate(np.asarray(x, np.float64), approximate)
+    return np.asarray(grad * (gate + change))
 
 
 def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
