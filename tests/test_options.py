@@ -37,6 +37,8 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "linear_cross_entropy": lambda out, **o: F.linear_cross_entropy(
         X, X, Y, out=(out, np.empty((4, 3))), **o
     ),
+    "gelu": lambda out, **o: F.gelu(X, out=out, **o),
+    "gelu_backward": lambda out, **o: F.gelu_backward(X, X, out=out, **o),
     "logistic": lambda out, **o: F.logistic(X, out=out, **o),
     "dropout": lambda out, **o: F.dropout(X, out=out, **{"seed": 0, **o}),
     "softmax": lambda out, **o: F.softmax(X, out=out, **o),
@@ -64,6 +66,8 @@ OPTIONS = {
     "kl_div": "reduction:t log_target:f",
     "linear_cross_entropy": "ignore_index:i reduction:t label_smoothing:n z_loss:n logit_softcap:n "
     "memory_limit:i?",
+    "gelu": "approximate:t",
+    "gelu_backward": "approximate:t",
     "logistic": "L:n k:n x0:n",
     "dropout": "p:n seed:i",
     "softmax": "axis:i dim:i?",

@@ -124,10 +124,11 @@ def test_bce_with_logits_keeps_its_digits_where_the_model_is_sure(isa: str) -> N
 def test_functions_within_their_bound(row: Function) -> None:
     arrays = row.data(SHAPE, np.float32)
     truth = row.reference(*arrays, **row.options)
-    assert np.max(in_ulp(row.fused(*arrays, **row.options), truth, np.float32)) <= row.ulp
+    row.check(row.fused(*arrays, **row.options), truth, arrays, row.ulp)
     arrays = row.data(SHAPE, np.float64)
     truth = row.reference(*arrays, **row.options)
-    assert np.all(abs(row.fused(*arrays, **row.options) - truth) <= 1e-13 * abs(truth))
+    # The reference has errors too: x / sqrt(2) is rounded, and that grows in the exponential.
+    row.check(row.fused(*arrays, **row.options), truth, arrays, 5000)
 
 
 # -- the same bits -------------------------------------------------------------------------------
