@@ -31,13 +31,14 @@ OPTIONS = {
         "--accumulate": [*WHOLE, "0"], "--patience": [*WHOLE, "0"], "--seed": [*WHOLE, str(2**32)],
         "--threads": [*WHOLE, "0", "4097"], "--hidden": WIDTHS, "--output": FOLDERS,
         "--task": ["", "guess"], "--loss": ["", "hinge"], "--optimizer": ["", "adamm", "sgd,adam"],
-        "--schedule": ["", "cosin"],
+        "--schedule": ["", "cosin"], "--activation": ["", "elu", "relu,tanh"],
     },
     "compare": {
         "--lr": LISTS, "--batch-size": [*LISTS, "8.5", "0"], "--weight-decay": LISTS,
         "--dropout": [*LISTS, "1"], "--optimizer": ["", ",", "sgd,nosuch", "sgd,sgd", "all,sgd"],
         "--schedule": ["", "step,x"], "--loss": ["", "mse,x"], "--epochs": [*WHOLE, "0"],
-        "--hidden": WIDTHS, "--max-norm": [*NUMBER, "0"], "--seed": [*WHOLE, str(2**32)],
+        "--activation": ["", "elu", "relu,relu"], "--hidden": WIDTHS,
+        "--max-norm": [*NUMBER, "0"], "--seed": [*WHOLE, str(2**32)],
         "--threads": [*WHOLE, "0"], "--task": ["", "guess"], "--output": FOLDERS,
     },
     "sweep": {

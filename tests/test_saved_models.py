@@ -40,10 +40,10 @@ def trained(data: str, **options: Any) -> ft.Trainer:
     ("data", "options"),
     [
         ("digits", {"dropout": 0.5, "ema": 0.9}),
-        ("wine", {"loss": "mse"}),
+        ("wine", {"loss": "mse", "activation": "tanh"}),
         ("wine", {"loss": "bce-with-logits"}),
         ("breast-cancer", {}),
-        ("breast-cancer", {"loss": "l1"}),
+        ("breast-cancer", {"loss": "l1", "activation": "gelu"}),
         ("diabetes", {"loss": "huber"}),
     ],
 )
@@ -129,6 +129,26 @@ def test_contents_of_another_program_are_refused_or_harmless(
     assert refused > 10 * harmless > 0
 
 
+def test_older_versions_refuse_what_they_would_compute_with_relu(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    ft.save_model(path, trained("iris"))
+    extra = fo.load(path).extra
+    assert extra["kind"] == "fastopt model 1"
+    assert "activation" not in extra
+    assert ft.load_model(path).activation == "relu"
+    ft.save_model(path, trained("iris", activation="silu"))
+    model, saved = ft.load_model(path), fo.load(path)
+    assert repr(model) == "SavedModel(4-8-3 silu, classification of class)"
+    assert saved.extra["kind"] == "fastopt model 2"
+    for value, words in ((None, "'sigmoid', not None"), ("elu", "'sigmoid', not 'elu'")):
+        fo.save(path, params=saved.params, extra=saved.extra | {"activation": value})
+        with pytest.raises(fo.CheckpointError, match=words):
+            ft.load_model(path)
+    fo.save(path, params=saved.params, extra=extra | {"kind": "fastopt model 2"})
+    with pytest.raises(fo.CheckpointError, match="it lacks 'activation'"):
+        ft.load_model(path)
+
+
 def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     ft.save_model(path, trained("iris"))
@@ -152,7 +172,7 @@ def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
         fo.save(path, params=saved.params, extra=saved.extra | {"labels": labels})
         with pytest.raises(fo.CheckpointError, match="label"):
             ft.load_model(path)
-    fo.save(path, params=saved.params, extra=saved.extra | {"kind": "fastopt model 2"})
+    fo.save(path, params=saved.params, extra=saved.extra | {"kind": "fastopt model 3"})
     with pytest.raises(fo.CheckpointError, match="that a newer version of fastopt reads"):
         ft.load_model(path)
 

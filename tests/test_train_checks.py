@@ -170,6 +170,8 @@ def test_arguments_of_the_wrong_kind() -> None:
         (lambda: raw.MLP([3, 2.5]), TypeError, "sizes[1] must be an integer, not 2.5"),
         (lambda: raw.MLP([3, 2], "0.1"), TypeError, "dropout must be a number, not '0.1'"),
         (lambda: raw.MLP([3, 2], float("nan")), ValueError, "dropout must be in [0, 1), not nan"),
+        (lambda: raw.MLP([3, 2], activation=None), TypeError, "must be 'relu', 'gelu', "),
+        (lambda: raw.MLP([3, 2], activation="elu"), ValueError, "'tanh' or 'sigmoid', not 'elu'"),
         (lambda: raw.MLP([3, 2], seed=None), TypeError, "seed must be an integer, not None"),
         (lambda: raw.EarlyStopping(1.5), TypeError, "patience must be an integer, not 1.5"),
         (lambda: raw.EarlyStopping(1, "0"), TypeError, "min_delta must be a number, not '0'"),

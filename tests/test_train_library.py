@@ -27,9 +27,11 @@ from fastopt import train as ft
 from fastopt._files import write_whole
 
 
-def test_backward_is_the_derivative_of_forward() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("activation", ft.ACTIVATIONS)
+def test_backward_is_the_derivative_of_forward(activation: str, dropout: float) -> None:
     rng = np.random.default_rng(0)
-    model = ft.MLP([5, 7, 6, 3], seed=1)
+    model = ft.MLP([5, 7, 6, 3], dropout, seed=1, activation=activation)
     # float64, so that differences are sharp. The gradients are not set: nothing reads them.
     model.params.update({name: param.astype(np.float64) for name, param in model.params.items()})
     model.grads.update({name: np.empty_like(param) for name, param in model.params.items()})
@@ -38,18 +40,32 @@ def test_backward_is_the_derivative_of_forward() -> None:
             param[...] = rng.standard_normal(param.shape)
     x: Any = rng.standard_normal((8, 5))
     y = rng.integers(0, 3, 8)
-    ce = fo.CrossEntropyLoss()
+    ce, state = fo.CrossEntropyLoss(), model.rng_state
     _, dlogits = ce.value_and_grad(model.forward(x, training=True), y)
-    grads = model.backward(dlogits)
+    grads = {name: grad.copy() for name, grad in model.backward(dlogits).items()}
     for name, param in model.params.items():
         for i in np.ndindex(param.shape):
             kept = param[i]
             values = []
             for h in (1e-6, -1e-6):
                 param[i] = kept + h
-                values.append(float(ce(model.forward(x), y)))
+                model.rng_state = state  # the same units are dropped
+                values.append(float(ce(model.forward(x, training=True), y)))
             param[i] = kept
             assert grads[name][i] == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-8)
+
+
+def test_initial_weights_suit_the_activation() -> None:
+    for activation in ft.ACTIVATIONS:
+        model = ft.MLP([300, 500, 2], activation=activation)
+        variance = 2 / 800 if activation in ("tanh", "sigmoid") else 2 / 300
+        assert np.var(model.params["0.weight"]) == pytest.approx(variance, rel=0.02)
+        named = "" if activation == "relu" else f", activation='{activation}'"
+        assert repr(model) == f"MLP(300-500-2, dropout=0.0{named})"
+    np.testing.assert_array_equal(
+        ft.MLP([4, 8, 2], seed=3).params["0.weight"],
+        ft.MLP([4, 8, 2], seed=3, activation="gelu").params["0.weight"],
+    )
 
 
 def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
@@ -339,7 +355,7 @@ RESUMED: list[dict[str, Any]] = [
     {"optimizer": "momentum", "schedule": "one-cycle", "max_norm": 0.5},
     {"schedule": "cosine", "warmup": 4, "ema": 0.9, "accumulate": 2, "batch_size": 25},
     {"schedule": "plateau", "optimizer": "rmsprop", "momentum": 0.5},
-    {"schedule": "step", "data": "diabetes", "loss": "huber"},
+    {"schedule": "step", "data": "diabetes", "loss": "huber", "activation": "silu"},
 ]
 
 

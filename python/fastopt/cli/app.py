@@ -27,7 +27,7 @@ GROUPS = {
     "Values to try": "trials",
     "Data": "data task target drop",
     "CSV files": "delimiter header",
-    "Model and loss": "hidden dropout loss label_smoothing",
+    "Model and loss": "hidden activation dropout loss label_smoothing",
     "Optimizer": "optimizer lr weight_decay momentum schedule warmup accumulate ema",
     "Training": "batch_size epochs max_norm patience seed",
     "Run and results": "checkpoint resume jobs threads output help",

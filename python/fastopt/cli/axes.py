@@ -13,7 +13,12 @@ from fastopt.cli.common import DEFAULTS
 from fastopt.train import experiments as fx
 
 EVERY_LOSS = tuple(dict.fromkeys(name for names in ft.LOSSES.values() for name in names))
-CHOICES = {"optimizer": tuple(ft.OPTIMIZERS), "schedule": ft.SCHEDULES, "loss": EVERY_LOSS}
+CHOICES = {
+    "optimizer": tuple(ft.OPTIMIZERS),
+    "schedule": ft.SCHEDULES,
+    "loss": EVERY_LOSS,
+    "activation": ft.ACTIVATIONS,
+}
 
 
 def _numbers(text: str, default: object) -> Any:
@@ -34,6 +39,9 @@ WeightDecays = Annotated[
 Dropouts = Annotated[str | None, _numbers("Dropout probabilities.", DEFAULTS.dropout)]
 Schedules = Annotated[str | None, _names("Schedules", "schedule", DEFAULTS.schedule)]
 Losses = Annotated[str | None, _names("Losses", "loss", "that of the task")]
+Activations = Annotated[
+    str | None, _names("Functions after each hidden layer", "activation", DEFAULTS.activation)
+]
 
 
 def parse_axes(**texts: str | None) -> dict[str, list[Any] | fx.Range]:

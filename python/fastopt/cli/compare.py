@@ -23,6 +23,7 @@ def compare(
     dropout: axes.Dropouts = None,
     schedule: axes.Schedules = None,
     loss: axes.Losses = None,
+    activation: axes.Activations = None,
     data: common.DataName = common.DEFAULTS.data,
     task: common.TaskName = None,
     target: common.Target = None,
@@ -59,6 +60,7 @@ def compare(
         dropout=dropout,
         schedule=schedule,
         loss=loss,
+        activation=activation,
     )
     several = []
     for name, values in given.items():

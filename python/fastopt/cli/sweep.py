@@ -30,6 +30,7 @@ def sweep(
     dropout: axes.Dropouts = None,
     schedule: axes.Schedules = None,
     loss: axes.Losses = None,
+    activation: axes.Activations = None,
     trials: Annotated[
         int | None,
         common.Whole(
@@ -81,6 +82,7 @@ def sweep(
         dropout=dropout,
         schedule=schedule,
         loss=loss,
+        activation=activation,
     )
     common.check_range("--trials", trials, 1, 100_000)
     common.check_range("--jobs", jobs, 1, 100_000)

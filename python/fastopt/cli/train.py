@@ -75,6 +75,9 @@ def train(
         Number(help="Decay of averaged weights to evaluate, such as 0.99.", show_default="none"),
     ] = None,
     hidden: common.Hidden = common.HIDDEN,
+    activation: Annotated[
+        str, common.one_of("Function after each hidden layer", ft.ACTIVATIONS)
+    ] = DEFAULTS.activation,
     dropout: Annotated[float, Number(help="Probability in [0, 1).")] = DEFAULTS.dropout,
     patience: Annotated[
         int | None,
@@ -132,6 +135,7 @@ def train(
             accumulate=accumulate,
             ema=ema,
             hidden=common.parse_hidden(hidden),
+            activation=activation.lower(),
             dropout=dropout,
             patience=patience,
             seed=seed,

@@ -35,7 +35,7 @@ from fastopt.train.history import (
 )
 from fastopt.train.loading import BUNDLED, load_data
 from fastopt.train.loop import Callback, Model, Trainer
-from fastopt.train.model import MLP
+from fastopt.train.model import ACTIVATIONS, MLP
 from fastopt.train.objective import LOSSES, Objective
 from fastopt.train.preprocessing import Column, Preprocessing, fit_preprocessing
 from fastopt.train.report import (
@@ -54,6 +54,7 @@ from fastopt.train.saved import SavedModel, load_model, save_model
 from fastopt.train.tables import Table, read_table
 
 __all__ = [
+    "ACTIVATIONS",
     "BUNDLED",
     "LOSSES",
     "MLP",

@@ -28,7 +28,7 @@ from fastopt.train.checks import kind, seed32, text
 from fastopt.train.data import TASKS, Array, Data, Task
 from fastopt.train.loading import load_data
 from fastopt.train.loop import Trainer
-from fastopt.train.model import MLP
+from fastopt.train.model import ACTIVATIONS, MLP
 from fastopt.train.objective import LOSSES, Objective
 
 
@@ -117,6 +117,8 @@ class RunConfig:
         steps have a smaller decay; see the warm-up of `WeightEMA`.
     hidden : tuple of int
         Widths of the hidden layers. It may be empty.
+    activation : str
+        The function after each hidden layer, one of `ACTIVATIONS`; see `MLP`.
     dropout : float
         In [0, 1).
     patience : int, optional
@@ -161,6 +163,7 @@ class RunConfig:
     accumulate: int = 1
     ema: float | None = None
     hidden: tuple[int, ...] = (128, 64)
+    activation: str = "relu"
     dropout: float = 0.1
     patience: int | None = None
     seed: int = 0
@@ -242,7 +245,8 @@ class RunConfig:
         """
         data = self.load() if data is None else data
         self.check(data)
-        model = MLP([data.features, *self.hidden, data.outputs], self.dropout, (self.seed, 1))
+        widths = [data.features, *self.hidden, data.outputs]
+        model = MLP(widths, self.dropout, (self.seed, 1), self.activation)
         optimizer, scheduler = self._make_optimizer(data, model.params)
         return Trainer(
             model,
@@ -419,6 +423,7 @@ _CHECKS: dict[str, Check] = {
     "accumulate": integer(1),
     "ema": below_one,
     "hidden": _widths,
+    "activation": choice(*ACTIVATIONS),
     "dropout": below_one,
     "patience": integer(1),
     "seed": seed32,

@@ -41,6 +41,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     """The options of both estimators, by the names of `RunConfig`, and their training."""
 
     hidden: Sequence[int] = RunConfig.hidden
+    activation: str = RunConfig.activation
     dropout: float = RunConfig.dropout
     loss: str | None = RunConfig.loss
     label_smoothing: float = RunConfig.label_smoothing
@@ -103,8 +104,8 @@ class MLPClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden, dropout, loss, label_smoothing, optimizer, lr, weight_decay, momentum, batch_size, \
-    epochs, schedule, warmup, max_norm, accumulate, ema
+    hidden, activation, dropout, loss, label_smoothing, optimizer, lr, weight_decay, momentum, \
+    batch_size, epochs, schedule, warmup, max_norm, accumulate, ema
         See `RunConfig`. The schedule "plateau" looks at the loss that `patience` looks at, or at
         that of the training rows.
     patience : int, optional

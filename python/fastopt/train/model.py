@@ -9,19 +9,25 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fastopt import functional
-from fastopt._checks import below_one, integer, list_of
+from fastopt._checks import below_one, choice, integer, list_of
 from fastopt.train.checks import ieee, plain_array, seed_of
 from fastopt.train.data import Array
 
+# Functions of `fastopt.functional`, each with a backward function.
+ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
+activation_of = choice(*ACTIVATIONS)
+_FROM_RESULT = ("relu", "tanh", "sigmoid")  # backward takes the result, not the input
+_XAVIER = ("tanh", "sigmoid")  # initial weights of Glorot and Bengio; the others have those of He
 
-def mlp_outputs(params: Mapping[str, Array], x: Array) -> Array:
+
+def mlp_outputs(params: Mapping[str, Array], x: Array, activation: str) -> Array:
     """Return the outputs (N, outputs) of the MLP with these `params`, without dropout."""
     last = len(params) // 2 - 1
     for i in range(last + 1):
         x = np.matmul(x, params[f"{i}.weight"].T)
         x += params[f"{i}.bias"]
         if i < last:
-            functional.relu(x, out=x)
+            getattr(functional, activation)(x, out=x)
     return x
 
 
@@ -29,14 +35,15 @@ class _Buffers(NamedTuple):
     """The arrays of a batch between `MLP.forward` and `MLP.backward`, for each layer."""
 
     inputs: list[Array]
-    outputs: list[Array]
+    sums: list[Array]  # the outputs of the linear layers; then what the activation's backward takes
+    outputs: list[Array]  # after activation and dropout; the same arrays as `sums` for ReLU
     dinputs: list[Array]  # gradients with respect to the inputs; the first is not used
     ones: Array  # (N,)
     seeds: list[int]  # of dropout
 
 
 class MLP:
-    """Linear layers with ReLU between them and dropout after each ReLU; float32.
+    """Linear layers with an activation and dropout between them; float32.
 
     Parameters
     ----------
@@ -46,7 +53,11 @@ class MLP:
         Probability in [0, 1) that training drops a hidden unit. The others are scaled up, so that
         the mean stays the same (Srivastava et al. 2014).
     seed : int or sequence of int
-        For the initial weights (He et al. 2015) and the dropout.
+        For the initial weights and the dropout.
+    activation : {"relu", "gelu", "silu", "tanh", "sigmoid"}
+        The function after each hidden layer; see `fastopt.functional`. The initial weights are
+        normally distributed, with variance ``2 / inputs`` (He et al. 2015) for the first three, and
+        ``2 / (inputs + outputs)`` of each layer (Glorot and Bengio 2010) for tanh and sigmoid.
 
     Attributes
     ----------
@@ -69,10 +80,15 @@ class MLP:
     """
 
     def __init__(
-        self, sizes: Sequence[int], dropout: float = 0.0, seed: int | Sequence[int] = 0
+        self,
+        sizes: Sequence[int],
+        dropout: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        activation: str = "relu",
     ) -> None:
         sizes = list_of(integer(1), 2)("sizes", sizes)
         self.dropout = below_one("dropout", dropout)
+        self._activation = activation_of("activation", activation)
         if sum(n_in * n_out for n_in, n_out in pairwise(sizes)) >= 2**60:
             raise MemoryError(f"weights for widths {sizes}")  # NumPy has several errors
         rng = np.random.default_rng(seed_of("seed", seed))
@@ -81,11 +97,17 @@ class MLP:
         self.params: dict[str, Array] = {}
         for (weight, bias), (n_in, n_out) in zip(self._names, pairwise(sizes), strict=True):
             values = rng.standard_normal((n_out, n_in), dtype=np.float32)
-            self.params[weight] = values * np.float32(np.sqrt(2 / n_in))
+            fans = n_in + n_out if self.activation in _XAVIER else n_in
+            self.params[weight] = values * np.float32(np.sqrt(2 / fans))
             self.params[bias] = np.zeros(n_out, np.float32)
         self.grads = {name: np.empty_like(param) for name, param in self.params.items()}
         self._kept: dict[int, _Buffers] = {}  # for each size of a batch
         self._last = self._make_buffers(0)
+
+    @property
+    def activation(self) -> str:
+        """The name of the function after each hidden layer."""
+        return self._activation
 
     @property
     def rng_state(self) -> Mapping[str, Any]:
@@ -109,18 +131,21 @@ class MLP:
             raise ValueError(f"x must have shape (N, {first.shape[1]}), not {x.shape}")
         x = x.astype(first.dtype, copy=False)
         if not training:
-            return mlp_outputs(self.params, x)
+            return mlp_outputs(self.params, x, self.activation)
         buffers = self._last = self._make_buffers(len(x))
-        buffers.inputs[0] = x
+        activate = getattr(functional, self.activation)
+        in_place = self.activation in _FROM_RESULT
         last = len(self._names) - 1
         for i, (weight, bias) in enumerate(self._names):
-            x = np.matmul(x, self.params[weight].T, out=buffers.outputs[i])
+            buffers.inputs[i] = x
+            sums, outputs = buffers.sums[i], buffers.outputs[i]
+            x = np.matmul(x, self.params[weight].T, out=sums)
             x += self.params[bias]
             if i < last:
-                functional.relu(x, out=x)
+                x = activate(x, out=sums if in_place else outputs)
                 if self.dropout > 0:
                     seed = buffers.seeds[i] = self._bits.random_raw()
-                    functional.dropout(x, self.dropout, seed=seed, out=x)
+                    x = functional.dropout(x, self.dropout, seed=seed, out=outputs)
         return x
 
     @ieee
@@ -130,7 +155,7 @@ class MLP:
         They are the gradients for the last call of `forward` with ``training=True``.
         """
         buffers = self._last
-        outputs = buffers.outputs[-1]
+        outputs = buffers.sums[-1]
         dy: Array = plain_array("doutputs", doutputs, "numbers")
         if dy.shape != outputs.shape:
             raise ValueError(
@@ -138,6 +163,7 @@ class MLP:
                 f"forward(x, training=True), not {dy.shape}"
             )
         dy = dy.astype(outputs.dtype, copy=False)
+        activation_backward = getattr(functional, f"{self.activation}_backward")
         for i in reversed(range(len(self._names))):
             weight, bias = self._names[i]
             x = buffers.inputs[i]
@@ -145,10 +171,9 @@ class MLP:
             np.matmul(buffers.ones, dy, out=self.grads[bias])  # the sums, faster than np.sum
             if i > 0:
                 dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
-                # x is the output of ReLU and dropout: it is 0 where one of them has set it to 0.
-                functional.relu_backward(dy, x, out=dy)
                 if self.dropout > 0:
                     functional.dropout(dy, self.dropout, seed=buffers.seeds[i - 1], out=dy)
+                activation_backward(dy, buffers.sums[i - 1], out=dy)
         return self.grads
 
     def _make_buffers(self, batch: int) -> _Buffers:
@@ -158,10 +183,12 @@ class MLP:
                 self._kept.clear()
             widths = [self.params[bias].size for _, bias in self._names]
             dtype = self.params[self._names[0][0]].dtype
-            outputs = [np.empty((batch, n), dtype) for n in widths]
+            sums = [np.empty((batch, n), dtype) for n in widths]
             self._kept[batch] = _Buffers(
-                inputs=[outputs[0], *outputs[:-1]],
-                outputs=outputs,
+                inputs=[sums[0], *sums[:-1]],
+                sums=sums,
+                # Dropout may set ReLU's results to 0 in place: their gradient is 0 there too.
+                outputs=sums if self.activation == "relu" else [np.empty_like(s) for s in sums],
                 dinputs=[np.empty((batch, n), dtype) for n in [0, *widths[:-1]]],
                 ones=np.ones(batch, dtype),
                 seeds=[0] * len(widths),
@@ -171,4 +198,5 @@ class MLP:
     def __repr__(self) -> str:
         sizes = [self.params[self._names[0][0]].shape[1]]
         sizes += [self.params[bias].size for _, bias in self._names]
-        return f"MLP({'-'.join(map(str, sizes))}, dropout={self.dropout})"
+        named = "" if self.activation == "relu" else f", activation={self.activation!r}"
+        return f"MLP({'-'.join(map(str, sizes))}, dropout={self.dropout}{named})"

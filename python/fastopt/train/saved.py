@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from fastopt._checks import as_path, choice, counted, finite, integer, list_of, 
 from fastopt.train.checks import DataError, ieee, kind, printable, text
 from fastopt.train.data import Array
 from fastopt.train.loop import Trainer, in_parts
-from fastopt.train.model import MLP, mlp_outputs
+from fastopt.train.model import MLP, activation_of, mlp_outputs
 from fastopt.train.objective import Objective
 from fastopt.train.preprocessing import Preprocessing
 
 MODEL = "model.safetensors"  # the name in the folder of a run
 _KIND = "fastopt model 1"  # and the version of the format
+_WITH_ACTIVATION = "fastopt model 2"  # other than ReLU, which older versions of fastopt would use
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +53,8 @@ class SavedModel:
         See `Data`.
     rows_hash : str
         A hash of the rows of the data, for `knows`. Empty if there is no preprocessing.
+    activation : str
+        See `MLP`.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class SavedModel:
     decimal: str = "."
     unnamed: int = 0
     rows_hash: str = ""
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         kind("objective", self.objective, Objective)
@@ -82,6 +86,7 @@ class SavedModel:
             "decimal": choice(".", ",")("decimal", self.decimal),
             "unnamed": integer(0)("unnamed", self.unnamed),
             "rows_hash": text("rows_hash", self.rows_hash),
+            "activation": activation_of("activation", self.activation),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -107,7 +112,8 @@ class SavedModel:
         """Return the present model of a trainer; its weights are copies."""
         kind("trainer", trainer, Trainer)
         kind("trainer.model", trainer.model, MLP)
-        params = trainer.model.params if trainer.ema is None else trainer.ema.averages
+        model = cast("MLP", trainer.model)
+        params = model.params if trainer.ema is None else trainer.ema.averages
         data = trainer.data
         return cls(
             {name: np.array(param) for name, param in params.items()},
@@ -120,6 +126,7 @@ class SavedModel:
             data.decimal,
             data.unnamed,
             "" if data.preprocessing is None else _hash_rows(data.x_train, data.x_val),
+            model.activation,
         )
 
     @property
@@ -152,7 +159,7 @@ class SavedModel:
         dtype = self.params["0.weight"].dtype
 
         def forward(part: Array) -> Array:
-            return mlp_outputs(self.params, part.astype(dtype, copy=False))
+            return mlp_outputs(self.params, part.astype(dtype, copy=False), self.activation)
 
         outputs = in_parts(forward, x, self.features, self.params)
         bad = ~np.isfinite(outputs).all(axis=1)
@@ -190,7 +197,9 @@ class SavedModel:
         return ready is not None and self.rows_hash == _hash_rows(ready.transform(x))
 
     def __str__(self) -> str:
-        return f"{'-'.join(map(str, self._widths))}, {self.objective.task} of {self.target}"
+        activation = "" if self.activation == "relu" else f" {self.activation}"
+        widths = "-".join(map(str, self._widths))
+        return f"{widths}{activation}, {self.objective.task} of {self.target}"
 
     def __repr__(self) -> str:
         return f"SavedModel({self})"
@@ -233,8 +242,9 @@ def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
     array(['setosa'], dtype='<U10')
     """
     model = SavedModel.from_trainer(trainer)
+    only_relu = model.activation == "relu"
     extra = {
-        "kind": _KIND,
+        "kind": _KIND if only_relu else _WITH_ACTIVATION,
         "version": fo.__version__,
         "task": model.objective.task,
         "loss": model.objective.loss_name,
@@ -247,7 +257,7 @@ def save_model(path: str | os.PathLike[str], trainer: Trainer) -> None:
         "decimal": model.decimal,
         "unnamed": model.unnamed,
         "rows_hash": model.rows_hash,
-    }
+    } | ({} if only_relu else {"activation": model.activation})
     fo.save(path, params=model.params, extra=extra)
 
 
@@ -269,7 +279,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     checkpoint = fo.load(path)
     facts = checkpoint.extra
     found = facts.get("kind") if isinstance(facts, dict) else None
-    if found != _KIND:
+    if found not in (_KIND, _WITH_ACTIVATION):
         if isinstance(found, str) and found.startswith(_KIND[:-1]):
             raise fo.CheckpointError(f"{path} is a model that a newer version of fastopt reads")
         raise fo.CheckpointError(
@@ -292,6 +302,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             decimal=facts["decimal"],
             unnamed=facts["unnamed"],
             rows_hash=facts.get("rows_hash", ""),  # older files have none
+            activation="relu" if found == _KIND else facts["activation"],
         )
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error

@@ -107,8 +107,8 @@ def compare(
 ) -> Generator[Run, None, None]:
     """Train the configurations in order, and yield each run when it has ended.
 
-    All runs use the same data. Runs with the same `hidden`, `seed` and `batch_size` begin with the
-    same weights and use the same batches.
+    All runs use the same data. Runs with the same `hidden`, `activation`, `seed` and `batch_size`
+    begin with the same weights and use the same batches.
 
     Parameters
     ----------
@@ -143,6 +143,7 @@ AXES: dict[str, type] = {
     "optimizer": str,
     "schedule": str,
     "loss": str,
+    "activation": str,
 }
 
 
