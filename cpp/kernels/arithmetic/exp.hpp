@@ -78,9 +78,6 @@ inline double exp_minus_one(double r) {
     return q * (r * r) + r;
 }
 
-inline float with_sign(float size, float x) { return __builtin_copysignf(size, x); }
-inline double with_sign(double size, double x) { return __builtin_copysign(size, x); }
-
 // 2^n, from the bits of reduce().
 inline float power_of_two(std::uint32_t n) { return __builtin_bit_cast(float, (n + 127u) << 23); }
 inline double power_of_two(std::uint64_t n) {
@@ -103,21 +100,6 @@ T exp_scaled(T x) {
     return x < exp_limit<T> ? T{0} : exp_shifted(reduce(x), Bits<T>{32});
 }
 
-// use(i, p, bits) with exp(x(i)) = 2^n (1 + p), n in the low bits of `bits`. x(i) is a T or a
-// Sum<T>.
-template <class T, class X, class Use>
-FASTOPT_INLINE void exp_stages(X x, Use use) {
-    Block<T> r, p;
-    Block<Bits<T>> bits;
-    each([&](std::size_t i) {
-        const Reduced<T> reduced = reduce(x(i));
-        r[i] = reduced.r;
-        bits[i] = reduced.bits;
-    });
-    each([&](std::size_t i) { p[i] = exp_minus_one(r[i]); });
-    each([&](std::size_t i) { use(i, p[i], bits[i]); });
-}
-
 template <class T, std::size_t size = block_size, class X, class Use>
 FASTOPT_INLINE void exp_scaled(X x, Use use) {
     T r[size], e[size], power[size];
@@ -132,7 +114,22 @@ FASTOPT_INLINE void exp_scaled(X x, Use use) {
     each<size>([&](std::size_t i) { use(i, (e[i] + T{1}) * power[i]); });
 }
 
-// use(i, p, power) with exp(x(i)) = (1 + p) * power * exp_unscale<T>, for -exp_end<T> <= x(i) <= 0
+// use(i, e, bits) with exp(x(i)) = 2^n (1 + e), n in the low bits of `bits`. x(i) is a T or a
+// Sum<T>.
+template <class T, class X, class Use>
+FASTOPT_INLINE void exp_stages(X x, Use use) {
+    Block<T> r, e;
+    Block<Bits<T>> bits;
+    each([&](std::size_t i) {
+        const Reduced<T> reduced = reduce(x(i));
+        r[i] = reduced.r;
+        bits[i] = reduced.bits;
+    });
+    each([&](std::size_t i) { e[i] = exp_minus_one(r[i]); });
+    each([&](std::size_t i) { use(i, e[i], bits[i]); });
+}
+
+// use(i, e, power) with exp(x(i)) = (1 + e) * power * exp_unscale<T>, for -exp_end<T> <= x(i) <= 0
 // or NaN. It keeps its digits where exp(x) is denormal. Beyond the end exp(x) is 0, even times
 // 1000.
 template <class T>
@@ -144,7 +141,7 @@ template <class T, class X, class Use>
 FASTOPT_INLINE void exp_tail(X x, Use use) {
     constexpr Bits<T> shift = sizeof(T) == 4 ? 64 : 128;
     exp_stages<T>(x,
-                  [&](std::size_t i, T p, Bits<T> bits) { use(i, p, power_of_two(bits + shift)); });
+                  [&](std::size_t i, T e, Bits<T> bits) { use(i, e, power_of_two(bits + shift)); });
 }
 
 // exp(-|x|), within 1 ULP; half a unit more where the result is denormal. NaN stays.
@@ -155,7 +152,7 @@ FASTOPT_INLINE void exp_of_minus(X x, Use use) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
             return -(size > exp_end<T> ? exp_end<T> : size);
         },
-        [&](std::size_t i, T p, T power) { use(i, (p + T{1}) * power * exp_unscale<T>); });
+        [&](std::size_t i, T e, T power) { use(i, (e + T{1}) * power * exp_unscale<T>); });
 }
 
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.
@@ -166,12 +163,12 @@ FASTOPT_INLINE void exp(X x, Use use) {
             const double low = x(i) < -746.0 ? -746.0 : x(i);
             return low > 710.0 ? 710.0 : low;
         },
-        [&](std::size_t i, double p, std::uint64_t bits) {
+        [&](std::size_t i, double e, std::uint64_t bits) {
             // 2^n as the product of two powers, because it may be denormal or infinite.
             const std::uint64_t biased = (bits + 2046) & 0xfff, half = biased >> 1;
             const auto power = __builtin_bit_cast(double, half << 52);
             const auto other = __builtin_bit_cast(double, (biased - half) << 52);
-            use(i, (p + 1.0) * power * other);
+            use(i, (e + 1.0) * power * other);
         });
 }
 

@@ -19,21 +19,21 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-// top * (1 + p) * power, with one rounding less.
+// top * (1 + e) * power, with one rounding less.
 template <class T>
-T times_exp(T top, T p, T power) {
+T times_exp(T top, T e, T power) {
     const T product = top * power;
-    return product + product * p;
+    return product + product * e;
 }
 
-// F(-a) = e / (1 + e) with e = exp(-u(a)), and v(a) = a u'(a).
+// F(-a) = 1 / (1 + exp(u(a))), and v(a) = a u'(a).
 template <bool slope, class T, class U, class V, class Use>
 FASTOPT_INLINE void logistic_tail(const Block<T>& a, U u, V v, Use use) {
     exp_tail<T>([&](std::size_t i) { return -u(i); },
-                [&](std::size_t i, T p, T power) {
-                    const T sum = T{1} + (p + T{1}) * (power * exp_unscale<T>);
+                [&](std::size_t i, T e, T power) {
+                    const T sum = T{1} + (e + T{1}) * (power * exp_unscale<T>);
                     const T top = slope ? sum - v(i) : a[i];
-                    use(i, times_exp(top, p, power) / (slope ? sum * sum : sum));
+                    use(i, times_exp(top, e, power) / (slope ? sum * sum : sum));
                 });
 }
 
@@ -156,11 +156,11 @@ struct NormalGate {
         if constexpr (sizeof(T) == 4)
             each([&](std::size_t i) { half[i] = half_series(a[i] * a[i]); });
         exp_tail<T>([&](std::size_t i) { return minus_half_square(a[i]); },
-                    [&](std::size_t i, T p, T power) {
-                        T result = times_exp(top[i], p, power) / bottom[i];
+                    [&](std::size_t i, T e, T power) {
+                        T result = times_exp(top[i], e, power) / bottom[i];
                         if constexpr (sizeof(T) == 4) {
-                            const T e = (p + T{1}) * (power * exp_unscale<T>);
-                            const T near = slope ? T{0.5} - a[i] * (half[i] + density * e)
+                            const T bell = (e + T{1}) * (power * exp_unscale<T>);
+                            const T near = slope ? T{0.5} - a[i] * (half[i] + density * bell)
                                                  : a[i] * (T{0.5} - a[i] * half[i]);
                             result = a[i] < T{1} ? near / exp_unscale<T> : result;
                         }

@@ -16,8 +16,11 @@ FASTOPT_INLINE void sigmoid_of(X x, Use use) {
     exp_of_minus<C>(x, [&](std::size_t i, C e) { use(i, (x(i) < C{0} ? e : C{1}) / (C{1} + e)); });
 }
 
-// use(i, tanh(x(i))), within 2.5 ULP. With m = exp(-2|x|) - 1, which keeps its digits for small x,
-// |tanh(x)| is -m / (2 + m), and for large x 1 - 2 (m + 1) / (2 + m): the rounding errors of the
+inline float with_sign(float size, float x) { return __builtin_copysignf(size, x); }
+inline double with_sign(double size, double x) { return __builtin_copysign(size, x); }
+
+// use(i, tanh(x(i))), within 2.5 ULP. With a = exp(-2|x|) - 1, which keeps its digits for small x,
+// |tanh(x)| is -a / (2 + a), and for large x 1 - 2 (1 + a) / (2 + a): the rounding errors of the
 // smaller part count less. From |x| = 20 on the result is 1. -0 stays.
 template <class T, class X, class Use>
 FASTOPT_INLINE void tanh_of(X x, Use use) {
@@ -26,11 +29,11 @@ FASTOPT_INLINE void tanh_of(X x, Use use) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
             return T{-2} * (size > T{20} ? T{20} : size);
         },
-        [&](std::size_t i, T p, Bits<T> bits) {
+        [&](std::size_t i, T e, Bits<T> bits) {
             const T power = power_of_two(bits);
-            const T m = p * power + (power - T{1});
+            const T a = power * e + (power - T{1});
             const bool small = x(i) < T{0.75} && x(i) > T{-0.75};
-            const T ratio = (small ? -m : T{2} * (p * power + power)) / (T{2} + m);
+            const T ratio = (small ? -a : T{2} * (power * e + power)) / (T{2} + a);
             use(i, with_sign(small ? ratio : T{1} - ratio, x(i)));
         });
 }

@@ -279,8 +279,7 @@ struct tanh : PointwiseFunction {
     static constexpr int work = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        tanh_of<C>([&](std::size_t i) { return at.x(i); },
-                   [&](std::size_t i, C y) { at.set(i, y); });
+        tanh_of<C>(at.x, [&](std::size_t i, C y) { at.set(i, y); });
     }
 };
 
@@ -293,8 +292,8 @@ struct tanh_backward : PointwiseFunction {
     }
 };
 
-// x F(x) with a gate F (gates.hpp), or its gradient. Both F and the derivative F(x) + x F'(x) at
-// |x| are 1 minus those at -|x|, which the gate computes. -0 stays.
+// x F(x) with a gate F (gates.hpp), or its gradient. At |x|, both F and the derivative
+// F(x) + x F'(x) are 1 minus those at -|x|, which the gate computes. -0 stays.
 template <class Gate, bool is_backward>
 struct Gated : PointwiseFunction {
     static constexpr int operand_count = is_backward ? 2 : 1;
@@ -303,7 +302,7 @@ struct Gated : PointwiseFunction {
     using Compute = typename Gate::template Compute<T>;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
-        const auto x = [&](std::size_t i) { return is_backward ? at.y(i) : at.x(i); };
+        const auto x = is_backward ? at.y : at.x;
         constexpr C limit = Gate::template limit<C>;
         Block<C> a;
         each([&](std::size_t i) { a[i] = magnitude(x(i)) > limit ? limit : magnitude(x(i)); });
