@@ -307,7 +307,7 @@ struct Gated : PointwiseFunction {
         Block<C> a;
         each([&](std::size_t i) { a[i] = magnitude(x(i)) > limit ? limit : magnitude(x(i)); });
         Gate::template tail<is_backward>(a, [&](std::size_t i, C tail) {
-            const C small = tail * exp_unscale<C>;
+            const C small = tail * tail_unscale<C>;
             if (is_backward)
                 at.set(i, at.x(i) * (x(i) < C{0} ? small : C{1} - small));
             else
