@@ -1,11 +1,11 @@
 // Losses and functions of one element at a time, value and gradient in one pass.
 //
 // A family is a struct with the numbers of its operands and options, and run(), the mathematics of
-// a block of elements as stages (block.hpp). `Compute<T>` is the type of the arithmetic for elements
-// of type T. It is double where the time goes into memory anyway: a float32 gradient is then the
-// true one, rounded once. A loss sets the loss and d loss / d input, times `scale`; a function sets
-// its result. Absent operands are ones. The loop at the end of this file cuts arrays into blocks,
-// sums and stores for all families.
+// a block of elements as stages (block.hpp). `Compute<T>` is the type of the arithmetic for
+// elements of type T. It is double where the time goes into memory anyway: a float32 gradient is
+// then the true one, rounded once. A loss sets the loss and d loss / d input, times `scale`; a
+// function sets its result. Absent operands are ones. The loop at the end of this file cuts arrays
+// into blocks, sums and stores for all families.
 #pragma once
 
 #include <cstddef>
