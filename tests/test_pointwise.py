@@ -199,8 +199,8 @@ def test_functions_have_the_same_bits_everywhere(
         if len(shape) > 1:
             for moved in zip(*map(views, arrays), strict=True):
                 assert same_bits(row.fused(*moved, **row.options), expected)
-        for i in range(len(arrays)):  # in place of each operand
-            copies = [a.copy() for a in arrays]
+        for i in range(len(arrays)):  # in place of each operand; the other one has other strides
+            copies = [a.copy("C" if k == i else "F") for k, a in enumerate(arrays)]
             assert row.fused(*copies, **row.options, out=copies[i]) is copies[i]
             assert same_bits(copies[i], expected)
             assert all(
@@ -208,6 +208,30 @@ def test_functions_have_the_same_bits_everywhere(
                 for k, (c, a) in enumerate(zip(copies, arrays, strict=True))
                 if k != i
             )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", [*LOSSES, *FUNCTIONS], ids=str)
+def test_any_size_up_to_two_blocks(row: Loss | Function, dtype: Any) -> None:
+    most = 2 * LANES + 2
+    arrays = row.data((most,), dtype)
+    memory = np.empty(most + 2, dtype)
+    for size in range(1, most + 1):
+        memory[...] = 7
+        parts, out = [a[:size] for a in arrays], memory[1 : 1 + size]
+        if isinstance(row, Loss):
+            losses, expected = row.make((most,), "none").value_and_grad(*arrays)
+            loss, _ = row.make((size,), "none").value_and_grad(*parts, out=out)
+            assert same_bits(loss, losses[:size])
+            loss, _ = row.make((size,), "sum").value_and_grad(*parts, out=out)
+            terms = losses[:size].astype(np.float64)
+            assert abs(loss - terms.sum()) <= 2e-7 * abs(terms).sum()
+        else:
+            expected = row.fused(*arrays, **row.options)
+            row.fused(*parts, **row.options, out=out)
+        assert same_bits(out, expected[:size])
+        assert memory[0] == 7
+        assert np.all(memory[1 + size :] == 7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "../table.hpp"
 
@@ -66,20 +65,6 @@ FASTOPT_INLINE void prefetch(const T* x, std::size_t count) {
     if (x == nullptr) return;
     for (std::size_t i = 0; i < count; i += line) __builtin_prefetch(x + i, 0, 3);
 }
-
-// An unsigned integer as wide as an element.
-template <class T>
-struct BitsOf;
-template <>
-struct BitsOf<float> {
-    using type = std::uint32_t;
-};
-template <>
-struct BitsOf<double> {
-    using type = std::uint64_t;
-};
-template <class T>
-using Bits = typename BitsOf<T>::type;
 
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

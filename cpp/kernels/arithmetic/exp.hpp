@@ -6,6 +6,7 @@
 
 #include "../table.hpp"
 #include "block.hpp"
+#include "integers.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -18,6 +19,8 @@ namespace {
 // The result is scaled by 2^32. An entry of a softmax that would be denormal then keeps its digits
 // until the other factors are applied, and a sum of 2^31 entries is still far from overflow.
 constexpr double exp_scale = 0x1p32;
+template <class T>
+constexpr T exp_unscale = static_cast<T>(1.0 / exp_scale);
 
 // x = n ln 2 + r; n stands in the low bits of `bits`.
 template <class T>
@@ -84,20 +87,16 @@ inline double power_of_two(std::uint64_t n) {
     return __builtin_bit_cast(double, (n + 1023u) << 52);
 }
 
-// exp(x) * 2^shift, while that is neither denormal nor infinite.
-template <class T>
-T exp_shifted(const Reduced<T>& x, Bits<T> shift) {
-    return (exp_minus_one(x.r) + T{1}) * power_of_two(x.bits + shift);
-}
-
-// exp(x) * 2^32 for x <= 0 or NaN. It is 0 where exp(x) is too small to change a result of type T,
-// below this limit. There exp(x) * 2^32 is the smallest normal number.
+// exp(x) * exp_scale for x <= 0 or NaN. It is 0 below this limit, where it would soon be denormal,
+// and where exp(x) is too small to change a result of type T.
 template <class T>
 constexpr T exp_limit = sizeof(T) == 4 ? T{-109} : T{-730};
 
 template <class T>
 T exp_scaled(T x) {
-    return x < exp_limit<T> ? T{0} : exp_shifted(reduce(x), Bits<T>{32});
+    const Reduced<T> reduced = reduce(x);
+    const T e = (exp_minus_one(reduced.r) + T{1}) * power_of_two(reduced.bits + 32);
+    return x < exp_limit<T> ? T{0} : e;
 }
 
 template <class T, std::size_t size = block_size, class X, class Use>
@@ -129,13 +128,13 @@ FASTOPT_INLINE void exp_stages(X x, Use use) {
     each([&](std::size_t i) { use(i, e[i], bits[i]); });
 }
 
-// use(i, e, power) with exp(x(i)) = (1 + e) * power * exp_unscale<T>, for -exp_end<T> <= x(i) <= 0
-// or NaN. It keeps its digits where exp(x) is denormal. Beyond the end exp(x) is 0, even times
+// use(i, e, power) with exp(x(i)) = (1 + e) * power * tail_unscale<T>, for -tail_end<T> <= x(i) <=
+// 0 or NaN. It keeps its digits where exp(x) is denormal. Beyond the end exp(x) is 0, even times
 // 1000.
 template <class T>
-constexpr T exp_end = sizeof(T) == 4 ? T{130} : T{796};
+constexpr T tail_end = sizeof(T) == 4 ? T{130} : T{796};
 template <class T>
-constexpr T exp_unscale = sizeof(T) == 4 ? T{0x1p-64} : T{0x1p-128};
+constexpr T tail_unscale = sizeof(T) == 4 ? T{0x1p-64} : T{0x1p-128};
 
 template <class T, class X, class Use>
 FASTOPT_INLINE void exp_tail(X x, Use use) {
@@ -150,9 +149,9 @@ FASTOPT_INLINE void exp_of_minus(X x, Use use) {
     exp_tail<T>(
         [&](std::size_t i) {
             const T size = x(i) < T{0} ? -x(i) : x(i);
-            return -(size > exp_end<T> ? exp_end<T> : size);
+            return -(size > tail_end<T> ? tail_end<T> : size);
         },
-        [&](std::size_t i, T e, T power) { use(i, (e + T{1}) * power * exp_unscale<T>); });
+        [&](std::size_t i, T e, T power) { use(i, (e + T{1}) * power * tail_unscale<T>); });
 }
 
 // exp(x) for any x, as accurate. At -746 exp is 0, and at 710 infinite.

@@ -2,7 +2,7 @@
 //
 // Each F is a distribution function with F(-x) = 1 - F(x). A gate computes a F(-a) for
 // 0 <= a <= limit or NaN, with all its digits where F is tiny; with `slope` the derivative of x
-// F(x) at -a, F(-a) - a F'(a). use(i, t) takes it divided by exp_unscale. At the limit both are 0
+// F(x) at -a, F(-a) - a F'(a). use(i, t) takes it divided by tail_unscale. At the limit both are 0
 // after rounding. No libm, no fused multiply-add.
 //
 // The bounds in ULP: SiLU 2.5, GELU 3.5, their derivatives 5. A derivative is 0 at one a, where
@@ -10,11 +10,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "../table.hpp"
 #include "block.hpp"
 #include "exp.hpp"
+#include "integers.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -31,7 +31,7 @@ template <bool slope, class T, class U, class V, class Use>
 FASTOPT_INLINE void logistic_tail(const Block<T>& a, U u, V v, Use use) {
     exp_tail<T>([&](std::size_t i) { return -u(i); },
                 [&](std::size_t i, T e, T power) {
-                    const T sum = T{1} + (e + T{1}) * (power * exp_unscale<T>);
+                    const T sum = T{1} + (e + T{1}) * (power * tail_unscale<T>);
                     const T top = slope ? sum - v(i) : a[i];
                     use(i, times_exp(top, e, power) / (slope ? sum * sum : sum));
                 });
@@ -42,7 +42,7 @@ struct LogisticGate {
     template <class T>
     using Compute = T;
     template <class T>
-    static constexpr T limit = exp_end<T>;
+    static constexpr T limit = tail_end<T>;
     template <bool slope, class T, class Use>
     FASTOPT_INLINE static void tail(const Block<T>& a, Use use) {
         const auto u = [&](std::size_t i) { return a[i]; };
@@ -159,10 +159,10 @@ struct NormalGate {
                     [&](std::size_t i, T e, T power) {
                         T result = times_exp(top[i], e, power) / bottom[i];
                         if constexpr (sizeof(T) == 4) {
-                            const T bell = (e + T{1}) * (power * exp_unscale<T>);
+                            const T bell = (e + T{1}) * (power * tail_unscale<T>);
                             const T near = slope ? T{0.5} - a[i] * (half[i] + density * bell)
                                                  : a[i] * (T{0.5} - a[i] * half[i]);
-                            result = a[i] < T{1} ? near / exp_unscale<T> : result;
+                            result = a[i] < T{1} ? near / tail_unscale<T> : result;
                         }
                         use(i, result);
                     });

@@ -6,6 +6,7 @@
 #include "../table.hpp"
 #include "block.hpp"
 #include "exp.hpp"
+#include "integers.hpp"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -55,8 +56,7 @@ FASTOPT_INLINE void soft_cap(X x, T cap, Use use) {
                       const T a =
                           argument[i] < T{-40} ? T{-1} : near;  // exp(-40) does not change 1
                       const T scaled = (rest + T{1}) * power_of_two(bits + 32);
-                      const T e = (argument[i] < exp_limit<T> ? T{0} : scaled) *
-                                  static_cast<T>(1.0 / exp_scale);
+                      const T e = (argument[i] < exp_limit<T> ? T{0} : scaled) * exp_unscale<T>;
                       const T half = T{2} + a;
                       const T value = cap * (-a / half);
                       use(i, x(i) / cap < T{0} ? -value : value, T{4} * e / (half * half));

@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "../table.hpp"
-#include "index.hpp"
+#include "integers.hpp"
 
 // How many times four float a vector holds. GCC before 12 cannot join shorter vectors.
 #if defined(__clang__) || __GNUC__ >= 12

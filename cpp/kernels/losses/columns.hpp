@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "../arithmetic/exp.hpp"
-#include "../arithmetic/index.hpp"
+#include "../arithmetic/integers.hpp"
 #include "../arithmetic/transpose.hpp"
 #include "../table.hpp"
 #include "tiles.hpp"
@@ -17,8 +17,10 @@ namespace {
 template <class T>
 using Column = T[column_count];
 
-// A number of each position, for two classes: these are a block. Functions of a block take the
-// classes in pairs, and one more if their number is odd. Arrays of columns have memory for it.
+// A number of each position, twice: for a pair of classes, which is a block. Functions of a block
+// take classes in pairs. If the number of classes is odd, the last pair has one more, for which
+// arrays of columns have memory. Nothing reads its result.
+static_assert(2 * column_count == block_size);
 template <class T>
 struct Twice {
     explicit Twice(const Column<T>& column) {

@@ -199,11 +199,14 @@ FASTOPT_INLINE PositionSums sum_row(const CrossEntropyBlock& block, const Pulls<
         // before.
         const T* ahead = t + 1 < tiles.count ? in + tile_size : row.next;
         if (read_before) ahead = row.next ? row.next + start : nullptr;
-        if (T* const to = row.e ? row.e + start : nullptr; to)
+        if (row.e) {
+            T* const to = row.e + start;
             tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, written_later(in, to),
                                     [to](std::size_t i, T e) { to[i] = e; });
-        else
-            tiles.sums[t] = sum_exp(in, count, base, left_out, ahead, to, [](std::size_t, T) {});
+        } else {
+            tiles.sums[t] =
+                sum_exp<T>(in, count, base, left_out, ahead, nullptr, [](std::size_t, T) {});
+        }
     }
     hit = hit && x_at_pivot == top;
 
@@ -244,17 +247,7 @@ void write_row_grad(const CrossEntropyBlock& block, const Pulls<T>& pulls,
                     const RowScratch<T>& scratch, const Row<T>& row, const PositionResult& result) {
     const T cap = static_cast<T>(block.options.logit_softcap);
     const T scale = pulls.grad_scale;
-    const auto slopes_of = [&](const T* x, std::size_t count, auto use) {
-        each_block<T>(
-            count, [&](std::size_t i) { return x[i]; },
-            [&](auto element, auto take) {
-                soft_cap<T>(element, cap, [&](std::size_t i, T, T slope) { take(i, slope); });
-            },
-            use);
-    };
-    T slope_at_pivot{1};
-    if (is_capped(block))
-        slopes_of(row.logits + row.pivot, 1, [&](std::size_t, T slope) { slope_at_pivot = slope; });
+    const T pivot_grad = static_cast<T>(result.pivot_grad);
     T memory[tile_size];
     T before_cap[tile_size];
     for (std::size_t start = 0; start < block.classes; start += tile_size) {
@@ -277,10 +270,15 @@ void write_row_grad(const CrossEntropyBlock& block, const Pulls<T>& pulls,
             continue;
         }
         write(row.e + start, before_cap);
-        slopes_of(row.logits + start, count,
-                  [&](std::size_t i, T slope) { out[i] = before_cap[i] * slope; });
+        if (row.pivot - start < count) before_cap[row.pivot - start] = pivot_grad;
+        each_block<T>(
+            count, [&](std::size_t i) { return row.logits[start + i]; },
+            [&](auto x, auto use) {
+                soft_cap<T>(x, cap, [&](std::size_t i, T, T slope) { use(i, slope); });
+            },
+            [&](std::size_t i, T slope) { out[i] = before_cap[i] * slope; });
     }
-    row.grad[row.pivot] = static_cast<T>(result.pivot_grad) * slope_at_pivot;
+    if (!is_capped(block)) row.grad[row.pivot] = pivot_grad;
 }
 
 template <class T>

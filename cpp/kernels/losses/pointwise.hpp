@@ -1,11 +1,11 @@
 // Losses and functions of one element at a time, value and gradient in one pass.
 //
-// A family is a struct with a name, the numbers of its operands and options, and run(), the
-// mathematics of a block of elements as stages (block.hpp). `Compute<T>` is the type of the
-// arithmetic for elements of type T. It is double where the time goes into memory anyway: a float32
-// gradient is then the true one, rounded once. A loss sets the loss and d loss / d input, times
-// `scale`; a function sets its result. Absent operands are ones. The loop at the end of this file
-// cuts arrays into blocks, sums and stores for all families.
+// A family is a struct with the numbers of its operands and options, and run(), the mathematics of
+// a block of elements as stages (block.hpp). `Compute<T>` is the type of the arithmetic for
+// elements of type T. It is double where the time goes into memory anyway: a float32 gradient is
+// then the true one, rounded once. A loss sets the loss and d loss / d input, times `scale`; a
+// function sets its result. Absent operands are ones. The loop at the end of this file cuts arrays
+// into blocks, sums and stores for all families.
 #pragma once
 
 #include <cstddef>
@@ -82,7 +82,6 @@ C magnitude(C x) {
 }
 
 struct mse : PointwiseLoss {
-    static constexpr const char* name = "mse";
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
         const C slope = C{2} * at.scale;
@@ -94,7 +93,6 @@ struct mse : PointwiseLoss {
 };
 
 struct l1 : PointwiseLoss {
-    static constexpr const char* name = "l1";
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
         each([&](std::size_t i) {
@@ -114,7 +112,6 @@ C clamped(C x, C limit) {
 // d^2 / (2 beta) for |d| < beta, |d| - beta/2 elsewhere. With c = d clamped into [-beta, beta] both
 // are c (d - c/2) / beta. beta is not 0 or denormal: that is l1.
 struct smooth_l1 : PointwiseLoss {
-    static constexpr const char* name = "smooth_l1";
     static constexpr int option_count = 1;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -130,7 +127,6 @@ struct smooth_l1 : PointwiseLoss {
 // d^2 / 2 for |d| <= delta, delta (|d| - delta/2) elsewhere. With c = d clamped into
 // [-delta, delta] both are c (d - c/2).
 struct huber : PointwiseLoss {
-    static constexpr const char* name = "huber";
     static constexpr int option_count = 1;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -146,7 +142,6 @@ struct huber : PointwiseLoss {
 // -w (y log x + (1-y) log(1-x)), each logarithm at least -100, and the gradient that torch gives
 // it: w (x-y) / max(x (1-x), 1e-12).
 struct bce : PointwiseLoss {
-    static constexpr const char* name = "bce";
     static constexpr bool unit_interval = true;
     static constexpr int work = 6;
     template <class At, class C = typename At::C>
@@ -171,7 +166,6 @@ struct bce : PointwiseLoss {
 // sign, and in the gradient w ((1-y) sigmoid(x) - v y sigmoid(-x)) one of them is 0 where y is 0 or
 // 1. Nothing is subtracted from 1.
 struct bce_with_logits : PointwiseLoss {
-    static constexpr const char* name = "bce_with_logits";
     static constexpr int work = 3;
     template <class T>
     using Compute = T;
@@ -197,7 +191,6 @@ struct bce_with_logits : PointwiseLoss {
 
 // y (log y - x) for log-probabilities x and probabilities y; 0 where y = 0.
 struct kl_div : PointwiseLoss {
-    static constexpr const char* name = "kl_div";
     static constexpr int work = 4;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -213,7 +206,6 @@ struct kl_div : PointwiseLoss {
 
 // The same with y = log of the probabilities.
 struct kl_div_log_target : PointwiseLoss {
-    static constexpr const char* name = "kl_div_log_target";
     static constexpr int work = 4;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -240,7 +232,6 @@ struct PointwiseFunction {
 };
 
 struct sigmoid : PointwiseFunction {
-    static constexpr const char* name = "sigmoid";
     static constexpr int work = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -249,7 +240,6 @@ struct sigmoid : PointwiseFunction {
 };
 
 struct sigmoid_backward : PointwiseFunction {
-    static constexpr const char* name = "sigmoid_backward";
     static constexpr int operand_count = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -258,7 +248,6 @@ struct sigmoid_backward : PointwiseFunction {
 };
 
 struct relu : PointwiseFunction {
-    static constexpr const char* name = "relu";
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
         each([&](std::size_t i) { at.set(i, at.x(i) <= C{0} ? C{0} : at.x(i)); });  // NaN stays
@@ -266,7 +255,6 @@ struct relu : PointwiseFunction {
 };
 
 struct relu_backward : PointwiseFunction {
-    static constexpr const char* name = "relu_backward";
     static constexpr int operand_count = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -275,7 +263,6 @@ struct relu_backward : PointwiseFunction {
 };
 
 struct tanh : PointwiseFunction {
-    static constexpr const char* name = "tanh";
     static constexpr int work = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -284,7 +271,6 @@ struct tanh : PointwiseFunction {
 };
 
 struct tanh_backward : PointwiseFunction {
-    static constexpr const char* name = "tanh_backward";
     static constexpr int operand_count = 2;
     template <class At, class C = typename At::C>
     FASTOPT_INLINE static void run(const At& at) {
@@ -307,7 +293,7 @@ struct Gated : PointwiseFunction {
         Block<C> a;
         each([&](std::size_t i) { a[i] = magnitude(x(i)) > limit ? limit : magnitude(x(i)); });
         Gate::template tail<is_backward>(a, [&](std::size_t i, C tail) {
-            const C small = tail * exp_unscale<C>;
+            const C small = tail * tail_unscale<C>;
             if (is_backward)
                 at.set(i, at.x(i) * (x(i) < C{0} ? small : C{1} - small));
             else
@@ -316,28 +302,8 @@ struct Gated : PointwiseFunction {
     }
 };
 
-struct silu : Gated<LogisticGate, false> {
-    static constexpr const char* name = "silu";
-};
-struct silu_backward : Gated<LogisticGate, true> {
-    static constexpr const char* name = "silu_backward";
-};
-struct gelu : Gated<NormalGate, false> {
-    static constexpr const char* name = "gelu";
-};
-struct gelu_backward : Gated<NormalGate, true> {
-    static constexpr const char* name = "gelu_backward";
-};
-struct gelu_tanh : Gated<TanhGate, false> {
-    static constexpr const char* name = "gelu_tanh";
-};
-struct gelu_tanh_backward : Gated<TanhGate, true> {
-    static constexpr const char* name = "gelu_tanh_backward";
-};
-
 // L / (1 + exp(-k (x - x0))). In double, for the rounding of k (x - x0) grows in the exponential.
 struct logistic : PointwiseFunction {
-    static constexpr const char* name = "logistic";
     static constexpr int option_count = 3;
     static constexpr int work = 4;
     template <class T>
@@ -354,7 +320,6 @@ struct logistic : PointwiseFunction {
 // hash is a Weyl sequence from the low half of the seed, mixed with the multipliers of MurmurHash3
 // (Appleby) and in one more round. The high half of the seed is added between the rounds.
 struct dropout : PointwiseFunction {
-    static constexpr const char* name = "dropout";
     static constexpr int option_count = 4;  // threshold, scale, the seed's halves
     static constexpr int work = 2;          // a dozen integer operations
     template <class At, class C = typename At::C>
@@ -384,11 +349,6 @@ struct dropout : PointwiseFunction {
 
 // The loop ---------------------------------------------------------------------------------------
 
-template <class T>
-constexpr Block<T> ones = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-                           1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-
 template <class Family, class T, bool adds>
 void run_blocks(const PointwiseRun& run) {
     PointwiseBlock<T, typename Family::template Compute<T>, adds> at{};
@@ -400,9 +360,10 @@ void run_blocks(const PointwiseRun& run) {
     };
     auto* const all_out = static_cast<T*>(run.out);
     auto* const all_losses = static_cast<T*>(run.losses);
-    Block<T> out, losses;
+    Block<T> ones, out, losses;
     Block<double> sums;
     each([&](std::size_t i) {
+        ones[i] = T{1};
         losses[i] = T{0};
         sums[i] = adds ? run.lanes[i] : 0.0;
     });
@@ -413,7 +374,7 @@ void run_blocks(const PointwiseRun& run) {
     std::size_t start = 0;
     for (; start + block_size <= run.count; start += block_size) {
         point_to([&](int k) {
-            if (run.operands[k] == nullptr) return static_cast<const T*>(ones<T>);
+            if (run.operands[k] == nullptr) return static_cast<const T*>(ones);
             const T* const x = static_cast<const T*>(run.operands[k]) + start;
             if (Family::work > 2) prefetch(x + block_size, block_size);
             return x;
@@ -465,9 +426,9 @@ bool leaves_unit_interval(const void* data, std::size_t count) {
 }
 
 template <class Family>
-constexpr Pointwise make_pointwise() {
+constexpr Pointwise make_pointwise(const char* name) {
     static_assert(Family::option_count <= max_pointwise_options);
-    return {Family::name,
+    return {name,
             Family::is_loss,
             Family::operand_count,
             Family::option_count,

@@ -5,7 +5,7 @@
 
 #include "../arithmetic/block.hpp"
 #include "../arithmetic/exp.hpp"
-#include "../arithmetic/index.hpp"
+#include "../arithmetic/integers.hpp"
 #include "../table.hpp"
 #include "tiles.hpp"
 
@@ -93,8 +93,8 @@ std::size_t largest_index(const T* x, std::size_t count) {
 }
 
 // The sum of e_i = exp(x[i] - base) * exp_scale for i < count, at most a tile, without element
-// `left_out`, if it is less than count. Calls use(i, e_i) for all. Prefetches what will be read,
-// from `next` on, and what will be written, from `to` on.
+// `left_out`, if it is less than count. Calls use(i, e_i) for all other elements; for this one, e_i
+// may be 0. Prefetches what will be read, from `next` on, and what will be written, from `to` on.
 // Not inlined: its speed should not depend on what is around it.
 template <class T, class Use>
 __attribute__((noinline)) double sum_exp(const T* x, std::size_t count, T base,

@@ -22,9 +22,6 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-template <class T>
-constexpr T unscale = static_cast<T>(1.0 / exp_scale);
-
 // log(1 + others), which are scaled by exp_scale; NaN if the largest x is infinite.
 template <class T>
 T log_sum_of(double others, T top) {
@@ -110,7 +107,7 @@ void softmax_backward_rows(const SoftmaxBlock& block) {
             each_block<T>(
                 classes, [&](std::size_t c) { return y[c]; },
                 [](auto x, auto use) { exp_scaled<T>(x, use); },
-                [&](std::size_t c, T e) { out[c] = grad[c] - e * unscale<T> * sum; });
+                [&](std::size_t c, T e) { out[c] = grad[c] - e * exp_unscale<T> * sum; });
         else
             for (std::size_t c = 0; c < classes; ++c) out[c] = y[c] * (grad[c] - sum);
     }
@@ -121,12 +118,13 @@ struct SoftmaxColumnScratch {
     explicit SoftmaxColumnScratch(const SoftmaxBlock& block)
         : parts{block.scratch},
           x(parts.take<Column<T>>(block.classes + 1)),
-          other(parts.take<Column<T>>(block.classes + 1)),
+          other(parts.take<Column<T>>(
+              (block.grad.data ? block.classes : tile_length(block.classes, 0)) + 1)),
           tiles(parts.take<ColumnTile<T>>(block.grad.data ? 0 : tile_count(block.classes))) {}
 
     ScratchParts parts;
     Column<T>* x;      // and then the result
-    Column<T>* other;  // grad, or e of log_softmax
+    Column<T>* other;  // grad, or e of a tile of log_softmax
     ColumnTile<T>* tiles;
 };
 
@@ -154,7 +152,7 @@ void log_softmax_columns(const SoftmaxBlock& block) {
     const std::size_t classes = block.classes;
     const auto scratch = scratch_of<SoftmaxColumnScratch<T>>(block);
     Column<T>* const x = scratch.x;
-    Column<T>* const e = scratch.other;  // of a tile
+    Column<T>* const e = scratch.other;
     ColumnTile<T>* const tiles = scratch.tiles;
     for (std::size_t first = 0; first < block.positions; first += column_count) {
         load_columns(block.x, block, first, x);
@@ -214,8 +212,9 @@ void softmax_backward_columns(const SoftmaxBlock& block) {
             const Twice<T> by(sum);
             for (std::size_t c = 0; c < classes; c += 2) {
                 T *const at = y[c], *const g = grad[c];
-                exp_scaled<T>([&](std::size_t i) { return at[i]; },
-                              [&](std::size_t i, T e) { at[i] = g[i] - e * unscale<T> * by[i]; });
+                exp_scaled<T>(
+                    [&](std::size_t i) { return at[i]; },
+                    [&](std::size_t i, T e) { at[i] = g[i] - e * exp_unscale<T> * by[i]; });
             }
         } else {
             for (std::size_t c = 0; c < classes; ++c)

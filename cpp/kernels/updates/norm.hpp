@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-#include "../arithmetic/index.hpp"
+#include "../arithmetic/integers.hpp"
 #include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
