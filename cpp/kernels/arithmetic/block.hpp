@@ -1,8 +1,8 @@
 // Stages: loops over a block of elements, with arrays between them.
 //
-// A processor looks ahead over some 100 operations. The operations of one element, if each waits
-// for the one before, fill that window alone: exp, a division and a logarithm are 80. Cut into
-// stages of 10 to 25, each a loop over a block, the operations of many elements overlap, in every
+// A processor holds some 100 operations that wait for others. The operations of one element, if
+// each waits for the one before, fill this window alone: exp, a division and a logarithm are 80. In
+// stages of 10 to 25, each a loop over a block, the operations of many elements overlap, with every
 // instruction set. Stores and loads between the stages cost next to nothing.
 //
 // A function of a block is written as its stages, and a rule that uses it as a list of functions.
