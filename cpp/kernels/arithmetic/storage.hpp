@@ -1,0 +1,106 @@
+// Element types of 16 bits: how they become float32, and how float32 is rounded to them.
+//
+// Every function compiles to the same few integer operations with every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../table.hpp"
+#include "block.hpp"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+enum class bfloat16 : std::uint16_t {};
+enum class float16 : std::uint16_t {};
+
+inline std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
+inline float from_bits(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+// The element as a number of the arithmetic.
+inline float load(float x) { return x; }
+inline double load(double x) { return x; }
+inline float load(bfloat16 x) { return from_bits(static_cast<std::uint32_t>(x) << 16); }
+inline float load(float16 x) {
+    constexpr std::uint32_t smallest = 113u << 23;  // 2^-14, the smallest normal number
+    const auto bits = static_cast<std::uint32_t>(x);
+    const std::uint32_t magnitude = bits & 0x7fff;
+    const std::uint32_t shifted = magnitude << 13;
+    const std::uint32_t denormal = bits_of(from_bits(shifted + smallest) - from_bits(smallest));
+    const std::uint32_t normal = shifted + (magnitude < 0x7c00 ? 112u << 23 : 224u << 23);
+    return from_bits((magnitude < 0x400 ? denormal : normal) | (bits & 0x8000) << 16);
+}
+
+// How float32 is rounded to bfloat16: `add` and the last bit that stays, if `odd` is 1, are added
+// to the 16 bits that are dropped. A NaN keeps its upper bits: arithmetic gives quiet ones only.
+FASTOPT_INLINE bfloat16 round_bfloat16(float x, std::uint32_t add, std::uint32_t odd) {
+    const std::uint32_t bits = bits_of(x);
+    return bfloat16((bits + (x == x ? add + ((bits >> 16) & odd) : 0)) >> 16);
+}
+
+// The number rounded to the nearest element, ties to even.
+template <class To, class Number>
+FASTOPT_INLINE To nearest(Number x) {
+    if constexpr (__is_same(To, Number)) {
+        return x;
+    } else if constexpr (__is_same(To, bfloat16)) {
+        return round_bfloat16(x, 0x7fff, 1);
+    } else {
+        constexpr std::uint32_t smallest = 113u << 23;
+        const std::uint32_t sign = bits_of(x) >> 16 & 0x8000;
+        const std::uint32_t magnitude = bits_of(x) & 0x7fffffff;
+        // The last bit of 0.5 is the smallest denormal number.
+        const std::uint32_t denormal = bits_of(from_bits(magnitude) + 0.5f) - bits_of(0.5f);
+        const std::uint32_t odd = (magnitude >> 13) & 1;
+        const auto normal =
+            static_cast<std::int32_t>((magnitude + 0xfff + odd - (112u << 23)) >> 13);
+        const std::int32_t finite = normal < 0x7c00 ? normal : 0x7c00;
+        const std::uint32_t number =
+            magnitude < smallest ? denormal : static_cast<std::uint32_t>(finite);
+        return float16((x == x ? number : 0x7e00) | sign);
+    }
+}
+
+// Noise for a block, and the meaning of `odd` in round_bfloat16.
+struct Rounding {
+    const std::uint16_t* add;
+    std::uint32_t odd;
+};
+
+// A block of elements as float32, and back.
+template <class From>
+void widen_block(const void* data, float* __restrict out) {
+    const From* x = static_cast<const From*>(data);
+    each([&](std::size_t i) { out[i] = load(x[i]); });
+}
+template <class To>
+void narrow_block(const float* __restrict x, void* data) {
+    To* out = static_cast<To*>(data);
+    each([&](std::size_t i) { out[i] = nearest<To>(x[i]); });
+}
+void narrow_block(const float* __restrict x, void* data, Rounding rounding) {
+    bfloat16* out = static_cast<bfloat16*>(data);
+    each([&](std::size_t i) { out[i] = round_bfloat16(x[i], rounding.add[i], rounding.odd); });
+}
+
+// float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
+// they hold all its bits. NaN is always the same.
+void join_block(const void* high, const std::int16_t* __restrict low, float* __restrict out) {
+    const auto* upper = static_cast<const std::uint16_t*>(high);
+    each([&](std::size_t i) {
+        out[i] = from_bits((static_cast<std::uint32_t>(upper[i]) << 16) +
+                           static_cast<std::uint32_t>(std::int32_t{low[i]}));
+    });
+}
+void split_block(const float* __restrict x, void* high, std::int16_t* __restrict low) {
+    auto* upper = static_cast<std::uint16_t*>(high);
+    each([&](std::size_t i) {
+        const std::uint32_t bits = x[i] == x[i] ? bits_of(x[i]) : 0x7fc00000;
+        low[i] = static_cast<std::int16_t>(bits);
+        upper[i] = static_cast<std::uint16_t>((bits + 0x8000) >> 16);
+    });
+}
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA
