@@ -106,12 +106,42 @@ struct Slice {
     void* param;
     const void* grad;
     void* state[max_states];
-    std::int16_t* remainder;  // of a split parameter, or nullptr
-    void* copy;               // the new parameter in another type, or nullptr
+    void* remainder;  // int16, of a split parameter, or nullptr
+    void* copy;       // the new parameter in another type, or nullptr
     Storage storage;
     NoiseKey noise;
     std::uint64_t first;  // the number of the first element in its array
 };
+
+constexpr int max_arrays = 4 + max_states;  // of a slice
+
+namespace {
+
+// Calls visit(pointer, bytes of an element) for each array of a slice; it may change the pointer.
+template <class Visit>
+FASTOPT_INLINE void each_array(Slice& slice, Visit visit) {
+    visit(slice.param, size_of(slice.storage.param));
+    visit(slice.grad, size_of(slice.storage.grad));
+    for (int i = 0; i < max_states; ++i)
+        if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state[i]));
+    if (slice.remainder != nullptr) visit(slice.remainder, sizeof(std::int16_t));
+    if (slice.copy != nullptr) visit(slice.copy, size_of(slice.storage.copy));
+}
+
+FASTOPT_INLINE const void* moved(const void* data, std::size_t bytes) {
+    return static_cast<const std::byte*>(data) + bytes;
+}
+FASTOPT_INLINE void* moved(void* data, std::size_t bytes) {
+    return static_cast<std::byte*>(data) + bytes;
+}
+
+// Leaves out the first `count` elements of a slice.
+FASTOPT_INLINE void advance(Slice& slice, std::size_t count) {
+    each_array(slice, [count](auto& data, std::size_t size) { data = moved(data, count * size); });
+    slice.first += count;
+}
+
+}  // namespace
 
 // The words of messages.
 struct Words {

@@ -23,6 +23,11 @@ inline std::uint64_t mix(std::uint64_t z) {
     return z ^ (z >> 31);
 }
 
+// The part of the key that all elements of an array share.
+inline std::uint64_t noise_base(const NoiseKey& key) {
+    return mix(mix(mix(key.seed) + key.step) + key.tensor);
+}
+
 // Stream 0 is for parameters, stream 1 for second moments. `first` is a multiple of noise_size.
 inline void fill_noise(std::uint64_t base, std::uint64_t first, unsigned stream,
                        std::uint16_t* __restrict out) {

@@ -62,42 +62,57 @@ FASTOPT_INLINE To nearest(Number x) {
     }
 }
 
-// Noise for a block, and the meaning of `odd` in round_bfloat16.
+// What round_bfloat16 gets for the elements of a block.
 struct Rounding {
-    const std::uint16_t* add;
-    std::uint32_t odd;
+    const std::uint16_t* add = nullptr;
+    std::uint32_t odd = 1;
 };
+
+// The number rounded to element i. Only bfloat16 is rounded in another way than to the nearest.
+template <class To, class Number>
+FASTOPT_INLINE To rounded_to(Number x, const Rounding& rounding, std::size_t i) {
+    if constexpr (__is_same(To, bfloat16))
+        return round_bfloat16(x, rounding.add[i], rounding.odd);
+    else
+        return nearest<To>(x);
+}
 
 // A block of elements as float32, and back.
 template <class From>
-void widen_block(const void* data, float* __restrict out) {
+void widen_elements(const void* data, float* __restrict out) {
     const From* x = static_cast<const From*>(data);
     each([&](std::size_t i) { out[i] = load(x[i]); });
 }
-template <class To>
-void narrow_block(const float* __restrict x, void* data) {
-    To* out = static_cast<To*>(data);
-    each([&](std::size_t i) { out[i] = nearest<To>(x[i]); });
+inline void widen_block(Type type, const void* data, float* out) {
+    type == Type::bfloat16 ? widen_elements<bfloat16>(data, out)
+                           : widen_elements<float16>(data, out);
 }
-void narrow_block(const float* __restrict x, void* data, Rounding rounding) {
-    bfloat16* out = static_cast<bfloat16*>(data);
-    each([&](std::size_t i) { out[i] = round_bfloat16(x[i], rounding.add[i], rounding.odd); });
+template <class To>
+void narrow_elements(const float* __restrict x, void* data, Rounding rounding) {
+    To* out = static_cast<To*>(data);
+    each([&](std::size_t i) { out[i] = rounded_to<To>(x[i], rounding, i); });
+}
+inline void narrow_block(Type type, const float* x, void* data, const Rounding& rounding) {
+    type == Type::bfloat16 ? narrow_elements<bfloat16>(x, data, rounding)
+                           : narrow_elements<float16>(x, data, rounding);
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
 // they hold all its bits. NaN is always the same.
-void join_block(const void* high, const std::int16_t* __restrict low, float* __restrict out) {
+inline void join_block(const void* high, const void* low, float* __restrict out) {
     const auto* upper = static_cast<const std::uint16_t*>(high);
+    const auto* lower = static_cast<const std::int16_t*>(low);
     each([&](std::size_t i) {
         out[i] = from_bits((static_cast<std::uint32_t>(upper[i]) << 16) +
-                           static_cast<std::uint32_t>(std::int32_t{low[i]}));
+                           static_cast<std::uint32_t>(std::int32_t{lower[i]}));
     });
 }
-void split_block(const float* __restrict x, void* high, std::int16_t* __restrict low) {
+inline void split_block(const float* __restrict x, void* high, void* low) {
     auto* upper = static_cast<std::uint16_t*>(high);
+    auto* lower = static_cast<std::int16_t*>(low);
     each([&](std::size_t i) {
         const std::uint32_t bits = x[i] == x[i] ? bits_of(x[i]) : 0x7fc00000;
-        low[i] = static_cast<std::int16_t>(bits);
+        lower[i] = static_cast<std::int16_t>(bits);
         upper[i] = static_cast<std::uint16_t>((bits + 0x8000) >> 16);
     });
 }

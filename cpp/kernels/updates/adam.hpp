@@ -32,6 +32,7 @@ struct adam : update_defaults {
     };
     static constexpr int state_count = 3;
     static constexpr const char* states[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+    static constexpr int second_moment = 1;
 
     static bool uses_state(const double* o, int index) { return index < 2 || o[amsgrad] != 0.0; }
 
