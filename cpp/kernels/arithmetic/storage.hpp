@@ -83,7 +83,7 @@ void widen_elements(const void* data, float* __restrict out) {
     const From* x = static_cast<const From*>(data);
     each([&](std::size_t i) { out[i] = load(x[i]); });
 }
-inline void widen_block(Type type, const void* data, float* out) {
+__attribute__((noinline)) void widen_block(Type type, const void* data, float* out) {
     type == Type::bfloat16 ? widen_elements<bfloat16>(data, out)
                            : widen_elements<float16>(data, out);
 }
@@ -92,14 +92,14 @@ void narrow_elements(const float* __restrict x, void* data, Rounding rounding) {
     To* out = static_cast<To*>(data);
     each([&](std::size_t i) { out[i] = rounded_to<To>(x[i], rounding, i); });
 }
-inline void narrow_block(Type type, const float* x, void* data, const Rounding& rounding) {
+__attribute__((noinline)) void narrow_block(Type type, const float* x, void* data, const Rounding& rounding) {
     type == Type::bfloat16 ? narrow_elements<bfloat16>(x, data, rounding)
                            : narrow_elements<float16>(x, data, rounding);
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
 // they hold all its bits. NaN is always the same.
-inline void join_block(const void* high, const void* low, float* __restrict out) {
+__attribute__((noinline)) void join_block(const void* high, const void* low, float* __restrict out) {
     const auto* upper = static_cast<const std::uint16_t*>(high);
     const auto* lower = static_cast<const std::int16_t*>(low);
     each([&](std::size_t i) {
@@ -107,7 +107,7 @@ inline void join_block(const void* high, const void* low, float* __restrict out)
                            static_cast<std::uint32_t>(std::int32_t{lower[i]}));
     });
 }
-inline void split_block(const float* __restrict x, void* high, void* low) {
+__attribute__((noinline)) void split_block(const float* __restrict x, void* high, void* low) {
     auto* upper = static_cast<std::uint16_t*>(high);
     auto* lower = static_cast<std::int16_t*>(low);
     each([&](std::size_t i) {

@@ -82,6 +82,7 @@ FASTOPT_INLINE void run_elements(const Rule& rule, T* __restrict param, const Gr
                                  T grad_factor, Rounding second = {}) {
     constexpr bool copies = requires { requires Rule::copies; };
 #pragma GCC unroll 1
+    FASTOPT_INDEPENDENT
     for (std::size_t i = start; i < end; ++i) {
         const auto store = [&](State* state, int number, T value) {
             state[i] = number == Kind::second_moment ? rounded_to<State>(value, second, i)
