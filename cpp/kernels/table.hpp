@@ -121,7 +121,7 @@ namespace {
 template <class Visit>
 FASTOPT_INLINE void each_array(Slice& slice, Visit visit) {
     visit(slice.param, size_of(slice.storage.param));
-    visit(slice.grad, size_of(slice.storage.grad));
+    if (slice.grad != nullptr) visit(slice.grad, size_of(slice.storage.grad));
     for (int i = 0; i < max_states; ++i)
         if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state[i]));
     if (slice.remainder != nullptr) visit(slice.remainder, sizeof(std::int16_t));

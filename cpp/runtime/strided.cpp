@@ -242,14 +242,11 @@ void StridedReader::fill_zero(std::size_t start, std::size_t count) const {
         return;
     }
     const std::int64_t stride = dimensions_.back().stride;
-    const auto fill = [&](auto zero) {
-        each_row(start, count, [&](const std::byte* row, std::size_t run) {
-            for (std::size_t i = 0; i < run; ++i)
-                std::memcpy(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride,
-                            &zero, sizeof(zero));
-        });
-    };
-    element_size_ == sizeof(float) ? fill(0.0f) : fill(0.0);
+    each_row(start, count, [&](const std::byte* row, std::size_t run) {
+        for (std::size_t i = 0; i < run; ++i)
+            std::memset(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride, 0,
+                        element_size_);
+    });
 }
 
 }  // namespace fastopt
