@@ -18,7 +18,7 @@ FLOAT32: Any = np.dtype(np.float32)
 TYPES: list[Any] = [FLOAT32, BFLOAT16, FLOAT16]  # of gradients, in every row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """The type of the parameters, and the options that choose the other types."""
 
