@@ -43,6 +43,7 @@ class Updater:
         grad_scale: float = 1.0,
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
+        out: Sequence[FloatArray | None] | None = None,
     ) -> Any: ...
     def state(self, index: int) -> dict[str, Any]: ...
     def load(

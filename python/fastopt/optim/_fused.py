@@ -42,9 +42,13 @@ class FusedOptimizer(Optimizer):
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
+        out: Sequence[FloatArray | None] | None,
     ) -> StepInfo:
-        info: StepInfo | None = self._core.step(
-            self._param_groups, grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads
+        options = (max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
+        info: StepInfo | None = (
+            self._core.step(self._param_groups, grads, *options)
+            if out is None
+            else self._core.step(self._param_groups, grads, *options, out)
         )
         return _WITHOUT_NORM if info is None else info
 
