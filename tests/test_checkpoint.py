@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import inspect
@@ -13,6 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,26 @@ from cases import CASES, DTYPES, Case
 from fastopt import checkpoint
 from helpers import HANG, same_bits
 
+safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-FILE_DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8"]
+FILE_DTYPES: list[Any] = [
+    "?",
+    "i1",
+    "u1",
+    "i2",
+    "u2",
+    "i4",
+    "u4",
+    "i8",
+    "u8",
+    "f2",
+    "f4",
+    "f8",
+    "c8",
+]
+with contextlib.suppress(ImportError):
+    FILE_DTYPES.append(import_module("ml_dtypes").bfloat16)
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -63,7 +82,7 @@ def run_child(code: str) -> str:
 
 
 def arrays() -> st.SearchStrategy[Any]:
-    def make(dtype: str, shape: list[int], order: str, seed: int) -> Any:
+    def make(dtype: Any, shape: list[int], order: str, seed: int) -> Any:
         raw = np.random.default_rng(seed).integers(0, 2, shape).astype(dtype)
         return np.asarray(raw, order="F" if order == "F" else "C")
 
@@ -133,6 +152,56 @@ def test_places_that_have_the_same_path(tmp_path: Path) -> None:
     extra = {"a/b": np.zeros(1), "a": {"b": np.ones(1)}, "a/b#2": np.full(1, 2.0)}
     fo.save(tmp_path / "a", extra=extra)
     assert equal(fo.load(tmp_path / "a").extra, extra)
+
+
+def half_arrays(ml_dtypes: Any) -> dict[str, Any]:
+    """Return arrays of bfloat16, with NaNs and denormals."""
+    every = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    rows = np.asfortranarray(every[:12].reshape(3, 4))
+    return {"every": every, "rows": rows, "empty": every[:0], "one": np.array(every[3])}
+
+
+def test_bfloat16_comes_back_with_its_bits(tmp_path: Path) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    params, path = half_arrays(ml_dtypes), tmp_path / "a.safetensors"
+    fo.save(path, params=params, extra={"scalar": params["every"][16256], "half": np.float16(1)})
+    loaded = fo.load(path)
+    assert equal(loaded.params, params)
+    assert equal(loaded.extra, {"scalar": ml_dtypes.bfloat16(1), "half": np.float16(1)})
+    fresh = {name: np.zeros_like(array) for name, array in params.items()}
+    fo.load(path, params=fresh)
+    assert equal(fresh, params)
+    fresh["every"] = np.zeros(2**16, np.float32)
+    with pytest.raises(TypeError, match="'every' is float32, in the checkpoint bfloat16; pass an"):
+        fo.load(path, params=fresh)
+    swapped = params["every"].astype(params["every"].dtype.newbyteorder())
+    with pytest.raises(ValueError, match="extra is byte-swapped"):
+        fo.save(path, extra=swapped)
+
+
+def test_the_library_of_safetensors_opens_bfloat16(tmp_path: Path) -> None:
+    params = half_arrays(pytest.importorskip("ml_dtypes"))
+    fo.save(tmp_path / "a", params=params)
+    tensors = dict(safetensors.deserialize((tmp_path / "a").read_bytes()))
+    for name, array in params.items():
+        tensor = tensors[f"params/{name}"]
+        assert tensor["dtype"] == "BF16"
+        assert tuple(tensor["shape"]) == array.shape
+        assert bytes(tensor["data"]) == array.tobytes()
+
+
+def test_bfloat16_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.ones(2, pytest.importorskip("ml_dtypes").bfloat16)
+    path, params = tmp_path / "a", {"w": np.zeros(2)}
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    for parts in ({"params": {"w": array}}, {"extra": array[0]}):
+        fo.save(path, **parts)
+        with pytest.raises(ModuleNotFoundError, match=r"a: .*bfloat16.*pip install ml_dtypes"):
+            fo.load(path, params=params)
+        assert not params["w"].any()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(fo.CheckpointError, match="damaged"):
+        fo.load(path)
 
 
 def test_any_reader_of_safetensors_opens_it(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ JUNK: list[Any] = [
     {"$array": []},
     {"$numpy": "float32 00"},
     {"$numpy": "object 00"},
+    {"$numpy": "bfloat16 00"},
     {"$numpy": 3},
     {"$scalar": "params/w"},
     {"$float": "x"},

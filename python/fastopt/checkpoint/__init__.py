@@ -113,6 +113,9 @@ def save(
         array takes about 300 bytes more than its data, a NumPy scalar about 50. Everything except
         the arrays may take 100 MB.
 
+    Arrays may be of bool, integers, float16, float32, float64, complex64 and the bfloat16 of the
+    package ml_dtypes.
+
     Raises
     ------
     TypeError, ValueError
@@ -193,6 +196,8 @@ def load(
     KeyError, TypeError, ValueError
         If what is passed does not fit what was saved: names that are missing or extra, shapes,
         dtypes, options.
+    ModuleNotFoundError
+        If the file holds bfloat16, and the package ml_dtypes is not installed.
     OSError
         If the file cannot be read.
 
@@ -318,7 +323,8 @@ class _Arrays:
                 )
             if array.dtype != saved.dtype:
                 raise TypeError(
-                    f"parameter {name!r} is {array.dtype}, in the checkpoint {saved.dtype}"
+                    f"parameter {name!r} is {array.dtype}, in the checkpoint {saved.dtype}; pass "
+                    f"an array of {saved.dtype}, or load without params= and use .astype"
                 )
             if not array.flags.writeable:
                 raise ValueError(f"parameter {name!r} is read-only; pass a writeable array")

@@ -25,18 +25,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt._storage import bfloat16
+
 DEPTH = 200  # of nested containers
 DTYPES = {  # NumPy's names and those of safetensors
+    "bfloat16": "BF16",
     "bool": "BOOL",
     "complex64": "C64",
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
     **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
 }
-_SCALARS = {name: np.dtype(name).newbyteorder("<") for name in (*DTYPES, "complex128")}
-_NAMES = {dtype.type: name for name, dtype in _SCALARS.items()}  # dtype.name takes a while
+_SCALARS = {*DTYPES, "complex128"}
+_NAMES = {np.dtype(name).type: name for name in _SCALARS - {"bfloat16"}}  # dtype.name takes a while
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HEXADECIMAL = re.compile("-?0x[0-9a-f]+")
+
+
+def itemsize(name: str) -> int:
+    """Return the bytes of an element of the dtype of this name."""
+    return 2 if name == "bfloat16" else np.dtype(name).itemsize
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of this name; ModuleNotFoundError if its package is not installed."""
+    return bfloat16() if name == "bfloat16" else np.dtype(name)
 
 
 def pack(value: Any, where: str, tensors: dict[str, npt.NDArray[Any]], depth: int = 0) -> Any:
@@ -150,8 +163,8 @@ def _tensor(value: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
         raise TypeError(f"{_short(where)} is a masked array; save its data and its mask")
     if value.dtype.name not in DTYPES:
         raise TypeError(
-            f"{_short(where)} is an array of {value.dtype}, which safetensors does not have; it "
-            "has bool, integers, float16, float32, float64 and complex64"
+            f"{_short(where)} is an array of {value.dtype}, which a checkpoint cannot hold: only "
+            "bool, integers, bfloat16, float16, float32, float64 and complex64"
         )
     if not value.dtype.isnative:
         raise ValueError(
@@ -176,6 +189,6 @@ def _scalar(value: np.generic, where: str) -> str:
 def _scalar_of(text: str) -> Any:
     name, data = text.split(" ")
     raw = bytes.fromhex(data)
-    if len(raw) != _SCALARS[name].itemsize or (name == "bool" and raw > b"\1"):
+    if name not in _SCALARS or len(raw) != itemsize(name) or (name == "bool" and raw > b"\1"):
         raise ValueError(f"{data!r} is not a scalar of {name}")
-    return np.frombuffer(raw, _SCALARS[name])[0]
+    return np.frombuffer(raw, dtype_of(name).newbyteorder("<"))[0]

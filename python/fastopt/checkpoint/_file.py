@@ -23,12 +23,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._files import compact_json, parse_json, require_regular, write_whole
-from fastopt.checkpoint._document import DTYPES, largest_place, pack, unpack
+from fastopt.checkpoint._document import (
+    DTYPES,
+    dtype_of,
+    itemsize,
+    largest_place,
+    pack,
+    unpack,
+)
 
 FORMAT = "2"
 _READABLE = ("1", FORMAT)  # in format 1 each NumPy scalar is a tensor
 _LONGEST_HEADER = 100_000_000  # of other readers of safetensors
-_OF_SAFETENSORS = {theirs: np.dtype(ours) for ours, theirs in DTYPES.items()}
+_OF_SAFETENSORS = {theirs: ours for ours, theirs in DTYPES.items()}
 
 
 class CheckpointError(ValueError):
@@ -92,6 +99,8 @@ def read_file(path: Path) -> dict[str, Any]:
             if error.errno is None or error.filename is not None:
                 raise
             raise OSError(error.errno, error.strerror, str(path)) from error
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{path}: {error}") from error
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from error.__cause__
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -130,12 +139,12 @@ def _read(file: FileIO, size: int) -> dict[str, Any]:
     tensors = {}
     for begin, end, name, dtype, shape in places:
         data = _read_bytes(file, end - begin)
-        fact = {"dtype": dtype.name, "shape": shape, "sha256": _sha256(data)}
+        fact = {"dtype": dtype, "shape": shape, "sha256": _sha256(data)}
         if facts[name] != fact:
             raise CheckpointError(f"is damaged: the hash of {name} does not match")
-        if dtype.kind == "b" and data.max(initial=0) > 1:
+        if dtype == "bool" and data.max(initial=0) > 1:
             raise ValueError(f"{name} holds bytes that are neither True nor False")
-        tensors[name] = data.view(dtype).reshape(shape)
+        tensors[name] = data.view(dtype_of(dtype)).reshape(shape)
         if sys.byteorder == "big":
             tensors[name].byteswap(inplace=True)
     parts = {name: unpack(part, tensors) for name, part in content.items()}
@@ -149,7 +158,7 @@ def _reason(error: Exception) -> str:
     return str(error) if type(error) is ValueError else "its JSON has another structure"
 
 
-_Place: TypeAlias = tuple[int, int, str, np.dtype[Any], list[int]]  # begin, end, name, dtype, shape
+_Place: TypeAlias = tuple[int, int, str, str, list[int]]  # begin, end, name, dtype, shape
 
 
 def _places(header: dict[str, Any], size: int) -> list[_Place]:
@@ -163,7 +172,7 @@ def _places(header: dict[str, Any], size: int) -> list[_Place]:
         if {*map(type, numbers)} != {int} or not 0 <= min(numbers) <= max(numbers) < 2**63:
             raise ValueError(f"the shape or the offsets of {name!r} must be integers in [0, 2^63)")
         dtype = _OF_SAFETENSORS[entry["dtype"]]
-        if len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
+        if len(shape) > 64 or end - begin != math.prod(shape) * itemsize(dtype):
             raise ValueError(f"the offsets of {name!r} do not fit its shape")
         places.append((begin, end, name, dtype, shape))
     places.sort()  # names differ
