@@ -177,6 +177,56 @@ def test_16_bit_tensors_keep_their_bits_both_ways(monkeypatch: pytest.MonkeyPatc
         fo.checkpoint.from_torch(state, optimizer)
 
 
+def test_training_in_bfloat16_goes_on_in_the_other_library() -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+
+    def array_of(tensor: Any) -> Any:
+        return tensor.detach().view(torch.int16).numpy().view(bfloat16)
+
+    theirs, grad = torch.linspace(1, 2, 50).bfloat16().requires_grad_(), torch.ones(50).bfloat16()
+    adam = torch.optim.AdamW([theirs], lr=0.1)
+    theirs.grad = grad
+    adam.step()
+    ours = array_of(theirs).copy()
+    optimizer = fo.AdamW([ours], lr=0.1, stochastic_rounding=True)
+    optimizer.load_state_dict(fo.checkpoint.from_torch(adam.state_dict(), optimizer))
+    assert optimizer.param_groups[0]["state_dtype"] == "bfloat16"
+    assert optimizer.param_groups[0]["stochastic_rounding"] is True
+    optimizer.step([array_of(grad)])
+    adam.load_state_dict(fo.checkpoint.to_torch(optimizer))
+    assert adam.state[theirs]["step"] == 2
+    for key in ("exp_avg", "exp_avg_sq"):
+        x, y = array_of(adam.state[theirs][key]), optimizer.state["0"][key]
+        np.testing.assert_array_equal(x.view(np.int16), y.view(np.int16))
+    adam.step()
+    optimizer.step([array_of(grad)])
+    # Before its last step, torch lacked one that we took.
+    np.testing.assert_allclose(
+        array_of(theirs).astype(np.float32) - 0.1, ours.astype(np.float32), atol=2**-6
+    )
+
+
+@pytest.mark.parametrize("master", ["split", "float32"])
+def test_masters_go_to_torch_and_back(master: Any) -> None:
+    array = np.linspace(1, 2, 50, dtype=np.float32).astype(
+        pytest.importorskip("ml_dtypes").bfloat16
+    )
+    optimizer = fo.AdamW([array], master=master, state_dtype="bfloat16", seed=3)
+    optimizer.step([np.ones(50, np.float32)])
+    saved = fo.checkpoint.to_torch(optimizer)
+    assert not {"master", "state_dtype", "stochastic_rounding", "seed"} & {
+        *saved["param_groups"][0]
+    }
+    kept = torch.int16 if master == "split" else torch.float32
+    assert saved["state"][0]["master_param"].dtype == kept
+    other = fo.AdamW([array.copy()])
+    other.load_state_dict(fo.checkpoint.from_torch(saved, other))
+    assert other.param_groups[0]["master"] == master
+    assert other.param_groups[0]["seed"] == 0  # torch has no seed: that of the other stays
+    for key, value in optimizer.state["0"].items():
+        np.testing.assert_array_equal(other.state["0"][key], value)
+
+
 def test_the_dtypes_of_states_decide_the_options_of_the_types() -> None:
     dtypes = pytest.importorskip("ml_dtypes")
     half, single = torch.bfloat16, torch.float32

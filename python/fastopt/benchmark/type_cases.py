@@ -76,7 +76,8 @@ class TypeCase:
         return numbers.astype(dtype, copy=False)
 
     def __str__(self) -> str:
-        return f"{self.label}, {next(name for name, n in SIZES.items() if n == self.size)}"
+        size = next((name for name, size in SIZES.items() if size == self.size), self.size)
+        return f"{self.label}, {size}"
 
 
 def _cases(size: int) -> list[TypeCase]:
