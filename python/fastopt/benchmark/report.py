@@ -196,7 +196,9 @@ def plot_ratios(suite: Suite[Any], bandwidth: Bandwidth, results: Sequence[Resul
         results = [result for result in results if result.case.elements == largest]
     peers = [peer for peer in PEER_COLORS if any(peer in r.ratios for r in results)]
     peers = peers or ["reference"]
-    figure = Figure(figsize=(9, 1.5 + 0.62 * len(results)), layout="constrained")
+    figure = Figure(
+        figsize=(9, 1.5 + max(0.62, 0.2 * len(peers)) * len(results)), layout="constrained"
+    )
     axes = figure.subplots()
     height = 0.8 / len(peers)
     for peer in peers:
@@ -235,5 +237,5 @@ def plot_ratios(suite: Suite[Any], bandwidth: Bandwidth, results: Sequence[Resul
     )
     axes.grid(alpha=0.3, axis="x", which="both")
     axes.set_axisbelow(True)
-    figure.legend(fontsize=11, loc="outside lower center", ncols=len(peers))
+    figure.legend(fontsize=11, loc="outside lower center", ncols=min(3, len(peers)))
     return figure
