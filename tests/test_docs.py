@@ -43,6 +43,7 @@ _MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
 NOT_RUN = {
     "fastopt bench": _MINUTES,
+    "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
     "pip install '.[train]' torch==2.13.0": _PEERS,
