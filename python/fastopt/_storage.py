@@ -1,15 +1,10 @@
-"""The 16-bit types by name."""
+"""The type bfloat16, which NumPy does not have."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-
-
-def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is bfloat16, of whatever package."""
-    return dtype.name == "bfloat16" and dtype.itemsize == 2
 
 
 def bfloat16() -> np.dtype[Any]:
