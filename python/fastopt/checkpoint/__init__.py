@@ -92,6 +92,9 @@ def save(
     failure may bring back the old file. A killed process leaves a file ``.fastopt-...``, which you
     may delete. `save` does not delete it, because another `save` may be writing it.
 
+    Arrays may be of bool, integers, float16, float32, float64, complex64 and the bfloat16 of the
+    package ml_dtypes.
+
     Arrays in C order are written without a copy; others are copied. Do not write into the arrays
     meanwhile: a file whose hashes do not match its arrays cannot be loaded.
 
@@ -112,9 +115,6 @@ def save(
         nested at most 200 deep. Bits and types are kept; a subclass becomes the plain type. An
         array takes about 300 bytes more than its data, a NumPy scalar about 50. Everything except
         the arrays may take 100 MB.
-
-    Arrays may be of bool, integers, float16, float32, float64, complex64 and the bfloat16 of the
-    package ml_dtypes.
 
     Raises
     ------
