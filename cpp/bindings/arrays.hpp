@@ -23,10 +23,21 @@ enum class Purpose {
     result
 };
 
-// `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
-// `what` names it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain
-// array, so that methods of the subclass are not called.
-py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input);
+// The element types that are taken.
+enum class Taken {
+    arithmetic,  // float32 and float64
+    all          // and bfloat16 and float16
+};
+
+// `object` as an array of such a type that C++ can read: native byte order, aligned. `what` names
+// it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain array, so that
+// methods of the subclass are not called.
+py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input,
+                      Taken taken = Taken::arithmetic);
+
+// Throws ValueError unless the array has native byte order and is aligned.
+void require_native(const py::array& array, const std::string& what,
+                    Purpose purpose = Purpose::input);
 
 // A plain NumPy array: the array itself, or a view of a subclass.
 py::array plain_array(py::handle array);
@@ -44,6 +55,9 @@ void require_no_mask(py::handle object, const std::string& what);
 bool same_elements(const py::array& a, const py::array& b);
 
 Type type_of(const py::array& array);  // of a result of float_array
+// The dtype of such elements: that of `model`, if it has the type. Throws ModuleNotFoundError if
+// bfloat16 is not there.
+py::dtype dtype_of(Type type, const py::array& model);
 std::string describe_shape(const py::array& array);
 std::string type_name(py::handle object);  // for messages
 bool is_numpy_scalar(py::handle object);
@@ -54,8 +68,9 @@ std::string describe_place(std::size_t number, const py::handle& shape);
 void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
-// `object` as an array of float32 or float64 that is dense and may be written.
-py::array parameter_array(py::handle object, const std::string& what);
+// `object` as an array that is dense and may be written.
+py::array parameter_array(py::handle object, const std::string& what,
+                          Taken taken = Taken::arithmetic);
 
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,
@@ -67,8 +82,12 @@ void require_like(const py::array& array, const std::string& what, const py::arr
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what);
 
-// Throws unless `array` can be written and has the type, the shape and the memory order of `model`.
-// Both are dense.
+// Throws ValueError unless `array` has the shape of `model`.
+void require_same_shape(const py::array& array, const std::string& what, const py::array& model,
+                        const std::string& model_what);
+
+// Throws ValueError unless `array` can be written and has the shape and the memory order of
+// `model`. Both are dense.
 void require_twin(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
 
@@ -101,11 +120,14 @@ py::array as_type(const py::array& array, Type type);
 // Rounds an array of float64 into a C-contiguous one of float32 and of the same shape.
 void copy_rounded(const py::array& from, const py::array& to);
 
-// A dense array of zeros with the shape, element type and memory order of `model`.
-py::array zeros_like(const py::array& model);
+// A dense array of zeros with the shape and memory order of `model`.
+py::array zeros_like(const py::array& model, const py::dtype& dtype);
 
-// A dense copy of `array`, which must have the type and shape of `model`, in the order of `model`.
+// A dense copy of `array`, which has the shape of `model`, in the memory order of `model`.
 py::array copy_like(const py::array& array, const py::array& model);
+
+// The same in the type of the arithmetic.
+py::array wide_copy(const py::array& array);
 
 struct NamedArray {
     std::string what;

@@ -24,6 +24,12 @@ NumberRange range_of(Domain domain) {
     }
 }
 
+py::object interned(const char* name) {
+    PyObject* key = PyUnicode_InternFromString(name);
+    if (key == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(key);
+}
+
 // Item number `item` of a pair such as betas.
 py::object pair_item(py::handle value, const char* name, int item) {
     py::object items;
@@ -89,17 +95,57 @@ void throw_names(const std::string& message) {
     throw py::error_already_set();
 }
 
-GroupOptions::GroupOptions(const Update& update, const py::dict& group) : update_(&update) {
-    for (int i = 0; i < update.option_count; ++i) {
-        PyObject* key = PyUnicode_InternFromString(update.options[i].name);
-        if (key == nullptr) throw py::error_already_set();
-        keys_.push_back(py::reinterpret_steal<py::object>(key));
-    }
+GroupOptions::GroupOptions(const Update& update, const TypeOptions& types)
+    : update_(&update), types_(types) {
+    for (int i = 0; i < update.option_count; ++i)
+        keys_.push_back(interned(update.options[i].name));
     seen_.resize(keys_.size());
+}
+
+GroupOptions::GroupOptions(const Update& update, const py::dict& group)
+    : GroupOptions(update, TypeOptions{}) {
+    if (update.has_types) read_types(group);
     read(group);
 }
 
+GroupOptions::GroupOptions(const Update& update, const py::dict& group, const TypeOptions& types)
+    : GroupOptions(update, types) {
+    read(group);
+}
+
+// The values have been checked by fastopt._storage.check_options.
+void GroupOptions::read_types(const py::dict& group) {
+    for (const char* name : {"state_dtype", "master", "stochastic_rounding", "seed"})
+        type_values_.emplace_back(interned(name), group[name]);
+    const auto is = [&](std::size_t number, const char* value) {
+        const py::object& given = type_values_[number].second;
+        return !given.is_none() && as_text(given, "") == value;
+    };
+    types_.state_given = !type_values_[0].second.is_none();
+    if (is(0, "bfloat16")) types_.state = Type::bfloat16;
+    if (is(1, "float32")) types_.master = TypeOptions::Master::float32;
+    if (is(1, "split")) types_.master = TypeOptions::Master::split;
+    types_.stochastic = as_flag(type_values_[2].second, "stochastic_rounding");
+    types_.seed = static_cast<std::uint64_t>(as_integer(type_values_[3].second, "seed"));
+}
+
+void GroupOptions::check_types(const py::dict& group) const {
+    for (const auto& [key, value] : type_values_) {
+        PyObject* found = PyDict_GetItemWithError(group.ptr(), key.ptr());
+        if (found == value.ptr()) continue;
+        if (found == nullptr) {
+            if (PyErr_Occurred()) throw py::error_already_set();
+            throw_names("the parameter group has no option '" + as_text(key, "") + "'");
+        }
+        if (py::reinterpret_borrow<py::object>(found).equal(value)) continue;
+        throw_error<py::value_error>(
+            "{} of a parameter group is fixed: it is {}, not {} (only load_state_dict changes it)",
+            key, short_repr(value), short_repr(found));
+    }
+}
+
 bool GroupOptions::read(const py::dict& group) {
+    check_types(group);
     std::vector<std::pair<std::size_t, py::object>> read;
     std::array<double, max_options> values = values_;
     for (std::size_t i = 0; i < keys_.size(); ++i) {
@@ -125,6 +171,13 @@ bool GroupOptions::read(const py::dict& group) {
     return std::exchange(used_, used) != used;
 }
 
+bool GroupOptions::needs_state(int index) const {
+    std::array<double, max_options> off{};
+    for (int i = 0; i < update_->option_count; ++i)
+        if (update_->options[i].domain == Domain::decay_rate) off[static_cast<std::size_t>(i)] = 0.5;
+    return uses_state(index) && update_->uses_state(off.data(), index);
+}
+
 std::string GroupOptions::reason_for_state(int index, const py::dict& group) const {
     for (int i = 0; i < update_->option_count; ++i) {
         std::array<double, max_options> without = values_;
@@ -144,6 +197,7 @@ Unfit GroupOptions::unfit(std::int64_t step, Type type) const {
 
 int GroupOptions::traverse(visitproc visit, void* arg) const {
     for (const py::object& value : seen_) Py_VISIT(value.ptr());
+    for (const auto& [key, value] : type_values_) Py_VISIT(value.ptr());
     return 0;
 }
 

@@ -24,6 +24,7 @@ constexpr int type_count = 4;
 constexpr Type arithmetic_type(Type type) {
     return type == Type::float64 ? Type::float64 : Type::float32;
 }
+constexpr bool is_16_bit(Type type) { return arithmetic_type(type) != type; }
 constexpr std::size_t size_of(Type type) {
     constexpr std::size_t sizes[] = {4, 8, 2, 2};
     return sizes[static_cast<int>(type)];
@@ -159,6 +160,7 @@ struct Update {
     const char* const* states;  // the names of the state arrays
     int state_count;
     int second_moment;  // the state that moves in steps too small for 16 bits, or -1
+    bool has_types;     // whether its groups have the options of types: state_dtype, master, ...
     // The reason why these options cannot be combined, or nullptr.
     const char* (*conflict)(const double* options);
     // Whether state number `index` is used with these options.
@@ -173,10 +175,14 @@ struct Update {
                                   const Coefficients& scalars);
 };
 
-// The table of updates, and what is computed from gradients before an update.
+// The table of updates, what is computed from gradients before an update, and conversions.
 struct UpdateTable {
     const Update* updates;
     int update_count;
+    // Elements of 16 bits as float32, and back: rounded to the nearest, ties to even. nullptr for
+    // other types.
+    void (*widen[type_count])(const void* x, std::size_t count, float* out);
+    void (*narrow[type_count])(const float* x, std::size_t count, void* out);
     // (x / divisor) * multiplier, computed in double, in the type of the arithmetic.
     void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
                                 void* out);

@@ -26,6 +26,8 @@ extern const UpdateTable updates;
 constexpr UpdateTable updates = {
     .updates = rows,
     .update_count = sizeof(rows) / sizeof(rows[0]),
+    .widen = {nullptr, nullptr, widen<bfloat16>, widen<float16>},
+    .narrow = {nullptr, nullptr, narrow<bfloat16>, narrow<float16>},
     .rescale = FASTOPT_EACH_TYPE(rescale),
     .rescale_in_place = FASTOPT_EACH_TYPE(rescale_in_place),
     .scale = FASTOPT_EACH_TYPE(scale),

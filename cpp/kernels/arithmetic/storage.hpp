@@ -77,6 +77,20 @@ FASTOPT_INLINE To rounded_to(Number x, const Rounding& rounding, std::size_t i) 
         return nearest<To>(x);
 }
 
+// Elements as float32, and back.
+template <class From>
+void widen(const void* data, std::size_t count, float* __restrict out) {
+    const From* x = static_cast<const From*>(data);
+    for (std::size_t i = 0; i < count; ++i) out[i] = load(x[i]);
+}
+template <class To>
+void narrow(const float* __restrict x, std::size_t count, void* data) {
+    To* out = static_cast<To*>(data);
+    constexpr std::uint32_t quiet = 1u << 22;  // without it, a NaN could become an infinity
+    for (std::size_t i = 0; i < count; ++i)
+        out[i] = nearest<To>(x[i] == x[i] ? x[i] : from_bits(bits_of(x[i]) | quiet));
+}
+
 // A block of elements as float32, and back.
 template <class From>
 void widen_elements(const void* data, float* __restrict out) {

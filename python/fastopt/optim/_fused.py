@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 import fastopt._core as _core
+from fastopt._storage import check_options
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import Optimizer, StepInfo
 
@@ -19,7 +20,7 @@ class FusedOptimizer(Optimizer):
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self._core = _core.Updater(self._kernel, StepInfo)
-        self._core.check_options(defaults)
+        self._core.check_options(defaults | check_options(defaults))
         super().__init__(params, defaults)
 
     def __reduce__(self) -> NoReturn:
@@ -44,12 +45,8 @@ class FusedOptimizer(Optimizer):
         zero_grads: bool,
         out: Sequence[FloatArray | None] | None,
     ) -> StepInfo:
-        options = (max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
-        info: StepInfo | None = (
-            self._core.step(self._param_groups, grads, *options)
-            if out is None
-            else self._core.step(self._param_groups, grads, *options, out)
-        )
+        options = (max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, out)
+        info: StepInfo | None = self._core.step(self._param_groups, grads, *options)
         return _WITHOUT_NORM if info is None else info
 
     def _state(self, index: int) -> dict[str, Any]:
