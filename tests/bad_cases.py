@@ -11,7 +11,6 @@ from helpers import misaligned, ones, read_only, swapped
 
 BAD_PARAMS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("integers", lambda: np.ones(4, np.int64), TypeError, "int64"),
-    ("half", lambda: np.ones(4, np.float16), TypeError, "float16"),
     ("complex", lambda: np.ones(4, np.complex64), TypeError, "complex64"),
     ("objects", lambda: np.ones(4, object), TypeError, "object"),
     ("list", lambda: [1.0, 2.0], TypeError, "list"),

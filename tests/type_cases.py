@@ -26,9 +26,10 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
     def fits(self, case: Case) -> bool:
-        """Whether the optimizer takes the options: SGD has no second moment."""
+        """Whether the optimizer takes the options: not all have a second moment."""
         rounds = self.param == BFLOAT16 and "master" not in self.options
-        return case.name != "SGD" or rounds or "stochastic_rounding" not in self.options
+        has_moment = case.fused([np.zeros(1)])._second_moment is not None
+        return has_moment or rounds or "stochastic_rounding" not in self.options
 
     def of(self, case: Case) -> Case:
         """Return the optimizer with these options."""

@@ -122,8 +122,8 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
 }
 
 py::array float_array(py::handle object, const std::string& what, Purpose purpose, Taken taken) {
-    const std::string taken_types = taken == Taken::all ? "float32, float64, bfloat16 or float16"
-                                                        : "float32 or float64";
+    const std::string taken_types =
+        taken == Taken::all ? "float32, float64, bfloat16 or float16" : "float32 or float64";
     if (!py::isinstance<py::array>(object))
         throw_no_array(object, what, "a NumPy array of " + taken_types, ", np.float32", purpose);
     require_no_mask(object, what);
@@ -380,8 +380,7 @@ py::array zeros_like(const py::array& model, const py::dtype& dtype) {
     }
     // New pages from the system are zero already, so they are not touched before the step.
     py::array zeros = py::module_::import("numpy").attr("zeros")(model.size(), dtype);
-    return py::array(dtype,
-                     std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
+    return py::array(dtype, std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
                      std::move(strides), zeros.mutable_data(), zeros);
 }
 

@@ -71,8 +71,8 @@ public:
         for (const Piece& piece : pieces_) {
             if (is_16_bit(piece.type))
                 update_kernels().narrow[static_cast<int>(piece.type)](
-                    static_cast<const float*>(piece.average),
-                    static_cast<std::size_t>(piece.count), piece.param);
+                    static_cast<const float*>(piece.average), static_cast<std::size_t>(piece.count),
+                    piece.param);
             else
                 std::memcpy(piece.param, piece.average, piece.bytes);
         }

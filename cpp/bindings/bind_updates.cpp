@@ -35,8 +35,7 @@ void require_fit(const Unfit& scalar, const py::array& array, const std::string&
     const bool wide = type_of(array) == arithmetic_type(type_of(array));
     throw_error<py::value_error>(
         "{} is {!r}, out of the range of {}{}; choose another value, or arrays of float64",
-        scalar.name, scalar.value,
-        wide ? py::str(py::object(array.dtype())) : py::str("float32"),
+        scalar.name, scalar.value, wide ? py::str(py::object(array.dtype())) : py::str("float32"),
         (wide ? ", the dtype of " : ", the type that computes ") + what);
 }
 
@@ -263,8 +262,7 @@ public:
                         static_cast<std::size_t>(to.nbytes()));
         exchange.finish();
         plan_.clear();  // it points at the options
-        for (std::size_t g = 0; g < groups_.size(); ++g)
-            std::swap(groups_[g].options, options[g]);
+        for (std::size_t g = 0; g < groups_.size(); ++g) std::swap(groups_[g].options, options[g]);
     }
 
     int traverse(visitproc visit, void* arg) const {
@@ -423,12 +421,15 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     const Update& update = update_row(number);
     const py::array param_array = float_array(param, "param", Purpose::input, Taken::all);
     TypeOptions types;
-    for (int i = 0; i < update.state_count; ++i)
-        if (const py::object state = given[update.states[i]]; !state.is_none())
-            types.state = type_of(float_array(state, update.states[i], Purpose::input, Taken::all));
-    if (const py::object master = given[master_name]; !master.is_none())
-        types.master = py::isinstance<py::array>(master) &&
-                               py::array(master).dtype().kind() == 'i'
+    for (int i = 0; i < update.state_count; ++i) {
+        const py::object state = given.attr("get")(update.states[i]);
+        if (state.is_none()) continue;
+        const py::array array = float_array(state, update.states[i], Purpose::input, Taken::all);
+        if (type_of(array) == Type::bfloat16) types.state = Type::bfloat16;
+    }
+    const py::object master = given.attr("get")(master_name);
+    if (!master.is_none())
+        types.master = py::isinstance<py::array>(master) && py::array(master).dtype().kind() == 'i'
                            ? TypeOptions::Master::split
                            : TypeOptions::Master::float32;
     require_row(type_of(param_array), "param", types);
@@ -450,13 +451,12 @@ void update(const py::object& kernel, const py::object& param, const py::object&
             state_array(state, name, static_cast<std::size_t>(i), param_array, types);
     }
     if (has_master(type_of(param_array), types))
-        states[master_place] =
-            state_array(given[master_name], master_name, master_place, param_array, types);
+        states[master_place] = state_array(master, master_name, master_place, param_array, types);
     std::vector<Parameter> parameters{make_parameter(update, "param", param_array, 0)};
     parameters[0].states = std::move(states);
     parameters[0].step = step - 1;
-    const py::tuple grads = py::make_tuple(
-        float_array(grad, parameters[0].grad_what, Purpose::input, Taken::all));
+    const py::tuple grads =
+        py::make_tuple(float_array(grad, parameters[0].grad_what, Purpose::input, Taken::all));
     Plan plan(number);
     plan.prepare(parameters, groups, grads, py::tuple(), false);
     plan.tensor(0).fresh = step == 1;

@@ -97,8 +97,7 @@ void throw_names(const std::string& message) {
 
 GroupOptions::GroupOptions(const Update& update, const TypeOptions& types)
     : update_(&update), types_(types) {
-    for (int i = 0; i < update.option_count; ++i)
-        keys_.push_back(interned(update.options[i].name));
+    for (int i = 0; i < update.option_count; ++i) keys_.push_back(interned(update.options[i].name));
     seen_.resize(keys_.size());
 }
 
@@ -174,7 +173,8 @@ bool GroupOptions::read(const py::dict& group) {
 bool GroupOptions::needs_state(int index) const {
     std::array<double, max_options> off{};
     for (int i = 0; i < update_->option_count; ++i)
-        if (update_->options[i].domain == Domain::decay_rate) off[static_cast<std::size_t>(i)] = 0.5;
+        if (update_->options[i].domain == Domain::decay_rate)
+            off[static_cast<std::size_t>(i)] = 0.5;
     return uses_state(index) && update_->uses_state(off.data(), index);
 }
 

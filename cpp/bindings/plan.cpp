@@ -119,7 +119,9 @@ void require_row(Type type, const std::string& what, const TypeOptions& options)
         "{} has dtype {}, which needs {} (here state_dtype={}, master={}); other parameters are "
         "float32, or bfloat16 with master=None, 'split' or 'float32'",
         what, dtype, taken,
-        !options.state_given ? "None" : options.state == Type::bfloat16 ? "'bfloat16'" : "'float32'",
+        !options.state_given              ? "None"
+        : options.state == Type::bfloat16 ? "'bfloat16'"
+                                          : "'float32'",
         masters[static_cast<int>(options.master)]);
 }
 
@@ -137,8 +139,8 @@ py::array state_array(py::handle object, const std::string& what, std::size_t pl
     }
     if (!remainder) {
         py::array array = float_array(object, what, Purpose::input, Taken::all);
-        const Type type = place == master_place ? Type::float32
-                                                : state_type(type_of(param), options);
+        const Type type =
+            place == master_place ? Type::float32 : state_type(type_of(param), options);
         if (type_of(array) == type) return array;
     }
     const py::object given = attribute(object, "dtype");
@@ -169,8 +171,7 @@ void Plan::clear() {
 
 void Plan::prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                    const py::tuple& grads, const py::tuple& copies, bool zero_grads) {
-    if (zero_grads != std::exchange(zero_grads_, zero_grads) ||
-        !refresh(parameters, grads, copies))
+    if (zero_grads != std::exchange(zero_grads_, zero_grads) || !refresh(parameters, grads, copies))
         make(parameters, groups, grads, copies);
     for (std::size_t k = 0; k < entries_.size(); ++k) {
         const Parameter& parameter = parameters[entries_[k].parameter];
@@ -302,8 +303,8 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
 }
 
 // Creates the states that are used and do not exist yet.
-void Plan::add_states(const Parameter& parameter, const GroupOptions& options,
-                      TensorUpdate& tensor, OverlapCheck& overlap) {
+void Plan::add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
+                      OverlapCheck& overlap) {
     Entry& entry = entries_.back();
     const py::array param = plain_array(parameter.param);
     const TypeOptions& types = options.types();

@@ -116,8 +116,9 @@ public:
     void clear();
 
     // Makes the plan fit these gradients, one for each parameter or None, and the next step of each
-    // parameter. `copies` is the same for copies of the new parameters, or an empty tuple. If the arrays are those of the last step, only their fingerprints are compared. A
-    // gradient that differs is checked by itself, if it can be. Else everything is checked.
+    // parameter. `copies` is the same for copies of the new parameters, or an empty tuple. If the
+    // arrays are those of the last step, only their fingerprints are compared. A gradient that
+    // differs is checked by itself, if it can be. Else everything is checked.
     void prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                  const py::tuple& grads, const py::tuple& copies, bool zero_grads);
 

@@ -108,8 +108,7 @@ void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {
         if (scaling.fits(type))
             update_kernels().scale[index](x, count, scaling.factor);
         else
-            update_kernels().rescale_in_place[index](x, count, scaling.divisor,
-                                                     scaling.multiplier);
+            update_kernels().rescale_in_place[index](x, count, scaling.divisor, scaling.multiplier);
     });
 }
 

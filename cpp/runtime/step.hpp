@@ -13,7 +13,8 @@
 namespace fastopt {
 
 struct TensorUpdate {
-    // The whole arrays: dense, in the parameter's order; nullptr where unused. Without the gradient.
+    // The whole arrays: dense, in the parameter's order; nullptr where unused. Without the
+    // gradient.
     Slice arrays;
     GradView grad;
     const double* options;  // of its group

@@ -48,12 +48,13 @@ def check_options(
     Parameters
     ----------
     options : mapping
-        The options of a group, among others.
+        The options of a group, among others. Those of types that it lacks have their defaults.
     params : tuple of array, optional
         The parameters of the group, one of which must need each option.
     second_moment : bool
         Whether the optimizer keeps one.
     """
+    options = DEFAULTS | dict(options)
     result = {
         "state_dtype": _named("state_dtype", options["state_dtype"], "float32", "bfloat16"),
         "master": _named("master", options["master"], "float32", "split"),

@@ -12,8 +12,10 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-enum class bfloat16 : std::uint16_t {};
-enum class float16 : std::uint16_t {};
+enum class bfloat16 : std::uint16_t {
+};
+enum class float16 : std::uint16_t {
+};
 
 inline std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 inline float from_bits(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
@@ -106,14 +108,16 @@ void narrow_elements(const float* __restrict x, void* data, Rounding rounding) {
     To* out = static_cast<To*>(data);
     each([&](std::size_t i) { out[i] = rounded_to<To>(x[i], rounding, i); });
 }
-__attribute__((noinline)) void narrow_block(Type type, const float* x, void* data, const Rounding& rounding) {
+__attribute__((noinline)) void narrow_block(Type type, const float* x, void* data,
+                                            const Rounding& rounding) {
     type == Type::bfloat16 ? narrow_elements<bfloat16>(x, data, rounding)
                            : narrow_elements<float16>(x, data, rounding);
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
 // they hold all its bits. NaN is always the same.
-__attribute__((noinline)) void join_block(const void* high, const void* low, float* __restrict out) {
+__attribute__((noinline)) void join_block(const void* high, const void* low,
+                                          float* __restrict out) {
     const auto* upper = static_cast<const std::uint16_t*>(high);
     const auto* lower = static_cast<const std::int16_t*>(low);
     each([&](std::size_t i) {

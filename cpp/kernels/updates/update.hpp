@@ -278,9 +278,8 @@ Unfit unfit(const Coefficients& coefficients, Type type) {
     const auto scalars = prepared<Kind>(coefficients).scalars;
     for (const auto& range : Kind::ranges) {
         const double value = scalars.*range.scalar;
-        const bool fine = arithmetic_type(type) == Type::float32
-                              ? fits<float>(value, range.small)
-                              : fits<double>(value, range.small);
+        const bool fine = arithmetic_type(type) == Type::float32 ? fits<float>(value, range.small)
+                                                                 : fits<double>(value, range.small);
         if (!fine) return {range.name, value};
     }
     return {nullptr, 0.0};
