@@ -67,6 +67,9 @@ public:
 
 private:
     GroupOptions(const Update& update, const TypeOptions& types);
+    bool is_as_seen(const py::dict& group) const;
+    void remember(const py::dict& group);
+    bool read_changed(const py::dict& group);
     void read_types(const py::dict& group);
     void check_types(const py::dict& group) const;
 
@@ -77,6 +80,8 @@ private:
     unsigned used_ = 0;  // a bit for each state
     std::vector<py::object> keys_;
     std::vector<py::object> seen_;  // the objects that were read; null: the option is read again
+    // The keys and values of the whole dict in its order, if all options in it are such objects.
+    std::vector<std::pair<PyObject*, PyObject*>> items_;
 };
 
 // The options of a step for the gradients.

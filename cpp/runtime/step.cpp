@@ -15,11 +15,12 @@ void update_piece(const Update& kernel, const TensorUpdate& tensor, const Piece&
     const int type = static_cast<int>(tensor.grad.type);
     const Type arithmetic = arithmetic_type(tensor.grad.type);
     Slice rest = tensor.arrays;
-    advance(rest, piece.start);
+    std::size_t done = piece.start;  // elements of `rest` that are left out
     const auto update = [&](const std::byte* grad, std::size_t count) {
+        if (done != 0) advance(rest, done);
         rest.grad = grad;
         kernel.run[static_cast<int>(arithmetic)](rest, count, coefficients);
-        advance(rest, count);
+        done = count;
     };
     const auto update_rescaled = [&](const std::byte* grad, std::size_t count) {
         alignas(64) std::byte block[rescale_block];

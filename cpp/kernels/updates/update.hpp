@@ -285,22 +285,6 @@ Unfit unfit(const Coefficients& coefficients, Type type) {
     return {nullptr, 0.0};
 }
 
-// Calls run(slice, count) for parts, with zeros for state 0, which is not kept.
-template <class T, class Run>
-void with_zeros(Slice rest, std::size_t count, const Run& run) {
-    constexpr std::size_t size = 4096 / sizeof(T);  // the zeros stay in the L1 cache
-    alignas(64) T zeros[size];
-    rest.storage.state[0] = rest.storage.state[1];
-    for (std::size_t part; count > 0; count -= part) {
-        part = count < size ? count : size;
-        for (T& zero : zeros) zero = T{0};
-        Slice slice = rest;
-        slice.state[0] = zeros;
-        run(slice, part);
-        advance(rest, part);
-    }
-}
-
 // Runs the rule that the flags choose. `flags` are those already turned into template arguments.
 template <class Kind, class T, bool... flags, class Step>
 void run_chosen(const Step& step, const Slice& slice, std::size_t count, T grad_factor) {
@@ -312,20 +296,35 @@ void run_chosen(const Step& step, const Slice& slice, std::size_t count, T grad_
     } else if constexpr (requires { typename Kind::template Rule<T, flags...>; }) {
         using Rule = typename Kind::template Rule<T, flags...>;
         const Rule rule{rounded<T>(step.scalars)};
-        const auto run_rule = [&](const Slice& part, std::size_t size) {
-            if (part.storage.plain)
-                run_plain<Kind>(rule, part, size, grad_factor);
-            else if constexpr (__is_same(T, float))
-                run_stored<Kind>(rule, part, size, grad_factor);
-        };
-        if constexpr (Kind::first_is_optional)
-            if (slice.state[0] == nullptr) return with_zeros<T>(slice, count, run_rule);
-        run_rule(slice, count);
+        if (slice.storage.plain)
+            run_plain<Kind>(rule, slice, count, grad_factor);
+        else if constexpr (__is_same(T, float))
+            run_stored<Kind>(rule, slice, count, grad_factor);
+    }
+}
+
+// Calls `run` for parts of a slice, with zeros for state 0, which is not kept.
+template <class T, class Run>
+__attribute__((noinline)) void run_with_zeros(Slice rest, std::size_t count,
+                                              const Coefficients& coefficients, Run run) {
+    constexpr std::size_t size = 4096 / sizeof(T);  // the zeros stay in the L1 cache
+    alignas(64) T zeros[size];
+    rest.storage.state[0] = rest.storage.state[1];
+    for (std::size_t part; count > 0; count -= part) {
+        part = count < size ? count : size;
+        for (T& zero : zeros) zero = T{0};
+        Slice slice = rest;
+        slice.state[0] = zeros;
+        run(slice, part, coefficients);
+        advance(rest, part);
     }
 }
 
 template <class Kind, class T>
 void run(const Slice& slice, std::size_t count, const Coefficients& coefficients) {
+    if constexpr (Kind::first_is_optional)
+        if (slice.state[0] == nullptr)
+            return run_with_zeros<T>(slice, count, coefficients, run<Kind, T>);
     run_chosen<Kind, T>(prepared<Kind>(coefficients), slice, count,
                         static_cast<T>(coefficients.grad_factor));
 }

@@ -45,8 +45,16 @@ class FusedOptimizer(Optimizer):
         zero_grads: bool,
         out: Sequence[FloatArray | None] | None,
     ) -> StepInfo:
-        options = (max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, out)
-        info: StepInfo | None = self._core.step(self._param_groups, grads, *options)
+        info: StepInfo | None = self._core.step(
+            self._param_groups,
+            grads,
+            max_norm,
+            norm_type,
+            grad_scale,
+            skip_nonfinite,
+            zero_grads,
+            out,
+        )
         return _WITHOUT_NORM if info is None else info
 
     def _state(self, index: int) -> dict[str, Any]:
