@@ -34,6 +34,7 @@ NEEDS = {
     "lessons/neuron.md": ["matplotlib"],
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
+    "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
     "torch.md": ["torch"],
     "tour.md": ["safetensors"],
 }
