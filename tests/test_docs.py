@@ -35,8 +35,9 @@ NEEDS = {
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
     "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
-    "torch.md": ["torch"],
+    "torch.md": ["ml_dtypes", "torch"],
     "tour.md": ["safetensors"],
+    "types.md": ["ml_dtypes"],
 }
 
 # Lines of shell blocks that are not run, and the reasons.
