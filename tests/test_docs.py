@@ -34,8 +34,10 @@ NEEDS = {
     "lessons/neuron.md": ["matplotlib"],
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
-    "torch.md": ["torch"],
+    "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
+    "torch.md": ["ml_dtypes", "torch"],
     "tour.md": ["safetensors"],
+    "types.md": ["ml_dtypes"],
 }
 
 # Lines of shell blocks that are not run, and the reasons.

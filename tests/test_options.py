@@ -144,7 +144,7 @@ def test_every_option_is_in_the_table() -> None:
         taken = inspect.signature(function).parameters.values()
         scalars = {p.name for p in taken if p.default is not p.empty or p.name == "step"}
         named = {option.split(":")[0] for option in options.split()}
-        array_like = {"linear_bias", "momentum_buffer", "max_exp_avg_sq", *arrays}
+        array_like = {"linear_bias", "momentum_buffer", "max_exp_avg_sq", "master_param", *arrays}
         assert scalars - named <= array_like | flags | others, name
 
 

@@ -177,5 +177,5 @@ def test_the_function_has_the_options_of_the_class(name: str) -> None:
     if name in FUNCTIONS:
         function, states = FUNCTIONS[name]
         options = {*inspect.signature(getattr(fo, name)).parameters} - {"params", *DEFAULTS}
-        others = {"param", "grad", "step", *states}
+        others = {"param", "grad", "step", "master_param", *states}
         assert {*inspect.signature(function).parameters} - others == options

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from cases import CASES, CHUNK, Case
+from cases import CASES, CHUNK, FUNCTIONS, Case
 from fastopt import reference
 from fastopt.reference.clipping import memory_order
 from fastopt.reference.storage import RUN, join, rounded, widen
@@ -257,6 +257,35 @@ def test_mixed_lists(problem: Any) -> None:
         params = [array for group in own for array in group["params"]]
         results.append([norms, params, out, states])
     assert same(results[0], results[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [(k, c) for k, c in ROWS if c.name in FUNCTIONS and "stochastic_rounding" not in k.options],
+    ids=str,
+)
+def test_functions_in_every_row(kind: Kind, case: Case, isa: str) -> None:
+    rng = np.random.default_rng(13)
+    function, names = FUNCTIONS[case.name]
+    param = numbers(rng, 333, kind.param)
+    own = param.copy()
+    optimizer = kind.of(case).fused([param])
+    states: dict[str, Any] = {
+        name: np.zeros(333, kind.options.get("state_dtype", FLOAT32)) for name in names
+    }
+    if case.options.get("betas", (0.9,))[0] == 0:
+        states["exp_avg"] = None
+    if "master" in kind.options:
+        exact = kind.options["master"] == "float32"
+        states["master_param"] = widen(own) if exact else np.zeros(333, np.int16)
+    for step, dtype in enumerate([*TYPES, FLOAT32], 1):
+        grad = numbers(rng, 333, dtype)
+        optimizer.step([grad])
+        extra = {} if case.name == "RMSprop" else {"step": step}
+        function(own, grad, **states, **extra, **case.options)
+        assert same_bits(own, param)
+        for name, value in optimizer.state["0"].items():
+            assert name == "step" or same_bits(states[name], value)
 
 
 # -- the split master ----------------------------------------------------------------------------
@@ -536,6 +565,33 @@ def test_gradients(kind: Kind) -> None:
         with refused(ValueError, "gradient of 'b'", "parameter 'b'", arrays=[first, second]):
             optimizer.step({"a": good, "b": second})
         optimizer.step({"a": good, "b": np.ones((2, 3), TYPES[steps])})
+
+
+BAD_CALLS: list[tuple[Any, Any, dict[str, Any], list[str]]] = [
+    (FLOAT32, np.float64, {}, ["gradient", "float64"]),
+    (np.float64, FLOAT32, {}, ["gradient", "float32"]),
+    (FLOAT32, FLOAT32, {"exp_avg": np.float64}, ["exp_avg", "float32", "float64"]),
+    (FLOAT32, FLOAT32, {"exp_avg_sq": BFLOAT16}, ["exp_avg", "bfloat16", "float32"]),
+    (BFLOAT16, FLOAT32, {"exp_avg": BFLOAT16}, ["exp_avg", "bfloat16", "float32"]),
+    (np.float64, np.float64, {"exp_avg": FLOAT32}, ["exp_avg", "float64", "float32"]),
+    (FLOAT16, FLOAT32, {}, ["param", "float16", "float32"]),
+    (FLOAT16, FLOAT32, {"master_param": np.int16}, ["param", "float16", "float32"]),
+    (BFLOAT16, FLOAT32, {"master_param": np.int32}, ["master_param", "int16", "int32"]),
+    (BFLOAT16, FLOAT32, {"master_param": np.uint16}, ["master_param", "float32", "uint16"]),
+    (BFLOAT16, FLOAT32, {"master_param": BFLOAT16}, ["master_param", "float32", "bfloat16"]),
+]
+
+
+@pytest.mark.parametrize(("param", "grad", "states", "words"), BAD_CALLS)
+def test_arrays_of_functions(param: Any, grad: Any, states: dict[str, Any], words: Any) -> None:
+    usual = np.float64 if param == np.float64 else FLOAT32
+    arrays: dict[str, Any] = {
+        name: np.ones(5, dtype)
+        for name, dtype in ({"exp_avg": usual, "exp_avg_sq": usual} | states).items()
+    }
+    p, g = np.ones(5, param), np.ones(5, grad)
+    with refused(TypeError, *words, arrays=[p, g, *arrays.values()]):
+        fo.functional.adam_(p, g, **arrays, step=1)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
