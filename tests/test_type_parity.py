@@ -571,6 +571,7 @@ BAD_CALLS: list[tuple[Any, Any, dict[str, Any], list[str]]] = [
     (FLOAT32, np.float64, {}, ["gradient", "float64"]),
     (np.float64, FLOAT32, {}, ["gradient", "float32"]),
     (FLOAT32, FLOAT32, {"exp_avg": np.float64}, ["exp_avg", "float32", "float64"]),
+    (FLOAT32, FLOAT32, {"exp_avg": FLOAT16, "exp_avg_sq": FLOAT16}, ["exp_avg", "float16"]),
     (FLOAT32, FLOAT32, {"exp_avg_sq": BFLOAT16}, ["exp_avg", "bfloat16", "float32"]),
     (BFLOAT16, FLOAT32, {"exp_avg": BFLOAT16}, ["exp_avg", "bfloat16", "float32"]),
     (np.float64, np.float64, {"exp_avg": FLOAT32}, ["exp_avg", "float64", "float32"]),
@@ -579,6 +580,8 @@ BAD_CALLS: list[tuple[Any, Any, dict[str, Any], list[str]]] = [
     (BFLOAT16, FLOAT32, {"master_param": np.int32}, ["master_param", "int16", "int32"]),
     (BFLOAT16, FLOAT32, {"master_param": np.uint16}, ["master_param", "float32", "uint16"]),
     (BFLOAT16, FLOAT32, {"master_param": BFLOAT16}, ["master_param", "float32", "bfloat16"]),
+    (FLOAT32, FLOAT32, {"master_param": FLOAT32}, ["master_param", "float32"]),
+    (np.float64, np.float64, {"master_param": np.int16}, ["master_param", "float64"]),
 ]
 
 

@@ -433,6 +433,11 @@ void update(const py::object& kernel, const py::object& param, const py::object&
                            ? TypeOptions::Master::split
                            : TypeOptions::Master::float32;
     require_row(type_of(param_array), "param", types);
+    if (!master.is_none() && !has_master(type_of(param_array), types))
+        throw_error<py::type_error>(
+            "master_param is for a param of bfloat16 or float16, and this one has dtype {}; use "
+            "master_param=None",
+            param_array.dtype());
     const std::vector<Group> groups{{GroupOptions(update, group, types), {}}};
     const GroupOptions& options = groups[0].options;
     const std::int64_t step = as_integer(step_given, "step");
