@@ -35,15 +35,21 @@ inline void fill_noise(std::uint64_t base, std::uint64_t first, unsigned stream,
     const std::uint64_t number = mix(base + 2 * (first >> noise_key_shift) + stream);
     std::uint16_t key[4];
     for (int i = 0; i < 4; ++i) key[i] = static_cast<std::uint16_t>(number >> (16 * i));
-    const auto begin = static_cast<std::uint16_t>(first / 2);
+    // As 16-bit numbers from memory: vectors of indices would be 64-bit ones.
+    std::uint16_t number_of[calls];
+    for (std::size_t i = 0; i < calls; ++i)
+        number_of[i] = static_cast<std::uint16_t>(first / 2 + i);
     each<calls>([&](std::size_t i) {
-        auto left = static_cast<std::uint16_t>(begin + i);
+        std::uint16_t left = number_of[i];
         std::uint16_t right = key[0];
         for (unsigned round = 0; round < 6; ++round) {
-            const std::uint32_t product = std::uint32_t{left} * 0xd2b5;
+            // The two halves of a product, one vector instruction each. The second factors differ
+            // by 2^16, or GCC would compute the product in 32 bits and pack its halves.
+            const auto high = static_cast<std::uint16_t>((std::uint32_t{left} * 0xd2b5) >> 16);
+            const auto low = static_cast<std::uint16_t>(std::int32_t{left} * (0xd2b5 - 0x10000));
             const auto round_key = static_cast<std::uint16_t>(key[1 + round % 3] + round * 0x9e37);
-            left = static_cast<std::uint16_t>((product >> 16) ^ round_key ^ right);
-            right = static_cast<std::uint16_t>(product);
+            left = static_cast<std::uint16_t>(high ^ round_key ^ right);
+            right = low;
         }
         out[i] = left;
         out[i + calls] = right;

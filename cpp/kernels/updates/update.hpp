@@ -133,66 +133,87 @@ struct BlockRounding {
     Rounding nearest, param, second_moment;
 };
 
-// A block of arrays of which not all are float32. The loop reads gradients and states of bfloat16
-// by itself; the others pass through arrays on the stack.
+// Which arrays of a slice the loop cannot read by itself. It reads gradients and states of
+// bfloat16; the others pass through arrays on the stack.
+template <class Rule>
+struct Staging {
+    bool narrow = Rule::states != 0;  // all states are bfloat16
+    bool param, grad, state[max_states];
+    bool any;
+
+    static constexpr bool uses(int state) { return ((Rule::states >> state) & 1) != 0; }
+
+    explicit Staging(const Slice& slice) {
+        const Storage& storage = slice.storage;
+        for (int i = 0; i < max_states; ++i)
+            if (uses(i)) narrow = narrow && storage.state[i] == Type::bfloat16;
+        param = storage.param != Type::float32;
+        grad = storage.grad == Type::float16;
+        any = param || grad || slice.copy != nullptr;
+        for (int i = 0; i < max_states; ++i) {
+            state[i] = uses(i) && !narrow && storage.state[i] != Type::float32;
+            any = any || state[i];
+        }
+    }
+};
+
+// `blocks` blocks of arrays of which not all are float32; one if any array is staged.
 template <class Kind, class Rule>
-void run_block(const Rule& rule, const Slice& slice, float grad_factor,
-               const BlockRounding& rounding) {
+void run_blocks(const Rule rule, const Slice& slice, std::size_t blocks, float grad_factor,
+                const BlockRounding& rounding, const Staging<Rule>& staged) {
     const Storage& storage = slice.storage;
-    const auto uses = [](int state) { return ((Rule::states >> state) & 1) != 0; };
     alignas(64) Block<float> param_block, grad_block, state_block[max_states];
     auto* param = static_cast<float*>(slice.param);
-    if (storage.param != Type::float32) {
+    const void* grad = slice.grad;
+    void* state[max_states] = {slice.state[0], slice.state[1], slice.state[2]};
+    if (staged.param) {
         param = param_block;
         if (storage.split)
             join_block(slice.param, slice.remainder, param);
         else
             widen_block(storage.param, slice.param, param);
     }
-    bool narrow = Rule::states != 0;  // all states are bfloat16
-    for (int i = 0; i < max_states; ++i)
-        if (uses(i)) narrow = narrow && storage.state[i] == Type::bfloat16;
-    void* state[max_states];
-    bool on_stack[max_states];
-    for (int i = 0; i < max_states; ++i) {
-        on_stack[i] = uses(i) && !narrow && storage.state[i] != Type::float32;
-        state[i] = on_stack[i] ? state_block[i] : slice.state[i];
-        if (on_stack[i]) widen_block(storage.state[i], slice.state[i], state_block[i]);
+    if (staged.grad) {
+        widen_block(storage.grad, grad, grad_block);
+        grad = grad_block;
     }
-    const auto run = [&](const auto* grad, auto* first_state) {
+    for (int i = 0; i < max_states; ++i)
+        if (Staging<Rule>::uses(i) && staged.state[i]) {
+            widen_block(storage.state[i], slice.state[i], state_block[i]);
+            state[i] = state_block[i];
+        }
+    const auto run = [&](const auto* g, auto* first_state) {
         using State = decltype(first_state);
-        run_elements<Kind>(rule, param, grad, first_state, static_cast<State>(state[1]),
-                           static_cast<State>(state[2]), 0, block_size, grad_factor,
-                           rounding.second_moment);
+        for (std::size_t start = 0; start < blocks * block_size; start += block_size)
+            run_elements<Kind>(rule, param, g, first_state, static_cast<State>(state[1]),
+                               static_cast<State>(state[2]), start, start + block_size, grad_factor,
+                               rounding.second_moment);
     };
-    const auto run_with = [&](const auto* grad) {
+    const auto run_with = [&](const auto* g) {
         if constexpr (Rule::states != 0)
-            if (narrow) return run(grad, static_cast<bfloat16*>(state[0]));
-        run(grad, static_cast<float*>(state[0]));
+            if (staged.narrow) return run(g, static_cast<bfloat16*>(state[0]));
+        run(g, static_cast<float*>(state[0]));
     };
-    if (storage.grad == Type::bfloat16) {
-        run_with(static_cast<const bfloat16*>(slice.grad));
-    } else if (storage.grad == Type::float16) {
-        widen_block(storage.grad, slice.grad, grad_block);
-        run_with(static_cast<const float*>(grad_block));
-    } else {
-        run_with(static_cast<const float*>(slice.grad));
-    }
+    if (storage.grad == Type::bfloat16)
+        run_with(static_cast<const bfloat16*>(grad));
+    else
+        run_with(static_cast<const float*>(grad));
+    if (!staged.any) return;
     for (int i = 0; i < max_states; ++i)
-        if (on_stack[i])
+        if (Staging<Rule>::uses(i) && staged.state[i])
             narrow_block(storage.state[i], state_block[i], slice.state[i],
                          i == Kind::second_moment ? rounding.second_moment : rounding.nearest);
     if (slice.copy != nullptr) narrow_block(storage.copy, param, slice.copy, rounding.nearest);
     if (storage.split)
         split_block(param, slice.param, slice.remainder);
-    else if (storage.param != Type::float32)
+    else if (staged.param)
         narrow_block(storage.param, param, slice.param, rounding.param);
 }
 
 // The first `count` elements of a block.
 template <class Kind, class Rule>
 void run_part(const Rule& rule, const Slice& slice, std::size_t count, float grad_factor,
-              const BlockRounding& rounding) {
+              const BlockRounding& rounding, const Staging<Rule>& staged) {
     alignas(64) std::byte copies[max_arrays][block_size * sizeof(float)] = {};
     Slice block = slice;
     int number = 0;
@@ -200,7 +221,7 @@ void run_part(const Rule& rule, const Slice& slice, std::size_t count, float gra
         __builtin_memcpy(copies[number], data, count * size);
         data = copies[number++];
     });
-    run_block<Kind>(rule, block, grad_factor, rounding);
+    run_blocks<Kind>(rule, block, 1, grad_factor, rounding, staged);
     block = slice;
     number = 0;
     each_array(block, [&](auto& data, std::size_t size) {
@@ -210,17 +231,41 @@ void run_part(const Rule& rule, const Slice& slice, std::size_t count, float gra
     });
 }
 
+// An array of a slice, which is read in parts of the same size.
+struct Stream {
+    const void** data;
+    std::size_t bytes;  // of a part: a multiple of two cache lines
+
+    // Goes to the next part, and prefetches the one behind it.
+    void advance(bool prefetches) {
+        const auto* next = static_cast<const std::byte*>(*data) + bytes;
+        *data = next;
+        if (!prefetches) return;
+        for (const std::byte* line = next + bytes; line != next + 2 * bytes; line += 128) {
+            __builtin_prefetch(line);
+            __builtin_prefetch(line + 64);
+        }
+    }
+};
+
 // Arrays of which not all are float32.
 template <class Kind, class Rule>
 void run_stored(const Rule rule, Slice slice, std::size_t count, float grad_factor) {
-    std::uint16_t half[block_size];
-    each([&](std::size_t i) { half[i] = 0x7fff; });
+    std::uint16_t half[noise_size];
+    for (std::uint16_t& add : half) add = 0x7fff;
     // A part of a block may begin anywhere, and reads a whole block.
     alignas(64) std::uint16_t noise[2][noise_size + block_size] = {};
     const bool stochastic = slice.storage.stochastic;
     const std::uint64_t base = stochastic ? noise_base(slice.noise) : 0;
     std::uint64_t end = slice.first;  // of the elements whose noise is there
     BlockRounding rounding{{half, 1}, {half, 1}, {half, 1}};
+    const Staging<Rule> staged(slice);
+    const std::size_t at_once = staged.any ? block_size : noise_size;
+    Stream streams[max_arrays];
+    Stream* last = streams;
+    each_array(slice, [&](auto& data, std::size_t size) {
+        *last++ = {const_cast<const void**>(&data), at_once * size};
+    });
     while (count > 0) {
         if (stochastic) {
             const std::size_t place = slice.first % noise_size;
@@ -232,17 +277,23 @@ void run_stored(const Rule rule, Slice slice, std::size_t count, float grad_fact
             rounding.param = {noise[0] + place, 0};
             rounding.second_moment = {noise[1] + place, 0};
         }
-        const std::size_t in_block = block_size - slice.first % block_size;
-        const std::size_t size = in_block < count ? in_block : count;
-        if (count >= 3 * block_size)
-            each_array(slice, [](auto& data, std::size_t bytes) {
-                const void* ahead = moved(data, 2 * block_size * bytes);
-                prefetch(static_cast<const std::byte*>(ahead), block_size * bytes);
-            });
-        if (size == block_size)
-            run_block<Kind>(rule, slice, grad_factor, rounding);
-        else
-            run_part<Kind>(rule, slice, size, grad_factor, rounding);
+        // Up to a multiple of at_once.
+        std::size_t size = at_once - slice.first % at_once;
+        if (size == at_once && size <= count) {
+            run_blocks<Kind>(rule, slice, at_once / block_size, grad_factor, rounding, staged);
+            const bool ahead = count >= 3 * at_once;
+            for (Stream* stream = streams; stream != last; ++stream) stream->advance(ahead);
+            slice.first += size;
+            count -= size;
+            continue;
+        }
+        size = size < count ? size : count;
+        if (size >= block_size) {
+            size -= size % block_size;
+            run_blocks<Kind>(rule, slice, size / block_size, grad_factor, rounding, staged);
+        } else {
+            run_part<Kind>(rule, slice, size, grad_factor, rounding, staged);
+        }
         advance(slice, size);
         count -= size;
     }
