@@ -78,8 +78,9 @@ std::size_t size_of_shape(const Shape& shape) {
 }
 
 bool is_floating(const py::object& object) {
-    return py::isinstance<py::array>(object) &&
-           py::reinterpret_borrow<py::array>(object).dtype().kind() == 'f';
+    if (!py::isinstance<py::array>(object)) return false;
+    const py::dtype dtype = py::reinterpret_borrow<py::array>(object).dtype();
+    return dtype.kind() == 'f' || find_type(dtype);  // bfloat16 has another kind
 }
 
 bool has_shape(const py::array& array, const Shape& shape) {
@@ -97,9 +98,11 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
 py::array score_array(const py::object& given, const char* what, const py::object& targets) {
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw_error<py::type_error>(
-            "{0} must have dtype float32 or float64, not {1}; were {0} and targets swapped?", what,
-            short_text(py::str(given.attr("dtype"))));
-    return float_array(given, what);
+            "{0} must have dtype float32, float64, bfloat16 or float16, not {1}; were {0} and "
+            "targets "
+            "swapped?",
+            what, short_text(py::str(given.attr("dtype"))));
+    return float_array(given, what, Purpose::input, Taken::all);
 }
 
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
@@ -147,27 +150,22 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     return indices;
 }
 
-// An element of a vector of either type.
-double element(const py::array& array, py::ssize_t index) {
-    return type_of(array) == Type::float64
-               ? *static_cast<const double*>(array.data(index))
-               : static_cast<double>(*static_cast<const float*>(array.data(index)));
-}
-
-// The weights of the classes, in a unit that makes them numbers of the model's type.
+// The weights of the classes, in a unit that makes them numbers of the arithmetic of the
+// model.
 ClassWeights class_weights(const py::object& given, py::ssize_t classes, const py::array& model,
                            const char* model_name) {
     if (given.is_none()) return {};
-    const py::array weight = float_array(given, "weight");
+    const py::array weight = float_array(given, "weight", Purpose::input, Taken::all);
     if (weight.shape(0) != classes)
         throw_error<py::value_error>("weight must have shape ({},), one for each class, not {}",
                                      classes, describe_shape(weight));
     require_range(weight, "weight", model, model_name);
+    const py::array numbers = as_type(weight, Type::float64);
     ClassWeights weights{std::vector<double>(static_cast<std::size_t>(classes))};
     double least = std::numeric_limits<double>::infinity(), largest = 0.0;
     py::ssize_t least_at = 0;
     for (py::ssize_t c = 0; c < classes; ++c) {
-        const double value = element(weight, c), size = std::abs(value);
+        const double value = *static_cast<const double*>(numbers.data(c)), size = std::abs(value);
         weights.values[static_cast<std::size_t>(c)] = value;
         if (size > 0 && size < least) {
             least = size;
@@ -177,7 +175,7 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
     }
     // Powers of two. Products, sums and quotients of weights between 2^lowest and 2^highest neither
     // overflow nor underflow; a float has 2^-126 to 2^128, a double 2^-1022 to 2^1024.
-    const bool narrow = type_of(model) == Type::float32;
+    const bool narrow = type_of(model) != Type::float64;
     const int lowest = narrow ? -100 : -900, highest = -lowest;
     int shift = 0;
     if (least < std::ldexp(1.0, lowest)) shift = lowest - std::ilogb(least);
@@ -190,9 +188,8 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
                           static_cast<double>(static_cast<float>(least)) == least;
         if (narrow && !held)
             throw_error<py::value_error>(
-                "weight[{}] is {}, too small for float32, the dtype of {}, beside a weight "
-                "of {}",
-                least_at, least, model_name, largest);
+                "weight[{}] is {}, too small for float32, {}, beside a weight of {}", least_at,
+                least, float32_reason(model, model_name), largest);
         return weights;
     }
     for (double& value : weights.values) value = std::ldexp(value, shift);
@@ -222,7 +219,7 @@ py::array grad_array(const py::object& out, const char* scores_name, const py::a
 
 void check_weight(const py::object& weight) {
     if (weight.is_none()) return;
-    const py::array array = float_array(weight, "weight");
+    const py::array array = float_array(weight, "weight", Purpose::input, Taken::all);
     if (array.ndim() != 1)
         throw py::value_error("weight must have shape (C,), one for each class, not " +
                               describe_shape(array));
@@ -321,7 +318,7 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
 
     py::array probabilities;
     if (are_probabilities(targets, shape.positions)) {
-        probabilities = float_array(targets, "targets");
+        probabilities = float_array(targets, "targets", Purpose::input, Taken::all);
         require_like(probabilities, "targets", given, "logits");
         if (!class_array(probabilities, class_axis))
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
@@ -342,7 +339,8 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
     if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     if (!stats.is_none())
-        log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+        log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions),
+                                          dtype_of(arithmetic_type(type_of(given)), given));
     py::array logits = given;
     if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
@@ -428,8 +426,9 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                                      const py::object& weight, const py::object& ignore_index_given,
                                      const py::object& out_given) {
     const std::int64_t ignore_index = as_integer(ignore_index_given, "ignore_index");
-    const py::array hidden = float_array(hidden_given, "hidden");
-    const py::array linear_weight = float_array(linear_weight_given, "linear_weight");
+    const py::array hidden = float_array(hidden_given, "hidden", Purpose::input, Taken::all);
+    const py::array linear_weight =
+        float_array(linear_weight_given, "linear_weight", Purpose::input, Taken::all);
     require_type(linear_weight, "linear_weight", hidden, "hidden");
     if (hidden.ndim() == 0) throw py::value_error("hidden must have shape (N, D), not ()");
     const py::ssize_t width = hidden.shape(hidden.ndim() - 1);
@@ -441,7 +440,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     const py::ssize_t classes = linear_weight.shape(0);
     std::vector<NamedArray> read{{"hidden", hidden}, {"linear_weight", linear_weight}};
     if (!linear_bias.is_none()) {
-        const py::array bias = float_array(linear_bias, "linear_bias");
+        const py::array bias = float_array(linear_bias, "linear_bias", Purpose::input, Taken::all);
         require_type(bias, "linear_bias", hidden, "hidden");
         require_shape(bias, "linear_bias", {classes}, "one for each class");
         read.push_back({"linear_bias", bias});
@@ -453,7 +452,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     py::object indices = py::none();
     auto denominator = static_cast<double>(size_of_shape(shape));
     if (are_probabilities(targets, shape)) {
-        const py::array probabilities = float_array(targets, "targets");
+        const py::array probabilities = float_array(targets, "targets", Purpose::input, Taken::all);
         require_type(probabilities, "targets", hidden, "hidden");
         shape.push_back(classes);
         require_shape(probabilities, "targets", shape, "one probability for each row and class");
