@@ -518,6 +518,15 @@ void bind_losses(py::module_& module) {
                py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("out"),
                py::call_guard<DefaultFloatingPoint>());
+    module.def(
+        "copy_rounded",
+        [](const py::object& array, const py::object& out_given) {
+            const py::array from = float_array(array, "array", Purpose::input, Taken::all);
+            const py::array out = parameter_array(out_given, "out", Taken::all);
+            require_same_shape(out, "out", from, "array");
+            copy_rounded(from, out);
+        },
+        py::arg("array"), py::arg("out"), py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt
