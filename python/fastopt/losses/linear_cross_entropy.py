@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 import fastopt._core as _core
 from fastopt._checks import integer
@@ -310,7 +311,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         return f"{super().__repr__()[:-1]}{limit})"
 
 
-def _as_dtype(array: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+def _as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
     """Return the array, or a rounded C-contiguous copy of it; NumPy is slow with bfloat16."""
     if array.dtype == dtype:
         return array
