@@ -279,8 +279,8 @@ void require_range(const py::array& array, const std::string& what, const py::ar
 }
 
 std::string float32_reason(const py::array& model, const std::string& what) {
-    const std::string computed = "in which " + what + " of " + dtype_name(model) + " is computed";
-    return is_16_bit(type_of(model)) ? computed : "the dtype of " + what;
+    if (!is_16_bit(type_of(model))) return "the dtype of " + what;
+    return "which computes " + what + " of " + dtype_name(model);
 }
 
 StridedReader c_order_reader(const py::array& array) {
@@ -358,20 +358,20 @@ void copy_rounded(const py::array& from, const py::array& to) {
     if (source != middle && target != middle) return copy_rounded(as_type(from, middle), to);
     auto* out = static_cast<std::byte*>(const_cast<void*>(to.data()));
     const auto convert = [&](const std::byte* run, std::size_t count) {
+        const auto* const floats = reinterpret_cast<const float*>(run);
+        const auto* const doubles = reinterpret_cast<const double*>(run);
+        auto* const out_floats = reinterpret_cast<float*>(out);
         if (source == target)
             std::memcpy(out, run, count * size_of(target));
         else if (is_16_bit(source))
-            update_kernels().widen[static_cast<int>(source)](run, count,
-                                                             reinterpret_cast<float*>(out));
+            update_kernels().widen[static_cast<int>(source)](run, count, out_floats);
         else if (is_16_bit(target))
-            update_kernels().narrow[static_cast<int>(target)](reinterpret_cast<const float*>(run),
-                                                              count, out);
+            update_kernels().narrow[static_cast<int>(target)](floats, count, out);
         else if (target == Type::float32)
-            std::transform(
-                reinterpret_cast<const double*>(run), reinterpret_cast<const double*>(run) + count,
-                reinterpret_cast<float*>(out), [](double x) { return static_cast<float>(x); });
+            std::transform(doubles, doubles + count, out_floats,
+                           [](double x) { return static_cast<float>(x); });
         else
-            std::copy_n(reinterpret_cast<const float*>(run), count, reinterpret_cast<double*>(out));
+            std::copy_n(floats, count, reinterpret_cast<double*>(out));
         out += count * size_of(target);
     };
     const StridedReader elements = reader(from, memory_order(to));

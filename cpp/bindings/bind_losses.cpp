@@ -99,8 +99,7 @@ py::array score_array(const py::object& given, const char* what, const py::objec
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw_error<py::type_error>(
             "{0} must have dtype float32, float64, bfloat16 or float16, not {1}; were {0} and "
-            "targets "
-            "swapped?",
+            "targets swapped?",
             what, short_text(py::str(given.attr("dtype"))));
     return float_array(given, what, Purpose::input, Taken::all);
 }

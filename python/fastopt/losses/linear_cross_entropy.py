@@ -284,7 +284,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             if want_grad and count == 0:
                 dw[...] = 0
             if want_grad and wide != dtype:
-                np.asarray(grads[1])[...] = _as_dtype(dw, dtype)
+                _core.copy_rounded(dw, np.asarray(grads[1]))
             if want_grad and linear_bias is not None:
                 np.asarray(grads[2])[...] = _as_dtype(db, dtype)
         result: float | FloatArray = loss
