@@ -148,8 +148,8 @@ OPTIONS = [*cross_entropy.OPTIONS, {"reduction": "none", "weight": True, "ignore
 @DTYPES
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_cross_entropy(options: dict[str, Any], dtype: Any) -> None:
-    for classes in (1, 3, 10, 193, 4097):
-        logits, targets = cross_entropy.batch(40, classes)
+    for rows, classes in ((5, 1), (33, 3), (500, 10), (33, 193), (5, 4097)):
+        logits, targets = cross_entropy.batch(rows, classes)
         x = rounded(logits, dtype)
         t = cross_entropy.targets_for(options, widen(x), targets)
         t, wide_t = (rounded(t, dtype),) * 2 if options.get("soft") else (t, t)
@@ -176,7 +176,7 @@ def test_cross_entropy(options: dict[str, Any], dtype: Any) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 300, 3, 5), (4, 10, 50), (5,), (900,), (0, 3)])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 300, 3, 5), (3, 10, 300), (5,), (900,), (0, 3)])
 def test_class_axes(shape: tuple[int, ...], dtype: Any) -> None:
     rng = np.random.default_rng(shape)
     x = rounded(rng.standard_normal(shape).astype(np.float32) * 4, dtype)
@@ -198,7 +198,11 @@ def test_class_axes(shape: tuple[int, ...], dtype: Any) -> None:
             for name in ("softmax", "log_softmax"):
                 function = getattr(functional, name)
                 y = function(a, axis)
-                assert is_rounded([y], [function(wide, axis)], dtype)
+                truth = [function(wide, axis)]
+                assert is_rounded([y], truth, dtype)
+                copy = np.copy(a, order="C")
+                assert function(copy, axis, out=copy) is copy
+                assert is_rounded([copy], truth, dtype)
                 backward = getattr(functional, f"{name}_backward")
                 results = backward(layout(grad), y, axis)
                 assert is_rounded([results], [backward(widen(grad), widen(y), axis)], dtype)

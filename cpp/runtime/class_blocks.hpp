@@ -26,7 +26,7 @@ constexpr std::size_t logit_work = 8;
 inline std::size_t block_logits() { return tuning.chunk_size / 4; }
 
 // The arrays of a block: their type, those that are read, and the one that is written, which may be
-// the first of them. A member may be nullptr, and an array absent.
+// one of them. All but the first may be absent.
 template <class Block>
 struct BlockArrays {
     Type type;
@@ -38,8 +38,7 @@ struct BlockArrays {
 template <class Block>
 bool runs_along_rows(const Block& whole, const BlockArrays<Block>& arrays) {
     const auto fits = [&](ClassArray Block::* member) {
-        return member == nullptr || (whole.*member).data == nullptr ||
-               (whole.*member).class_stride == 1;
+        return (whole.*member).data == nullptr || (whole.*member).class_stride == 1;
     };
     return whole.classes > few_classes && fits(arrays.read[0]) && fits(arrays.read[1]) &&
            fits(arrays.written);
@@ -57,21 +56,18 @@ void run_class_blocks(const Block& whole, const ClassKernels<Block>& kernels,
     if (!along_rows) at_once = (at_once + column_count - 1) / column_count * column_count;
     const std::size_t blocks = (whole.total + at_once - 1) / at_once;
 
+    // The copies lie behind the working memory of the kernel, which writes over the first of them.
     const StagedBlock staged{arrays.type, (whole.*arrays.read[0]).class_stride == 1};
-    const auto is_read = [&](ClassArray Block::* member) {
-        return member != nullptr && (whole.*member).data != nullptr;
-    };
     std::size_t scratch_size = kernel.scratch(whole);
     const std::size_t copies_at = (scratch_size + 63) / 64 * 64;
     const std::size_t copy_size = std::min(at_once, whole.total) * whole.classes;
-    if (is_16_bit(arrays.type))
-        scratch_size = copies_at + (is_read(arrays.read[1]) ? 2 : 1) * copy_size * sizeof(float);
-
+    const std::size_t copies = (whole.*arrays.read[1]).data != nullptr ? 2 : 1;
+    if (is_16_bit(arrays.type)) scratch_size = copies_at + copies * copy_size * sizeof(float);
     const auto run_staged = [&](Block& block) {
         const ClassBlock place = block;
         auto* copy = reinterpret_cast<float*>(static_cast<std::byte*>(block.scratch) + copies_at);
         for (ClassArray Block::* const member : arrays.read) {
-            if (!is_read(member)) continue;
+            if ((block.*member).data == nullptr) continue;
             staged.widen(block.*member, place, copy);
             block.*member = staged.array(copy, place);
             copy += copy_size;
