@@ -446,7 +446,7 @@ void require_distinct_elements(const py::array& array, const std::string& what) 
 
 py::array check_out(py::handle object, const std::string& what, const NamedArray& model,
                     const std::vector<NamedArray>& read, std::size_t replaceable) {
-    const py::array out = float_array(object, what, Purpose::result, Taken::all);
+    const py::array out = float_array(object, what, Purpose::result);
     require_like(out, what, model.array, model.what, Purpose::result);
     require_writeable(out, what);
     require_distinct_elements(out, what);

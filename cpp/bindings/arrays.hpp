@@ -33,7 +33,7 @@ enum class Taken {
 // it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain array, so that
 // methods of the subclass are not called.
 py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input,
-                      Taken taken = Taken::arithmetic);
+                      Taken taken = Taken::all);
 
 // Throws ValueError unless the array has native byte order and is aligned.
 void require_native(const py::array& array, const std::string& what,
@@ -72,8 +72,7 @@ void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
 // `object` as an array that is dense and may be written.
-py::array parameter_array(py::handle object, const std::string& what,
-                          Taken taken = Taken::arithmetic);
+py::array parameter_array(py::handle object, const std::string& what, Taken taken = Taken::all);
 
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,

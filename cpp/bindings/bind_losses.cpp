@@ -101,7 +101,7 @@ py::array score_array(const py::object& given, const char* what, const py::objec
             "{0} must have dtype float32, float64, bfloat16 or float16, not {1}; were {0} and "
             "targets swapped?",
             what, short_text(py::str(given.attr("dtype"))));
-    return float_array(given, what, Purpose::input, Taken::all);
+    return float_array(given, what);
 }
 
 // The targets, checked against [0, classes). A copy: what was checked is what will be used,
@@ -149,12 +149,11 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     return indices;
 }
 
-// The weights of the classes, in a unit that makes them numbers of the arithmetic of the
-// model.
+// The weights of the classes, in a unit that makes them numbers of the model's arithmetic.
 ClassWeights class_weights(const py::object& given, py::ssize_t classes, const py::array& model,
                            const char* model_name) {
     if (given.is_none()) return {};
-    const py::array weight = float_array(given, "weight", Purpose::input, Taken::all);
+    const py::array weight = float_array(given, "weight");
     if (weight.shape(0) != classes)
         throw_error<py::value_error>("weight must have shape ({},), one for each class, not {}",
                                      classes, describe_shape(weight));
@@ -218,7 +217,7 @@ py::array grad_array(const py::object& out, const char* scores_name, const py::a
 
 void check_weight(const py::object& weight) {
     if (weight.is_none()) return;
-    const py::array array = float_array(weight, "weight", Purpose::input, Taken::all);
+    const py::array array = float_array(weight, "weight");
     if (array.ndim() != 1)
         throw py::value_error("weight must have shape (C,), one for each class, not " +
                               describe_shape(array));
@@ -317,7 +316,7 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
 
     py::array probabilities;
     if (are_probabilities(targets, shape.positions)) {
-        probabilities = float_array(targets, "targets", Purpose::input, Taken::all);
+        probabilities = float_array(targets, "targets");
         require_like(probabilities, "targets", given, "logits");
         if (!class_array(probabilities, class_axis))
             probabilities = numpy.attr("ascontiguousarray")(probabilities);
@@ -425,9 +424,8 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                                      const py::object& weight, const py::object& ignore_index_given,
                                      const py::object& out_given) {
     const std::int64_t ignore_index = as_integer(ignore_index_given, "ignore_index");
-    const py::array hidden = float_array(hidden_given, "hidden", Purpose::input, Taken::all);
-    const py::array linear_weight =
-        float_array(linear_weight_given, "linear_weight", Purpose::input, Taken::all);
+    const py::array hidden = float_array(hidden_given, "hidden");
+    const py::array linear_weight = float_array(linear_weight_given, "linear_weight");
     require_type(linear_weight, "linear_weight", hidden, "hidden");
     if (hidden.ndim() == 0) throw py::value_error("hidden must have shape (N, D), not ()");
     const py::ssize_t width = hidden.shape(hidden.ndim() - 1);
@@ -439,7 +437,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     const py::ssize_t classes = linear_weight.shape(0);
     std::vector<NamedArray> read{{"hidden", hidden}, {"linear_weight", linear_weight}};
     if (!linear_bias.is_none()) {
-        const py::array bias = float_array(linear_bias, "linear_bias", Purpose::input, Taken::all);
+        const py::array bias = float_array(linear_bias, "linear_bias");
         require_type(bias, "linear_bias", hidden, "hidden");
         require_shape(bias, "linear_bias", {classes}, "one for each class");
         read.push_back({"linear_bias", bias});
@@ -451,7 +449,7 @@ py::tuple check_linear_cross_entropy(const py::object& hidden_given,
     py::object indices = py::none();
     auto denominator = static_cast<double>(size_of_shape(shape));
     if (are_probabilities(targets, shape)) {
-        const py::array probabilities = float_array(targets, "targets", Purpose::input, Taken::all);
+        const py::array probabilities = float_array(targets, "targets");
         require_type(probabilities, "targets", hidden, "hidden");
         shape.push_back(classes);
         require_shape(probabilities, "targets", shape, "one probability for each row and class");
@@ -520,8 +518,8 @@ void bind_losses(py::module_& module) {
     module.def(
         "copy_rounded",
         [](const py::object& array, const py::object& out_given) {
-            const py::array from = float_array(array, "array", Purpose::input, Taken::all);
-            const py::array out = parameter_array(out_given, "out", Taken::all);
+            const py::array from = float_array(array, "array");
+            const py::array out = parameter_array(out_given, "out");
             require_same_shape(out, "out", from, "array");
             copy_rounded(from, out);
         },

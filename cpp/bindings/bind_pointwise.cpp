@@ -110,8 +110,8 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     if (!batch.kernel->is_loss)
         throw py::value_error("'" + as_text(kernel, "") + "' is not a loss");
     const std::string reduction = as_text(reduction_given, "reduction");
-    const py::array input = float_array(input_given, "input", Purpose::input, Taken::all);
-    const py::array target = float_array(target_given, "target", Purpose::input, Taken::all);
+    const py::array input = float_array(input_given, "input");
+    const py::array target = float_array(target_given, "target");
     require_like(target, "target", input, "input");
     std::vector<NamedArray> operands{{"input", input}, {"target", target}};
     std::array<std::optional<py::array>, max_operands> arrays{input, target};
@@ -120,7 +120,7 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     batch.type = type;
     const auto add_weight = [&](const py::object& given, const char* what, std::size_t number) {
         if (given.is_none()) return;
-        const py::array weight = float_array(given, what, Purpose::input, Taken::all);
+        const py::array weight = float_array(given, what);
         check_weight(weight, what, input);
         if (is_too_small(weight)) batch.type = Type::float64;
         operands.push_back({what, weight});
@@ -178,7 +178,7 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
     for (const py::handle item : given) {
         const auto pair = py::reinterpret_borrow<py::tuple>(item);
         const std::string what = as_text(pair[0], "the name");
-        operands.push_back({what, float_array(pair[1], what, Purpose::input, Taken::all)});
+        operands.push_back({what, float_array(pair[1], what)});
         const py::array& array = operands.back().array;
         require_like(array, what, operands[0].array, operands[0].what);
         batch.operands[operands.size() - 1] = c_order_reader(array);

@@ -72,9 +72,7 @@ void bind_runtime(py::module_& module) {
     module.def("as_text", &as_text, py::arg("value"), py::arg("name"));
     module.def(
         "check_array",
-        [](const py::object& array, const std::string& name) {
-            float_array(array, name, Purpose::input, Taken::all);
-        },
+        [](const py::object& array, const std::string& name) { float_array(array, name); },
         py::arg("array"), py::arg("name"));
     module.def("short_repr", &short_repr, py::arg("value"));
 }

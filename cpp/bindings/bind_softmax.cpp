@@ -16,9 +16,8 @@ py::object softmax(const py::object& x, const py::object& grad, const py::object
     const bool backward = !grad.is_none();
     const char* const name = backward ? "y" : "x";
     std::vector<NamedArray> operands;
-    if (backward)
-        operands.push_back({"grad", float_array(grad, "grad", Purpose::input, Taken::all)});
-    operands.push_back({name, float_array(x, name, Purpose::input, Taken::all)});
+    if (backward) operands.push_back({"grad", float_array(grad, "grad")});
+    operands.push_back({name, float_array(x, name)});
     const py::array model = operands[0].array;
     require_like(operands.back().array, name, model, operands[0].what);
     const py::ssize_t ndim = model.ndim();

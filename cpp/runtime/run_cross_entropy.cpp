@@ -3,6 +3,7 @@
 #include "run_cross_entropy.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <type_traits>
 
 #include "class_blocks.hpp"
@@ -85,13 +86,20 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
 
 template <class T>
 void store_losses(Type type, const BlockVector<double>& losses, double unit, void* out) {
-    BlockVector<T> copy(is_16_bit(type) ? losses.size() : 0);
-    T* const rounded = is_16_bit(type) ? copy.data() : static_cast<T*>(out);
-    std::transform(losses.begin(), losses.end(), rounded,
-                   [=](double loss) { return static_cast<T>(loss * unit); });
-    if constexpr (std::is_same_v<T, float>)
-        if (is_16_bit(type))
-            update_kernels().narrow[static_cast<int>(type)](rounded, losses.size(), out);
+    const auto round_into = [&](std::size_t start, std::size_t count, T* to) {
+        std::transform(losses.data() + start, losses.data() + start + count, to,
+                       [=](double loss) { return static_cast<T>(loss * unit); });
+    };
+    if (!is_16_bit(type)) return round_into(0, losses.size(), static_cast<T*>(out));
+    if constexpr (std::is_same_v<T, float>) {
+        float part[256];  // on the stack: no memory may be missing after the kernels
+        for (std::size_t start = 0; start < losses.size(); start += std::size(part)) {
+            const std::size_t count = std::min(std::size(part), losses.size() - start);
+            round_into(start, count, part);
+            update_kernels().narrow[static_cast<int>(type)](
+                part, count, static_cast<std::uint16_t*>(out) + start);
+        }
+    }
 }
 template void store_losses<float>(Type, const BlockVector<double>&, double, void*);
 template void store_losses<double>(Type, const BlockVector<double>&, double, void*);
