@@ -29,23 +29,6 @@ std::string dtype_name(const py::array& array) {
     return short_text(py::str(py::object(array.dtype())));
 }
 
-// The type of the elements; none if it is not one of ours. bfloat16 comes from another package, and
-// is known by its name.
-std::optional<Type> find_type(const py::dtype& dtype) {
-    static int bfloat16_number = 0;  // the last that was seen
-    const int number = dtype.num();
-    if (number == float32_number) return Type::float32;
-    if (number == float64_number) return Type::float64;
-    if (number == float16_number) return Type::float16;
-    if (number < first_user_number) return std::nullopt;
-    if (number != bfloat16_number) {
-        if (dtype.itemsize() != 2 || std::string(py::str(dtype.attr("name"))) != "bfloat16")
-            return std::nullopt;
-        bfloat16_number = number;
-    }
-    return Type::bfloat16;
-}
-
 // The element type in the code that a message proposes.
 std::string dtype_code(Type type) {
     constexpr const char* codes[] = {"np.float32", "np.float64", "ml_dtypes.bfloat16",
@@ -68,20 +51,6 @@ constexpr const char* allocate = "; allocate it with np.empty";
 // The way out for an array of the wrong kind.
 std::string convert(Purpose purpose, const std::string& call) {
     return purpose == Purpose::result ? allocate : "; convert it with " + call;
-}
-
-// The elements in C order, rounded.
-template <class From, class To>
-void round_into(const py::array& array, To* out) {
-    const StridedReader elements = c_order_reader(array);
-    const auto size = static_cast<std::size_t>(array.size());
-    with_default_floating_point([&] {
-        elements.each_run(0, size, [&](const std::byte* run, std::size_t count) {
-            const auto* from = reinterpret_cast<const From*>(run);
-            out =
-                std::transform(from, from + count, out, [](From x) { return static_cast<To>(x); });
-        });
-    });
 }
 
 }  // namespace
@@ -184,6 +153,21 @@ bool same_elements(const py::array& a, const py::array& b) {
     return same;
 }
 
+std::optional<Type> find_type(const py::dtype& dtype) {
+    static int bfloat16_number = 0;  // the last that was seen
+    const int number = dtype.num();
+    if (number == float32_number) return Type::float32;
+    if (number == float64_number) return Type::float64;
+    if (number == float16_number) return Type::float16;
+    if (number < first_user_number) return std::nullopt;
+    if (number != bfloat16_number) {
+        if (dtype.itemsize() != 2 || std::string(py::str(dtype.attr("name"))) != "bfloat16")
+            return std::nullopt;
+        bfloat16_number = number;
+    }
+    return Type::bfloat16;
+}
+
 Type type_of(const py::array& array) { return find_type(array.dtype()).value(); }
 
 py::dtype dtype_of(Type type, const py::array& model) {
@@ -275,7 +259,7 @@ void require_same_shape(const py::array& array, const std::string& what, const p
 
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what) {
-    if (type_of(array) == Type::float32 || type_of(model) == Type::float64) return;
+    if (type_of(array) != Type::float64 || type_of(model) == Type::float64) return;
     std::size_t number = 0;
     std::optional<std::size_t> found;
     const auto size = static_cast<std::size_t>(array.size());
@@ -289,9 +273,14 @@ void require_range(const py::array& array, const std::string& what, const py::ar
     });
     if (!found) return;
     const py::object shape = array.attr("shape");
-    throw_error<py::value_error>("{}{} is {!s}, too large for float32, the dtype of {}", what,
-                                 describe_place(*found, shape),
-                                 py::object(array.attr("flat")[py::int_(*found)]), model_what);
+    throw_error<py::value_error>(
+        "{}{} is {!s}, too large for float32, {}", what, describe_place(*found, shape),
+        py::object(array.attr("flat")[py::int_(*found)]), float32_reason(model, model_what));
+}
+
+std::string float32_reason(const py::array& model, const std::string& what) {
+    if (!is_16_bit(type_of(model))) return "the dtype of " + what;
+    return "which computes " + what + " of " + dtype_name(model);
 }
 
 StridedReader c_order_reader(const py::array& array) {
@@ -358,16 +347,36 @@ py::array empty_like(const py::array& model, Type type) {
 
 py::array as_type(const py::array& array, Type type) {
     if (type_of(array) == type) return array;
-    const bool narrow = type == Type::float32;
     const py::array result = empty_like(array, type);
-    auto* const out = const_cast<void*>(result.data());
-    narrow ? round_into<double>(array, static_cast<float*>(out))
-           : round_into<float>(array, static_cast<double*>(out));
+    copy_rounded(array, result);
     return result;
 }
 
 void copy_rounded(const py::array& from, const py::array& to) {
-    round_into<double>(from, static_cast<float*>(const_cast<void*>(to.data())));
+    const Type source = type_of(from), target = type_of(to);
+    const Type middle = is_16_bit(source) || is_16_bit(target) ? Type::float32 : source;
+    if (source != middle && target != middle) return copy_rounded(as_type(from, middle), to);
+    auto* out = static_cast<std::byte*>(const_cast<void*>(to.data()));
+    const auto convert = [&](const std::byte* run, std::size_t count) {
+        const auto* const floats = reinterpret_cast<const float*>(run);
+        const auto* const doubles = reinterpret_cast<const double*>(run);
+        auto* const out_floats = reinterpret_cast<float*>(out);
+        if (source == target)
+            std::memcpy(out, run, count * size_of(target));
+        else if (is_16_bit(source))
+            update_kernels().widen[static_cast<int>(source)](run, count, out_floats);
+        else if (is_16_bit(target))
+            update_kernels().narrow[static_cast<int>(target)](floats, count, out);
+        else if (target == Type::float32)
+            std::transform(doubles, doubles + count, out_floats,
+                           [](double x) { return static_cast<float>(x); });
+        else
+            std::copy_n(floats, count, reinterpret_cast<double*>(out));
+        out += count * size_of(target);
+    };
+    const StridedReader elements = reader(from, memory_order(to));
+    with_default_floating_point(
+        [&] { elements.each_run(0, static_cast<std::size_t>(from.size()), convert); });
 }
 
 py::array zeros_like(const py::array& model, const py::dtype& dtype) {

@@ -33,7 +33,7 @@ enum class Taken {
 // it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain array, so that
 // methods of the subclass are not called.
 py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input,
-                      Taken taken = Taken::arithmetic);
+                      Taken taken = Taken::all);
 
 // Throws ValueError unless the array has native byte order and is aligned.
 void require_native(const py::array& array, const std::string& what,
@@ -54,6 +54,9 @@ void require_no_mask(py::handle object, const std::string& what);
 // Whether both arrays have the same elements in memory in the same order.
 bool same_elements(const py::array& a, const py::array& b);
 
+// The type of the elements; none if it is not one of ours. bfloat16 comes from another package, and
+// is known by its name.
+std::optional<Type> find_type(const py::dtype& dtype);
 Type type_of(const py::array& array);  // of a result of float_array
 // The dtype of such elements: that of `model`, if it has the type. Throws ModuleNotFoundError if
 // bfloat16 is not there.
@@ -69,8 +72,7 @@ void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
 // `object` as an array that is dense and may be written.
-py::array parameter_array(py::handle object, const std::string& what,
-                          Taken taken = Taken::arithmetic);
+py::array parameter_array(py::handle object, const std::string& what, Taken taken = Taken::all);
 
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,
@@ -78,7 +80,7 @@ void require_type(const py::array& array, const std::string& what, const py::arr
 void require_like(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what, Purpose purpose = Purpose::input);
 
-// Throws ValueError if an element is finite but too large for the element type of `model`.
+// Throws ValueError if an element is finite but too large for the arithmetic of `model`.
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what);
 
@@ -117,8 +119,11 @@ py::array empty_like(const py::array& model, Type type);  // of another element 
 // The array itself, or a C-contiguous copy that is rounded to another element type.
 py::array as_type(const py::array& array, Type type);
 
-// Rounds an array of float64 into a C-contiguous one of float32 and of the same shape.
+// Rounds an array into a dense one of the same shape; to 16 bits by way of float32.
 void copy_rounded(const py::array& from, const py::array& to);
+
+// Why float32 limits what goes with this array, for a message: "the dtype of input".
+std::string float32_reason(const py::array& model, const std::string& what);
 
 // A dense array of zeros with the shape and memory order of `model`.
 py::array zeros_like(const py::array& model, const py::dtype& dtype);

@@ -48,7 +48,8 @@ public:
         std::vector<Piece> pieces;
         std::size_t total = 0;
         for (const Pair& pair : pairs_) {
-            const py::array average = parameter_array(pair.average, pair.average_what);
+            const py::array average =
+                parameter_array(pair.average, pair.average_what, Taken::arithmetic);
             const py::array param =
                 float_array(pair.param, pair.param_what, Purpose::input, Taken::all);
             if (arithmetic_type(type_of(param)) != type_of(average))

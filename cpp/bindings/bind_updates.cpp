@@ -246,8 +246,9 @@ public:
             const py::object value = values[i];
             if (value.is_none()) continue;
             const Parameter& parameter = parameters_[i];
-            parameter_array(parameter.param, parameter.what);
-            const py::array array = float_array(value, parameter.what);
+            parameter_array(parameter.param, parameter.what, Taken::arithmetic);
+            const py::array array =
+                float_array(value, parameter.what, Purpose::input, Taken::arithmetic);
             require_like(array, parameter.what, parameter.param, parameter.grad_what);
             copies.emplace_back(copy_like(array, parameter.param), parameter.param);
         }

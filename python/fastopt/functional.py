@@ -1,6 +1,9 @@
 """Functions: activations, losses, and updates on state that the caller owns.
 
-Arrays are float32 or float64, of any shape and strides. All arrays of a call have the same dtype.
+Arrays are float32, float64, bfloat16 or float16, of any shape and strides. All arrays of an
+activation or a loss have the same dtype. Those of bfloat16 and float16 are computed in float32: the
+result is that of float32 arrays with the same values, rounded to nearest.
+
 `out` is the array for the result or for the gradient of a loss, and is returned. Pass it by
 name. It has the shape and dtype of the result, and is C-contiguous unless a function says
 otherwise. It may be an operand, which the result then replaces. Otherwise it must not share memory
