@@ -50,8 +50,7 @@ public:
         for (const Pair& pair : pairs_) {
             const py::array average =
                 parameter_array(pair.average, pair.average_what, Taken::arithmetic);
-            const py::array param =
-                float_array(pair.param, pair.param_what, Purpose::input, Taken::all);
+            const py::array param = float_array(pair.param, pair.param_what);
             if (arithmetic_type(type_of(param)) != type_of(average))
                 require_type(param, pair.param_what, average, pair.average_what);
             require_twin(param, pair.param_what, average, pair.average_what);
@@ -142,7 +141,7 @@ py::list twins(const py::list& names, const py::list& params, std::size_t first,
     const std::vector<std::string> what = labels(names, "parameter");
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < what.size(); ++i) {
-        arrays.push_back(parameter_array(py::object(params[i]), what[i], Taken::all));
+        arrays.push_back(parameter_array(py::object(params[i]), what[i]));
         overlap.add(arrays[i], what[i], true);
     }
     overlap.run();

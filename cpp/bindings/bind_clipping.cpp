@@ -22,7 +22,7 @@ std::vector<GradView> views(const py::list& grads, bool written) {
         const auto pair = py::reinterpret_borrow<py::tuple>(item);
         if (pair[1].is_none()) continue;
         const std::string what = "gradient '" + short_text(py::str(pair[0])) + "'";
-        const py::array grad = float_array(pair[1], what, Purpose::input, Taken::all);
+        const py::array grad = float_array(pair[1], what);
         if (written) {
             require_writeable(grad, what);
             require_distinct_elements(grad, what);

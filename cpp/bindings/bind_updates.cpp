@@ -121,7 +121,7 @@ public:
             const auto name = as_text(py::object(names[i]), "the name of a parameter");
             added.push_back(make_parameter(update_, name, arrays[i], groups_.size()));
             const Parameter& parameter = added.back();
-            const py::array param = parameter_array(parameter.param, parameter.what, Taken::all);
+            const py::array param = parameter_array(parameter.param, parameter.what);
             if (update_.has_types)
                 require_row(type_of(param), parameter.what, added_group.options.types());
             require_fit(added_group.options.unfit(1, type_of(param)), param, parameter.what);
@@ -420,12 +420,12 @@ void update(const py::object& kernel, const py::object& param, const py::object&
             const py::dict& given, const py::object& step_given, const py::dict& group) {
     const int number = find_update(kernel);
     const Update& update = update_row(number);
-    const py::array param_array = float_array(param, "param", Purpose::input, Taken::all);
+    const py::array param_array = float_array(param, "param");
     TypeOptions types;
     for (int i = 0; i < update.state_count; ++i) {
         const py::object state = given.attr("get")(update.states[i]);
         if (state.is_none()) continue;
-        const py::array array = float_array(state, update.states[i], Purpose::input, Taken::all);
+        const py::array array = float_array(state, update.states[i]);
         if (type_of(array) == Type::bfloat16) types.state = Type::bfloat16;
     }
     const py::object master = given.attr("get")(master_name);
@@ -461,8 +461,7 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     std::vector<Parameter> parameters{make_parameter(update, "param", param_array, 0)};
     parameters[0].states = std::move(states);
     parameters[0].step = step - 1;
-    const py::tuple grads =
-        py::make_tuple(float_array(grad, parameters[0].grad_what, Purpose::input, Taken::all));
+    const py::tuple grads = py::make_tuple(float_array(grad, parameters[0].grad_what));
     Plan plan(number);
     plan.prepare(parameters, groups, grads, py::tuple(), false);
     plan.tensor(0).fresh = step == 1;

@@ -75,7 +75,7 @@ py::array copy_array(py::handle given, const std::string& what, const Parameter&
         throw_error<py::type_error>(
             "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
             what, parameter.what, param.dtype());
-    py::array array = float_array(given, what, Purpose::result, Taken::all);
+    py::array array = float_array(given, what, Purpose::result);
     if (!is_16_bit(type_of(array)))
         throw_error<py::type_error>("{} must have dtype bfloat16 or float16, not {}", what,
                                     array.dtype());
@@ -138,7 +138,7 @@ py::array state_array(py::handle object, const std::string& what, std::size_t pl
         }
     }
     if (!remainder) {
-        py::array array = float_array(object, what, Purpose::input, Taken::all);
+        py::array array = float_array(object, what);
         const Type type =
             place == master_place ? Type::float32 : state_type(type_of(param), options);
         if (type_of(array) == type) return array;
@@ -273,7 +273,7 @@ void Plan::make(const std::vector<Parameter>& parameters, const std::vector<Grou
 void Plan::add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
                py::handle copy, OverlapCheck& overlap) {
     Entry& entry = entries_.back();
-    const py::array param = parameter_array(parameter.param, parameter.what, Taken::all);
+    const py::array param = parameter_array(parameter.param, parameter.what);
     const Type type = type_of(param);
     overlap.add(param, parameter.what, true);
     entry.param = Fingerprint(parameter.param);
@@ -344,7 +344,7 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
 }
 
 py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
-    py::array array = float_array(grad, parameter.grad_what, Purpose::input, Taken::all);
+    py::array array = float_array(grad, parameter.grad_what);
     const Type type = type_of(plain_array(parameter.param));
     const Type arithmetic = arithmetic_type(type);
     if (is_16_bit(type) && type_of(array) == Type::float64)
