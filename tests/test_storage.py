@@ -151,7 +151,10 @@ def test_splitting_is_a_bijection() -> None:
         real = ~np.isnan(values)
         again = split(values, BFLOAT16)
         assert np.array_equal(again[0].view(np.uint16)[real], high[real])
-        assert np.array_equal(again[1][real], low[real])
+        # No float32 is split into these; the remainder is ignored.
+        size = high & 0x7FFF
+        ignored = ((size == 0) & (low < 0)) | ((size == 0x7F80) & (low > 0))
+        assert np.array_equal(again[1][real], np.where(ignored, 0, low)[real])
 
 
 def test_the_upper_half_is_the_nearest_bfloat16() -> None:

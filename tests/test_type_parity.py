@@ -753,3 +753,47 @@ def test_sums_and_averages_refuse_other_types() -> None:
     state["state"]["w"]["average"] = np.ones(4, BFLOAT16)
     with refused(TypeError, "'w'", "bfloat16", "float32"):
         ema.load_state_dict(state)
+
+
+def test_written_parameters_with_a_split_master(isa: str) -> None:
+    values = np.array([1, -1, 3, -3, 2, 5], BFLOAT16)
+    for written in (0.0, -0.0, np.inf, -np.inf, 7.0):
+        fused, plain = values.copy(), values.copy()
+        optimizers = [
+            fo.SGD([fused], lr=0.001, master="split"),
+            reference.SGD([plain], lr=0.001, master="split"),
+        ]
+        for optimizer in optimizers:
+            optimizer.step([values])
+        fused[...] = plain[...] = written
+        for optimizer in optimizers:
+            optimizer.step([np.zeros(6, BFLOAT16)])
+        assert same_bits(fused, plain)
+        assert np.array_equal(fused, np.full(6, written, BFLOAT16))
+
+
+def test_a_state_that_is_not_loaded_must_fit_the_loaded_options() -> None:
+    def make(*names: str, **options: Any) -> fo.SGD:
+        optimizer = fo.SGD({name: np.ones(2, BFLOAT16) for name in names}, **options)
+        optimizer.step({name: np.ones(2, BFLOAT16) for name in names})
+        return optimizer
+
+    error: type[Exception]
+    for own, other, error, word in (
+        (None, "float32", ValueError, "master_param"),
+        ("float32", None, ValueError, "master_param"),
+        ("split", "float32", TypeError, "int16"),
+    ):
+        optimizer = make("b", "c", master=own)
+        saved = make("b", master=other).state_dict()
+        with refused(error, "'c'", word, optimizer=optimizer):
+            optimizer.load_state_dict(saved, strict=False)
+
+
+def test_a_master_of_another_kind_is_refused_with_the_way_out() -> None:
+    optimizer = fo.SGD({"w": np.ones(2, BFLOAT16)}, master="split")
+    optimizer.step({"w": np.ones(2, BFLOAT16)})
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["master"] = "float32"
+    with refused(TypeError, "master_param of 'w'", "int16", "saved with", optimizer=optimizer):
+        optimizer.load_state_dict(saved)

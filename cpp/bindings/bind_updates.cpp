@@ -168,8 +168,9 @@ public:
             grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
         // A separate tuple: no other thread may free a gradient while the GIL is released.
-        const py::tuple grads = one_for_each(given, "grads", "gradient");
-        const py::tuple copies = out.is_none() ? py::tuple() : one_for_each(out, "out", "copy");
+        const py::tuple grads = one_for_each(given, "grads", "gradient", "gradients");
+        const py::tuple copies =
+            out.is_none() ? py::tuple() : one_for_each(out, "out", "copy", "copies");
         // The result is made before the step, and filled after it: nothing can fail then.
         std::optional<LateFloat> norm;
         std::optional<LateTuple> info;
@@ -352,19 +353,28 @@ private:
 
     // A tuple with an array or None for each parameter. It is separate: no other thread may free an
     // array while the GIL is released.
-    py::tuple one_for_each(const py::object& given, const char* name, const char* noun) const {
+    py::tuple one_for_each(const py::object& given, const char* name, const char* noun,
+                           const char* nouns) const {
         auto arrays = py::reinterpret_steal<py::tuple>(PySequence_Tuple(given.ptr()));
         if (!arrays) throw py::error_already_set();
         if (arrays.size() != parameters_.size())
-            throw_error<py::value_error>("{} has {} for {}; pass None for a parameter without one",
-                                         name, counted(arrays.size(), noun),
-                                         counted(parameters_.size(), "parameter"));
+            throw_error<py::value_error>(
+                "{} has {} for {}; pass None for a parameter without one", name,
+                std::to_string(arrays.size()) + " " + (arrays.size() == 1 ? noun : nouns),
+                counted(parameters_.size(), "parameter"));
         return arrays;
     }
 
     // Throws unless the states that a parameter has fit the options of a loaded group.
     static void require_states(const Parameter& parameter, const py::array& param,
                                const GroupOptions& group) {
+        const bool needs_master = has_master(type_of(param), group.types());
+        const bool has_one = parameter.states[master_place].has_value();
+        if (parameter.step > 0 && needs_master != has_one)
+            throw_error<py::value_error>(
+                "the state of '{}' is not loaded and has {} master_param, but the loaded options "
+                "need {}; load its state too",
+                parameter.name, has_one ? "a" : "no", has_one ? "none" : "one");
         for (std::size_t i = 0; i < parameter.states.size(); ++i)
             if (const auto& state = parameter.states[i])
                 state_array(*state, "a state of '" + parameter.name + "', which is not loaded,", i,
@@ -422,7 +432,9 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     const Update& update = update_row(number);
     const py::array param_array = float_array(param, "param");
     TypeOptions types;
+    const GroupOptions plain_options(update, group, types);
     for (int i = 0; i < update.state_count; ++i) {
+        if (!plain_options.uses_state(i)) continue;
         const py::object state = given.attr("get")(update.states[i]);
         if (state.is_none()) continue;
         const py::array array = float_array(state, update.states[i]);

@@ -136,7 +136,9 @@ void GroupOptions::check_types(const py::dict& group) const {
             if (PyErr_Occurred()) throw py::error_already_set();
             throw_names("the parameter group has no option '" + as_text(key, "") + "'");
         }
-        if (py::reinterpret_borrow<py::object>(found).equal(value)) continue;
+        if (Py_TYPE(found) == Py_TYPE(value.ptr()) &&
+            py::reinterpret_borrow<py::object>(found).equal(value))
+            continue;
         throw_error<py::value_error>(
             "{} of a parameter group is fixed: it is {}, not {} (only load_state_dict changes it)",
             key, short_repr(value), short_repr(found));

@@ -137,11 +137,13 @@ py::array state_array(py::handle object, const std::string& what, std::size_t pl
             return array;
         }
     }
-    if (!remainder) {
+    const bool is_master = place == master_place;
+    const bool is_float = !remainder && py::isinstance<py::array>(object) &&
+                          plain_array(object).dtype().num() == wanted.num();
+    if (!is_master || is_float) {
         py::array array = float_array(object, what);
-        const Type type =
-            place == master_place ? Type::float32 : state_type(type_of(param), options);
-        if (type_of(array) == type) return array;
+        if (type_of(array) == (is_master ? Type::float32 : state_type(type_of(param), options)))
+            return array;
     }
     const py::object given = attribute(object, "dtype");
     throw_error<py::type_error>(

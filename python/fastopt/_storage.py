@@ -43,7 +43,7 @@ def bfloat16() -> np.dtype[Any]:
 def check_options(
     options: Mapping[str, Any], params: tuple[Any, ...] | None = None, second_moment: bool = False
 ) -> Group:
-    """Return the options of this page in plain form.
+    """Return the four options of types in plain form.
 
     Parameters
     ----------

@@ -115,14 +115,18 @@ __attribute__((noinline)) void narrow_block(Type type, const float* x, void* dat
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
-// they hold all its bits. NaN is always the same.
+// they hold all its bits. NaN is always the same. A remainder that does not belong to the bfloat16,
+// because that was written meanwhile, makes it neither another sign nor NaN.
 __attribute__((noinline)) void join_block(const void* high, const void* low,
                                           float* __restrict out) {
     const auto* upper = static_cast<const std::uint16_t*>(high);
     const auto* lower = static_cast<const std::int16_t*>(low);
     each([&](std::size_t i) {
-        out[i] = from_bits((static_cast<std::uint32_t>(upper[i]) << 16) +
-                           static_cast<std::uint32_t>(std::int32_t{lower[i]}));
+        const std::uint32_t written = static_cast<std::uint32_t>(upper[i]) << 16;
+        const std::uint32_t bits = written + static_cast<std::uint32_t>(std::int32_t{lower[i]});
+        const float joined = from_bits(bits);
+        const bool fits = (bits ^ written) >> 31 == 0 && joined == joined;
+        out[i] = fits ? joined : from_bits(written);
     });
 }
 __attribute__((noinline)) void split_block(const float* __restrict x, void* high, void* low) {

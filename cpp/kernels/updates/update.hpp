@@ -270,8 +270,10 @@ void run_stored(const Rule rule, Slice slice, std::size_t count, float grad_fact
         if (stochastic) {
             const std::size_t place = slice.first % noise_size;
             if (slice.first >= end) {
-                for (unsigned stream = 0; stream < 2; ++stream)
-                    fill_noise(base, slice.first - place, stream, noise[stream]);
+                if (slice.storage.param == Type::bfloat16 && !slice.storage.split)
+                    fill_noise(base, slice.first - place, 0, noise[0]);
+                if constexpr (Kind::second_moment >= 0)
+                    fill_noise(base, slice.first - place, 1, noise[1]);
                 end = slice.first - place + noise_size;
             }
             rounding.param = {noise[0] + place, 0};
@@ -359,11 +361,11 @@ template <class T, class Run>
 __attribute__((noinline)) void run_with_zeros(Slice rest, std::size_t count,
                                               const Coefficients& coefficients, Run run) {
     constexpr std::size_t size = 4096 / sizeof(T);  // the zeros stay in the L1 cache
-    alignas(64) T zeros[size];
+    alignas(64) std::byte zeros[size * sizeof(T)];  // in any type
     rest.storage.state[0] = rest.storage.state[1];
     for (std::size_t part; count > 0; count -= part) {
         part = count < size ? count : size;
-        for (T& zero : zeros) zero = T{0};
+        __builtin_memset(zeros, 0, sizeof(zeros));
         Slice slice = rest;
         slice.state[0] = zeros;
         run(slice, part, coefficients);

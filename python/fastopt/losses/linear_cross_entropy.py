@@ -58,7 +58,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
 
     Arrays of bfloat16 and float16 are computed in float32: `linear_weight` is widened once and its
     gradient summed in float32, two arrays that are kept during the call; the rows of `hidden` are
-    widened by chunks. Each gradient is rounded once, at the end.
+    widened by chunks. The gradients are those of float32 arrays, rounded at the end.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class PointwiseLoss:
         ----------
         input, target : arrays of one shape
             float32, float64, bfloat16 or float16, both of the same dtype; any strides. They are not
-            broadcast. Those of 16 bits are computed in float32, and the results rounded once.
+            broadcast. For those of 16 bits, the results are those of float32 arrays, rounded.
 
         Returns
         -------

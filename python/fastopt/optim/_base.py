@@ -69,8 +69,8 @@ class Optimizer(ABC):
     params : mapping, sequence or groups
         Arrays of float32, float64, bfloat16 or float16, dense in memory, which are updated in
         place: a mapping name -> array, a sequence of arrays, or a list of dicts with ``"params"``
-        and options. To set a parameter, write into its array (``w[...] = x``). bfloat16 is
-        ``ml_dtypes.bfloat16``.
+        and options. To set a parameter, write into its array (``w[...] = x``), and into its float32
+        master if it has one. bfloat16 is ``ml_dtypes.bfloat16``.
     defaults : dict
         The options for groups that do not set them.
 

@@ -57,9 +57,15 @@ def rounded(
 
 
 def join(high: FloatArray, low: npt.NDArray[np.int16]) -> FloatArray:
-    """Return the float32 master whose halves are a bfloat16 array and its remainder."""
-    upper = high.view(np.uint16).astype(np.uint32) << np.uint32(16)
-    return np.asarray(upper + low.astype(np.int32).view(np.uint32)).view(np.float32)
+    """Return the float32 master whose halves are a bfloat16 array and its remainder.
+
+    A remainder that does not belong to the bfloat16, because that was written meanwhile, makes it
+    neither another sign nor NaN.
+    """
+    upper = np.asarray(high.view(np.uint16).astype(np.uint32) << np.uint32(16))
+    bits = np.asarray(upper + low.astype(np.int32).view(np.uint32))
+    fits = ((bits ^ upper) >> np.uint32(31) == 0) & ~np.isnan(bits.view(np.float32))
+    return np.asarray(np.where(fits, bits, upper)).view(np.float32)
 
 
 def split(values: FloatArray, dtype: np.dtype[Any]) -> tuple[FloatArray, npt.NDArray[np.int16]]:
