@@ -81,7 +81,7 @@ struct lion : update_defaults {
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastopt._types import Params
 from fastopt.optim._fused import FusedOptimizer
@@ -98,8 +98,10 @@ class Lion(FusedOptimizer):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        **types: Any,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        options = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, options | types)
 ''',
     "python/fastopt/reference/lion.py": '''\
 """Lion, in plain NumPy."""
@@ -123,8 +125,10 @@ class Lion(ReferenceOptimizer):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        **types: Any,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        options = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, options | types)
 
     def update(
         self, param: FloatArray, grad: FloatArray, state: dict[str, Any], group: Group

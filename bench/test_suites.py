@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 import fastopt as fo
-from fastopt.benchmark import SUITES, LossCase, Suite, UpdateCase, measure_case
+from fastopt.benchmark import SUITES, LossCase, Suite, TypeCase, UpdateCase, measure_case
 
-LARGE = {"optimizers": 4 << 20, "losses": 1 << 24}  # elements: cases beyond them are slow
+AnyCase: TypeAlias = UpdateCase | TypeCase | LossCase
+
+LARGE = {
+    "optimizers": 4 << 20,
+    "types": 4 << 20,
+    "losses": 1 << 24,
+}  # elements: cases beyond them are slow
 CASES = [
     pytest.param(
         suite, case, marks=pytest.mark.slow if case.elements > LARGE[name] else [], id=str(case)
@@ -23,7 +29,7 @@ PEERS = dict.fromkeys(peer for suite in SUITES.values() for peer in suite.peers)
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize(("suite", "case"), CASES)
-def test_call(suite: Suite[Any], case: UpdateCase | LossCase, peer: str, benchmark: Any) -> None:
+def test_call(suite: Suite[Any], case: AnyCase, peer: str, benchmark: Any) -> None:
     runner = suite.peers[peer](case) if peer in suite.peers else None
     if runner is None:
         pytest.skip(f"{peer} has no {case}")
@@ -40,7 +46,7 @@ def test_call(suite: Suite[Any], case: UpdateCase | LossCase, peer: str, benchma
 
 
 @pytest.mark.parametrize(("suite", "case"), CASES)
-def test_answers(suite: Suite[Any], case: UpdateCase | LossCase) -> None:
+def test_answers(suite: Suite[Any], case: AnyCase) -> None:
     if isinstance(case, LossCase) and case.elements > 1 << 22:
         # The truth is computed by NumPy in float64: a part of the batch is enough.
         case = replace(case, shape=(max(1, case.shape[0] >> 4), *case.shape[1:]))

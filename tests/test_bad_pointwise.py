@@ -15,7 +15,7 @@ from pointwise_cases import FUNCTIONS, LOSSES, Function, Loss
 
 GOOD = np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(3, 4)
 BAD: list[tuple[str, Any, type[Exception], list[str]]] = [
-    ("list", [[0.5, 0.5]], TypeError, ["list", "float32 or float64"]),
+    ("list", [[0.5, 0.5]], TypeError, ["list", "float32, float64, bfloat16 or float16"]),
     ("number", 0.5, TypeError, ["float"]),
     ("integers", np.ones((3, 4), int), TypeError, ["int64", ".astype(np.float32)"]),
     ("scalar", np.float32(0.5), TypeError, ["NumPy scalar (float32)"]),

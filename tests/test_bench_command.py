@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastopt.benchmark import LOSSES, OPTIMIZERS, Bandwidth, Result
+from fastopt.benchmark import LOSSES, OPTIMIZERS, TYPES, Bandwidth, Result
 from fastopt.benchmark.report import plot_updates
 from fastopt.benchmark.update_cases import NAMES
 from helpers import fastopt
@@ -23,6 +23,7 @@ def test_the_number_of_cases() -> None:
     between_torch = bool(find_spec("torch"))
     assert len(OPTIMIZERS.cases) == 5 * len(NAMES) + 6 + between_torch
     assert len(LOSSES.cases) == 20
+    assert len(TYPES.cases) == 4 * 11
 
 
 def test_bench_without_a_case(tmp_path: Path) -> None:
@@ -52,6 +53,39 @@ def test_the_picture_shows_every_optimizer() -> None:
     results = [Result(case, {"fastopt": 1e-3}, {}) for case in OPTIMIZERS.cases]
     (axes,) = plot_updates(Bandwidth(1.0, 1.0), results).axes
     assert {f"fastopt {name}" for name in NAMES} < set(axes.get_legend_handles_labels()[1])
+
+
+def test_the_bytes_of_the_types() -> None:
+    moved_and_held = {
+        "float32": (28, 16),
+        "bf16 gradients": (26, 14),
+        "bf16 gradients and copy": (28, 16),
+        "fp16 gradients and copy": (28, 16),
+        "split master": (26, 14),
+        "float32 master": (28, 16),
+        "bf16 parameters": (22, 12),
+        "bf16 states": (18, 10),
+        "split master, bf16 states, stochastic": (18, 10),
+        "all bf16": (14, 8),
+        "all bf16, stochastic": (14, 8),
+    }
+    for case in TYPES.cases:
+        assert (case.bytes_per_param, case.bytes_held) == moved_and_held[case.label]
+
+
+def test_bench_types(tmp_path: Path) -> None:
+    pytest.importorskip("ml_dtypes")
+    result = fastopt("bench", "types", "--largest", "70000", "--seconds", "0.01", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "fastopt-bench/bench-types.json").read_text())["results"]
+    assert [row["case"] for row in rows] == [f"{case.label}, 64 K" for case in TYPES.cases[:11]]
+    for row in rows:
+        assert row["case"] in result.stdout
+        assert row["bytes_moved"] == row["B moved"] * row["elements"]
+        assert row["peer_time_over_ours"].keys() >= {"float32", "reference"}
+    table = (tmp_path / "fastopt-bench/bench-types.md").read_text().splitlines()
+    assert table[0].startswith("| case | B moved | B held | us | GB/s | of memory | float32 / ours")
+    assert (tmp_path / "fastopt-bench/bench-types.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bench_losses(tmp_path: Path) -> None:
@@ -89,7 +123,7 @@ def test_bench_accuracy(tmp_path: Path) -> None:
 def test_bench_of_what(tmp_path: Path) -> None:
     result = fastopt("bench", "speed", cwd=tmp_path)
     assert result.returncode == 2
-    for name in ("optimizers", "losses", "accuracy"):
+    for name in ("optimizers", "types", "losses", "accuracy"):
         assert name in result.stderr
 
 
@@ -98,7 +132,6 @@ def test_the_accuracy_takes_no_option_of_a_timing(option: str, value: str, tmp_p
     result = fastopt("bench", "accuracy", option, value, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"fastopt: error: {option} is for bench optimizers and bench losses, not for bench "
-        "accuracy\n"
+        f"fastopt: error: {option} is for bench optimizers, types, losses, not for bench accuracy\n"
     )
     assert not list(tmp_path.iterdir())

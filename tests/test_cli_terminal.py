@@ -42,6 +42,7 @@ COMMANDS = [
     " --batch-size 16,32 --jobs 1",
     "landscape --function bowl,rosenbrock --steps 9 --lr 0.01 --no-animation",
     "bench --largest 5000", "bench losses --largest 2000", "bench accuracy",
+    "bench types --largest 70000",
 ]  # fmt: skip
 
 # All commands run in one process, with peers that are not installed, and a clock that counts.

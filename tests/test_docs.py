@@ -34,8 +34,10 @@ NEEDS = {
     "lessons/neuron.md": ["matplotlib"],
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
-    "torch.md": ["torch"],
+    "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
+    "torch.md": ["ml_dtypes", "torch"],
     "tour.md": ["safetensors"],
+    "types.md": ["ml_dtypes"],
 }
 
 # Lines of shell blocks that are not run, and the reasons.
@@ -43,6 +45,7 @@ _MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
 NOT_RUN = {
     "fastopt bench": _MINUTES,
+    "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
     "pip install '.[train]' torch==2.13.0": _PEERS,

@@ -12,6 +12,7 @@ import pytest
 import fastopt as fo
 from cases import CASES, DTYPES, FUNCTIONS, Case, make_grads, make_params
 from fastopt import _core
+from fastopt._storage import DEFAULTS
 from helpers import LAYOUTS, Setting, at_offset, hostile, orders, same_bits
 
 STEPS = 4
@@ -175,6 +176,6 @@ CHUNK_AND_TAIL = _core.tuning.chunk_size + 67
 def test_the_function_has_the_options_of_the_class(name: str) -> None:
     if name in FUNCTIONS:
         function, states = FUNCTIONS[name]
-        options = {*inspect.signature(getattr(fo, name)).parameters} - {"params"}
-        others = {"param", "grad", "step", *states}
+        options = {*inspect.signature(getattr(fo, name)).parameters} - {"params", *DEFAULTS}
+        others = {"param", "grad", "step", "master_param", *states}
         assert {*inspect.signature(function).parameters} - others == options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +127,161 @@ def test_what_does_not_fit_is_refused() -> None:
         ours.load_state_dict(fo.checkpoint.from_torch(adam64.state_dict(), ours))
     with pytest.raises(KeyError, match="no 'state'"):
         fo.checkpoint.from_torch({}, fo.AdamW(params))
-    half = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
-    adam = torch.optim.AdamW([half])
-    half.grad = torch.ones(2, dtype=torch.bfloat16)
-    adam.step()
-    with pytest.raises(TypeError, match="exp_avg of '0' cannot be a NumPy array"):
-        fo.checkpoint.from_torch(adam.state_dict(), fo.AdamW(params[:1]))
     with pytest.raises(ValueError, match="no momentum_init='zero'"):
         fo.checkpoint.to_torch(fo.SGD(params, momentum=0.9, momentum_init="zero"))
     assert not fo.checkpoint.to_torch(fo.SGD(params, momentum_init="zero"))["state"]
 
 
-def test_torch_opens_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_torch_opens_the_file(dtype: str, tmp_path: Path) -> None:
     load_file = pytest.importorskip("safetensors.torch").load_file
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
 
-    fo.save(tmp_path / "a.safetensors", params={"w": np.arange(4, dtype=np.float32)})
-    assert torch.equal(load_file(tmp_path / "a.safetensors")["params/w"], torch.arange(4.0))
+    array = np.arange(4, dtype=dtype)
+    fo.save(tmp_path / "a.safetensors", params={"w": array})
+    tensor = load_file(tmp_path / "a.safetensors")["params/w"]
+    assert torch.equal(tensor, torch.arange(4, dtype=getattr(torch, dtype)))
+
+
+def saved_by_torch(*states: Any, **options: Any) -> Any:
+    """Return a state dict of AdamW of torch with these states and further options of the group."""
+    tensors = [torch.zeros(1) for _ in states]
+    group = torch.optim.AdamW(tensors).state_dict()["param_groups"][0]
+    return {"state": dict(enumerate(states)), "param_groups": [group | options]}
+
+
+def adam_state(**dtypes: Any) -> dict[str, Any]:
+    """Return the state of a parameter of two elements, with the dtypes of its tensors."""
+    tensors = {key: torch.tensor([1.5, -2.25]).to(dtype) for key, dtype in dtypes.items()}
+    return {"step": torch.tensor(3.0)} | tensors
+
+
+def test_16_bit_tensors_keep_their_bits_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = pytest.importorskip("ml_dtypes")
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)  # NaNs and denormals too
+    for dtype in (torch.bfloat16, torch.float16):
+        tensor = bits.view(dtype).reshape(2, -1).T  # another memory order
+        state = saved_by_torch({"step": 1, "exp_avg": tensor, "exp_avg_sq": tensor})
+        optimizer = fo.AdamW([np.zeros(tensor.shape, np.float32)])
+        loaded = fo.checkpoint.from_torch(state, optimizer)
+        array = loaded["state"]["0"]["exp_avg"]
+        assert array.dtype == (np.float16 if dtype == torch.float16 else dtypes.bfloat16)
+        np.testing.assert_array_equal(array.view(np.int16), tensor.view(torch.int16).numpy())
+        monkeypatch.setattr(optimizer, "state_dict", partial(dict, loaded))
+        back = fo.checkpoint.to_torch(optimizer)["state"][0]["exp_avg"]
+        assert back.dtype == dtype
+        assert torch.equal(back.view(torch.int16), tensor.view(torch.int16))
+    state = saved_by_torch({"step": 1, "exp_avg": torch.zeros(2, dtype=torch.bfloat16).to_sparse()})
+    with pytest.raises(TypeError, match=r"exp_avg of '0' cannot be .*; use .to_dense"):
+        fo.checkpoint.from_torch(state, optimizer)
+
+
+def test_training_in_bfloat16_goes_on_in_the_other_library() -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+
+    def array_of(tensor: Any) -> Any:
+        return tensor.detach().view(torch.int16).numpy().view(bfloat16)
+
+    theirs, grad = torch.linspace(1, 2, 50).bfloat16().requires_grad_(), torch.ones(50).bfloat16()
+    adam = torch.optim.AdamW([theirs], lr=0.1)
+    theirs.grad = grad
+    adam.step()
+    ours = array_of(theirs).copy()
+    optimizer = fo.AdamW([ours], lr=0.1, stochastic_rounding=True)
+    optimizer.load_state_dict(fo.checkpoint.from_torch(adam.state_dict(), optimizer))
+    assert optimizer.param_groups[0]["state_dtype"] == "bfloat16"
+    assert optimizer.param_groups[0]["stochastic_rounding"] is True
+    optimizer.step([array_of(grad)])
+    adam.load_state_dict(fo.checkpoint.to_torch(optimizer))
+    assert adam.state[theirs]["step"] == 2
+    for key in ("exp_avg", "exp_avg_sq"):
+        x, y = array_of(adam.state[theirs][key]), optimizer.state["0"][key]
+        np.testing.assert_array_equal(x.view(np.int16), y.view(np.int16))
+    adam.step()
+    optimizer.step([array_of(grad)])
+    # Before its last step, torch lacked one that we took.
+    np.testing.assert_allclose(
+        array_of(theirs).astype(np.float32) - 0.1, ours.astype(np.float32), atol=2**-6
+    )
+
+
+@pytest.mark.parametrize("master", ["split", "float32"])
+def test_masters_go_to_torch_and_back(master: Any) -> None:
+    array = np.linspace(1, 2, 50, dtype=np.float32).astype(
+        pytest.importorskip("ml_dtypes").bfloat16
+    )
+    optimizer = fo.AdamW([array], master=master, state_dtype="bfloat16", seed=3)
+    optimizer.step([np.ones(50, np.float32)])
+    saved = fo.checkpoint.to_torch(optimizer)
+    assert not {"master", "state_dtype", "stochastic_rounding", "seed"} & {
+        *saved["param_groups"][0]
+    }
+    kept = torch.int16 if master == "split" else torch.float32
+    assert saved["state"][0]["master_param"].dtype == kept
+    other = fo.AdamW([array.copy()])
+    other.load_state_dict(fo.checkpoint.from_torch(saved, other))
+    assert other.param_groups[0]["master"] == master
+    assert other.param_groups[0]["seed"] == 0  # torch has no seed: that of the other stays
+    for key, value in optimizer.state["0"].items():
+        np.testing.assert_array_equal(other.state["0"][key], value)
+
+
+def test_the_dtypes_of_states_decide_the_options_of_the_types() -> None:
+    dtypes = pytest.importorskip("ml_dtypes")
+    half, single = torch.bfloat16, torch.float32
+    optimizer = fo.AdamW([np.zeros(2, np.float32)])
+    group = optimizer.param_groups[0]
+
+    def options(**types: Any) -> Any:
+        saved = saved_by_torch(adam_state(**types))
+        loaded = fo.checkpoint.from_torch(saved, optimizer)["param_groups"][0]
+        return loaded.get("state_dtype", "that of the optimizer"), loaded.get("master")
+
+    states = {"exp_avg": half, "exp_avg_sq": half}
+    assert options(**states) == ("bfloat16", None)
+    assert options(**states, master_param=torch.int16) == ("bfloat16", "split")
+    states = {"exp_avg": single, "exp_avg_sq": single}
+    assert options(**states, master_param=single)[1] == "float32"
+    kept = group.get("state_dtype", "that of the optimizer")
+    assert options(**states) == (kept, group.get("master"))
+    loaded = fo.checkpoint.from_torch(
+        saved_by_torch(adam_state(exp_avg=half, master_param=torch.int16)), optimizer
+    )
+    assert loaded["state"]["0"]["exp_avg"].dtype == dtypes.bfloat16
+    assert loaded["state"]["0"]["master_param"].dtype == np.int16
+    with pytest.raises(
+        TypeError,
+        match=r"bfloat16 \(exp_avg of '0'\) and float32 \(exp_avg_sq of '0'\), but a group has "
+        "one state_dtype; cast",
+    ):
+        options(exp_avg=half, exp_avg_sq=single)
+    two = fo.AdamW([np.zeros(2, np.float32), np.zeros(2, np.float32)])
+    mixed = saved_by_torch(adam_state(master_param=torch.int16), adam_state(master_param=single))
+    with pytest.raises(TypeError, match=r"master_param of '1'.*one master"):
+        fo.checkpoint.from_torch(mixed, two)
+    # float32 beside float64 is no mixture: each has the type of its parameter.
+    fo.checkpoint.from_torch(
+        saved_by_torch(adam_state(exp_avg=single), adam_state(exp_avg=torch.float64)), two
+    )
+
+
+def test_steps_may_be_counted_in_the_group() -> None:
+    optimizer = fo.AdamW([np.zeros(2, np.float32), np.zeros(2, np.float32)])
+    entry = adam_state(exp_avg=torch.float32, exp_avg_sq=torch.float32)
+    del entry["step"]
+    saved = saved_by_torch(entry, {}, step=torch.tensor(7))
+    loaded = fo.checkpoint.from_torch(saved, optimizer)
+    assert [loaded["state"][name]["step"] for name in "01"] == [7, 0]
+    assert "step" not in loaded["param_groups"][0]
+    optimizer.load_state_dict(loaded)
+
+
+def test_bfloat16_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    saved = saved_by_torch(adam_state(exp_avg=torch.bfloat16))
+    with pytest.raises(ModuleNotFoundError, match="pip install ml_dtypes"):
+        fo.checkpoint.from_torch(saved, fo.AdamW([np.zeros(2, np.float32)]))
 
 
 def test_tensors_that_numpy_cannot_have_are_refused_by_name() -> None:
@@ -149,7 +290,7 @@ def test_tensors_that_numpy_cannot_have_are_refused_by_name() -> None:
     for tensor, words in (
         (torch.ones(2).to_sparse(), "to_dense"),
         (torch.ones(2, device="meta"), "cpu"),
-        (torch.ones(2, dtype=torch.bfloat16), "float"),
+        (torch.ones(2, dtype=torch.int16), "tensor of floats, not int16"),
         (torch.ones(2, dtype=torch.complex64).conj(), "NumPy"),
         (torch.ones(2, dtype=torch.int64), "tensor of floats, not int64"),
     ):

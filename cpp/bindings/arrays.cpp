@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "../runtime/grid.hpp"
+#include "../runtime/isa.hpp"
 #include "../runtime/result_memory.hpp"
 #include "../runtime/thread_pool.hpp"
 #include "scalars.hpp"
@@ -19,11 +20,21 @@ namespace {
 
 constexpr int float32_number = 11;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's stable ABI
 constexpr int float64_number = 12;
+constexpr int float16_number = 23;
+constexpr int first_user_number = 256;  // of the types that other packages add
 
 constexpr double rounds_to_infinity = 0x1.ffffffp127;  // or more, in float32
 
 std::string dtype_name(const py::array& array) {
     return short_text(py::str(py::object(array.dtype())));
+}
+
+// The element type in the code that a message proposes.
+std::string dtype_code(Type type) {
+    constexpr const char* codes[] = {"np.float32", "np.float64", "ml_dtypes.bfloat16",
+                                     "np.float16"};
+    static_assert(std::size(codes) == type_count);
+    return codes[static_cast<int>(type)];
 }
 
 bool share_memory(const py::array& a, const py::array& b) {
@@ -40,20 +51,6 @@ constexpr const char* allocate = "; allocate it with np.empty";
 // The way out for an array of the wrong kind.
 std::string convert(Purpose purpose, const std::string& call) {
     return purpose == Purpose::result ? allocate : "; convert it with " + call;
-}
-
-// The elements in C order, rounded.
-template <class From, class To>
-void round_into(const py::array& array, To* out) {
-    const StridedReader elements = c_order_reader(array);
-    const auto size = static_cast<std::size_t>(array.size());
-    with_default_floating_point([&] {
-        elements.each_run(0, size, [&](const std::byte* run, std::size_t count) {
-            const auto* from = reinterpret_cast<const From*>(run);
-            out =
-                std::transform(from, from + count, out, [](From x) { return static_cast<To>(x); });
-        });
-    });
 }
 
 }  // namespace
@@ -93,28 +90,33 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
     throw_error<py::type_error>("{} must be {}, not {}{}", what, taken, type_name(object), way_out);
 }
 
-py::array float_array(py::handle object, const std::string& what, Purpose purpose) {
+py::array float_array(py::handle object, const std::string& what, Purpose purpose, Taken taken) {
+    const std::string taken_types =
+        taken == Taken::all ? "float32, float64, bfloat16 or float16" : "float32 or float64";
     if (!py::isinstance<py::array>(object))
-        throw_no_array(object, what, "a NumPy array of float32 or float64", ", np.float32",
-                       purpose);
+        throw_no_array(object, what, "a NumPy array of " + taken_types, ", np.float32", purpose);
     require_no_mask(object, what);
     const py::array array = plain_array(object);
     const py::dtype dtype = array.dtype();
-    const int number = dtype.num();
-    if (number != float32_number && number != float64_number) {
+    const std::optional<Type> type = find_type(dtype);
+    if (!type || (is_16_bit(*type) && taken == Taken::arithmetic)) {
         std::string way_out = convert(purpose, ".astype(np.float32)");
         if (purpose == Purpose::input && dtype.has_fields()) way_out = "; take one of its fields";
         if (purpose == Purpose::input && dtype.kind() == 'c') way_out = "; take its .real or .imag";
-        throw_error<py::type_error>("{} must have dtype float32 or float64, not {}{}", what,
+        throw_error<py::type_error>("{} must have dtype {}, not {}{}", what, taken_types,
                                     dtype_name(array), way_out);
     }
-    const char order = dtype.byteorder();
+    require_native(array, what, purpose);
+    return array;
+}
+
+void require_native(const py::array& array, const std::string& what, Purpose purpose) {
+    const char order = array.dtype().byteorder();
     if (order != '=' && order != '|')
         throw_error<py::value_error>("{} is byte-swapped (dtype {}){}", what, dtype_name(array),
                                      convert(purpose, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
         throw py::value_error(what + " is misaligned" + convert(purpose, ".copy()"));
-    return array;
 }
 
 bool is_numpy_scalar(py::handle object) {
@@ -151,8 +153,29 @@ bool same_elements(const py::array& a, const py::array& b) {
     return same;
 }
 
-Type type_of(const py::array& array) {
-    return array.dtype().num() == float32_number ? Type::float32 : Type::float64;
+std::optional<Type> find_type(const py::dtype& dtype) {
+    static int bfloat16_number = 0;  // the last that was seen
+    const int number = dtype.num();
+    if (number == float32_number) return Type::float32;
+    if (number == float64_number) return Type::float64;
+    if (number == float16_number) return Type::float16;
+    if (number < first_user_number) return std::nullopt;
+    if (number != bfloat16_number) {
+        if (dtype.itemsize() != 2 || std::string(py::str(dtype.attr("name"))) != "bfloat16")
+            return std::nullopt;
+        bfloat16_number = number;
+    }
+    return Type::bfloat16;
+}
+
+Type type_of(const py::array& array) { return find_type(array.dtype()).value(); }
+
+py::dtype dtype_of(Type type, const py::array& model) {
+    if (type_of(model) == type) return model.dtype();
+    if (type == Type::bfloat16)
+        return py::dtype(py::module_::import("fastopt._storage").attr("bfloat16")());
+    constexpr int numbers[] = {float32_number, float64_number, 0, float16_number};
+    return py::dtype(numbers[static_cast<int>(type)]);
 }
 
 std::string describe_shape(const py::array& array) {
@@ -191,8 +214,8 @@ void require_dense(const py::array& array, const std::string& what) {
     }
 }
 
-py::array parameter_array(py::handle object, const std::string& what) {
-    py::array array = float_array(object, what);
+py::array parameter_array(py::handle object, const std::string& what, Taken taken) {
+    py::array array = float_array(object, what, Purpose::input, taken);
     require_writeable(array, what);
     require_dense(array, what);
     return array;
@@ -200,7 +223,7 @@ py::array parameter_array(py::handle object, const std::string& what) {
 
 void require_twin(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what) {
-    require_like(array, what, model, model_what);
+    require_same_shape(array, what, model, model_what);
     require_writeable(array, what);
     require_dense(array, what);
     if (!reader(array, memory_order(model)).contiguous())
@@ -212,7 +235,7 @@ void require_twin(const py::array& array, const std::string& what, const py::arr
 void require_type(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what, Purpose purpose) {
     if (type_of(array) == type_of(model)) return;
-    std::string way_out = convert(purpose, ".astype(np." + dtype_name(model) + ")");
+    std::string way_out = convert(purpose, ".astype(" + dtype_code(type_of(model)) + ")");
     if (purpose == Purpose::result)
         way_out += "(" + model_what + ".shape, " + model_what + ".dtype)";
     throw_error<py::type_error>("{} has dtype {} but {} has {}{}", what, dtype_name(array),
@@ -222,6 +245,11 @@ void require_type(const py::array& array, const std::string& what, const py::arr
 void require_like(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what, Purpose purpose) {
     require_type(array, what, model, model_what, purpose);
+    require_same_shape(array, what, model, model_what);
+}
+
+void require_same_shape(const py::array& array, const std::string& what, const py::array& model,
+                        const std::string& model_what) {
     if (array.ndim() != model.ndim() ||
         !std::equal(array.shape(), array.shape() + array.ndim(), model.shape()))
         throw_error<py::value_error>("{} has shape {} but {} has shape {}; they must be equal",
@@ -231,7 +259,7 @@ void require_like(const py::array& array, const std::string& what, const py::arr
 
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what) {
-    if (type_of(array) == Type::float32 || type_of(model) == Type::float64) return;
+    if (type_of(array) != Type::float64 || type_of(model) == Type::float64) return;
     std::size_t number = 0;
     std::optional<std::size_t> found;
     const auto size = static_cast<std::size_t>(array.size());
@@ -245,9 +273,14 @@ void require_range(const py::array& array, const std::string& what, const py::ar
     });
     if (!found) return;
     const py::object shape = array.attr("shape");
-    throw_error<py::value_error>("{}{} is {!s}, too large for float32, the dtype of {}", what,
-                                 describe_place(*found, shape),
-                                 py::object(array.attr("flat")[py::int_(*found)]), model_what);
+    throw_error<py::value_error>(
+        "{}{} is {!s}, too large for float32, {}", what, describe_place(*found, shape),
+        py::object(array.attr("flat")[py::int_(*found)]), float32_reason(model, model_what));
+}
+
+std::string float32_reason(const py::array& model, const std::string& what) {
+    if (!is_16_bit(type_of(model))) return "the dtype of " + what;
+    return "which computes " + what + " of " + dtype_name(model);
 }
 
 StridedReader c_order_reader(const py::array& array) {
@@ -298,7 +331,7 @@ py::array empty_like(const py::array& model) { return empty_like(model, type_of(
 
 py::array empty_like(const py::array& model, Type type) {
     const auto size = static_cast<std::size_t>(model.size()) * size_of(type);
-    const auto dtype = type == Type::float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+    const py::dtype dtype = dtype_of(type, model);
     if (size >= large_result) {
         std::unique_ptr<Memory, void (*)(void*)> memory(new Memory{}, free_memory);
         *memory = take_memory(size);
@@ -314,35 +347,54 @@ py::array empty_like(const py::array& model, Type type) {
 
 py::array as_type(const py::array& array, Type type) {
     if (type_of(array) == type) return array;
-    const bool narrow = type == Type::float32;
     const py::array result = empty_like(array, type);
-    auto* const out = const_cast<void*>(result.data());
-    narrow ? round_into<double>(array, static_cast<float*>(out))
-           : round_into<float>(array, static_cast<double*>(out));
+    copy_rounded(array, result);
     return result;
 }
 
 void copy_rounded(const py::array& from, const py::array& to) {
-    round_into<double>(from, static_cast<float*>(const_cast<void*>(to.data())));
+    const Type source = type_of(from), target = type_of(to);
+    const Type middle = is_16_bit(source) || is_16_bit(target) ? Type::float32 : source;
+    if (source != middle && target != middle) return copy_rounded(as_type(from, middle), to);
+    auto* out = static_cast<std::byte*>(const_cast<void*>(to.data()));
+    const auto convert = [&](const std::byte* run, std::size_t count) {
+        const auto* const floats = reinterpret_cast<const float*>(run);
+        const auto* const doubles = reinterpret_cast<const double*>(run);
+        auto* const out_floats = reinterpret_cast<float*>(out);
+        if (source == target)
+            std::memcpy(out, run, count * size_of(target));
+        else if (is_16_bit(source))
+            update_kernels().widen[static_cast<int>(source)](run, count, out_floats);
+        else if (is_16_bit(target))
+            update_kernels().narrow[static_cast<int>(target)](floats, count, out);
+        else if (target == Type::float32)
+            std::transform(doubles, doubles + count, out_floats,
+                           [](double x) { return static_cast<float>(x); });
+        else
+            std::copy_n(floats, count, reinterpret_cast<double*>(out));
+        out += count * size_of(target);
+    };
+    const StridedReader elements = reader(from, memory_order(to));
+    with_default_floating_point(
+        [&] { elements.each_run(0, static_cast<std::size_t>(from.size()), convert); });
 }
 
-py::array zeros_like(const py::array& model) {
+py::array zeros_like(const py::array& model, const py::dtype& dtype) {
     const auto order = memory_order(model);
     std::vector<py::ssize_t> strides(order.size());
-    py::ssize_t stride = model.itemsize();
+    py::ssize_t stride = dtype.itemsize();
     for (std::size_t i = order.size(); i-- > 0;) {
         strides[static_cast<std::size_t>(order[i])] = stride;
         stride *= std::max<py::ssize_t>(1, model.shape(order[i]));
     }
     // New pages from the system are zero already, so they are not touched before the step.
-    py::array zeros = py::module_::import("numpy").attr("zeros")(model.size(), model.dtype());
-    return py::array(model.dtype(),
-                     std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
+    py::array zeros = py::module_::import("numpy").attr("zeros")(model.size(), dtype);
+    return py::array(dtype, std::vector<py::ssize_t>(model.shape(), model.shape() + model.ndim()),
                      std::move(strides), zeros.mutable_data(), zeros);
 }
 
 py::array copy_like(const py::array& array, const py::array& model) {
-    const py::array copy = zeros_like(model);
+    const py::array copy = zeros_like(model, array.dtype());
     auto* to = static_cast<std::byte*>(const_cast<void*>(copy.data()));
     const auto size = static_cast<std::size_t>(array.itemsize());
     reader(array, memory_order(model))
@@ -351,6 +403,16 @@ py::array copy_like(const py::array& array, const py::array& model) {
                       std::memcpy(to, run, count * size);
                       to += count * size;
                   });
+    return copy;
+}
+
+py::array wide_copy(const py::array& array) {
+    const Type type = type_of(array);
+    if (!is_16_bit(type)) return copy_like(array, array);
+    const py::array copy = zeros_like(array, dtype_of(Type::float32, array));
+    update_kernels().widen[static_cast<int>(type)](
+        array.data(), static_cast<std::size_t>(array.size()),
+        static_cast<float*>(const_cast<void*>(copy.data())));
     return copy;
 }
 

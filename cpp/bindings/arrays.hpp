@@ -23,10 +23,21 @@ enum class Purpose {
     result
 };
 
-// `object` as an array of float32 or float64 that C++ can read: native byte order, aligned.
-// `what` names it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain
-// array, so that methods of the subclass are not called.
-py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input);
+// The element types that are taken.
+enum class Taken {
+    arithmetic,  // float32 and float64
+    all          // and bfloat16 and float16
+};
+
+// `object` as an array of such a type that C++ can read: native byte order, aligned. `what` names
+// it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain array, so that
+// methods of the subclass are not called.
+py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input,
+                      Taken taken = Taken::all);
+
+// Throws ValueError unless the array has native byte order and is aligned.
+void require_native(const py::array& array, const std::string& what,
+                    Purpose purpose = Purpose::input);
 
 // A plain NumPy array: the array itself, or a view of a subclass.
 py::array plain_array(py::handle array);
@@ -43,7 +54,13 @@ void require_no_mask(py::handle object, const std::string& what);
 // Whether both arrays have the same elements in memory in the same order.
 bool same_elements(const py::array& a, const py::array& b);
 
+// The type of the elements; none if it is not one of ours. bfloat16 comes from another package, and
+// is known by its name.
+std::optional<Type> find_type(const py::dtype& dtype);
 Type type_of(const py::array& array);  // of a result of float_array
+// The dtype of such elements: that of `model`, if it has the type. Throws ModuleNotFoundError if
+// bfloat16 is not there.
+py::dtype dtype_of(Type type, const py::array& model);
 std::string describe_shape(const py::array& array);
 std::string type_name(py::handle object);  // for messages
 bool is_numpy_scalar(py::handle object);
@@ -54,8 +71,8 @@ std::string describe_place(std::size_t number, const py::handle& shape);
 void require_writeable(const py::array& array, const std::string& what);
 void require_dense(const py::array& array, const std::string& what);
 
-// `object` as an array of float32 or float64 that is dense and may be written.
-py::array parameter_array(py::handle object, const std::string& what);
+// `object` as an array that is dense and may be written.
+py::array parameter_array(py::handle object, const std::string& what, Taken taken = Taken::all);
 
 // Throws unless `array` has the element type (TypeError) of `model`, and its shape (ValueError).
 void require_type(const py::array& array, const std::string& what, const py::array& model,
@@ -63,12 +80,16 @@ void require_type(const py::array& array, const std::string& what, const py::arr
 void require_like(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what, Purpose purpose = Purpose::input);
 
-// Throws ValueError if an element is finite but too large for the element type of `model`.
+// Throws ValueError if an element is finite but too large for the arithmetic of `model`.
 void require_range(const py::array& array, const std::string& what, const py::array& model,
                    const std::string& model_what);
 
-// Throws unless `array` can be written and has the type, the shape and the memory order of `model`.
-// Both are dense.
+// Throws ValueError unless `array` has the shape of `model`.
+void require_same_shape(const py::array& array, const std::string& what, const py::array& model,
+                        const std::string& model_what);
+
+// Throws ValueError unless `array` can be written and has the shape and the memory order of
+// `model`. Both are dense.
 void require_twin(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what);
 
@@ -98,14 +119,20 @@ py::array empty_like(const py::array& model, Type type);  // of another element 
 // The array itself, or a C-contiguous copy that is rounded to another element type.
 py::array as_type(const py::array& array, Type type);
 
-// Rounds an array of float64 into a C-contiguous one of float32 and of the same shape.
+// Rounds an array into a dense one of the same shape; to 16 bits by way of float32.
 void copy_rounded(const py::array& from, const py::array& to);
 
-// A dense array of zeros with the shape, element type and memory order of `model`.
-py::array zeros_like(const py::array& model);
+// Why float32 limits what goes with this array, for a message: "the dtype of input".
+std::string float32_reason(const py::array& model, const std::string& what);
 
-// A dense copy of `array`, which must have the type and shape of `model`, in the order of `model`.
+// A dense array of zeros with the shape and memory order of `model`.
+py::array zeros_like(const py::array& model, const py::dtype& dtype);
+
+// A dense copy of `array`, which has the shape of `model`, in the memory order of `model`.
 py::array copy_like(const py::array& array, const py::array& model);
+
+// The same in the type of the arithmetic.
+py::array wide_copy(const py::array& array);
 
 struct NamedArray {
     std::string what;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../runtime/isa.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "collected.hpp"
@@ -47,12 +48,15 @@ public:
         std::vector<Piece> pieces;
         std::size_t total = 0;
         for (const Pair& pair : pairs_) {
-            const py::array average = parameter_array(pair.average, pair.average_what);
+            const py::array average =
+                parameter_array(pair.average, pair.average_what, Taken::arithmetic);
             const py::array param = float_array(pair.param, pair.param_what);
+            if (arithmetic_type(type_of(param)) != type_of(average))
+                require_type(param, pair.param_what, average, pair.average_what);
             require_twin(param, pair.param_what, average, pair.average_what);
             const auto bytes = static_cast<std::size_t>(param.nbytes());
-            pieces.push_back(
-                {const_cast<void*>(param.data()), average.data(), param.size(), bytes});
+            pieces.push_back({const_cast<void*>(param.data()), average.data(), param.size(), bytes,
+                              type_of(param)});
             total += bytes;
         }
         auto before = std::make_unique_for_overwrite<std::byte[]>(total);
@@ -64,7 +68,14 @@ public:
         pieces_ = std::move(pieces);
         before_ = std::move(before);
         *flag_ = true;
-        for (const Piece& piece : pieces_) std::memcpy(piece.param, piece.average, piece.bytes);
+        for (const Piece& piece : pieces_) {
+            if (is_16_bit(piece.type))
+                update_kernels().narrow[static_cast<int>(piece.type)](
+                    static_cast<const float*>(piece.average), static_cast<std::size_t>(piece.count),
+                    piece.param);
+            else
+                std::memcpy(piece.param, piece.average, piece.bytes);
+        }
     }
 
     void exit(const py::args&) { restore(); }
@@ -93,6 +104,7 @@ private:
         const void* average;
         py::ssize_t count;
         std::size_t bytes;
+        Type type;  // of the parameter
     };
 
     // Whether the memory is still the same: resize() may have moved it.
@@ -123,7 +135,7 @@ private:
 };
 
 // Checks that an update can change these arrays. Returns new dense arrays in the same memory
-// order for the arrays from number `first` on: copies, or zeros.
+// order, of the type of the arithmetic, for the arrays from number `first` on: copies, or zeros.
 py::list twins(const py::list& names, const py::list& params, std::size_t first, bool copy) {
     OverlapCheck overlap;
     const std::vector<std::string> what = labels(names, "parameter");
@@ -134,8 +146,11 @@ py::list twins(const py::list& names, const py::list& params, std::size_t first,
     }
     overlap.run();
     py::list result;
-    for (std::size_t i = first; i < arrays.size(); ++i)
-        result.append(copy ? copy_like(arrays[i], arrays[i]) : zeros_like(arrays[i]));
+    for (std::size_t i = first; i < arrays.size(); ++i) {
+        const py::array& array = arrays[i];
+        result.append(copy ? wide_copy(array)
+                           : zeros_like(array, dtype_of(arithmetic_type(type_of(array)), array)));
+    }
     return result;
 }
 

@@ -78,8 +78,9 @@ std::size_t size_of_shape(const Shape& shape) {
 }
 
 bool is_floating(const py::object& object) {
-    return py::isinstance<py::array>(object) &&
-           py::reinterpret_borrow<py::array>(object).dtype().kind() == 'f';
+    if (!py::isinstance<py::array>(object)) return false;
+    const py::dtype dtype = py::reinterpret_borrow<py::array>(object).dtype();
+    return dtype.kind() == 'f' || find_type(dtype);  // bfloat16 has another kind
 }
 
 bool has_shape(const py::array& array, const Shape& shape) {
@@ -97,8 +98,9 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
 py::array score_array(const py::object& given, const char* what, const py::object& targets) {
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw_error<py::type_error>(
-            "{0} must have dtype float32 or float64, not {1}; were {0} and targets swapped?", what,
-            short_text(py::str(given.attr("dtype"))));
+            "{0} must have dtype float32, float64, bfloat16 or float16, not {1}; were {0} and "
+            "targets swapped?",
+            what, short_text(py::str(given.attr("dtype"))));
     return float_array(given, what);
 }
 
@@ -147,14 +149,7 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
     return indices;
 }
 
-// An element of a vector of either type.
-double element(const py::array& array, py::ssize_t index) {
-    return type_of(array) == Type::float64
-               ? *static_cast<const double*>(array.data(index))
-               : static_cast<double>(*static_cast<const float*>(array.data(index)));
-}
-
-// The weights of the classes, in a unit that makes them numbers of the model's type.
+// The weights of the classes, in a unit that makes them numbers of the model's arithmetic.
 ClassWeights class_weights(const py::object& given, py::ssize_t classes, const py::array& model,
                            const char* model_name) {
     if (given.is_none()) return {};
@@ -163,11 +158,12 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
         throw_error<py::value_error>("weight must have shape ({},), one for each class, not {}",
                                      classes, describe_shape(weight));
     require_range(weight, "weight", model, model_name);
+    const py::array numbers = as_type(weight, Type::float64);
     ClassWeights weights{std::vector<double>(static_cast<std::size_t>(classes))};
     double least = std::numeric_limits<double>::infinity(), largest = 0.0;
     py::ssize_t least_at = 0;
     for (py::ssize_t c = 0; c < classes; ++c) {
-        const double value = element(weight, c), size = std::abs(value);
+        const double value = *static_cast<const double*>(numbers.data(c)), size = std::abs(value);
         weights.values[static_cast<std::size_t>(c)] = value;
         if (size > 0 && size < least) {
             least = size;
@@ -177,7 +173,7 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
     }
     // Powers of two. Products, sums and quotients of weights between 2^lowest and 2^highest neither
     // overflow nor underflow; a float has 2^-126 to 2^128, a double 2^-1022 to 2^1024.
-    const bool narrow = type_of(model) == Type::float32;
+    const bool narrow = type_of(model) != Type::float64;
     const int lowest = narrow ? -100 : -900, highest = -lowest;
     int shift = 0;
     if (least < std::ldexp(1.0, lowest)) shift = lowest - std::ilogb(least);
@@ -190,9 +186,8 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
                           static_cast<double>(static_cast<float>(least)) == least;
         if (narrow && !held)
             throw_error<py::value_error>(
-                "weight[{}] is {}, too small for float32, the dtype of {}, beside a weight "
-                "of {}",
-                least_at, least, model_name, largest);
+                "weight[{}] is {}, too small for float32, {}, beside a weight of {}", least_at,
+                least, float32_reason(model, model_name), largest);
         return weights;
     }
     for (double& value : weights.values) value = std::ldexp(value, shift);
@@ -342,7 +337,8 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
     if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
     if (!stats.is_none())
-        log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+        log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions),
+                                          dtype_of(arithmetic_type(type_of(given)), given));
     py::array logits = given;
     if (!class_array(logits, class_axis)) logits = numpy.attr("ascontiguousarray")(logits);
 
@@ -519,6 +515,15 @@ void bind_losses(py::module_& module) {
                py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("out"),
                py::call_guard<DefaultFloatingPoint>());
+    module.def(
+        "copy_rounded",
+        [](const py::object& array, const py::object& out_given) {
+            const py::array from = float_array(array, "array");
+            const py::array out = parameter_array(out_given, "out");
+            require_same_shape(out, "out", from, "array");
+            copy_rounded(from, out);
+        },
+        py::arg("array"), py::arg("out"), py::call_guard<DefaultFloatingPoint>());
 }
 
 }  // namespace fastopt

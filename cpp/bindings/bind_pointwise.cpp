@@ -53,7 +53,7 @@ void check_weight(const py::array& weight, const std::string& what, const py::ar
 
 // Whether a number of the array is not 0, but so small that float32 cannot hold all its digits.
 bool is_too_small(const py::array& array) {
-    if (type_of(array) == Type::float32) return false;
+    if (type_of(array) != Type::float64) return false;
     bool found = false;
     const auto size = static_cast<std::size_t>(array.size());
     c_order_reader(array).each_run(0, size, [&](const std::byte* run, std::size_t count) {
@@ -115,8 +115,9 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     require_like(target, "target", input, "input");
     std::vector<NamedArray> operands{{"input", input}, {"target", target}};
     std::array<std::optional<py::array>, max_operands> arrays{input, target};
-    // Everything is computed in float64 if the dtype of the input cannot hold a weight.
-    batch.type = type_of(input);
+    // Everything is computed in float64 if the arithmetic of the input cannot hold a weight.
+    const Type type = arithmetic_type(type_of(input));
+    batch.type = type;
     const auto add_weight = [&](const py::object& given, const char* what, std::size_t number) {
         if (given.is_none()) return;
         const py::array weight = float_array(given, what);
@@ -127,12 +128,14 @@ py::object pointwise_loss(const py::object& kernel, const py::object& input_give
     };
     add_weight(weight_given, "weight", 2);
     add_weight(pos_weight_given, "pos_weight", 3);
-    const bool wide = batch.type != type_of(input);
+    const bool wide = batch.type != type;
     batch.count = static_cast<std::size_t>(input.size());
     batch.divisor = divisor_of(reduction, input);
     for (std::size_t i = 0; i < arrays.size(); ++i) {
         if (!arrays[i]) continue;
-        arrays[i] = as_type(*arrays[i], batch.type);
+        if (batch.type == Type::float64 || !is_16_bit(type_of(*arrays[i])))
+            arrays[i] = as_type(*arrays[i], batch.type);
+        batch.types[i] = type_of(*arrays[i]);
         batch.operands[i] = broadcast_reader(*arrays[i], input);
     }
 
@@ -179,9 +182,10 @@ py::object pointwise_function(const py::object& kernel, const py::list& given,
         const py::array& array = operands.back().array;
         require_like(array, what, operands[0].array, operands[0].what);
         batch.operands[operands.size() - 1] = c_order_reader(array);
+        batch.types[operands.size() - 1] = type_of(array);
     }
     const py::array& model = operands[0].array;
-    batch.type = type_of(model);
+    batch.type = arithmetic_type(type_of(model));
     batch.count = static_cast<std::size_t>(model.size());
     py::array result = result_array(out, operands, operands.size());
     batch.out = result.mutable_data();

@@ -31,11 +31,12 @@ int find_update(const py::object& given) {
 
 // Throws if there is a scalar that the element type of `array` cannot hold.
 void require_fit(const Unfit& scalar, const py::array& array, const std::string& what) {
-    if (scalar.name != nullptr)
-        throw_error<py::value_error>(
-            "{} is {!r}, out of the range of {}, the dtype of {}; choose another value, or arrays "
-            "of float64",
-            scalar.name, scalar.value, py::object(array.dtype()), what);
+    if (scalar.name == nullptr) return;
+    const bool wide = type_of(array) == arithmetic_type(type_of(array));
+    throw_error<py::value_error>(
+        "{} is {!r}, out of the range of {}{}; choose another value, or arrays of float64",
+        scalar.name, scalar.value, wide ? py::str(py::object(array.dtype())) : py::str("float32"),
+        (wide ? ", the dtype of " : ", the type that computes ") + what);
 }
 
 using Changes = std::vector<std::pair<py::dict, py::dict>>;
@@ -114,13 +115,15 @@ public:
         Group added_group{GroupOptions(update_, group), group["params"]};
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
-            overlap.add(float_array(parameter.param, ""), parameter.what, true);
+            overlap.add(plain_array(parameter.param), parameter.what, true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto name = as_text(py::object(names[i]), "the name of a parameter");
             added.push_back(make_parameter(update_, name, arrays[i], groups_.size()));
             const Parameter& parameter = added.back();
             const py::array param = parameter_array(parameter.param, parameter.what);
+            if (update_.has_types)
+                require_row(type_of(param), parameter.what, added_group.options.types());
             require_fit(added_group.options.unfit(1, type_of(param)), param, parameter.what);
             overlap.add(param, parameter.what, true);
         }
@@ -158,18 +161,16 @@ public:
     // skip_nonfinite a StepInfo.
     py::object step(const py::object& groups, const py::object& given, const py::object& max_norm,
                     const py::object& norm_type, const py::object& grad_scale,
-                    const py::object& skip_nonfinite, const py::object& zero_grads) {
+                    const py::object& skip_nonfinite, const py::object& zero_grads,
+                    const py::object& out) {
         const Use use(*this);
         const GradOptions options =
             grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
         // A separate tuple: no other thread may free a gradient while the GIL is released.
-        const auto grads = py::reinterpret_steal<py::tuple>(PySequence_Tuple(given.ptr()));
-        if (!grads) throw py::error_already_set();
-        if (grads.size() != parameters_.size())
-            throw_error<py::value_error>(
-                "grads has {} for {}; pass None for a parameter without one",
-                counted(grads.size(), "gradient"), counted(parameters_.size(), "parameter"));
+        const py::tuple grads = one_for_each(given, "grads", "gradient", "gradients");
+        const py::tuple copies =
+            out.is_none() ? py::tuple() : one_for_each(out, "out", "copy", "copies");
         // The result is made before the step, and filled after it: nothing can fail then.
         std::optional<LateFloat> norm;
         std::optional<LateTuple> info;
@@ -177,7 +178,7 @@ public:
             info.emplace(step_info_, py::make_tuple(norm.emplace().object(), false));
         StepResult result;
         try {
-            plan_.prepare(parameters_, groups_, grads, options.zero);
+            plan_.prepare(parameters_, groups_, grads, copies, options.zero);
             result = plan_.run(options);
             if (result.misfit) {
                 const Parameter& parameter = parameters_[plan_.parameter(result.misfit->tensor)];
@@ -203,6 +204,7 @@ public:
         for (int i = 0; i < update_.state_count; ++i)
             if (const auto& state = parameter.states[static_cast<std::size_t>(i)])
                 result[update_.states[i]] = *state;
+        if (const auto& master = parameter.states[master_place]) result[master_name] = *master;
         return result;
     }
 
@@ -228,19 +230,26 @@ public:
         for (std::size_t i = 0; i < loaded.size(); ++i) {
             const Parameter& parameter = parameters_[i];
             const py::object entry = loaded[i];
-            fresh.push_back(entry.is_none() ? std::pair(parameter.states, parameter.step)
-                                            : read_state(parameter, py::dict(entry)));
+            const GroupOptions& group = options[parameter.group];
+            const py::array param = plain_array(parameter.param);
+            if (update_.has_types) require_row(type_of(param), parameter.what, group.types());
+            if (entry.is_none()) {
+                require_states(parameter, param, group);
+                fresh.emplace_back(parameter.states, parameter.step);
+            } else {
+                fresh.push_back(read_state(parameter, param, py::dict(entry), group));
+            }
             const std::int64_t step = std::max<std::int64_t>(1, fresh.back().second);
-            require_fit(options[parameter.group].unfit(step, type_of(parameter.param)),
-                        parameter.param, parameter.what);
+            require_fit(group.unfit(step, type_of(param)), param, parameter.what);
         }
         std::vector<std::pair<py::array, py::array>> copies;  // from, to
         for (std::size_t i = 0; i < values.size(); ++i) {
             const py::object value = values[i];
             if (value.is_none()) continue;
             const Parameter& parameter = parameters_[i];
-            parameter_array(parameter.param, parameter.what);
-            const py::array array = float_array(value, parameter.what);
+            parameter_array(parameter.param, parameter.what, Taken::arithmetic);
+            const py::array array =
+                float_array(value, parameter.what, Purpose::input, Taken::arithmetic);
             require_like(array, parameter.what, parameter.param, parameter.grad_what);
             copies.emplace_back(copy_like(array, parameter.param), parameter.param);
         }
@@ -254,7 +263,8 @@ public:
             std::memcpy(const_cast<void*>(to.data()), from.data(),
                         static_cast<std::size_t>(to.nbytes()));
         exchange.finish();
-        plan_.clear();
+        plan_.clear();  // it points at the options
+        for (std::size_t g = 0; g < groups_.size(); ++g) std::swap(groups_[g].options, options[g]);
     }
 
     int traverse(visitproc visit, void* arg) const {
@@ -341,9 +351,40 @@ private:
                 plan_.clear();
     }
 
+    // A tuple with an array or None for each parameter. It is separate: no other thread may free an
+    // array while the GIL is released.
+    py::tuple one_for_each(const py::object& given, const char* name, const char* noun,
+                           const char* nouns) const {
+        auto arrays = py::reinterpret_steal<py::tuple>(PySequence_Tuple(given.ptr()));
+        if (!arrays) throw py::error_already_set();
+        if (arrays.size() != parameters_.size())
+            throw_error<py::value_error>(
+                "{} has {} for {}; pass None for a parameter without one", name,
+                std::to_string(arrays.size()) + " " + (arrays.size() == 1 ? noun : nouns),
+                counted(parameters_.size(), "parameter"));
+        return arrays;
+    }
+
+    // Throws unless the states that a parameter has fit the options of a loaded group.
+    static void require_states(const Parameter& parameter, const py::array& param,
+                               const GroupOptions& group) {
+        const bool needs_master = has_master(type_of(param), group.types());
+        const bool has_one = parameter.states[master_place].has_value();
+        if (parameter.step > 0 && needs_master != has_one)
+            throw_error<py::value_error>(
+                "the state of '{}' is not loaded and has {} master_param, but the loaded options "
+                "need {}; load its state too",
+                parameter.name, has_one ? "a" : "no", has_one ? "none" : "one");
+        for (std::size_t i = 0; i < parameter.states.size(); ++i)
+            if (const auto& state = parameter.states[i])
+                state_array(*state, "a state of '" + parameter.name + "', which is not loaded,", i,
+                            param, group.types());
+    }
+
     // The states and the step counter that an entry of a state dict holds.
-    std::pair<States, std::int64_t> read_state(const Parameter& parameter,
-                                               const py::dict& entry) const {
+    std::pair<States, std::int64_t> read_state(const Parameter& parameter, const py::array& param,
+                                               const py::dict& entry,
+                                               const GroupOptions& group) const {
         const std::string owner = "state of '" + parameter.name + "'";
         if (!entry.contains("step")) throw_names("the " + owner + " has no 'step'");
         const std::string step_what = "'step' in the " + owner;
@@ -352,24 +393,23 @@ private:
         if (step < 0 || step == last_step)
             throw_error<py::value_error>("{} must be >= 0 and below 2**63 - 1, not {}", step_what,
                                          short_repr(step_object));
-        // A state that an option needs may have been switched on since: it starts afresh.
-        static constexpr double no_options[max_options] = {};
         States states;
         py::set unknown(entry.attr("keys")());
         unknown.attr("remove")("step");
-        for (int i = 0; i < update_.state_count; ++i) {
-            const char* name = update_.states[i];
+        const auto take = [&](std::size_t place, const char* name, bool needed) {
             if (!entry.contains(name)) {
-                if (step > 0 && update_.uses_state(no_options, i))
-                    throw_names("the " + owner + " has no '" + name + "'");
-                continue;
+                if (step > 0 && needed) throw_names("the " + owner + " has no '" + name + "'");
+                return;
             }
             unknown.attr("discard")(name);
             const std::string what = name + (" of '" + parameter.name + "'");
-            const py::array given = float_array(entry[name], what);
-            require_like(given, what, parameter.param, parameter.what);
-            states[static_cast<std::size_t>(i)] = copy_like(given, parameter.param);
-        }
+            const py::array given = state_array(entry[name], what, place, param, group.types());
+            require_same_shape(given, what, param, parameter.what);
+            states[place] = copy_like(given, param);
+        };
+        for (int i = 0; i < update_.state_count; ++i)
+            take(static_cast<std::size_t>(i), update_.states[i], group.needs_state(i));
+        if (has_master(type_of(param), group.types())) take(master_place, master_name, true);
         for (const py::handle key : unknown)
             throw_names("the " + owner + " has " + short_repr(key) + ", which this " +
                         update_.words.owner + " does not know");
@@ -390,7 +430,28 @@ void update(const py::object& kernel, const py::object& param, const py::object&
             const py::dict& given, const py::object& step_given, const py::dict& group) {
     const int number = find_update(kernel);
     const Update& update = update_row(number);
-    const std::vector<Group> groups{{GroupOptions(update, group), {}}};
+    const py::array param_array = float_array(param, "param");
+    TypeOptions types;
+    const GroupOptions plain_options(update, group, types);
+    for (int i = 0; i < update.state_count; ++i) {
+        if (!plain_options.uses_state(i)) continue;
+        const py::object state = given.attr("get")(update.states[i]);
+        if (state.is_none()) continue;
+        const py::array array = float_array(state, update.states[i]);
+        if (type_of(array) == Type::bfloat16) types.state = Type::bfloat16;
+    }
+    const py::object master = given.attr("get")(master_name);
+    if (!master.is_none())
+        types.master = py::isinstance<py::array>(master) && py::array(master).dtype().kind() == 'i'
+                           ? TypeOptions::Master::split
+                           : TypeOptions::Master::float32;
+    require_row(type_of(param_array), "param", types);
+    if (!master.is_none() && !has_master(type_of(param_array), types))
+        throw_error<py::type_error>(
+            "master_param is for a param of bfloat16 or float16, and this one has dtype {}; use "
+            "master_param=None",
+            param_array.dtype());
+    const std::vector<Group> groups{{GroupOptions(update, group, types), {}}};
     const GroupOptions& options = groups[0].options;
     const std::int64_t step = as_integer(step_given, "step");
     if (step < 1)
@@ -404,15 +465,17 @@ void update(const py::object& kernel, const py::object& param, const py::object&
         const std::string reason = state.is_none() ? options.reason_for_state(i, group) : "";
         if (!reason.empty())
             throw_error<py::type_error>("{} is None, but {} needs it", name, reason);
-        states[static_cast<std::size_t>(i)] = float_array(state, name);
+        states[static_cast<std::size_t>(i)] =
+            state_array(state, name, static_cast<std::size_t>(i), param_array, types);
     }
-    std::vector<Parameter> parameters{
-        make_parameter(update, "param", float_array(param, "param"), 0)};
+    if (has_master(type_of(param_array), types))
+        states[master_place] = state_array(master, master_name, master_place, param_array, types);
+    std::vector<Parameter> parameters{make_parameter(update, "param", param_array, 0)};
     parameters[0].states = std::move(states);
     parameters[0].step = step - 1;
     const py::tuple grads = py::make_tuple(float_array(grad, parameters[0].grad_what));
     Plan plan(number);
-    plan.prepare(parameters, groups, grads, false);
+    plan.prepare(parameters, groups, grads, py::tuple(), false);
     plan.tensor(0).fresh = step == 1;
     const StepResult result = plan.run({});
     if (result.misfit) require_fit(result.misfit->scalar, parameters[0].param, "param");
@@ -435,7 +498,7 @@ void bind_updates(py::module_& module) {
         .def("step", &Updater::step, py::arg("groups"), py::arg("grads"),
              py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
              py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false,
-             py::arg("zero_grads") = false, Guard())
+             py::arg("zero_grads") = false, py::arg("out") = py::none(), Guard())
         .def("state", &Updater::state, py::arg("index"))
         .def("load", &Updater::load, py::arg("states"), py::arg("groups"), py::arg("loaded_groups"),
              py::arg("values") = py::list(), Guard());

@@ -24,6 +24,12 @@ NumberRange range_of(Domain domain) {
     }
 }
 
+py::object interned(const char* name) {
+    PyObject* key = PyUnicode_InternFromString(name);
+    if (key == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(key);
+}
+
 // Item number `item` of a pair such as betas.
 py::object pair_item(py::handle value, const char* name, int item) {
     py::object items;
@@ -89,17 +95,93 @@ void throw_names(const std::string& message) {
     throw py::error_already_set();
 }
 
-GroupOptions::GroupOptions(const Update& update, const py::dict& group) : update_(&update) {
-    for (int i = 0; i < update.option_count; ++i) {
-        PyObject* key = PyUnicode_InternFromString(update.options[i].name);
-        if (key == nullptr) throw py::error_already_set();
-        keys_.push_back(py::reinterpret_steal<py::object>(key));
-    }
+GroupOptions::GroupOptions(const Update& update, const TypeOptions& types)
+    : update_(&update), types_(types) {
+    for (int i = 0; i < update.option_count; ++i) keys_.push_back(interned(update.options[i].name));
     seen_.resize(keys_.size());
+}
+
+GroupOptions::GroupOptions(const Update& update, const py::dict& group)
+    : GroupOptions(update, TypeOptions{}) {
+    if (update.has_types) read_types(group);
     read(group);
 }
 
+GroupOptions::GroupOptions(const Update& update, const py::dict& group, const TypeOptions& types)
+    : GroupOptions(update, types) {
+    read(group);
+}
+
+// The values have been checked by fastopt._storage.check_options.
+void GroupOptions::read_types(const py::dict& group) {
+    for (const char* name : {"state_dtype", "master", "stochastic_rounding", "seed"})
+        type_values_.emplace_back(interned(name), group[name]);
+    const auto is = [&](std::size_t number, const char* value) {
+        const py::object& given = type_values_[number].second;
+        return !given.is_none() && as_text(given, "") == value;
+    };
+    types_.state_given = !type_values_[0].second.is_none();
+    if (is(0, "bfloat16")) types_.state = Type::bfloat16;
+    if (is(1, "float32")) types_.master = TypeOptions::Master::float32;
+    if (is(1, "split")) types_.master = TypeOptions::Master::split;
+    types_.stochastic = as_flag(type_values_[2].second, "stochastic_rounding");
+    types_.seed = static_cast<std::uint64_t>(as_integer(type_values_[3].second, "seed"));
+}
+
+void GroupOptions::check_types(const py::dict& group) const {
+    for (const auto& [key, value] : type_values_) {
+        PyObject* found = PyDict_GetItemWithError(group.ptr(), key.ptr());
+        if (found == value.ptr()) continue;
+        if (found == nullptr) {
+            if (PyErr_Occurred()) throw py::error_already_set();
+            throw_names("the parameter group has no option '" + as_text(key, "") + "'");
+        }
+        if (Py_TYPE(found) == Py_TYPE(value.ptr()) &&
+            py::reinterpret_borrow<py::object>(found).equal(value))
+            continue;
+        throw_error<py::value_error>(
+            "{} of a parameter group is fixed: it is {}, not {} (only load_state_dict changes it)",
+            key, short_repr(value), short_repr(found));
+    }
+}
+
+// Whether the dict holds the same objects as when it was read. To look at all of them takes a
+// quarter of the time of looking up the options.
+bool GroupOptions::is_as_seen(const py::dict& group) const {
+    PyObject *key = nullptr, *value = nullptr;
+    Py_ssize_t position = 0;
+    for (const auto& item : items_)
+        if (PyDict_Next(group.ptr(), &position, &key, &value) == 0 || key != item.first ||
+            value != item.second)
+            return false;
+    return !items_.empty() && PyDict_Next(group.ptr(), &position, &key, &value) == 0;
+}
+
+// The options are kept alive, with their names: an object at the same address is the same object.
+void GroupOptions::remember(const py::dict& group) {
+    items_.clear();
+    std::size_t found = 0;
+    for (const auto& [key, value] : group) {
+        items_.emplace_back(key.ptr(), value.ptr());
+        for (std::size_t i = 0; i < keys_.size(); ++i)
+            found += keys_[i].is(key) && seen_[i].is(value) &&
+                     (i == 0 || !keys_[i - 1].is(key));  // betas: two options of one name
+        for (const auto& [own, seen] : type_values_) found += own.is(key) && seen.is(value);
+    }
+    std::size_t names = type_values_.size();
+    for (std::size_t i = 0; i < keys_.size(); ++i) names += i == 0 || !keys_[i].is(keys_[i - 1]);
+    if (found < names) items_.clear();
+}
+
 bool GroupOptions::read(const py::dict& group) {
+    if (is_as_seen(group)) return false;
+    const bool changed = read_changed(group);
+    remember(group);
+    return changed;
+}
+
+bool GroupOptions::read_changed(const py::dict& group) {
+    check_types(group);
     std::vector<std::pair<std::size_t, py::object>> read;
     std::array<double, max_options> values = values_;
     for (std::size_t i = 0; i < keys_.size(); ++i) {
@@ -125,6 +207,14 @@ bool GroupOptions::read(const py::dict& group) {
     return std::exchange(used_, used) != used;
 }
 
+bool GroupOptions::needs_state(int index) const {
+    std::array<double, max_options> off{};
+    for (int i = 0; i < update_->option_count; ++i)
+        if (update_->options[i].domain == Domain::decay_rate)
+            off[static_cast<std::size_t>(i)] = 0.5;
+    return uses_state(index) && update_->uses_state(off.data(), index);
+}
+
 std::string GroupOptions::reason_for_state(int index, const py::dict& group) const {
     for (int i = 0; i < update_->option_count; ++i) {
         std::array<double, max_options> without = values_;
@@ -144,6 +234,7 @@ Unfit GroupOptions::unfit(std::int64_t step, Type type) const {
 
 int GroupOptions::traverse(visitproc visit, void* arg) const {
     for (const py::object& value : seen_) Py_VISIT(value.ptr());
+    for (const auto& [key, value] : type_values_) Py_VISIT(value.ptr());
     return 0;
 }
 

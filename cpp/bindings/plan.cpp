@@ -10,14 +10,77 @@
 namespace fastopt {
 namespace {
 
-PyObject* dtype_of(const py::array& array) { return py::detail::array_proxy(array.ptr())->descr; }
-
 std::byte* bytes_of(const py::array& array) {
     return static_cast<std::byte*>(const_cast<void*>(array.data()));
 }
 
 GradView grad_view(const py::array& grad, const std::vector<py::ssize_t>& order) {
     return {type_of(grad), static_cast<std::size_t>(grad.size()), reader(grad, order)};
+}
+
+// FNV-1a.
+std::uint64_t hash_of(const std::string& name) {
+    std::uint64_t hash = 0xcbf29ce484222325;
+    for (const char byte : name) {
+        hash ^= static_cast<unsigned char>(byte);
+        hash *= 0x100000001b3;
+    }
+    return hash;
+}
+
+Type state_type(Type param, const TypeOptions& options) {
+    return param == Type::float64 ? Type::float64 : options.state;
+}
+
+bool is_split(Type param, const TypeOptions& options) {
+    return param == Type::bfloat16 && options.master == TypeOptions::Master::split;
+}
+py::dtype state_dtype(std::size_t place, const py::array& param, const TypeOptions& options) {
+    const Type type = type_of(param);
+    if (place != master_place) return dtype_of(state_type(type, options), param);
+    return is_split(type, options) ? py::dtype::of<std::int16_t>() : py::dtype::of<float>();
+}
+
+// How the arrays of a parameter are stored, without its gradient and a copy.
+Storage storage_of(Type param, const TypeOptions& options) {
+    Storage storage{};
+    storage.param = param;
+    for (Type& type : storage.state) type = state_type(param, options);
+    storage.split = is_split(param, options);
+    storage.stochastic = options.stochastic;
+    if (has_master(param, options) && !storage.split) {  // the parameter is the copy
+        storage.param = Type::float32;
+        storage.copy = param;
+    }
+    return storage;
+}
+
+void set_plain(Slice& arrays) {
+    Storage& storage = arrays.storage;
+    const auto is_plain = [](Type type) { return !is_16_bit(type); };
+    storage.plain = is_plain(storage.param) && is_plain(storage.grad) && arrays.copy == nullptr;
+    for (int i = 0; i < max_states; ++i)
+        storage.plain &= arrays.state[i] == nullptr || is_plain(storage.state[i]);
+}
+
+py::handle item(const py::tuple& copies, std::size_t number) {
+    if (copies.size() == 0) return Py_None;
+    return PyTuple_GET_ITEM(copies.ptr(), static_cast<py::ssize_t>(number));
+}
+
+// `given` as an array that can get a copy of the parameter.
+py::array copy_array(py::handle given, const std::string& what, const Parameter& parameter) {
+    const py::array param = plain_array(parameter.param);
+    if (type_of(param) != Type::float32)
+        throw_error<py::type_error>(
+            "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
+            what, parameter.what, param.dtype());
+    py::array array = float_array(given, what, Purpose::result);
+    if (!is_16_bit(type_of(array)))
+        throw_error<py::type_error>("{} must have dtype bfloat16 or float16, not {}", what,
+                                    array.dtype());
+    require_twin(array, what, param, parameter.what);
+    return array;
 }
 
 }  // namespace
@@ -35,13 +98,67 @@ Parameter make_parameter(const Update& update, const std::string& name, py::hand
             {}};
 }
 
-Fingerprint::Fingerprint(const py::array& array, PyObject* dtype) {
+bool has_master(Type param, const TypeOptions& options) {
+    return is_16_bit(param) && options.master != TypeOptions::Master::none;
+}
+
+void require_row(Type type, const std::string& what, const TypeOptions& options) {
+    const char* dtype = nullptr;
+    const char* taken = nullptr;
+    if (type == Type::float64 && options.state_given) {
+        dtype = "float64";
+        taken = "states of float64: use state_dtype=None";
+    }
+    if (type == Type::float16 && options.master != TypeOptions::Master::float32) {
+        dtype = "float16";
+        taken = "a master of float32: use master='float32'";
+    }
+    if (dtype == nullptr) return;
+    constexpr const char* masters[] = {"None", "'float32'", "'split'"};
+    throw_error<py::type_error>(
+        "{} has dtype {}, which needs {} (here state_dtype={}, master={}); other parameters are "
+        "float32, or bfloat16 with master=None, 'split' or 'float32'",
+        what, dtype, taken,
+        !options.state_given              ? "None"
+        : options.state == Type::bfloat16 ? "'bfloat16'"
+                                          : "'float32'",
+        masters[static_cast<int>(options.master)]);
+}
+
+py::array state_array(py::handle object, const std::string& what, std::size_t place,
+                      const py::array& param, const TypeOptions& options) {
+    const py::dtype wanted = state_dtype(place, param, options);
+    const bool remainder = wanted.kind() == 'i';
+    if (remainder && py::isinstance<py::array>(object)) {
+        require_no_mask(object, what);
+        py::array array = plain_array(object);
+        if (array.dtype().num() == wanted.num()) {
+            require_native(array, what);
+            return array;
+        }
+    }
+    const bool is_master = place == master_place;
+    const bool is_float = !remainder && py::isinstance<py::array>(object) &&
+                          plain_array(object).dtype().num() == wanted.num();
+    if (!is_master || is_float) {
+        py::array array = float_array(object, what);
+        if (type_of(array) == (is_master ? Type::float32 : state_type(type_of(param), options)))
+            return array;
+    }
+    const py::object given = attribute(object, "dtype");
+    throw_error<py::type_error>(
+        "{} must be an array of {}, not {}; {}", what, wanted,
+        given ? py::object(py::str(given)) : py::object(py::str(type_name(object))),
+        place == master_place ? "load it with the option master that it was saved with"
+                              : "load it with the option state_dtype that it was saved with, or "
+                                "convert it with .astype");
+}
+
+Fingerprint::Fingerprint(const py::array& array) {
     const auto* fields = py::detail::array_proxy(array.ptr());
-    if (Py_TYPE(array.ptr()) != ndarray_type() || fields->descr != dtype ||
-        fields->nd > max_dimensions)
-        return;
+    if (Py_TYPE(array.ptr()) != ndarray_type() || fields->nd > max_dimensions) return;
     data_ = fields->data;
-    dtype_ = fields->descr;
+    dtype_ = py::reinterpret_borrow<py::object>(fields->descr);
     flags_ = fields->flags & checked_flags;
     dimensions_ = fields->nd;
     std::copy_n(fields->dimensions, fields->nd, shape_.begin());
@@ -55,9 +172,9 @@ void Plan::clear() {
 }
 
 void Plan::prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
-                   const py::tuple& grads, bool zero_grads) {
-    if (zero_grads != std::exchange(zero_grads_, zero_grads) || !refresh(parameters, grads))
-        make(parameters, groups, grads);
+                   const py::tuple& grads, const py::tuple& copies, bool zero_grads) {
+    if (zero_grads != std::exchange(zero_grads_, zero_grads) || !refresh(parameters, grads, copies))
+        make(parameters, groups, grads, copies);
     for (std::size_t k = 0; k < entries_.size(); ++k) {
         const Parameter& parameter = parameters[entries_[k].parameter];
         if (parameter.step == last_step)
@@ -76,19 +193,21 @@ void Plan::finish(std::vector<Parameter>& parameters) {
     for (std::size_t k = 0; k < entries_.size(); ++k) {
         Parameter& parameter = parameters[entries_[k].parameter];
         ++parameter.step;
-        if (!std::exchange(stepper_.tensors[k].fresh, false)) continue;
-        for (std::size_t i = 0; i < max_states; ++i)
+        if (!std::exchange(entries_[k].creates, false)) continue;
+        stepper_.tensors[k].fresh = false;
+        for (std::size_t i = 0; i < parameter.states.size(); ++i)
             if (entries_[k].created[i]) std::swap(parameter.states[i], entries_[k].created[i]);
     }
 }
 
 void Plan::skip() {
-    const auto is_fresh = [](const TensorUpdate& tensor) { return tensor.fresh; };
-    if (std::any_of(stepper_.tensors.begin(), stepper_.tensors.end(), is_fresh)) clear();
+    const auto creates = [](const Entry& entry) { return entry.creates; };
+    if (std::any_of(entries_.begin(), entries_.end(), creates)) clear();
 }
 
 // Whether the plan fits these gradients, or could be made to.
-bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& grads) {
+bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                   const py::tuple& copies) {
     std::size_t k = 0;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const py::handle grad = PyTuple_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
@@ -98,11 +217,13 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
         const Parameter& parameter = parameters[i];
         const Entry& entry = entries_[k];
         if (!entry.param.matches(parameter.param.ptr())) return false;
-        for (std::size_t s = 0; s < max_states; ++s) {
-            if (stepper_.tensors[k].state[s] == nullptr) continue;
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            if ((entry.used >> s & 1) == 0) continue;
             const auto& state = parameter.states[s];
             if (!state || !entry.states[s].matches(state->ptr())) return false;
         }
+        const py::handle copy = item(copies, i);
+        if (copy.is_none() ? entry.copy.is_set() : !entry.copy.matches(copy.ptr())) return false;
         if (!entry.grad.matches(grad.ptr()) && !take_grad(k, parameter, grad)) return false;
         ++k;
     }
@@ -128,64 +249,114 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
     // The pieces were cut for the layout of the old gradient.
     if (view.reader.at_once() != tensor.grad.reader.at_once()) return false;
     tensor.grad = std::move(view);
-    entry.grad = {array, dtype_of(parameter.param)};
+    tensor.arrays.storage.grad = tensor.grad.type;
+    set_plain(tensor.arrays);
+    entry.grad = Fingerprint(array);
     return true;
 }
 
 // Checks everything and plans anew.
 void Plan::make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
-                const py::tuple& grads) {
+                const py::tuple& grads, const py::tuple& copies) {
     clear();
     OverlapCheck overlap;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const py::object grad = grads[i];
         if (grad.is_none()) continue;
         entries_.emplace_back().parameter = i;
-        add(parameters[i], groups[parameters[i].group].options, grad, overlap);
+        add(parameters[i], groups[parameters[i].group].options, grad, item(copies, i), overlap);
     }
     overlap.run();
     written_ = overlap.written();
     stepper_.cut();
 }
 
-// Fills the last entry, and creates the states that are used and do not exist yet.
+// Fills the last entry.
 void Plan::add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
-               OverlapCheck& overlap) {
+               py::handle copy, OverlapCheck& overlap) {
     Entry& entry = entries_.back();
-    const py::array& param = parameter.param;
-    PyObject* const dtype = dtype_of(param);
-    const py::array plain = parameter_array(param, parameter.what);
-    overlap.add(plain, parameter.what, true);
-    entry.param = {param, dtype};
-    entry.order = memory_order(plain);
+    const py::array param = parameter_array(parameter.param, parameter.what);
+    const Type type = type_of(param);
+    overlap.add(param, parameter.what, true);
+    entry.param = Fingerprint(parameter.param);
+    entry.order = memory_order(param);
     const py::array grad_array = check_grad(grad, parameter);
     overlap.add(grad_array, parameter.grad_what, zero_grads_);
-    entry.grad = {grad_array, dtype};
+    entry.grad = Fingerprint(grad_array);
     TensorUpdate tensor{};
-    tensor.param = bytes_of(plain);
     tensor.grad = grad_view(grad_array, entry.order);
     tensor.options = options.values();
-    for (std::size_t i = 0; i < static_cast<std::size_t>(update().state_count); ++i) {
-        if (!options.uses_state(static_cast<int>(i))) continue;
-        const std::string what = update().states[i] + (" of '" + parameter.name + "'");
+    Slice& arrays = tensor.arrays;
+    arrays.param = bytes_of(param);
+    arrays.storage = storage_of(type, options.types());
+    arrays.storage.grad = tensor.grad.type;
+    arrays.noise = {options.types().seed, 0, hash_of(parameter.name)};
+    add_states(parameter, options, tensor, overlap);
+    if (!copy.is_none()) {
+        const std::string what = "copy of '" + parameter.name + "'";
+        const py::array array = copy_array(copy, what, parameter);
+        overlap.add(array, what, true);
+        entry.copy = Fingerprint(array);
+        arrays.copy = bytes_of(array);
+        arrays.storage.copy = type_of(array);
+    }
+    set_plain(arrays);
+    stepper_.tensors.push_back(std::move(tensor));
+}
+
+// Creates the states that are used and do not exist yet.
+void Plan::add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
+                      OverlapCheck& overlap) {
+    Entry& entry = entries_.back();
+    const py::array param = plain_array(parameter.param);
+    const TypeOptions& types = options.types();
+    const bool has_master_array = has_master(type_of(param), types);
+    for (std::size_t i = 0; i < parameter.states.size(); ++i) {
+        const bool is_master = i == master_place;
+        if (is_master ? !has_master_array
+                      : static_cast<int>(i) >= update().state_count ||
+                            !options.uses_state(static_cast<int>(i)))
+            continue;
+        entry.used |= 1u << i;
+        const std::string what =
+            (is_master ? master_name : update().states[i]) + (" of '" + parameter.name + "'");
         std::optional<py::array> state = parameter.states[i];
         if (!state) {
-            state = entry.created[i] = zeros_like(param);
-            tensor.fresh = true;
+            const bool is_float = is_master && types.master == TypeOptions::Master::float32;
+            state = entry.created[i] =
+                is_float ? wide_copy(param) : zeros_like(param, state_dtype(i, param, types));
+            entry.creates = true;
+            tensor.fresh |= !is_master;
         } else {
-            float_array(*state, what);
+            state_array(*state, what, i, param, types);
             require_twin(*state, what, param, parameter.what);
         }
         overlap.add(*state, what, true);
-        tensor.state[i] = bytes_of(*state);
-        entry.states[i] = {*state, dtype};
+        entry.states[i] = Fingerprint(*state);
+        void* const data = bytes_of(*state);
+        if (!is_master) {
+            tensor.arrays.state[i] = data;
+        } else if (tensor.arrays.storage.split) {
+            tensor.arrays.remainder = data;
+        } else {
+            tensor.arrays.copy = tensor.arrays.param;
+            tensor.arrays.param = data;
+        }
     }
-    stepper_.tensors.push_back(std::move(tensor));
 }
 
 py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
     py::array array = float_array(grad, parameter.grad_what);
-    require_like(array, parameter.grad_what, parameter.param, parameter.what);
+    const Type type = type_of(plain_array(parameter.param));
+    const Type arithmetic = arithmetic_type(type);
+    if (is_16_bit(type) && type_of(array) == Type::float64)
+        throw_error<py::type_error>(
+            "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with "
+            ".astype(np.float32)",
+            parameter.grad_what, parameter.what, parameter.param.dtype());
+    if (arithmetic_type(type_of(array)) != arithmetic)
+        require_type(array, parameter.grad_what, parameter.param, parameter.what);
+    require_same_shape(array, parameter.grad_what, parameter.param, parameter.what);
     if (zero_grads_) {
         require_writeable(array, parameter.grad_what);
         require_distinct_elements(array, parameter.grad_what);

@@ -18,7 +18,11 @@
 
 namespace fastopt {
 
-using States = std::array<std::optional<py::array>, max_states>;
+// The arrays of an update, and last the master of a parameter of 16 bits: its float32, or the int16
+// that makes one together with it.
+constexpr std::size_t master_place = max_states;
+constexpr const char* master_name = "master_param";
+using States = std::array<std::optional<py::array>, max_states + 1>;
 
 // The row of an update in the table of the instruction set in use.
 const Update& update_row(int number);
@@ -36,6 +40,16 @@ struct Parameter {
 Parameter make_parameter(const Update& update, const std::string& name, py::handle array,
                          std::size_t group);
 
+bool has_master(Type param, const TypeOptions& options);
+
+// Throws TypeError if a parameter of this type cannot be stored as the options say.
+void require_row(Type type, const std::string& what, const TypeOptions& options);
+
+// `object` as an array that can be the state number `place` of a parameter (`param`, an array that
+// was checked): its type follows from the options. Throws TypeError.
+py::array state_array(py::handle object, const std::string& what, std::size_t place,
+                      const py::array& param, const TypeOptions& options);
+
 struct Group {
     GroupOptions options;
     py::object params;  // what the group's dict holds as "params"
@@ -49,8 +63,8 @@ class Fingerprint {
 public:
     Fingerprint() = default;
 
-    // `dtype` must outlive this. An array with another object for its dtype never matches.
-    Fingerprint(const py::array& array, PyObject* dtype);
+    // An array with another object for its dtype never matches.
+    explicit Fingerprint(const py::array& array);
 
     bool matches(PyObject* object) const {
         return matches_elsewhere(object) && py::detail::array_proxy(object)->data == data_;
@@ -60,7 +74,7 @@ public:
     __attribute__((always_inline)) bool matches_elsewhere(PyObject* object) const {
         if (Py_TYPE(object) != ndarray_type()) return false;
         const auto* fields = py::detail::array_proxy(object);
-        if (fields->descr != dtype_ || fields->nd != dimensions_ ||
+        if (fields->descr != dtype_.ptr() || fields->nd != dimensions_ ||
             (fields->flags & checked_flags) != flags_)
             return false;
         for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
@@ -70,6 +84,7 @@ public:
     }
 
     void move(const void* data) { data_ = data; }
+    bool is_set() const { return dimensions_ >= 0; }
 
 private:
     static constexpr int max_dimensions = 4;  // arrays of more never match
@@ -79,7 +94,7 @@ private:
     static PyTypeObject* ndarray_type() { return py::detail::npy_api::get().PyArray_Type_; }
 
     const void* data_ = nullptr;
-    const PyObject* dtype_ = nullptr;
+    py::object dtype_;
     int flags_ = 0;
     int dimensions_ = -1;
     std::array<py::ssize_t, max_dimensions> shape_{};
@@ -101,10 +116,11 @@ public:
     void clear();
 
     // Makes the plan fit these gradients, one for each parameter or None, and the next step of each
-    // parameter. If the arrays are those of the last step, only their fingerprints are compared. A
-    // gradient that differs is checked by itself, if it can be. Else everything is checked.
+    // parameter. `copies` is the same for copies of the new parameters, or an empty tuple. If the
+    // arrays are those of the last step, only their fingerprints are compared. A gradient that
+    // differs is checked by itself, if it can be. Else everything is checked.
     void prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
-                 const py::tuple& grads, bool zero_grads);
+                 const py::tuple& grads, const py::tuple& copies, bool zero_grads);
 
     StepResult run(const GradOptions& options);
 
@@ -123,18 +139,23 @@ private:
     struct Entry {
         std::size_t parameter;
         std::vector<py::ssize_t> order;
-        Fingerprint param, grad;
-        std::array<Fingerprint, max_states> states;
-        States created;  // for the current step
+        Fingerprint param, grad, copy;
+        std::array<Fingerprint, std::tuple_size_v<States>> states;
+        unsigned used = 0;     // a bit for each of them
+        States created;        // for the current step
+        bool creates = false;  // whether there is one
     };
 
     const Update& update() const { return update_row(number_); }
-    bool refresh(const std::vector<Parameter>& parameters, const py::tuple& grads);
+    bool refresh(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                 const py::tuple& copies);
     bool take_grad(std::size_t number, const Parameter& parameter, py::handle grad);
     void make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
-              const py::tuple& grads);
+              const py::tuple& grads, const py::tuple& copies);
     void add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
-             OverlapCheck& overlap);
+             py::handle copy, OverlapCheck& overlap);
+    void add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
+                    OverlapCheck& overlap);
     py::array check_grad(py::handle grad, const Parameter& parameter) const;
     bool is_written(Extent range) const;
 

@@ -10,12 +10,25 @@
 
 namespace fastopt {
 
-// The element types, as an index into the tables below.
+// The element types, as an index into the tables below. The first are also those of arithmetic.
 enum class Type : int {
     float32,
-    float64
+    float64,
+    bfloat16,
+    float16
 };
-constexpr int type_count = 2;
+constexpr int arithmetic_count = 2;
+constexpr int type_count = 4;
+
+// The type in which elements of this type are computed.
+constexpr Type arithmetic_type(Type type) {
+    return type == Type::float64 ? Type::float64 : Type::float32;
+}
+constexpr bool is_16_bit(Type type) { return arithmetic_type(type) != type; }
+constexpr std::size_t size_of(Type type) {
+    constexpr std::size_t sizes[] = {4, 8, 2, 2};
+    return sizes[static_cast<int>(type)];
+}
 
 constexpr int max_options = 12;  // of an update
 constexpr int max_states = 3;    // of an update
@@ -73,12 +86,63 @@ struct Unfit {
     double value;
 };
 
-// Pointers to the first element of a run of one parameter, all of the same element type.
+// How the arrays of a parameter are stored, where they are not all of its arithmetic type.
+struct Storage {
+    Type param;
+    Type grad;
+    Type state[max_states];
+    Type copy;
+    bool plain;       // all arrays have the type of the arithmetic, and there is no copy
+    bool split;       // a bfloat16 parameter and its remainder hold a float32
+    bool stochastic;  // a bfloat16 parameter without remainder, and a second moment, are rounded so
+};
+
+// What random bits depend on, beside the number of the element.
+struct NoiseKey {
+    std::uint64_t seed, step, tensor;
+};
+
+// Pointers to the first element of a run of one parameter.
 struct Slice {
     void* param;
     const void* grad;
     void* state[max_states];
+    void* remainder;  // int16, of a split parameter, or nullptr
+    void* copy;       // the new parameter in another type, or nullptr
+    Storage storage;
+    NoiseKey noise;
+    std::uint64_t first;  // the number of the first element in its array
 };
+
+constexpr int max_arrays = 4 + max_states;  // of a slice
+
+namespace {
+
+// Calls visit(pointer, bytes of an element) for each array of a slice; it may change the pointer.
+template <class Visit>
+FASTOPT_INLINE void each_array(Slice& slice, Visit visit) {
+    visit(slice.param, size_of(slice.storage.param));
+    if (slice.grad != nullptr) visit(slice.grad, size_of(slice.storage.grad));
+    for (int i = 0; i < max_states; ++i)
+        if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state[i]));
+    if (slice.remainder != nullptr) visit(slice.remainder, sizeof(std::int16_t));
+    if (slice.copy != nullptr) visit(slice.copy, size_of(slice.storage.copy));
+}
+
+FASTOPT_INLINE const void* moved(const void* data, std::size_t bytes) {
+    return static_cast<const std::byte*>(data) + bytes;
+}
+FASTOPT_INLINE void* moved(void* data, std::size_t bytes) {
+    return static_cast<std::byte*>(data) + bytes;
+}
+
+// Leaves out the first `count` elements of a slice.
+FASTOPT_INLINE void advance(Slice& slice, std::size_t count) {
+    each_array(slice, [count](auto& data, std::size_t size) { data = moved(data, count * size); });
+    slice.first += count;
+}
+
+}  // namespace
 
 // The words of messages.
 struct Words {
@@ -95,6 +159,8 @@ struct Update {
     int option_count;
     const char* const* states;  // the names of the state arrays
     int state_count;
+    int second_moment;  // the state that moves in steps too small for 16 bits, or -1
+    bool has_types;     // whether its groups have the options of types: state_dtype, master, ...
     // The reason why these options cannot be combined, or nullptr.
     const char* (*conflict)(const double* options);
     // Whether state number `index` is used with these options.
@@ -105,17 +171,24 @@ struct Update {
     // The first of these scalars that cannot be rounded to `type`; its name is nullptr if there is
     // none.
     Unfit (*unfit)(const Coefficients& scalars, Type type);
-    void (*run[type_count])(const Slice& slice, std::size_t count, const Coefficients& scalars);
+    void (*run[arithmetic_count])(const Slice& slice, std::size_t count,
+                                  const Coefficients& scalars);
 };
 
-// The table of updates, and what is computed from gradients before an update.
+// The table of updates, what is computed from gradients before an update, and conversions.
 struct UpdateTable {
     const Update* updates;
     int update_count;
-    // (x / divisor) * multiplier, computed in double; `out` may be `x`.
+    // Elements of 16 bits as float32, and back: rounded to the nearest, ties to even. nullptr for
+    // other types.
+    void (*widen[type_count])(const void* x, std::size_t count, float* out);
+    void (*narrow[type_count])(const float* x, std::size_t count, void* out);
+    // (x / divisor) * multiplier, computed in double, in the type of the arithmetic.
     void (*rescale[type_count])(const void* x, std::size_t count, double divisor, double multiplier,
                                 void* out);
-    // x * factor, and x clamped into [-limit, limit], in place.
+    // The same, x * factor, and x clamped into [-limit, limit], in place.
+    void (*rescale_in_place[type_count])(void* x, std::size_t count, double divisor,
+                                         double multiplier);
     void (*scale[type_count])(void* x, std::size_t count, double factor);
     void (*clamp[type_count])(void* x, std::size_t count, double limit);
     // Adds (scale * x[i])^2 to lanes[i mod norm_lanes].
@@ -218,7 +291,7 @@ struct Pointwise {
     int option_count;
     bool unit_interval;  // the first operand must lie in [0, 1]
     int work;            // of one element, in elements of an update
-    void (*run[type_count])(const PointwiseRun& run);
+    void (*run[arithmetic_count])(const PointwiseRun& run);
 };
 
 // A block of softmax, log_softmax or their backward forms.
@@ -236,10 +309,10 @@ struct CheckedTargets {
 
 // The table of losses.
 struct LossTable {
-    ClassKernels<CrossEntropyBlock> cross_entropy[type_count];
+    ClassKernels<CrossEntropyBlock> cross_entropy[arithmetic_count];
     // softmax and log_softmax.
-    ClassKernels<SoftmaxBlock> softmax[type_count][2];
-    ClassKernels<SoftmaxBlock> softmax_backward[type_count][2];
+    ClassKernels<SoftmaxBlock> softmax[arithmetic_count][2];
+    ClassKernels<SoftmaxBlock> softmax_backward[arithmetic_count][2];
     // Copies class indices, and checks the copies. `none_ignored`: ignore_index has no meaning.
     CheckedTargets (*copy_targets)(const std::int64_t* from, std::size_t count,
                                    std::int64_t classes, std::int64_t ignore_index,
@@ -247,7 +320,7 @@ struct LossTable {
     const Pointwise* pointwise;
     int pointwise_count;
     // Whether an element is not in [0, 1], or NaN.
-    bool (*leaves_unit_interval[type_count])(const void* x, std::size_t count);
+    bool (*leaves_unit_interval[arithmetic_count])(const void* x, std::size_t count);
 };
 
 }  // namespace fastopt

@@ -18,15 +18,22 @@ constexpr Update rows[] = {
 
 }  // namespace
 
+// In the order of `Type`.
+#define FASTOPT_EACH_TYPE(function) \
+    {function<float>, function<double>, function<bfloat16>, function<float16>}
+
 extern const UpdateTable updates;
 constexpr UpdateTable updates = {
     .updates = rows,
     .update_count = sizeof(rows) / sizeof(rows[0]),
-    .rescale = {rescale<float>, rescale<double>},
-    .scale = {scale<float>, scale<double>},
-    .clamp = {clamp<float>, clamp<double>},
-    .add_squares = {add_squares<float>, add_squares<double>},
-    .largest_magnitude = {largest_magnitude<float>, largest_magnitude<double>},
+    .widen = {nullptr, nullptr, widen<bfloat16>, widen<float16>},
+    .narrow = {nullptr, nullptr, narrow<bfloat16>, narrow<float16>},
+    .rescale = FASTOPT_EACH_TYPE(rescale),
+    .rescale_in_place = FASTOPT_EACH_TYPE(rescale_in_place),
+    .scale = FASTOPT_EACH_TYPE(scale),
+    .clamp = FASTOPT_EACH_TYPE(clamp),
+    .add_squares = FASTOPT_EACH_TYPE(add_squares),
+    .largest_magnitude = FASTOPT_EACH_TYPE(largest_magnitude),
 };
 
 }  // namespace fastopt::FASTOPT_ISA

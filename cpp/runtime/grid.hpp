@@ -9,10 +9,6 @@
 
 namespace fastopt {
 
-constexpr std::size_t size_of(Type type) {
-    return type == Type::float32 ? sizeof(float) : sizeof(double);
-}
-
 // The sum of the lanes of a chunk. It sets them to 0 for the next chunk.
 template <std::size_t count>
 double take_sum(double (&lanes)[count]) {

@@ -3,6 +3,8 @@
 #include "run_cross_entropy.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <type_traits>
 
 #include "class_blocks.hpp"
 #include "isa.hpp"
@@ -50,8 +52,11 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
     const auto part_of = [](auto& values, std::size_t first) {
         return values.empty() ? nullptr : values.data() + first;
     };
-    run_class_blocks(whole, loss_kernels().cross_entropy[static_cast<int>(batch.type)],
-                     runs_along_rows(whole.classes, whole.logits, whole.grad, whole.probabilities),
+    run_class_blocks(whole,
+                     loss_kernels().cross_entropy[static_cast<int>(arithmetic_type(batch.type))],
+                     {batch.type,
+                      {&CrossEntropyBlock::logits, &CrossEntropyBlock::probabilities},
+                      &CrossEntropyBlock::grad},
                      [&](CrossEntropyBlock& block) {
                          block.targets = part_of(batch.targets.values, block.first);
                          block.losses = part_of(losses, block.first);
@@ -61,13 +66,12 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
 
     CrossEntropyResult result{};
     with_default_floating_point([&] {
-        const auto round_into = [&](const BlockVector<double>& values, double factor, void* out) {
-            std::transform(values.begin(), values.end(), static_cast<T*>(out),
-                           [=](double value) { return static_cast<T>(value * factor); });
-        };
-        if (batch.log_sum_exp != nullptr) round_into(log_sum_exp, 1.0, batch.log_sum_exp);
+        if (batch.log_sum_exp != nullptr)
+            std::transform(log_sum_exp.begin(), log_sum_exp.end(),
+                           static_cast<T*>(batch.log_sum_exp),
+                           [](double value) { return static_cast<T>(value); });
         if (batch.reduction == Reduction::none)
-            round_into(losses, unit, batch.losses);
+            store_losses<T>(batch.type, losses, unit, batch.losses);
         else
             result.loss = sum_in_order(losses.data(), positions) / denominator * unit;
     });
@@ -79,6 +83,26 @@ CrossEntropyResult run(const CrossEntropyBatch& batch) {
 }
 
 }  // namespace
+
+template <class T>
+void store_losses(Type type, const BlockVector<double>& losses, double unit, void* out) {
+    const auto round_into = [&](std::size_t start, std::size_t count, T* to) {
+        std::transform(losses.data() + start, losses.data() + start + count, to,
+                       [=](double loss) { return static_cast<T>(loss * unit); });
+    };
+    if (!is_16_bit(type)) return round_into(0, losses.size(), static_cast<T*>(out));
+    if constexpr (std::is_same_v<T, float>) {
+        float part[256];  // on the stack: no memory may be missing after the kernels
+        for (std::size_t start = 0; start < losses.size(); start += std::size(part)) {
+            const std::size_t count = std::min(std::size(part), losses.size() - start);
+            round_into(start, count, part);
+            update_kernels().narrow[static_cast<int>(type)](
+                part, count, static_cast<std::uint16_t*>(out) + start);
+        }
+    }
+}
+template void store_losses<float>(Type, const BlockVector<double>&, double, void*);
+template void store_losses<double>(Type, const BlockVector<double>&, double, void*);
 
 double sum_in_order(const double* values, std::size_t count) {
     constexpr std::size_t lane_count = 32;  // several vectors, or each sum would wait for the last
@@ -94,14 +118,14 @@ double cross_entropy_denominator(Type type, const ClassIndices& targets, std::in
                                  const ClassWeights& weight) {
     double sum = 0.0;
     with_default_floating_point([&] {
-        sum = type == Type::float32 ? denominator_of<float>(targets, ignore_index, weight.values)
+        sum = type != Type::float64 ? denominator_of<float>(targets, ignore_index, weight.values)
                                     : denominator_of<double>(targets, ignore_index, weight.values);
     });
     return sum;
 }
 
 CrossEntropyResult run_cross_entropy(const CrossEntropyBatch& batch) {
-    return batch.type == Type::float32 ? run<float>(batch) : run<double>(batch);
+    return batch.type == Type::float64 ? run<double>(batch) : run<float>(batch);
 }
 
 }  // namespace fastopt

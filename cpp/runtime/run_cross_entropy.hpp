@@ -23,8 +23,8 @@ struct ClassIndices {
     std::int64_t kept = 0;  // those that are not ignored
 };
 
-// Of each class, or none for all 1: values[c] * unit, with values that are rounded to the element
-// type and a unit that is a power of two, 1 unless the type could not hold them.
+// Of each class, or none for all 1: values[c] * unit, with values that are rounded to the type of
+// the arithmetic and a unit that is a power of two, 1 unless the type could not hold them.
 struct ClassWeights {
     std::vector<double> values;
     double unit = 1.0;
@@ -38,7 +38,7 @@ struct CrossEntropyBatch {
     Reduction reduction;
     std::optional<double> denominator;  // what the mean divides by, where this is part of a batch
     void* losses;                       // of `type` [positions], filled with Reduction::none
-    void* log_sum_exp;                  // of `type` [positions], or nullptr
+    void* log_sum_exp;                  // of the arithmetic's type [positions], or nullptr
     bool counts_correct;
 };
 
@@ -48,11 +48,15 @@ struct CrossEntropyResult {
     std::int64_t correct;  // and whose largest logit is the target's
 };
 
+// Writes losses * unit into `out`, rounded to T, the type of the arithmetic, and then to `type`.
+template <class T>
+void store_losses(Type type, const BlockVector<double>& losses, double unit, void* out);
+
 // A sum in an order that the count alone fixes.
 double sum_in_order(const double* values, std::size_t count);
 
 // What the mean of these targets divides by: their number, or the sum of their weights, rounded to
-// `type` and without their unit; without those that are ignored.
+// the arithmetic of `type` and without their unit; without those that are ignored.
 double cross_entropy_denominator(Type type, const ClassIndices& targets, std::int64_t ignore_index,
                                  const ClassWeights& weight);
 

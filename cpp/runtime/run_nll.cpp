@@ -2,7 +2,10 @@
 #include "run_nll.hpp"
 
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
 
+#include "isa.hpp"
 #include "thread_pool.hpp"
 #include "tuning.hpp"
 
@@ -43,7 +46,8 @@ void clear(const NllBatch& batch, std::size_t first, std::size_t end) {
     }
 }
 
-template <class T>
+// `T` is the type of the arithmetic, `Element` that of the arrays.
+template <class T, class Element = T>
 double run(const NllBatch& batch) {
     const bool weighted = !batch.weight.values.empty();
     const double unit = batch.reduction == Reduction::mean ? 1.0 : batch.weight.unit;
@@ -57,6 +61,22 @@ double run(const NllBatch& batch) {
             weighted ? batch.weight.values[static_cast<std::size_t>(target)] : 1.0;
         return static_cast<double>(static_cast<T>(weight)) * unit;
     };
+    [[maybe_unused]] const UpdateTable& convert = update_kernels();
+    const auto load = [&](const Element& element) {
+        if constexpr (std::is_same_v<T, Element>) {
+            return element;
+        } else {
+            T wide{};
+            convert.widen[static_cast<int>(batch.type)](&element, 1, &wide);
+            return wide;
+        }
+    };
+    const auto store = [&](T value, Element& element) {
+        if constexpr (std::is_same_v<T, Element>)
+            element = value;
+        else
+            convert.narrow[static_cast<int>(batch.type)](&value, 1, &element);
+    };
     const std::size_t at_once = std::max<std::size_t>(1, tuning.chunk_size / batch.classes);
     const std::size_t blocks = (batch.positions + at_once - 1) / at_once;
     const auto each_target = [&](std::size_t block, const auto& body) {
@@ -65,21 +85,21 @@ double run(const NllBatch& batch) {
     };
     const auto read = [&](std::size_t block) {
         each_target(block, [&](std::size_t i, std::int64_t target) {
-            losses[i] =
-                target == batch.ignore_index
-                    ? 0.0
-                    : -weight_of(target) * static_cast<double>(at<const T>(
-                                               batch.log_probs, i,
-                                               batch.inner)[target * batch.log_probs.class_stride]);
+            losses[i] = 0.0;
+            if (target == batch.ignore_index) return;
+            const auto* const row = at<const Element>(batch.log_probs, i, batch.inner);
+            losses[i] = -weight_of(target) *
+                        static_cast<double>(load(row[target * batch.log_probs.class_stride]));
         });
     };
     const auto write = [&](std::size_t block) {
         if (!batch.grad_fresh)
-            clear<T>(batch, block * at_once, std::min((block + 1) * at_once, batch.positions));
+            clear<Element>(batch, block * at_once,
+                           std::min((block + 1) * at_once, batch.positions));
         each_target(block, [&](std::size_t i, std::int64_t target) {
             if (target != batch.ignore_index)
-                at<T>(batch.grad, i, batch.inner)[target * batch.grad.class_stride] =
-                    static_cast<T>(-weight_of(target) / denominator);
+                store(static_cast<T>(-weight_of(target) / denominator),
+                      at<Element>(batch.grad, i, batch.inner)[target * batch.grad.class_stride]);
         });
     };
     // The gradient may be the same memory as the log-probabilities.
@@ -93,8 +113,7 @@ double run(const NllBatch& batch) {
     double loss = 0.0;
     with_default_floating_point([&] {
         if (batch.reduction == Reduction::none)
-            std::transform(losses.begin(), losses.end(), static_cast<T*>(batch.losses),
-                           [](double value) { return static_cast<T>(value); });
+            store_losses<T>(batch.type, losses, 1.0, batch.losses);
         else
             loss = sum_in_order(losses.data(), batch.positions) / denominator;
     });
@@ -104,6 +123,7 @@ double run(const NllBatch& batch) {
 }  // namespace
 
 double run_nll(const NllBatch& batch) {
+    if (is_16_bit(batch.type)) return run<float, std::uint16_t>(batch);
     return batch.type == Type::float32 ? run<float>(batch) : run<double>(batch);
 }
 

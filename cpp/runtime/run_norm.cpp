@@ -82,7 +82,7 @@ void change_all(const std::vector<GradView>& grads, const Change& change) {
 }  // namespace
 
 bool Scaling::fits(Type type) const {
-    const bool is_float = type == Type::float32;
+    const bool is_float = arithmetic_type(type) == Type::float32;
     const double smallest =
         is_float ? std::numeric_limits<float>::min() : std::numeric_limits<double>::min();
     const double largest =
@@ -108,7 +108,7 @@ void scale_all(const std::vector<GradView>& grads, const Scaling& scaling) {
         if (scaling.fits(type))
             update_kernels().scale[index](x, count, scaling.factor);
         else
-            update_kernels().rescale[index](x, count, scaling.divisor, scaling.multiplier, x);
+            update_kernels().rescale_in_place[index](x, count, scaling.divisor, scaling.multiplier);
     });
 }
 

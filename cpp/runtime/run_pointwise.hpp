@@ -12,10 +12,12 @@ namespace fastopt {
 
 struct PointwiseBatch {
     const Pointwise* kernel;
-    Type type;                                                        // of all arrays
+    Type type;                                                        // of the arithmetic
     std::size_t count;                                                // of elements in each
     std::array<std::optional<StridedReader>, max_operands> operands;  // absent: all 1
+    std::array<Type, max_operands> types{};  // of the operands: `type`, or one of 16 bits
     std::array<double, max_pointwise_options> options{};
+    // Of the type of the first operand.
     void* out = nullptr;     // the gradient or the function, contiguous; may be an operand
     bool out_apart = false;  // it is none
     void* losses = nullptr;  // contiguous; nullptr: only their sum is wanted

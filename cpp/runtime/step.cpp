@@ -13,19 +13,20 @@ constexpr std::size_t rescale_block = 4096;
 void update_piece(const Update& kernel, const TensorUpdate& tensor, const Piece& piece,
                   const Coefficients& coefficients, const Scaling* rescaled, bool zero) {
     const int type = static_cast<int>(tensor.grad.type);
-    const std::size_t size = size_of(tensor.grad.type);
-    std::size_t offset = piece.start * size;
+    const Type arithmetic = arithmetic_type(tensor.grad.type);
+    Slice rest = tensor.arrays;
+    std::size_t done = piece.start;  // elements of `rest` that are left out
     const auto update = [&](const std::byte* grad, std::size_t count) {
-        Slice slice{tensor.param + offset, grad, {}};
-        for (int i = 0; i < kernel.state_count; ++i)
-            if (tensor.state[i] != nullptr) slice.state[i] = tensor.state[i] + offset;
-        kernel.run[type](slice, count, coefficients);
-        offset += count * size;
+        if (done != 0) advance(rest, done);
+        rest.grad = grad;
+        kernel.run[static_cast<int>(arithmetic)](rest, count, coefficients);
+        done = count;
     };
     const auto update_rescaled = [&](const std::byte* grad, std::size_t count) {
         alignas(64) std::byte block[rescale_block];
-        for (std::size_t part; count > 0; count -= part, grad += part * size) {
-            part = std::min(count, sizeof(block) / size);
+        rest.storage.grad = arithmetic;
+        for (std::size_t part; count > 0; count -= part, grad += part * size_of(tensor.grad.type)) {
+            part = std::min(count, sizeof(block) / size_of(arithmetic));
             update_kernels().rescale[type](grad, part, rescaled->divisor, rescaled->multiplier,
                                            block);
             update(block, part);
@@ -49,7 +50,8 @@ void Stepper::cut() {
 
 std::optional<Misfit> Stepper::prepare(const Update& kernel) {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const TensorUpdate& tensor = tensors[i];
+        TensorUpdate& tensor = tensors[i];
+        tensor.arrays.noise.step = static_cast<std::uint64_t>(tensor.step);
         const TensorUpdate& before = tensors[i == 0 ? 0 : i - 1];
         const bool same = i > 0 && tensor.options == before.options && tensor.step == before.step &&
                           tensor.fresh == before.fresh;
@@ -67,7 +69,7 @@ std::optional<Misfit> Stepper::prepare(const Update& kernel) {
 StepResult Stepper::run(int number, const GradOptions& options) {
     const Update& kernel = update_kernels().updates[number];
     Scaling scaling;
-    bool fits[type_count];
+    bool fits[arithmetic_count];
     const auto scale_by = [&](const Norm& norm) {
         scaling = options.clip ? clipping(options.max_norm, norm.value, options.scale)
                                : Scaling{1.0 / options.scale, options.scale, 1.0};
@@ -75,13 +77,13 @@ StepResult Stepper::run(int number, const GradOptions& options) {
             fits[static_cast<int>(type)] = scaling.fits(type);
         if (scaling.factor == 1.0) return;
         for (std::size_t i = 0; i < tensors.size(); ++i)
-            if (fits[static_cast<int>(tensors[i].grad.type)])
+            if (fits[static_cast<int>(arithmetic_type(tensors[i].grad.type))])
                 coefficients_[i].grad_factor *= scaling.factor;
     };
     const auto update = [&](std::size_t share) {
         grid_.each(share, [&](const Piece& piece) {
             const TensorUpdate& tensor = tensors[piece.tensor];
-            const bool fit = fits[static_cast<int>(tensor.grad.type)];
+            const bool fit = fits[static_cast<int>(arithmetic_type(tensor.grad.type))];
             update_piece(kernel, tensor, piece, coefficients_[piece.tensor],
                          fit ? nullptr : &scaling, options.zero);
         });

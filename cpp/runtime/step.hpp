@@ -13,8 +13,9 @@
 namespace fastopt {
 
 struct TensorUpdate {
-    std::byte* param;
-    std::byte* state[max_states];  // dense, in the parameter's order; nullptr where unused
+    // The whole arrays: dense, in the parameter's order; nullptr where unused. Without the
+    // gradient.
+    Slice arrays;
     GradView grad;
     const double* options;  // of its group
     std::int64_t step;      // the number of this step, from 1

@@ -132,12 +132,12 @@ void transpose_lines(const std::byte* source, std::int64_t stride, std::uint32_t
     }
 }
 
-void transpose_lines(const std::byte* source, std::int64_t stride, std::uint64_t* tile) {
-    for (std::size_t c = 0; c < line_size<std::uint64_t>; ++c, source += stride) {
+template <class Word>
+void transpose_lines(const std::byte* source, std::int64_t stride, Word* tile) {
+    for (std::size_t c = 0; c < line_size<Word>; ++c, source += stride) {
         __builtin_prefetch(source + columns_ahead * stride);
-        for (std::size_t r = 0; r < line_size<std::uint64_t>; ++r)
-            tile[r * line_size<std::uint64_t> + c] =
-                load<std::uint64_t>(source + r * sizeof(std::uint64_t));
+        for (std::size_t r = 0; r < line_size<Word>; ++r)
+            tile[r * line_size<Word> + c] = load<Word>(source + r * sizeof(Word));
     }
 }
 
@@ -216,7 +216,9 @@ void StridedReader::gather(std::size_t start, std::size_t count, Word* out) cons
 }
 
 void StridedReader::gather(std::size_t start, std::size_t count, std::byte* out) const {
-    if (element_size_ == sizeof(std::uint32_t))
+    if (element_size_ == sizeof(std::uint16_t))
+        gather(start, count, reinterpret_cast<std::uint16_t*>(out));
+    else if (element_size_ == sizeof(std::uint32_t))
         gather(start, count, reinterpret_cast<std::uint32_t*>(out));
     else
         gather(start, count, reinterpret_cast<std::uint64_t*>(out));
@@ -240,14 +242,11 @@ void StridedReader::fill_zero(std::size_t start, std::size_t count) const {
         return;
     }
     const std::int64_t stride = dimensions_.back().stride;
-    const auto fill = [&](auto zero) {
-        each_row(start, count, [&](const std::byte* row, std::size_t run) {
-            for (std::size_t i = 0; i < run; ++i)
-                std::memcpy(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride,
-                            &zero, sizeof(zero));
-        });
-    };
-    element_size_ == sizeof(float) ? fill(0.0f) : fill(0.0);
+    each_row(start, count, [&](const std::byte* row, std::size_t run) {
+        for (std::size_t i = 0; i < run; ++i)
+            std::memset(writeable + (row - data_) + static_cast<std::int64_t>(i) * stride, 0,
+                        element_size_);
+    });
 }
 
 }  // namespace fastopt

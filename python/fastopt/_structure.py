@@ -31,6 +31,18 @@ class IncompatibleKeys(NamedTuple):
         return bool(self.missing_keys or self.unexpected_keys)
 
 
+class _Words(NamedTuple):
+    """What messages call an argument with an array for each parameter."""
+
+    argument: str
+    one: str
+    many: str
+
+
+_GRADS = _Words("grads", "gradient", "gradients")
+COPIES = _Words("out", "copy", "copies")
+
+
 def few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
@@ -41,33 +53,36 @@ def flatten_grads(
     groups: Sequence[Group],
     by_group: bool,
     named: Set[str],
+    words: _Words = _GRADS,
 ) -> Sequence[FloatArray | None]:
     """Return the gradients as one flat sequence in the order of the parameters.
 
     `names` are the names in all `groups`. `by_group` says whether the parameters were given as
-    groups. `named` contains the names that the caller gave, without the numbers.
+    groups. `named` contains the names that the caller gave, without the numbers. With the `words`
+    `COPIES`, these are not gradients but arrays that get copies of the parameters.
     """
     if isinstance(grads, Mapping):
         if grads and not named and not by_group and set(grads).isdisjoint(names):
             raise NamesError(
-                "gradients of parameters that were given as a sequence must be a sequence in the "
-                f"same order, or have their numbers as names; not {few(list(map(repr, grads)))}"
+                f"{words.many} of parameters that were given as a sequence must be a sequence in "
+                f"the same order, or have their numbers as names; not {few(list(map(repr, grads)))}"
             )
-        return _by_name(grads, names)
+        return _by_name(grads, names, words)
     if not isinstance(grads, Sequence) or isinstance(grads, str):
         raise TypeError(
-            f"grads must be a mapping or a sequence of arrays, not {type(grads).__name__}"
+            f"{words.argument} must be a mapping or a sequence of arrays, "
+            f"not {type(grads).__name__}"
             + "; put a single array into a list" * isinstance(grads, np.ndarray)
             + "; pass the mapping itself" * isinstance(grads, ItemsView)
         )
     nested = (isinstance(part, Mapping | list | tuple) for part in grads)
     if not by_group and not (len(groups) > 1 and all(nested)):
         if named:
-            _refuse_sequence(names)
+            _refuse_sequence(names, words)
         return grads
     if len(grads) != len(groups):
         raise ValueError(
-            f"grads has {counted(len(grads), 'group')} for "
+            f"{words.argument} has {counted(len(grads), 'group')} for "
             f"{counted(len(groups), 'parameter group')}; pass one list or mapping for each group, "
             "or one mapping by name"
         )
@@ -77,18 +92,19 @@ def flatten_grads(
         if isinstance(part, Mapping) and set(part) == {"params"} and "params" not in own:
             part = part["params"]
         if isinstance(part, Mapping):
-            flat += _by_name(part, own)
+            flat += _by_name(part, own, words)
             continue
         if not isinstance(part, Sequence):
             raise TypeError(
-                f"the gradients of group {number} must be a mapping or a sequence of arrays, "
+                f"the {words.many} of group {number} must be a mapping or a sequence of arrays, "
                 f"not {type(part).__name__}; pass one list or mapping for each group"
             )
         if not named.isdisjoint(own):
-            _refuse_sequence(own)
+            _refuse_sequence(own, words)
         if len(part) != len(own):
             raise ValueError(
-                f"group {number} of grads has {counted(len(part), 'gradient')} for "
+                f"group {number} of {words.argument} has "
+                f"{counted(len(part), words.one, words.many)} for "
                 f"{counted(len(own), 'parameter')}; pass None for a parameter without one"
             )
         flat += part
@@ -174,22 +190,22 @@ def _is_pair(item: object) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
 
 
-def _refuse_sequence(names: Iterable[str]) -> NoReturn:
+def _refuse_sequence(names: Iterable[str], words: _Words) -> NoReturn:
     raise TypeError(
-        "gradients of parameters that were given by name must be a mapping name -> gradient, not a "
-        "sequence, whose order might be another one; the parameters are "
+        f"{words.many} of parameters that were given by name must be a mapping name -> "
+        f"{words.one}, not a sequence, whose order might be another one; the parameters are "
         + few(list(map(repr, names)))
     )
 
 
-def _by_name(grads: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
+def _by_name(grads: Mapping[str, Any], names: Iterable[str], words: _Words) -> list[Any]:
     try:
         flat = [grads[name] for name in names]
     except KeyError:
-        require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
+        require_same_names(names, grads, words.many, hint=" (None skips a parameter)")
         raise
     if len(flat) != len(grads):
-        require_same_names(names, grads, "gradients", hint=" (None skips a parameter)")
+        require_same_names(names, grads, words.many, hint=" (None skips a parameter)")
     return flat
 
 

@@ -9,6 +9,7 @@ namespace {
 struct accumulate : update_defaults {
     static constexpr const char* name = "accumulate";
     static constexpr Words words = {"GradAccumulator", "sum of", "gradient of"};
+    static constexpr bool has_types = false;
     enum : int {
         weight,
         option_count

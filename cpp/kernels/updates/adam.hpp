@@ -32,8 +32,13 @@ struct adam : update_defaults {
     };
     static constexpr int state_count = 3;
     static constexpr const char* states[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+    static constexpr int second_moment = 1;
+    static constexpr bool first_is_optional = true;  // if beta1 is 0
 
-    static bool uses_state(const double* o, int index) { return index < 2 || o[amsgrad] != 0.0; }
+    static bool uses_state(const double* o, int index) {
+        if (index == 0) return o[beta1] != 0.0;
+        return index == 1 || o[amsgrad] != 0.0;
+    }
 
     template <class T>
     struct Scalars {

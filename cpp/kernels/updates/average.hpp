@@ -10,6 +10,7 @@ namespace {
 struct weight_ema : update_defaults {
     static constexpr const char* name = "weight_ema";
     static constexpr Words words = {"WeightEMA", "average of", "parameter"};
+    static constexpr bool has_types = false;
     enum : int {
         decay,
         warmup,

@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "../arithmetic/integers.hpp"
+#include "../arithmetic/storage.hpp"
 #include "../table.hpp"
 
 namespace fastopt::FASTOPT_ISA {
@@ -21,7 +22,7 @@ void add_squares(const void* data, std::size_t count, double scale, double* lane
     double sum[norm_lanes];
     for (std::size_t lane = 0; lane < norm_lanes; ++lane) sum[lane] = lanes[lane];
     const auto add = [&](std::size_t lane, T value) {
-        const double scaled = static_cast<double>(value) * scale;
+        const double scaled = static_cast<double>(load(value)) * scale;
         sum[lane] += scaled * scaled;
     };
     std::size_t start = 0;
@@ -35,14 +36,15 @@ void add_squares(const void* data, std::size_t count, double scale, double* lane
 // with NaN above all.
 template <class T>
 double largest_magnitude(const void* data, std::size_t count) {
+    using Number = decltype(load(T{}));
     const T* x = static_cast<const T*>(data);
-    constexpr auto magnitude_bits = static_cast<Index<T>>(~(1ull << (8 * sizeof(T) - 1)));
-    Index<T> best = 0;
+    constexpr auto magnitude_bits = static_cast<Index<Number>>(~(1ull << (8 * sizeof(Number) - 1)));
+    Index<Number> best = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        const Index<T> bits = __builtin_bit_cast(Index<T>, x[i]) & magnitude_bits;
+        const auto bits = __builtin_bit_cast(Index<Number>, load(x[i])) & magnitude_bits;
         best = bits > best ? bits : best;
     }
-    return static_cast<double>(__builtin_bit_cast(T, best));
+    return static_cast<double>(__builtin_bit_cast(Number, best));
 }
 
 }  // namespace

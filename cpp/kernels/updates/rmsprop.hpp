@@ -27,6 +27,7 @@ struct rmsprop : update_defaults {
     };
     static constexpr int state_count = 3;
     static constexpr const char* states[] = {"square_avg", "momentum_buffer", "grad_avg"};
+    static constexpr int second_moment = 0;
 
     static bool uses_state(const double* o, int index) {
         return index == 0 || o[index == 1 ? momentum : centered] != 0.0;

@@ -16,21 +16,25 @@ from fastopt.benchmark.timing import (
     measure_bandwidth,
     measure_case,
 )
+from fastopt.benchmark.type_cases import TypeCase
+from fastopt.benchmark.type_peers import TYPES
 from fastopt.benchmark.update_cases import UpdateCase
 from fastopt.benchmark.update_peers import OPTIMIZERS
 
-SUITES: dict[str, Suite[Any]] = {suite.name: suite for suite in (OPTIMIZERS, LOSSES)}
+SUITES: dict[str, Suite[Any]] = {suite.name: suite for suite in (OPTIMIZERS, TYPES, LOSSES)}
 
 __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SUITES",
+    "TYPES",
     "Bandwidth",
     "Case",
     "LossCase",
     "Result",
     "Runner",
     "Suite",
+    "TypeCase",
     "UpdateCase",
     "measure_bandwidth",
     "measure_case",

@@ -23,13 +23,28 @@ if TYPE_CHECKING:
 # The optimizers use the colors and markers in this order. Color-blind readers can distinguish them.
 COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "o^DsvP*"
-PEER_COLORS = {"torch": "#D55E00", "torch chunked": "#E69F00", "jitted optax": "#0072B2"}
+PEER_COLORS = {
+    "torch": "#D55E00",
+    "torch chunked": "#E69F00",
+    "jitted optax": "#0072B2",
+    "float32": "#000000",
+    "torch cast": "#D55E00",
+    "torch bf16": "#E69F00",
+    "DeepSpeed cast": "#009E73",
+    "DeepSpeed bf16": "#56B4E9",
+    "ml_dtypes": "#CC79A7",
+}
+_PEERS = ("torch", "deepspeed", "jax", "optax", "ml_dtypes")
+TITLES = {"losses": "Loss and gradient, float32", "types": "Steps of AdamW"}
 
 
 def table_head(suite: Suite[Any], peers: Sequence[str]) -> list[str]:
     """Return the heads of the columns; `peers` does not contain fastopt."""
-    of = {"best": "of memory", "copy": "of copy"}[suite.yardstick]
-    return ["case", "us", "GB/s", of, *(f"{peer} / ours" for peer in peers)]
+    return ["case", *suite.columns, "us", "GB/s", _of(suite), *(f"{peer} / ours" for peer in peers)]
+
+
+def _of(suite: Suite[Any]) -> str:
+    return {"best": "of memory", "copy": "of copy"}[suite.yardstick]
 
 
 def table_row(
@@ -40,6 +55,7 @@ def table_row(
     ratios = [result.ratios.get(peer) for peer in peers]
     return [
         str(result.case),
+        *(str(column(result.case)) for column in suite.columns.values()),
         f"{result.seconds['fastopt'] * 1e6:,.1f}",
         f"{speed:.1f}",
         f"{speed / getattr(bandwidth, suite.yardstick):.0%}",
@@ -66,7 +82,7 @@ def facts_of_run() -> dict[str, Any]:
         "versions": {
             "fastopt": fo.__version__,
             "numpy": np.__version__,
-            **{name: peer_version(name) for name in ("torch", "deepspeed", "jax", "optax")},
+            **{name: peer_version(name) for name in _PEERS},
             "python": platform.python_version(),
         },
     }
@@ -87,6 +103,7 @@ def write_results(
                 "case": str(result.case),
                 "elements": result.case.elements,
                 "bytes_moved": result.case.bytes_moved,
+                **{name: column(result.case) for name, column in suite.columns.items()},
                 "seconds": result.seconds,
                 "gb_per_s": result.gigabytes_per_second,
                 "peer_time_over_ours": result.ratios,
@@ -100,8 +117,12 @@ def write_results(
     data.write_text(json.dumps(facts, indent=2) + "\n")
     rows = [table_row(suite, bandwidth, result, peers) for result in results]
     table.write_text(markdown(table_head(suite, peers), rows))
-    plot = {"optimizers": plot_updates, "losses": plot_losses}[suite.name]
-    plot(bandwidth, results).savefig(picture, dpi=150)
+    figure = (
+        plot_updates(bandwidth, results)
+        if suite.name == "optimizers"
+        else plot_ratios(suite, bandwidth, results)
+    )
+    figure.savefig(picture, dpi=150)
     return paths
 
 
@@ -163,13 +184,21 @@ def plot_updates(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
-    """Return a picture of how many times as long each peer takes, case by case."""
+def plot_ratios(suite: Suite[Any], bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
+    """Return a picture of how many times as long each peer takes, case by case.
+
+    Of the types, it has the cases of the largest size.
+    """
     from matplotlib.figure import Figure
 
+    if suite.name == "types":
+        largest = max(result.case.elements for result in results)
+        results = [result for result in results if result.case.elements == largest]
     peers = [peer for peer in PEER_COLORS if any(peer in r.ratios for r in results)]
     peers = peers or ["reference"]
-    figure = Figure(figsize=(9, 1.5 + 0.62 * len(results)), layout="constrained")
+    figure = Figure(
+        figsize=(9, 1.5 + max(0.62, 0.2 * len(peers)) * len(results)), layout="constrained"
+    )
     axes = figure.subplots()
     height = 0.8 / len(peers)
     for peer in peers:
@@ -190,7 +219,7 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
         axes.bar_label(bars, list(map(three_digits, ratios)), padding=3, fontsize=11)
     labels = [
         f"{r.case}\n{r.seconds['fastopt'] * 1e6:,.0f} us, "
-        f"{r.gigabytes_per_second / bandwidth.copy:.0%} of copy"
+        f"{r.gigabytes_per_second / getattr(bandwidth, suite.yardstick):.0%} {_of(suite)}"
         for r in results
     ]
     axes.set_yticks(range(len(results)), labels, fontsize=11)
@@ -203,10 +232,10 @@ def plot_losses(bandwidth: Bandwidth, results: Sequence[Result]) -> Figure:
     axes.tick_params(axis="x", labelsize=11)
     axes.set_xlabel("time of the peer / time of fastopt", fontsize=12)
     axes.set_title(
-        f"Loss and gradient, float32, threads: {fo.get_num_threads()}, {fo.active_isa()}",
+        f"{TITLES[suite.name]}, threads: {fo.get_num_threads()}, {fo.active_isa()}",
         fontsize=13,
     )
     axes.grid(alpha=0.3, axis="x", which="both")
     axes.set_axisbelow(True)
-    figure.legend(fontsize=11, loc="outside lower center", ncols=len(peers))
+    figure.legend(fontsize=11, loc="outside lower center", ncols=min(3, len(peers)))
     return figure

@@ -60,6 +60,8 @@ class Suite(Generic[C]):
     check: Callable[[C, Mapping[str, Runner]], None]  # raises if an answer is wrong
     unit: str  # the word for a call
     yardstick: Literal["best", "copy"] = "best"  # the bandwidth that a case is compared with
+    # Further columns of the table, after the name of a case.
+    columns: Mapping[str, Callable[[C], int]] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:

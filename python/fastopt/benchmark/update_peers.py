@@ -67,7 +67,7 @@ def _deepspeed(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | No
         return None
     decoupled = case.optimizer == "AdamW"
     options = {"adamw_mode": decoupled, "weight_decay": 0.01 * decoupled} | case.options
-    optimizer = _cpu_adam()
+    optimizer = cpu_adam()
     return optimizer and _on_tensors(
         lambda t: optimizer(t, **options), case, params, grads, case.transposed
     )
@@ -105,7 +105,7 @@ def _on_tensors(
 
 
 @cache
-def _cpu_adam() -> Any:
+def cpu_adam() -> Any:
     """Return the CPUAdam of DeepSpeed, which is compiled here; None if that fails."""
     scripts = sysconfig.get_path("scripts")  # ninja is here even if no environment is active
     os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._checks import NamesError, counted
+from fastopt._storage import bfloat16, is_bfloat16
 from fastopt._structure import few
+from fastopt._types import Group
 from fastopt.optim._base import Optimizer
 
 # Options of a group that only one of the two libraries has, with the defaults of torch.
-_FASTOPT_ONLY = ("momentum_init",)
+_FASTOPT_ONLY = ("momentum_init", "state_dtype", "master", "stochastic_rounding", "seed")
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 # Options that the state of an older torch may not have, and their values (``__setstate__``).
 _ADDED = {
@@ -31,12 +33,15 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
 
     torch numbers the parameters, fastopt names them. They are matched by their order in each group.
     Options that fastopt does not have (``foreach``, ``fused``, ...) are left out. Options that an
-    older torch did not have (``maximize``, ...) get the defaults of torch.
+    older torch did not have (``maximize``, ...) get the defaults of torch. Options that only
+    fastopt has (``seed``, ...) are those of `optimizer`. But the dtypes of the states decide
+    ``state_dtype``, and those of ``master_param`` (the master weights of TransformerEngine) decide
+    ``master``. No array is cast.
 
     Parameters
     ----------
     state_dict : mapping
-        ``torch_optimizer.state_dict()``, with tensors or arrays of the dtypes of the parameters.
+        ``torch_optimizer.state_dict()``, with tensors or arrays of float types.
     optimizer : Optimizer
         An optimizer of the same class with the same parameters in the same groups. It is not
         changed; pass the result to its ``load_state_dict``.
@@ -51,7 +56,10 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
     KeyError, TypeError, ValueError
         If this is not a state dict of a torch optimizer; if the groups, their sizes or options do
         not match; if a step is not a whole number in [0, 2**63); if a tensor is not a dense tensor
-        on the CPU with a float type of NumPy.
+        on the CPU with a float type; if a group has states of bfloat16 and of another type, or
+        masters of two types.
+    ModuleNotFoundError
+        If a tensor is of bfloat16, and the package ml_dtypes is not installed.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of fastopt's, not {type(optimizer).__name__}")
@@ -75,7 +83,7 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
         options = {key: known[key] for key in optimizer.defaults if key in known} | {
             key: _option(value, f"group {number}, {key!r}")
             for key, value in theirs.items()
-            if key not in _TORCH_ONLY and key not in ("params", "param_names")
+            if key not in _TORCH_ONLY and key not in ("params", "param_names", "step")
         }
         missing = [key for key in optimizer.defaults if key not in options]
         if missing:
@@ -84,16 +92,27 @@ def from_torch(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
                 f"it that of a {type(optimizer).__name__}?"
             )
         converted.append(options | {"params": list(names)})
-        for identity, name in zip(theirs["params"], names, strict=True):
-            state[name] = _state(states.get(identity, {}), name)
+        own = {
+            name: _state(states.get(identity, {}), name, theirs.get("step", 1))
+            for identity, name in zip(theirs["params"], names, strict=True)
+        }
+        converted[-1] |= _options_of_states(own, ours, f"group {number} of torch's state dict")
+        state |= own
     return {"state": state, "param_groups": converted}
 
 
 def to_torch(optimizer: Optimizer) -> dict[str, Any]:
     """Return the state of `optimizer` as the `state_dict` of the same optimizer in torch.
 
-    The parameters are numbered in their order. The tensors are copies. torch must be installed. It
-    keeps the step in float32, so a step beyond 2**24 is rounded.
+    The parameters are numbered in their order. The tensors are copies with the dtypes of the
+    states. torch must be installed. It keeps the step in float32, so a step beyond 2**24 is
+    rounded. Options that only fastopt has (``state_dtype``, ``master``, ``stochastic_rounding``,
+    ``seed``) are left out.
+
+    ``load_state_dict`` of torch casts float states to the dtype of their parameter: states of
+    float32 and a ``master_param`` of float32 beside a bfloat16 parameter. To keep them, put the
+    tensors into ``torch_optimizer.state[parameter]`` after it. The optimizers of torch ignore
+    ``master_param``. FusedAdam of TransformerEngine uses it; it counts the steps in its groups.
 
     Raises
     ------
@@ -131,7 +150,7 @@ def to_torch(optimizer: Optimizer) -> dict[str, Any]:
         for number, name in enumerate(names, first):
             entry = saved["state"][name]
             tensors = {
-                key: torch.from_numpy(np.array(value, order="C"))
+                key: _tensor(torch, np.array(value, order="C"))
                 for key, value in entry.items()
                 if key != "step"
             }
@@ -184,14 +203,41 @@ def _check_kind(value: Any, kind: Any, where: str) -> None:
         )
 
 
-def _state(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _options_of_states(states: Mapping[str, Mapping[str, Any]], group: Group, where: str) -> Group:
+    """Return the options of `group` that the dtypes of the states decide."""
+    found: dict[str, dict[str, str]] = {"state_dtype": {}, "master": {}}
+    for name, entry in states.items():
+        for key, array in entry.items():
+            if key != "step":
+                option = "master" if key == "master_param" else "state_dtype"
+                found[option].setdefault(array.dtype.name, f"{key} of {name!r}")
+    for option, dtypes in found.items():
+        if len(dtypes) > 1 and (option == "master" or "bfloat16" in dtypes):
+            kinds = " and ".join(f"{dtype} ({place})" for dtype, place in dtypes.items())
+            raise TypeError(
+                f"{where} has states of {kinds}, but a group has one {option}; cast the tensors to "
+                "one type, or give the parameters groups of their own"
+            )
+    options: Group = {}
+    if "bfloat16" in found["state_dtype"]:
+        options["state_dtype"] = "bfloat16"
+    elif found["state_dtype"] and group.get("state_dtype") == "bfloat16":
+        options["state_dtype"] = None
+    for dtype, master in (("int16", "split"), ("float32", "float32")):
+        if dtype in found["master"]:
+            options["master"] = master
+    return options
+
+
+def _state(entry: Mapping[str, Any], name: str, in_group: Any) -> dict[str, Any]:
+    """Return the state of a parameter; `in_group` is the step of its group."""
     arrays = {
-        key: _array(value, f"{key} of {name!r}")
+        key: _array(value, f"{key} of {name!r}", remainders=key == "master_param")
         for key, value in entry.items()
         if key != "step" and value is not None
     }
-    # SGD of torch does not count: a buffer says that there was a step at least.
-    return {"step": _step(entry["step"], name) if "step" in entry else int(bool(arrays)), **arrays}
+    # TransformerEngine counts in the group. SGD of torch does not: there was a step at least.
+    return {"step": _step(entry.get("step", in_group if arrays else 0), name), **arrays}
 
 
 def _step(value: Any, name: str) -> int:
@@ -230,10 +276,17 @@ def _number(value: Any, where: str) -> Any:
         raise TypeError(f"{where} must be one number; use .item() on it ({error})") from error
 
 
-def _array(tensor: Any, where: str) -> npt.NDArray[Any]:
+def _array(tensor: Any, where: str, remainders: bool) -> npt.NDArray[Any]:
+    """Return a copy of a tensor of floats; of int16 too, if it may hold `remainders`."""
     if isinstance(tensor, np.ma.MaskedArray):
         raise TypeError(f"{where} is a masked array; pass its data")
+    is_16_bit = str(getattr(tensor, "dtype", None)) == "torch.bfloat16"
+    dtype = bfloat16() if is_16_bit else None  # NumPy has no tensors of it
     try:
+        if is_16_bit:
+            import torch
+
+            tensor = tensor.view(torch.int16)
         array = np.array(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
     except MemoryError:
         raise
@@ -241,6 +294,15 @@ def _array(tensor: Any, where: str) -> npt.NDArray[Any]:
         raise TypeError(
             f"{where} cannot be a NumPy array ({error}); use .to_dense(), .cpu() or .float() first"
         ) from error
-    if array.dtype.kind != "f":
+    array = array if dtype is None else array.view(dtype)
+    is_float = array.dtype.kind == "f" or is_bfloat16(array.dtype)
+    if not is_float and not (remainders and array.dtype == np.int16):
         raise TypeError(f"{where} must be a tensor of floats, not {array.dtype}")
     return array
+
+
+def _tensor(torch: Any, array: npt.NDArray[Any]) -> Any:
+    """Return a tensor that shares the memory of an array."""
+    if is_bfloat16(array.dtype):
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fastopt import benchmark
 
 
-NAMES = ("optimizers", "losses", "accuracy")
+NAMES = ("optimizers", "types", "losses", "accuracy")
 LARGEST, SECONDS = 1 << 27, 2.0
 
 
@@ -39,11 +40,15 @@ def bench(
         Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
 ) -> None:
-    """Time the optimizers or losses and their peers on this machine, or compare their errors.
+    """Time optimizers or losses and their peers on this machine, or compare their errors.
 
     A quick look:
 
       fastopt bench --largest 1000000 --seconds 0.2
+
+    AdamW over arrays of 16 and 32 bits:
+
+      fastopt bench types
 
     The losses, and their errors instead of their times:
 
@@ -62,11 +67,13 @@ def bench(
         for option, value in (("--largest", largest), ("--seconds", seconds)):
             if value is not None:
                 common.fail(
-                    f"{option} is for bench optimizers and bench losses, not for bench accuracy"
+                    f"{option} is for bench {', '.join(NAMES[:-1])}, not for bench accuracy"
                 )
         with common.results_folder(output):
             bench_accuracy(output)
         return
+    if name == "types" and find_spec("ml_dtypes") is None:
+        common.fail("bench types needs ml_dtypes for bfloat16; run: pip install ml_dtypes")
     suite = benchmark.SUITES[name]
     largest = LARGEST if largest is None else largest
     seconds = SECONDS if seconds is None else seconds

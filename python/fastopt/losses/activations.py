@@ -37,7 +37,7 @@ def sigmoid(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     out : array of the shape and dtype of `x`, optional
 
     Examples
@@ -55,7 +55,7 @@ def sigmoid_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = N
     Parameters
     ----------
     grad : array
-        The gradient with respect to the result; float32 or float64, any shape and strides.
+        The gradient with respect to the result, of any shape and strides.
     y : array of the shape and dtype of `grad`
         The result of `sigmoid`.
     out : array of the shape and dtype of `grad`, optional
@@ -69,7 +69,7 @@ def relu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     out : array of the shape and dtype of `x`, optional
 
     Examples
@@ -89,7 +89,7 @@ def relu_backward(
     Parameters
     ----------
     grad : array
-        The gradient with respect to the result; float32 or float64, any shape and strides.
+        The gradient with respect to the result, of any shape and strides.
     x_or_y : array of the shape and dtype of `grad`
         The input or the result of `relu`.
     out : array of the shape and dtype of `grad`, optional
@@ -103,7 +103,7 @@ def tanh(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     out : array of the shape and dtype of `x`, optional
 
     Examples
@@ -121,7 +121,7 @@ def tanh_backward(grad: FloatArray, y: FloatArray, out: FloatArray | None = None
     Parameters
     ----------
     grad : array
-        The gradient with respect to the result; float32 or float64, any shape and strides.
+        The gradient with respect to the result, of any shape and strides.
     y : array of the shape and dtype of `grad`
         The result of `tanh`.
     out : array of the shape and dtype of `grad`, optional
@@ -137,7 +137,7 @@ def silu(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     out : array of the shape and dtype of `x`, optional
 
     References
@@ -162,7 +162,7 @@ def silu_backward(grad: FloatArray, x: FloatArray, out: FloatArray | None = None
     Parameters
     ----------
     grad : array
-        The gradient with respect to the result; float32 or float64, any shape and strides.
+        The gradient with respect to the result, of any shape and strides.
     x : array of the shape and dtype of `grad`
         The input of `silu`.
     out : array of the shape and dtype of `grad`, optional
@@ -184,7 +184,7 @@ def gelu(
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     approximate : {"none", "tanh"}
         "tanh" replaces Phi(x) by ``(1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``. The
         result differs by up to 5e-4: use it for models that were trained with it. It is computed in
@@ -223,7 +223,7 @@ def gelu_backward(
     Parameters
     ----------
     grad : array
-        The gradient with respect to the result; float32 or float64, any shape and strides.
+        The gradient with respect to the result, of any shape and strides.
     x : array of the shape and dtype of `grad`
         The input of `gelu`.
     approximate : {"none", "tanh"}
@@ -248,7 +248,7 @@ def logistic(
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     L, k, x0 : float
         The limit, the steepness and the middle, all finite.
     out : array of the shape and dtype of `x`, optional
@@ -280,7 +280,7 @@ def dropout(
     Parameters
     ----------
     x : array
-        float32 or float64, any shape and strides.
+        Of any shape and strides.
     p : float
         In [0, 1), rounded to a multiple of 2^-32.
     seed : int
@@ -338,7 +338,7 @@ def softmax(
     Parameters
     ----------
     x : array of at least one axis
-        float32 or float64. A C-contiguous array is read in place. So is any other array whose axes
+        A C-contiguous array is read in place. So is any other array whose axes
         before `axis`, and whose axes after it, can each be reshaped into one axis without a copy.
         Other arrays are copied first.
     axis : int
@@ -386,7 +386,7 @@ def softmax_backward(
     Parameters
     ----------
     grad : array of at least one axis
-        The gradient with respect to the result; float32 or float64.
+        The gradient with respect to the result.
     y : array of the shape and dtype of `grad`
         The result of `softmax`.
     axis : int

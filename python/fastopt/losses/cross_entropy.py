@@ -21,6 +21,7 @@ class CrossEntropyStats(NamedTuple):
         The gradient of ``value_and_grad``; None with ``grad=False``.
     logsumexp : array
         ``log(sum(exp(logits)))`` of each row, in the shape of the class indices; 0 where ignored.
+        float32 for logits of 16 bits, otherwise of their dtype.
     correct : int
         The number of rows whose largest logit is that of the target, or of the largest probability.
         Of equal logits the first counts. Ignored rows do not count.
@@ -117,10 +118,15 @@ class CrossEntropyLoss(CrossEntropyOptions):
     other options. A class whose logit is more than 109 (float64: 730) below the largest one has the
     probability 0.
 
+    Logits of bfloat16 and float16 are widened to float32, block by block. Loss and log-sum-exp are
+    those of the float32 logits, bit for bit; the gradient, and the losses of "none", are those of
+    the float32 logits rounded to nearest.
+
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64, rounded to the dtype of the logits.
+        A weight for each class, of any dtype of logits, rounded to that of the logits (float32 for
+        16 bits).
     ignore_index : int
         Rows with this target have loss 0 and gradient 0, even if their logits are NaN.
     reduction : {"mean", "sum", "none"}
@@ -150,9 +156,9 @@ class CrossEntropyLoss(CrossEntropyOptions):
         Parameters
         ----------
         logits : array of shape (N, C), (C,) or (N, C, d1, ...)
-            float32 or float64, C >= 1. Contiguous rows at a constant distance (a padded vocabulary)
-            and contiguous positions d1, ... are read in place. Arrays with other strides may be
-            copied.
+            float32, float64, bfloat16 or float16, C >= 1. Contiguous rows at a constant distance (a
+            padded vocabulary) and contiguous positions d1, ... are read in place. Arrays with other
+            strides may be copied.
         targets : array of shape (N,), () or (N, d1, ...), or of the logits' shape
             Class indices of any integer dtype, each in [0, C) or `ignore_index`; or probabilities
             of the logits' dtype.

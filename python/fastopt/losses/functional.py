@@ -2,8 +2,9 @@
 
 Each returns the result of ``value_and_grad`` of the class with these options: the loss and its
 gradient with respect to the first argument. The class documents the arguments, the mathematics and
-the errors. Pass the options by name that torch has after its deprecated ``size_average`` and
-``reduce``.
+the errors. Arrays are float32, float64, bfloat16 or float16, all of one dtype, which the gradient
+has too; those of 16 bits are computed in float32. Pass the options by name that torch has after its
+deprecated ``size_average`` and ``reduce``.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 import fastopt._core as _core
 from fastopt._checks import integer
+from fastopt._storage import is_16_bit
 from fastopt._types import FloatArray, IntArray, Reduction  # noqa: F401 - for get_type_hints
 from fastopt.losses.cross_entropy import (
     CrossEntropyOptions,
@@ -53,6 +55,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     `fastopt.set_num_threads`. The last bits depend on the BLAS, on the number of its threads and on
     `memory_limit`; they are the same in every call. Everything else is `CrossEntropyLoss`. Ignored
     rows are left out of the products, so that they cost no time and NaN in them has no effect.
+
+    Arrays of bfloat16 and float16 are computed in float32: `linear_weight` is widened once and its
+    gradient summed in float32, two arrays that are kept during the call; the rows of `hidden` are
+    widened by chunks. The gradients are those of float32 arrays, rounded at the end.
 
     Parameters
     ----------
@@ -99,7 +105,7 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         Parameters
         ----------
         hidden : array of shape (N, D), (D,) or (d1, ..., D)
-            float32 or float64.
+            float32, float64, bfloat16 or float16.
         linear_weight : array of shape (V, D)
             Of the dtype of `hidden`, V >= 1. Contiguous rows or columns are read in place; other
             arrays are copied.
@@ -163,6 +169,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     ) -> CrossEntropyStats:
         """Return the results of `value_and_grad` and statistics from the same pass.
 
+        The log-sum-exp is float32 for arrays of 16 bits.
+
         Parameters
         ----------
         grad : bool
@@ -197,9 +205,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         )
         # Plain arrays of subclasses: np.matrix has another product.
         hidden, linear_weight = np.asarray(hidden), np.asarray(linear_weight)
-        if linear_bias is not None:
-            linear_bias = np.asarray(linear_bias)
         shape, dtype = hidden.shape[:-1], hidden.dtype
+        wide = np.dtype(np.float32) if is_16_bit(dtype) else dtype  # of the arithmetic
+        if linear_bias is not None:
+            linear_bias = _as_dtype(np.asarray(linear_bias), wide)
         classes, width = linear_weight.shape
         x = hidden.reshape(math.prod(shape), width)
         y = np.asarray(targets).reshape(len(x), classes) if indices is None else indices
@@ -207,22 +216,24 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         if indices is not None and np.any(indices == self.ignore_index):
             kept = np.flatnonzero(indices != self.ignore_index)
         count = len(x) if kept is None else len(kept)
-        at_once = self._rows_at_once(count, len(x), classes * dtype.itemsize)
+        at_once = self._rows_at_once(count, len(x), classes * wide.itemsize)
         copies = kept is not None or not _is_for_blas(x)
 
         if want_grad and out is None:
             grads = (np.empty(hidden.shape, dtype), np.empty_like(linear_weight))
             grads += () if linear_bias is None else (np.empty(classes, dtype),)
-        w = linear_weight if _is_for_blas(linear_weight) else np.ascontiguousarray(linear_weight)
-        logits = np.empty((at_once, classes), dtype)
-        losses = np.zeros(len(x) if self.reduction == "none" else 0, dtype)
-        logsumexp = np.zeros(len(x) if want_stats else 0, dtype)
+        w = _as_dtype(linear_weight, wide)
+        w = w if _is_for_blas(w) else np.ascontiguousarray(w)
+        logits = np.empty((at_once, classes), wide)
+        losses = np.zeros(len(x) if self.reduction == "none" else 0, wide)
+        logsumexp = np.zeros(len(x) if want_stats else 0, wide)
         loss, correct = 0.0, 0
         if want_grad:
             dx, dw = np.asarray(grads[0]).reshape(x.shape), np.asarray(grads[1])
+            dw = dw if wide == dtype else np.empty(dw.shape, wide)
             db = np.zeros(0 if linear_bias is None else classes)
-            ones = np.ones(at_once, dtype)
-            step = max(1, BLOCK_BYTES // max(1, width * dtype.itemsize))
+            ones = np.ones(at_once, wide)
+            step = max(1, BLOCK_BYTES // max(1, width * wide.itemsize))
             product = np.empty_like(dw[: step if count > at_once else 0])
 
         with np.errstate(all="ignore"):  # infinities and NaN come from the caller
@@ -230,14 +241,15 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 rows: slice | IntArray = slice(start, min(start + at_once, count))
                 if kept is not None:
                     rows = kept[rows]
-                h = np.ascontiguousarray(x[rows]) if copies else x[rows]
+                h = _as_dtype(x[rows], wide)
+                h = np.ascontiguousarray(h) if copies else h
                 g = logits[: len(h)]
                 np.matmul(h, w.T, out=g)
                 if linear_bias is not None:
                     g += linear_bias
                 computed = self._run(
                     g,
-                    y[rows],
+                    y[rows] if indices is not None else _as_dtype(y[rows], wide),
                     want_grad=want_grad,
                     out=g if want_grad else None,
                     want_stats=want_stats,
@@ -253,10 +265,10 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                     correct += computed.correct
                 if not want_grad:
                     continue
-                if kept is None:
+                if kept is None and wide == dtype:
                     np.matmul(g, w, out=dx[rows])
                 else:
-                    dx[rows] = np.matmul(g, w)
+                    dx[rows] = _as_dtype(np.matmul(g, w), dtype)
                 if linear_bias is not None:
                     db += np.matmul(ones[: len(h)], g)
                 if start == 0:
@@ -271,11 +283,13 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
                 dx[indices == self.ignore_index] = 0
             if want_grad and count == 0:
                 dw[...] = 0
+            if want_grad and wide != dtype:
+                _core.copy_rounded(dw, np.asarray(grads[1]))
             if want_grad and linear_bias is not None:
-                np.asarray(grads[2])[...] = db
+                np.asarray(grads[2])[...] = _as_dtype(db, dtype)
         result: float | FloatArray = loss
         if self.reduction == "none":
-            result = losses.reshape(shape)
+            result = _as_dtype(losses, dtype).reshape(shape)
         elif self.reduction == "mean" and count == 0:
             result = math.nan
         lse = logsumexp.reshape(shape) if want_stats else logsumexp
@@ -295,6 +309,15 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     def __repr__(self) -> str:
         limit = "" if self.memory_limit is None else f", memory_limit={self.memory_limit}"
         return f"{super().__repr__()[:-1]}{limit})"
+
+
+def _as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
+    """Return the array, or a rounded C-contiguous copy of it; NumPy is slow with bfloat16."""
+    if array.dtype == dtype:
+        return array
+    copy = np.empty(array.shape, dtype)
+    _core.copy_rounded(array, copy)
+    return copy
 
 
 def _is_for_blas(array: FloatArray) -> bool:

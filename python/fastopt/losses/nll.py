@@ -23,7 +23,8 @@ class NLLLoss:
     Parameters
     ----------
     weight : array of shape (C,), optional
-        A weight for each class, float32 or float64, rounded to the dtype of the log-probabilities.
+        A weight for each class, of any dtype of log-probabilities, rounded to theirs (float32 for
+        16 bits).
     ignore_index : int
         Rows with this target have loss 0 and gradient 0, even if they hold NaN.
     reduction : {"mean", "sum", "none"}
@@ -55,7 +56,8 @@ class NLLLoss:
         Parameters
         ----------
         log_probs : array of shape (N, C), (C,) or (N, C, d1, ...)
-            float32 or float64, C >= 1, of any strides.
+            float32, float64, bfloat16 or float16, C >= 1, of any strides. Those of 16 bits are
+            computed in float32, and the results rounded once.
         targets : array of shape (N,), () or (N, d1, ...)
             Class indices of any integer dtype, each in [0, C) or `ignore_index`.
 

@@ -35,7 +35,8 @@ class PointwiseLoss:
         Parameters
         ----------
         input, target : arrays of one shape
-            float32 or float64, both of the same dtype; any strides. They are not broadcast.
+            float32, float64, bfloat16 or float16, both of the same dtype; any strides. They are not
+            broadcast. For those of 16 bits, the results are those of float32 arrays, rounded.
 
         Returns
         -------
@@ -258,9 +259,9 @@ class BCELoss(PointwiseLoss):
     Parameters
     ----------
     weight : array, optional
-        A weight for each element, float32 or float64, broadcast to the shape of the input. It is
-        rounded to the dtype of the input. If an element is too small for that dtype, the loss is
-        computed in float64. "mean" still divides by the number of elements.
+        A weight for each element, of any dtype of an input, broadcast to the shape of the input. It
+        is rounded to the dtype of the input (float32 for 16 bits). If an element is too small for
+        that, the loss is computed in float64. "mean" still divides by the number of elements.
     reduction : {"mean", "sum", "none"}
         The loss is the mean or the sum as a float, or an array in the shape of the input.
 
@@ -296,9 +297,9 @@ class BCEWithLogitsLoss(PointwiseLoss):
     Parameters
     ----------
     weight : array, optional
-        A weight for each element, float32 or float64, broadcast to the shape of the input. It is
-        rounded to the dtype of the input. If an element is too small for that dtype, the loss is
-        computed in float64. "mean" still divides by the number of elements.
+        A weight for each element, of any dtype of an input, broadcast to the shape of the input. It
+        is rounded to the dtype of the input (float32 for 16 bits). If an element is too small for
+        that, the loss is computed in float64. "mean" still divides by the number of elements.
     reduction : {"mean", "sum", "none"}
         The loss is the mean or the sum as a float, or an array in the shape of the input.
     pos_weight : array, optional

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from fastopt import _storage
 from fastopt._checks import NamesError, counted, flag, int64, mapping, short_repr
 from fastopt._structure import (
+    COPIES,
     IncompatibleKeys,
     as_groups,
     few,
@@ -65,15 +67,42 @@ class Optimizer(ABC):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, dense in memory, which are updated in place: a mapping
-        name -> array, a sequence of arrays, or a list of dicts with ``"params"`` and options. To
-        set a parameter, write into its array (``w[...] = x``).
+        Arrays of float32, float64, bfloat16 or float16, dense in memory, which are updated in
+        place: a mapping name -> array, a sequence of arrays, or a list of dicts with ``"params"``
+        and options. To set a parameter, write into its array (``w[...] = x``), and into its float32
+        master if it has one. bfloat16 is ``ml_dtypes.bfloat16``.
     defaults : dict
         The options for groups that do not set them.
+
+    Notes
+    -----
+    The arithmetic is that of float32, and of float64 for float64 parameters. Parameters and
+    gradients may be of 16 bits, and so may the states, which the last options of every optimizer
+    choose:
+
+    state_dtype : {None, "float32", "bfloat16"}
+        The type of the states, also as a dtype. None is float64 for float64 parameters, which have
+        no other, and float32 for all others.
+    master : {None, "float32", "split"}
+        What a parameter of 16 bits has lost by rounding is kept in its state as ``master_param``.
+        "float32": as the whole parameter in float32. "split": as the int16 that makes a float32
+        together with the bfloat16 parameter. The steps are those of a float32 parameter. float16
+        parameters need "float32".
+    stochastic_rounding : bool
+        Round bfloat16 parameters without a master, and second moments in bfloat16, up or down at
+        random, so that the mean is exact and small changes are not lost.
+    seed : int
+        The random numbers depend on this number in [0, 2**63), the number of the step, the name of
+        the parameter and the place of the element, and on nothing else.
+
+    These four are fixed when a group is added; only `load_state_dict` changes them.
     """
 
+    # The state whose rounding `stochastic_rounding` changes, beside that of the parameters.
+    _second_moment: ClassVar[str | None] = None
+
     def __init__(self, params: Params, defaults: Group) -> None:
-        self.defaults = defaults
+        self.defaults = defaults | _storage.check_options(defaults)
         self._param_groups: list[Group] = []
         self._index: dict[str, int] = {}  # the number of each name, in the order of the parameters
         self._named: Set[str] = set()  # the names that were given, not numbered
@@ -96,6 +125,7 @@ class Optimizer(ABC):
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
+        out: Sequence[FloatArray | None] | None,
     ) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
@@ -141,6 +171,7 @@ class Optimizer(ABC):
             )
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
+        group |= self._storage_options(group)
         index = self._index | {name: i for i, name in enumerate(names, len(self._index))}
         named = self._named | given
         count, before = len(self.param_groups), (self._index, self._named)
@@ -192,6 +223,7 @@ class Optimizer(ABC):
         grad_scale: float = 1.0,
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
+        out: Grads | None = None,
     ) -> StepInfo:
         """Update all parameters in place by one step.
 
@@ -200,9 +232,9 @@ class Optimizer(ABC):
         grads : mapping or sequence
             The gradients in the structure of the parameters: a mapping by name, or for a sequence
             of parameters, a sequence in the same order. For groups, one mapping over all groups, or
-            a list with a mapping or sequence for each group. A gradient has the shape and dtype of
-            its parameter and any strides, and is only read. None skips the parameter, its state and
-            its step counter.
+            a list with a mapping or sequence for each group. A gradient has the shape of its
+            parameter, any strides, and the dtype float32, bfloat16 or float16 (float64 for float64
+            parameters); it is only read. None skips the parameter, its state and its step counter.
         max_norm : float, optional
             Clip the gradients to this norm: after `grad_scale`, the update multiplies them by
             ``min(1, max_norm / (norm + 1e-6))``. The norm is over all gradients.
@@ -215,6 +247,10 @@ class Optimizer(ABC):
         zero_grads : bool
             Set the gradients to zero after the update, but not if the step is skipped. They must be
             writeable and must not share memory.
+        out : mapping or sequence, optional
+            Arrays in the structure of `grads` that get the new parameters, rounded to nearest: of
+            bfloat16 or float16, with the shape and memory order of a float32 parameter. None means
+            no copy. A parameter that is skipped is not copied.
 
         Returns
         -------
@@ -224,7 +260,9 @@ class Optimizer(ABC):
         groups = self._param_groups
         if type(grads) is not list or self._named or self._by_group or len(groups) > 1:
             grads = flatten_grads(grads, self._index, groups, self._by_group, self._named)
-        return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads)
+        if out is not None:
+            out = flatten_grads(out, self._index, groups, self._by_group, self._named, COPIES)
+        return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, out)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters and the options of all groups.
@@ -312,7 +350,12 @@ class Optimizer(ABC):
             value = options.setdefault(key, old[key])
             if isinstance(default, tuple) and isinstance(value, list):
                 options[key] = tuple(value)  # a file may have lists instead of tuples
-        return own | options
+        group = own | options
+        return group | self._storage_options(group)
+
+    def _storage_options(self, group: Group) -> Group:
+        """Return the options of the types of a group in plain form, after all checks."""
+        return _storage.check_options(group, group["params"], self._second_moment is not None)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -347,4 +390,4 @@ def _read_state_dict(
                 f"the 'params' of group {number} of the state dict must be a list of names, not "
                 + short_repr(names)
             )
-    return states, list(groups)
+    return states, [_storage.DEFAULTS | dict(group) for group in groups]  # of an older file

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 import fastopt._core as _core
+from fastopt._storage import check_options
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import Optimizer, StepInfo
 
@@ -19,7 +20,7 @@ class FusedOptimizer(Optimizer):
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self._core = _core.Updater(self._kernel, StepInfo)
-        self._core.check_options(defaults)
+        self._core.check_options(defaults | check_options(defaults))
         super().__init__(params, defaults)
 
     def __reduce__(self) -> NoReturn:
@@ -42,9 +43,17 @@ class FusedOptimizer(Optimizer):
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
+        out: Sequence[FloatArray | None] | None,
     ) -> StepInfo:
         info: StepInfo | None = self._core.step(
-            self._param_groups, grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads
+            self._param_groups,
+            grads,
+            max_norm,
+            norm_type,
+            grad_scale,
+            skip_nonfinite,
+            zero_grads,
+            out,
         )
         return _WITHOUT_NORM if info is None else info
 

@@ -30,6 +30,9 @@ class GradAccumulator:
     is the gradient of the mean over all samples, for micro-batches of any sizes. The step divides:
     ``opt.step(acc.grads, grad_scale=acc.weight)``. It clips the mean, not the sum.
 
+    The sums are float64 for float64 parameters, and float32 for all others: a sum in 16 bits would
+    lose small gradients.
+
     Parameters
     ----------
     params : mapping, sequence or groups
@@ -95,8 +98,9 @@ class GradAccumulator:
         Parameters
         ----------
         grads : mapping or sequence
-            In any structure that `Optimizer.step` takes. A gradient has the shape and dtype of its
-            parameter and any strides, and is only read. None adds nothing.
+            In any structure that `Optimizer.step` takes. A gradient has the shape of its parameter,
+            any strides, and the dtype float32, bfloat16 or float16 (float64 for float64
+            parameters); it is only read. None adds nothing.
         weight : float
             At least 0. Pass the number by which the mean over the micro-batch divides: the number
             of samples, the number of targets that are not ignored, or the sum of their class

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy.typing as npt
+
 from fastopt._checks import flag
+from fastopt._storage import Master
 from fastopt._types import Group, Params
 from fastopt.optim._fused import FusedOptimizer
 
@@ -29,7 +32,7 @@ class Adam(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
+        Arrays of floats, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     betas : pair of float
@@ -44,6 +47,8 @@ class Adam(FusedOptimizer):
         Maximize instead of minimize: the gradients are negated first.
     decoupled_weight_decay : bool
         Multiply the parameters by ``1 - lr * weight_decay`` instead of adding to the gradient.
+    state_dtype, master, stochastic_rounding, seed
+        The types of the states and the master copy, and their rounding; see `Optimizer`.
 
     References
     ----------
@@ -61,6 +66,7 @@ class Adam(FusedOptimizer):
     """
 
     _kernel: ClassVar[str] = "adam"
+    _second_moment = "exp_avg_sq"
 
     def __init__(
         self,
@@ -73,6 +79,10 @@ class Adam(FusedOptimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -84,6 +94,10 @@ class Adam(FusedOptimizer):
                 "amsgrad": amsgrad,
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
+                "state_dtype": state_dtype,
+                "master": master,
+                "stochastic_rounding": stochastic_rounding,
+                "seed": seed,
             },
         )
 
@@ -122,6 +136,10 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -132,6 +150,10 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
+            state_dtype=state_dtype,
+            master=master,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
         )
 
     def _loaded_group(self, number: int, old: Group, new: Mapping[str, Any] | None) -> Group:

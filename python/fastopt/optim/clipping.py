@@ -34,13 +34,13 @@ def _named(grads: Gradients) -> list[tuple[str, FloatArray | None]]:
 def grad_norm(grads: Gradients, norm_type: float = 2.0) -> float:
     """Return the norm over all elements of all arrays.
 
-    The 2-norm is summed in float64 over a fixed grid, so that its bits do not depend on the number
-    of threads. It is infinite only if the true norm or an element is infinite.
+    The 2-norm is summed in float64 for all dtypes, over a fixed grid, so that its bits do not
+    depend on the number of threads. It is infinite only if the true norm or an element is infinite.
 
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, of any shapes and strides; None is skipped.
+        float32, float64, bfloat16 or float16, of any shapes and strides; None is skipped.
     norm_type : float
         2, or inf for the largest magnitude.
 
@@ -64,13 +64,14 @@ def clip_grad_norm_(
 ) -> float:
     """Scale the gradients in place so that the norm over all of them is at most `max_norm`.
 
-    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as in torch.
+    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as in torch. Gradients of 16 bits
+    are multiplied in float32 and rounded once, to nearest.
 
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, writeable, of any shapes and strides, without shared memory; None is
-        skipped.
+        float32, float64, bfloat16 or float16, writeable, of any shapes and strides, without shared
+        memory; None is skipped.
     max_norm : float
         At least 0.
     norm_type : float
@@ -108,11 +109,13 @@ def clip_grad_norm_(
 def clip_grad_value_(grads: Gradients, clip_value: float) -> None:
     """Clamp every element of the gradients to [-clip_value, clip_value], in place; NaN stays.
 
+    The limit is rounded to nearest in the dtype of each array.
+
     Parameters
     ----------
     grads : mapping, sequence or array
-        float32 or float64, writeable, of any shapes and strides, without shared memory; None is
-        skipped.
+        float32, float64, bfloat16 or float16, writeable, of any shapes and strides, without shared
+        memory; None is skipped.
     clip_value : float
         At least 0.
     """

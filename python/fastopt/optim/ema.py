@@ -29,14 +29,16 @@ class WeightEMA:
         d_t &= d \ \text{ or, with warmup, }\ \min\left(d, \frac{t}{9 + t}\right)
 
     in one pass over all parameters, with the same bits for any instruction set and number of
-    threads. In float32, rounding may keep an average at a relative distance of
-    ``6e-8 / (1 - decay)`` from the parameter.
+    threads. The averages are float64 for float64 parameters, and float32 for all others. In
+    float32, rounding may keep an average at a relative distance of ``6e-8 / (1 - decay)`` from the
+    parameter.
 
     Parameters
     ----------
     params : mapping, sequence or groups
-        The parameters in the structure for the optimizer: float32 or float64, dense in memory. The
-        averages have the same names. Options in groups are ignored.
+        The parameters in the structure for the optimizer: float32, float64, bfloat16 or float16,
+        dense in memory. The averages have the same names. Options in groups are ignored. A master
+        of an optimizer is not seen: `update` reads the parameters.
     decay : float
         :math:`d` in [0, 1]. The average is over about ``1 / (1 - decay)`` updates.
     warmup : bool
@@ -159,6 +161,8 @@ class WeightEMA:
 
     def applied(self) -> AbstractContextManager[None]:
         """Put the averages into the parameters during a ``with`` block.
+
+        Parameters of 16 bits get the averages rounded to nearest.
 
         After the block, the parameters have the same bits as before it, also after an exception or
         an interrupt. Changes of the parameters within the block are lost: do not call ``step`` or

@@ -1,8 +1,6 @@
 """The updates as functions, on state that the caller owns.
 
-One call is one step of one array, with the checks and the bits of a step of the class. All arrays
-have the shape and dtype of `param`, float32 or float64. The states begin as zeros. `step` is the
-number of this update, counted from 1.
+`fastopt.functional` describes the arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from typing import Literal
 
 import fastopt._core as _core
 from fastopt._checks import int64
-from fastopt._types import FloatArray
+from fastopt._types import FloatArray, IntArray
 
 __all__ = ["adam_", "adamw_", "rmsprop_", "sgd_"]
 
@@ -29,6 +27,7 @@ def sgd_(
     nesterov: bool = False,
     maximize: bool = False,
     momentum_init: Literal["grad", "zero"] = "grad",
+    master_param: FloatArray | IntArray | None = None,
 ) -> None:
     """Update `param` and `momentum_buffer` in place, as `fastopt.SGD` does.
 
@@ -41,7 +40,7 @@ def sgd_(
         "sgd",
         param,
         grad,
-        {"momentum_buffer": momentum_buffer},
+        {"momentum_buffer": momentum_buffer, "master_param": master_param},
         1 if step is None else int64("step", step),
         {
             "lr": lr,
@@ -69,6 +68,7 @@ def rmsprop_(
     momentum: float = 0.0,
     centered: bool = False,
     maximize: bool = False,
+    master_param: FloatArray | IntArray | None = None,
 ) -> None:
     """Update `param` and its averages in place, as `fastopt.RMSprop` does.
 
@@ -78,7 +78,12 @@ def rmsprop_(
         "rmsprop",
         param,
         grad,
-        {"square_avg": square_avg, "momentum_buffer": momentum_buffer, "grad_avg": grad_avg},
+        {
+            "square_avg": square_avg,
+            "momentum_buffer": momentum_buffer,
+            "grad_avg": grad_avg,
+            "master_param": master_param,
+        },
         1,
         {
             "lr": lr,
@@ -95,7 +100,7 @@ def rmsprop_(
 def adam_(
     param: FloatArray,
     grad: FloatArray,
-    exp_avg: FloatArray,
+    exp_avg: FloatArray | None,
     exp_avg_sq: FloatArray,
     max_exp_avg_sq: FloatArray | None = None,
     *,
@@ -107,16 +112,23 @@ def adam_(
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    master_param: FloatArray | IntArray | None = None,
 ) -> None:
     """Update `param` and its moments in place, as `fastopt.Adam` does.
 
-    `max_exp_avg_sq` is needed with `amsgrad`.
+    `max_exp_avg_sq` is needed with `amsgrad`. `exp_avg` is neither read nor written if ``betas[0]``
+    is 0, and may be None then.
     """
     _core.update(
         "adam",
         param,
         grad,
-        {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq},
+        {
+            "exp_avg": exp_avg,
+            "exp_avg_sq": exp_avg_sq,
+            "max_exp_avg_sq": max_exp_avg_sq,
+            "master_param": master_param,
+        },
         int64("step", step),
         {
             "lr": lr,
@@ -133,7 +145,7 @@ def adam_(
 def adamw_(
     param: FloatArray,
     grad: FloatArray,
-    exp_avg: FloatArray,
+    exp_avg: FloatArray | None,
     exp_avg_sq: FloatArray,
     max_exp_avg_sq: FloatArray | None = None,
     *,
@@ -144,10 +156,12 @@ def adamw_(
     weight_decay: float = 1e-2,
     amsgrad: bool = False,
     maximize: bool = False,
+    master_param: FloatArray | IntArray | None = None,
 ) -> None:
     """Update `param` and its moments in place, as `fastopt.AdamW` does.
 
-    `max_exp_avg_sq` is needed with `amsgrad`.
+    `max_exp_avg_sq` is needed with `amsgrad`. `exp_avg` is neither read nor written if ``betas[0]``
+    is 0, and may be None then.
     """
     adam_(
         param,
@@ -163,4 +177,5 @@ def adamw_(
         amsgrad=amsgrad,
         maximize=maximize,
         decoupled_weight_decay=True,
+        master_param=master_param,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy.typing as npt
+
+from fastopt._storage import Master
 from fastopt._types import Params
 from fastopt.optim._fused import FusedOptimizer
 
@@ -26,7 +29,7 @@ class RMSprop(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
+        Arrays of floats, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     alpha : float
@@ -41,6 +44,8 @@ class RMSprop(FusedOptimizer):
         Divide by an estimate of the standard deviation instead of the root mean square.
     maximize : bool
         Maximize instead of minimize: the gradients are negated first.
+    state_dtype, master, stochastic_rounding, seed
+        The types of the states and the master copy, and their rounding; see `Optimizer`.
 
     References
     ----------
@@ -57,6 +62,7 @@ class RMSprop(FusedOptimizer):
     """
 
     _kernel: ClassVar[str] = "rmsprop"
+    _second_moment = "square_avg"
 
     def __init__(
         self,
@@ -69,6 +75,10 @@ class RMSprop(FusedOptimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -80,5 +90,9 @@ class RMSprop(FusedOptimizer):
                 "momentum": momentum,
                 "centered": centered,
                 "maximize": maximize,
+                "state_dtype": state_dtype,
+                "master": master,
+                "stochastic_rounding": stochastic_rounding,
+                "seed": seed,
             },
         )

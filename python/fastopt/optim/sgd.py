@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy.typing as npt
+
+from fastopt._storage import Master
 from fastopt._types import Params
 from fastopt.optim._fused import FusedOptimizer
 
@@ -26,7 +29,7 @@ class SGD(FusedOptimizer):
     Parameters
     ----------
     params : mapping, sequence or groups
-        Arrays of float32 or float64, which are updated in place; see `Optimizer`.
+        Arrays of floats, which are updated in place; see `Optimizer`.
     lr : float
         Learning rate, >= 0.
     momentum : float
@@ -43,6 +46,8 @@ class SGD(FusedOptimizer):
         "grad": the buffer begins with the first gradient, as in torch. "zero": it begins with zero,
         and `dampening` changes the first gradient too. With ``dampening=momentum`` this is the
         moving average of textbooks, :math:`b_t = \mu b_{t-1} + (1 - \mu) g_t`.
+    state_dtype, master, stochastic_rounding, seed
+        The types of the states and the master copy, and their rounding; see `Optimizer`.
 
     References
     ----------
@@ -74,6 +79,10 @@ class SGD(FusedOptimizer):
         *,
         maximize: bool = False,
         momentum_init: Literal["grad", "zero"] = "grad",
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -85,5 +94,9 @@ class SGD(FusedOptimizer):
                 "nesterov": nesterov,
                 "maximize": maximize,
                 "momentum_init": momentum_init,
+                "state_dtype": state_dtype,
+                "master": master,
+                "stochastic_rounding": stochastic_rounding,
+                "seed": seed,
             },
         )

@@ -1,7 +1,8 @@
 """The optimizers, losses and functions in plain NumPy, which define the results of the kernels.
 
-Constructors and methods are those of `fastopt`. The updates have the same bits as the kernels; the
-losses and activations compute in float64. Options and arrays are not checked here.
+Constructors and methods are those of `fastopt`. The updates have the same bits as the kernels, for
+any types of arrays; the losses and activations compute in float64. Arrays and most options are not
+checked here.
 """
 
 from __future__ import annotations

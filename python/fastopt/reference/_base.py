@@ -6,39 +6,56 @@ import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from fastopt._storage import bfloat16, is_16_bit, is_bfloat16
 from fastopt._types import FloatArray, Group, Params
 from fastopt.optim._base import Optimizer, StepInfo
 from fastopt.reference.clipping import grad_norm, memory_order
+from fastopt.reference.storage import join, noise, rounded, split, widen
+
+
+class _Slot(NamedTuple):
+    """A parameter with its name, the number of its group, and its state."""
+
+    name: str
+    param: FloatArray
+    group: int
+    state: dict[str, Any]
 
 
 class ReferenceOptimizer(Optimizer):
-    """Keeps the states in plain dicts and calls `update` for each parameter with a gradient."""
+    """Keeps the states in plain dicts and calls `update` for each parameter with a gradient.
+
+    `update` computes in float32, or in float64 for float64 parameters. What has another type in
+    memory is widened before it and rounded after it.
+    """
 
     @abstractmethod
     def update(
         self, param: FloatArray, grad: FloatArray, state: dict[str, Any], group: Group
     ) -> None:
-        """Update `param` and the arrays in `state` by one step.
+        """Update `param` and the arrays in `state` by one step, all of one dtype.
 
         ``state["step"]`` is the number of this step, 1 for the first. All scalars are Python
         floats: an operation with a float32 array rounds them to float32 once.
         """
 
     def __init__(self, params: Params, defaults: Group) -> None:
-        self._slots: list[tuple[FloatArray, int, dict[str, Any]]] = []
+        self._slots: list[_Slot] = []
         super().__init__(params, defaults)
 
     def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
         number = len(self._param_groups)
-        slots = [*self._slots, *((array, number, {"step": 0}) for array in arrays)]
-        self._slots, self._param_groups[number:] = slots, [group]
+        added = (_Slot(n, a, number, {"step": 0}) for n, a in zip(names, arrays, strict=True))
+        self._slots, self._param_groups[number:] = [*self._slots, *added], [group]
 
     def _remove_group(self, index: int) -> None:
-        slots = [(p, g - (g > index), s) for p, g, s in self._slots if g != index]
+        kept = (slot for slot in self._slots if slot.group != index)
+        slots = [slot._replace(group=slot.group - (slot.group > index)) for slot in kept]
         self._slots, self._param_groups[index : index + 1] = slots, []
 
     def _step(
@@ -49,16 +66,20 @@ class ReferenceOptimizer(Optimizer):
         grad_scale: float,
         skip_nonfinite: bool,
         zero_grads: bool,
+        out: Sequence[FloatArray | None] | None,
     ) -> StepInfo:
+        copies = [None] * len(self._slots) if out is None else out
         used = [
-            (*slot, grad) for slot, grad in zip(self._slots, grads, strict=True) if grad is not None
+            (slot, grad, copy)
+            for slot, grad, copy in zip(self._slots, grads, copies, strict=True)
+            if grad is not None
         ]
         grad_scale = float(grad_scale)
         norm, factor = None, 1 / grad_scale
         divisor, multiplier = grad_scale, 1.0  # the same in two numbers, for `_scaled`
         if max_norm is not None or skip_nonfinite:
-            finite = all(np.isfinite(grad).all() for *_, grad in used)
-            plain = grad_norm([_in_order_of(param, grad) for param, *_, grad in used], norm_type)
+            finite = all(np.isfinite(widen(grad)).all() for _, grad, _ in used)
+            plain = grad_norm([_in_order_of(slot.param, grad) for slot, grad, _ in used], norm_type)
             norm = plain / grad_scale
             if skip_nonfinite and not finite:
                 return StepInfo(norm, True)
@@ -69,29 +90,75 @@ class ReferenceOptimizer(Optimizer):
                 if plain != 0:
                     divisor, multiplier = plain + 1e-6 * grad_scale, float(max_norm)
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
-        for param, group, state, grad in used:
-            state["step"] += 1
-            # NumPy 1 gives an array of 0 dimensions the dtype of a scalar, so use 1 dimension.
-            shaped = {k: np.atleast_1d(v) if k != "step" else v for k, v in state.items()}
+        for slot, grad, copy in used:
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
-                scaled = _scaled(np.atleast_1d(grad), factor, divisor, multiplier)
-                self.update(np.atleast_1d(param), scaled, shaped, groups[group])
-            for key, value in shaped.items():
-                state[key] = value if key == "step" else value.reshape(param.shape)
+                # NumPy 1 gives an array of 0 dimensions the dtype of a scalar, so use 1 dimension.
+                scaled = _scaled(np.atleast_1d(widen(grad)), factor, divisor, multiplier)
+                new = self._update(slot, scaled, groups[slot.group])
+                if copy is not None:
+                    copy[...] = rounded(new, copy.dtype)
             if zero_grads:
                 grad[...] = 0
         return StepInfo(norm, False)
 
+    def _update(self, slot: _Slot, grad: FloatArray, group: Group) -> FloatArray:
+        """Do one step of one parameter, and return its new values before they are rounded."""
+        param, state = slot.param, slot.state
+        state_dtype = bfloat16() if group["state_dtype"] == "bfloat16" else grad.dtype
+        state["step"] += 1
+        # The float32 parameter that the rule updates.
+        master = group["master"] if is_16_bit(param.dtype) else None
+        if master == "split":
+            values = join(param, state.get("master_param", np.zeros_like(param, np.int16)))
+        elif master == "float32":
+            values = state.get("master_param", widen(param))
+        else:
+            values = widen(param)
+        values = np.atleast_1d(values)
+        wide = {
+            key: value if key == "step" else np.atleast_1d(widen(value))
+            for key, value in state.items()
+            if key != "master_param"
+        }
+        self.update(values, grad, wide, group)
+        values = values.reshape(param.shape)
+
+        del wide["step"]
+        for key, value in wide.items():
+            bits = _noise(slot, group, state_dtype, 1) if key == self._second_moment else None
+            state[key] = rounded(value.reshape(param.shape), state_dtype, bits)
+        if master == "split":
+            param[...], state["master_param"] = split(values, param.dtype)
+        elif master == "float32":
+            state["master_param"] = values
+            param[...] = rounded(values, param.dtype)
+        else:
+            param[...] = rounded(values, param.dtype, _noise(slot, group, param.dtype, 0))
+        return values
+
     def _state(self, index: int) -> dict[str, Any]:
-        return dict(self._slots[index][2])
+        return dict(self._slots[index].state)
 
     def _load(self, states: list[dict[str, Any] | None], groups: list[Group]) -> None:
         slots = []
-        for (param, group, state), loaded in zip(self._slots, states, strict=True):
-            copies = {} if loaded is None else loaded
-            copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in copies.items()}
-            slots.append((param, group, state if loaded is None else copies))
+        for slot, loaded in zip(self._slots, states, strict=True):
+            if loaded is not None:
+                copies = {k: v.copy() if k != "step" else v for k, v in loaded.items()}
+                slot = slot._replace(state=copies)
+            slots.append(slot)
         self._slots, self._param_groups[:] = slots, groups
+
+
+def _noise(
+    slot: _Slot, group: Group, dtype: np.dtype[Any], stream: int
+) -> npt.NDArray[np.uint16] | None:
+    """Return the noise for each element of a parameter; None where rounding is to nearest."""
+    if not (group["stochastic_rounding"] and is_bfloat16(dtype)):
+        return None
+    flat = noise(group["seed"], slot.state["step"], slot.name, stream, slot.param.size)
+    axes = memory_order(slot.param)  # elements are numbered in the order of the memory
+    in_memory = flat.reshape([slot.param.shape[axis] for axis in axes])
+    return np.asarray(in_memory.transpose(np.argsort(axes).tolist()))
 
 
 def _scaled(grad: FloatArray, factor: float, divisor: float, multiplier: float) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt._structure import as_groups, flatten_grads, new_params
 from fastopt._types import FloatArray, Grads, Group, Params
+from fastopt.reference.storage import widen
 
 
 class GradAccumulator:
@@ -37,7 +38,8 @@ class GradAccumulator:
             if grad is None:
                 continue
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
-                part = np.asarray(grad.dtype.type(weight) * grad)
+                wide = widen(grad)
+                part = np.asarray(wide.dtype.type(weight) * wide)
                 self.grads[name] = part if before is None else np.asarray(before + part)
         self.weight += weight
 

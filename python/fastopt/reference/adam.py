@@ -6,13 +6,17 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from fastopt._storage import Master
 from fastopt._types import FloatArray, Group, Params
 from fastopt.reference._base import ReferenceOptimizer, one_minus_power
 
 
 class Adam(ReferenceOptimizer):
     """`fastopt.Adam` in plain NumPy."""
+
+    _second_moment = "exp_avg_sq"
 
     def __init__(
         self,
@@ -25,6 +29,10 @@ class Adam(ReferenceOptimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
         super().__init__(params, options)
@@ -43,9 +51,12 @@ class Adam(ReferenceOptimizer):
         elif weight_decay != 0:
             grad = grad + weight_decay * param
 
-        exp_avg = beta1 * state.get("exp_avg", zeros) + (1 - beta1) * grad
+        before = state.get("exp_avg", zeros) if beta1 != 0 else zeros
+        exp_avg = beta1 * before + (1 - beta1) * grad
         exp_avg_sq = beta2 * state.get("exp_avg_sq", zeros) + (1 - beta2) * grad * grad
-        state["exp_avg"], state["exp_avg_sq"] = exp_avg, exp_avg_sq
+        if beta1 != 0:
+            state["exp_avg"] = exp_avg
+        state["exp_avg_sq"] = exp_avg_sq
 
         second = exp_avg_sq
         if group["amsgrad"]:
@@ -71,6 +82,10 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -81,4 +96,8 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
+            state_dtype=state_dtype,
+            master=master,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
         )

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastopt._types import FloatArray, IntArray, Reduction
 from fastopt.losses.cross_entropy import CrossEntropyStats
+from fastopt.reference.storage import widen
 
 
 class CrossEntropyLoss:
@@ -52,6 +53,7 @@ class CrossEntropyLoss:
         out: FloatArray | None = None,
     ) -> CrossEntropyStats:
         """Return the loss, its gradient (into `out`, if it is given) and the statistics."""
+        logits, given = widen(logits), widen(np.asarray(targets))
         axis = min(1, logits.ndim - 1)
         moved = np.moveaxis(logits, axis, -1)
         classes = moved.shape[-1]
@@ -72,7 +74,6 @@ class CrossEntropyLoss:
 
             # One class of each row, the pivot, is left out of the sums: the target, or the largest
             # logit where there are probabilities. Nothing is subtracted from 1.
-            given = np.asarray(targets)
             if given.dtype.kind == "f":
                 t = np.moveaxis(given, axis, -1).reshape(-1, classes).astype(np.float64)
                 kept = np.ones(len(x), bool)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt._structure import IncompatibleKeys, as_groups, new_params, require_same_names
 from fastopt._types import FloatArray, Params
+from fastopt.reference.storage import rounded, widen
 
 
 class WeightEMA:
@@ -29,7 +30,7 @@ class WeightEMA:
         names, params, _ = new_params(param_group, self._params)
         for name, param in zip(names, params, strict=True):
             self._params[name] = param
-            self.averages[name] = np.array(param, order="K")
+            self.averages[name] = np.array(widen(param), order="K")
             self._steps[name] = 0
 
     @property
@@ -39,7 +40,8 @@ class WeightEMA:
 
     def update(self) -> None:
         """Update the averages with the present parameters."""
-        for name, param in self._params.items():
+        for name, stored in self._params.items():
+            param = widen(stored)
             average, step = self.averages[name], self._steps[name]
             if step == 0:
                 average[...] = param
@@ -56,7 +58,7 @@ class WeightEMA:
         before = {name: param.copy() for name, param in self._params.items()}
         try:
             for name, param in self._params.items():
-                param[...] = self.averages[name]
+                param[...] = rounded(self.averages[name], param.dtype)
             yield
         finally:
             for name, param in self._params.items():

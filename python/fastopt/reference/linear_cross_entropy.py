@@ -9,6 +9,7 @@ import numpy as np
 from fastopt._types import FloatArray, IntArray, Reduction
 from fastopt.losses.cross_entropy import CrossEntropyStats
 from fastopt.reference.cross_entropy import CrossEntropyLoss
+from fastopt.reference.storage import widen
 
 
 class LinearCrossEntropyLoss:
@@ -70,7 +71,7 @@ class LinearCrossEntropyLoss:
         classes, width = linear_weight.shape
         x = hidden.reshape(-1, width).astype(np.float64)
         w = linear_weight.astype(np.float64)
-        y = np.asarray(targets)
+        y = widen(np.asarray(targets))
         if y.dtype.kind == "f":
             y = y.reshape(-1, classes)
         else:
@@ -78,7 +79,7 @@ class LinearCrossEntropyLoss:
             x[y == self.cross_entropy.ignore_index] = 0  # 0 times NaN is not 0
         logits = x @ w.T
         if linear_bias is not None:
-            logits += linear_bias
+            logits += widen(linear_bias)
         loss, g, lse, correct, total = self.cross_entropy.value_and_stats(logits, y)
         grads = [(g @ w).reshape(hidden.shape), g.T @ x]
         if linear_bias is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastopt._types import FloatArray, IntArray, Reduction
+from fastopt.reference.storage import widen
 
 
 class NLLLoss:
@@ -28,6 +29,7 @@ class NLLLoss:
         self, log_probs: FloatArray, targets: IntArray | int, out: FloatArray | None = None
     ) -> tuple[float | FloatArray, FloatArray]:
         """Return the loss and its gradient, which is written into `out` if there is one."""
+        log_probs = widen(log_probs)
         axis = min(1, log_probs.ndim - 1)
         classes = log_probs.shape[axis]
         w = np.ones(classes) if self.weight is None else self.weight.astype(log_probs.dtype)

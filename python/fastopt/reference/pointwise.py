@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt._types import BatchReduction, FloatArray, Reduction
+from fastopt.reference.storage import widen
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
@@ -223,6 +224,7 @@ def gelu_backward(grad: FloatArray, x: FloatArray, approximate: str = "none") ->
 
 def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
     """Return x / (1 - p), or 0 where a hash of the seed and the element's number is below p."""
+    x = widen(x)
     key = (seed + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64

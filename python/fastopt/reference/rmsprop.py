@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from fastopt._storage import Master
 from fastopt._types import FloatArray, Group, Params
 from fastopt.reference._base import ReferenceOptimizer
 
 
 class RMSprop(ReferenceOptimizer):
     """`fastopt.RMSprop` in plain NumPy."""
+
+    _second_moment = "square_avg"
 
     def __init__(
         self,
@@ -24,6 +28,10 @@ class RMSprop(ReferenceOptimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
         super().__init__(params, options)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from fastopt._storage import Master
 from fastopt._types import FloatArray, Group, Params
 from fastopt.reference._base import ReferenceOptimizer
 
@@ -24,6 +26,10 @@ class SGD(ReferenceOptimizer):
         *,
         maximize: bool = False,
         momentum_init: Literal["grad", "zero"] = "grad",
+        state_dtype: npt.DTypeLike | None = None,
+        master: Master | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
         super().__init__(params, options)
