@@ -14,7 +14,7 @@ AnyCase: TypeAlias = UpdateCase | TypeCase | LossCase
 
 LARGE = {
     "optimizers": 4 << 20,
-    "types": 4 << 20,
+    "types": 1 << 17,
     "losses": 1 << 24,
 }  # elements: cases beyond them are slow
 CASES = [
