@@ -755,21 +755,51 @@ def test_sums_and_averages_refuse_other_types() -> None:
         ema.load_state_dict(state)
 
 
-def test_written_parameters_with_a_split_master(isa: str) -> None:
-    values = np.array([1, -1, 3, -3, 2, 5], BFLOAT16)
+@pytest.mark.parametrize(
+    ("dtype", "master"), [(BFLOAT16, "split"), (BFLOAT16, "float32"), (FLOAT16, "float32")]
+)
+def test_a_step_takes_written_parameters(dtype: Any, master: Any, isa: str) -> None:
+    values = np.tile(np.array([1, -1, 3, -3, 2, 5, 7], dtype), 30)
     for written in (0.0, -0.0, np.inf, -np.inf, 7.0):
         fused, plain = values.copy(), values.copy()
         optimizers = [
-            fo.SGD([fused], lr=0.001, master="split"),
-            reference.SGD([plain], lr=0.001, master="split"),
+            fo.SGD([fused], lr=0.001, master=master),
+            reference.SGD([plain], lr=0.001, master=master),
         ]
         for optimizer in optimizers:
             optimizer.step([values])
-        fused[...] = plain[...] = written
+        fused[::3] = plain[::3] = written
         for optimizer in optimizers:
-            optimizer.step([np.zeros(6, BFLOAT16)])
+            optimizer.step([np.zeros(210, dtype)])
         assert same_bits(fused, plain)
-        assert np.array_equal(fused, np.full(6, written, BFLOAT16))
+        assert np.array_equal(fused[::3], np.full(70, written, dtype))
+        kept, exact = (np.asarray(o.state["0"]["master_param"]) for o in optimizers)
+        assert np.array_equal(kept, exact)
+
+
+@pytest.mark.parametrize("name", ["a\n", "\ud800", "größe"])
+def test_the_noise_depends_on_the_exact_name(name: str) -> None:
+    results = []
+    for module in (fo, reference):
+        param = np.ones(300, BFLOAT16)
+        optimizer = module.SGD({name: param}, lr=1e-3, stochastic_rounding=True)
+        optimizer.step({name: np.ones(300, BFLOAT16)})
+        results.append(param)
+    assert same_bits(*results)
+
+
+@pytest.mark.parametrize("dtype", TYPES[1:])
+def test_the_kernels_load_and_store_every_value(dtype: Any, isa: str) -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    ema = fo.WeightEMA([every], 0.5)
+    ema.update()
+    assert np.array_equal(ema.averages["0"].view(np.uint32), widen(every).view(np.uint32))
+    upper = np.arange(2**16, dtype=np.uint32) << np.uint32(16)
+    lower = np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x0FFF, 0x1000, 0x1001, 0x2FFF])
+    values = (upper[:, None] | lower).ravel().view(np.float32)
+    copied = np.empty(values.size, dtype)
+    fo.SGD([values], lr=0.0).step([np.zeros_like(values)], out=[copied])
+    assert same_bits(copied, rounded(values, dtype))
 
 
 def test_a_state_that_is_not_loaded_must_fit_the_loaded_options() -> None:

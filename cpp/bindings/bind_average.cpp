@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
@@ -161,7 +162,7 @@ void bind_average(py::module_& module) {
                         collected<Applied>())
         .def(py::init<const py::list&, const py::list&, const py::list&, py::array>(),
              py::arg("names"), py::arg("params"), py::arg("averages"), py::arg("active"))
-        .def("__enter__", &Applied::enter)
+        .def("__enter__", &Applied::enter, py::call_guard<DefaultFloatingPoint>())
         .def("__exit__", &Applied::exit);
     module.def("twins", &twins, py::arg("names"), py::arg("params"), py::arg("first"),
                py::arg("copy"));

@@ -118,8 +118,7 @@ public:
             overlap.add(plain_array(parameter.param), parameter.what, true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
-            const auto name = as_text(py::object(names[i]), "the name of a parameter");
-            added.push_back(make_parameter(update_, name, arrays[i], groups_.size()));
+            added.push_back(make_parameter(update_, names[i], arrays[i], groups_.size()));
             const Parameter& parameter = added.back();
             const py::array param = parameter_array(parameter.param, parameter.what);
             if (update_.has_types)
@@ -470,7 +469,7 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     }
     if (has_master(type_of(param_array), types))
         states[master_place] = state_array(master, master_name, master_place, param_array, types);
-    std::vector<Parameter> parameters{make_parameter(update, "param", param_array, 0)};
+    std::vector<Parameter> parameters{make_parameter(update, py::str("param"), param_array, 0)};
     parameters[0].states = std::move(states);
     parameters[0].step = step - 1;
     const py::tuple grads = py::make_tuple(float_array(grad, parameters[0].grad_what));

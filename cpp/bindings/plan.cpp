@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string_view>
 
 #include "../runtime/isa.hpp"
 #include "gil.hpp"
@@ -18,16 +19,6 @@ GradView grad_view(const py::array& grad, const std::vector<py::ssize_t>& order)
     return {type_of(grad), static_cast<std::size_t>(grad.size()), reader(grad, order)};
 }
 
-// FNV-1a.
-std::uint64_t hash_of(const std::string& name) {
-    std::uint64_t hash = 0xcbf29ce484222325;
-    for (const char byte : name) {
-        hash ^= static_cast<unsigned char>(byte);
-        hash *= 0x100000001b3;
-    }
-    return hash;
-}
-
 Type state_type(Type param, const TypeOptions& options) {
     return param == Type::float64 ? Type::float64 : options.state;
 }
@@ -35,6 +26,7 @@ Type state_type(Type param, const TypeOptions& options) {
 bool is_split(Type param, const TypeOptions& options) {
     return param == Type::bfloat16 && options.master == TypeOptions::Master::split;
 }
+
 py::dtype state_dtype(std::size_t place, const py::array& param, const TypeOptions& options) {
     const Type type = type_of(param);
     if (place != master_place) return dtype_of(state_type(type, options), param);
@@ -48,7 +40,8 @@ Storage storage_of(Type param, const TypeOptions& options) {
     for (Type& type : storage.state) type = state_type(param, options);
     storage.split = is_split(param, options);
     storage.stochastic = options.stochastic;
-    if (has_master(param, options) && !storage.split) {  // the parameter is the copy
+    if (has_master(param, options) && !storage.split) {
+        storage.master = true;
         storage.param = Type::float32;
         storage.copy = param;
     }
@@ -75,22 +68,41 @@ py::array copy_array(py::handle given, const std::string& what, const Parameter&
         throw_error<py::type_error>(
             "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
             what, parameter.what, param.dtype());
+    if (py::isinstance<py::array>(given)) {
+        const py::dtype dtype = plain_array(given).dtype();
+        if (const auto type = find_type(dtype); !type || !is_16_bit(*type))
+            throw_error<py::type_error>(
+                "{} must have dtype bfloat16 or float16, not {}; allocate it with np.empty", what,
+                dtype);
+    }
     py::array array = float_array(given, what, Purpose::result);
-    if (!is_16_bit(type_of(array)))
-        throw_error<py::type_error>("{} must have dtype bfloat16 or float16, not {}", what,
-                                    array.dtype());
     require_twin(array, what, param, parameter.what);
     return array;
+}
+
+// FNV-1a of the name in UTF-8, with all its characters.
+std::uint64_t hash_of(py::handle name) {
+    const auto bytes = py::reinterpret_steal<py::bytes>(
+        PyUnicode_AsEncodedString(name.ptr(), "utf-8", "surrogatepass"));
+    if (!bytes) throw py::error_already_set();
+    std::uint64_t hash = 0xcbf29ce484222325;
+    for (const char byte : std::string_view(bytes)) {
+        hash ^= static_cast<unsigned char>(byte);
+        hash *= 0x100000001b3;
+    }
+    return hash;
 }
 
 }  // namespace
 
 const Update& update_row(int number) { return update_kernels().updates[number]; }
 
-Parameter make_parameter(const Update& update, const std::string& name, py::handle array,
+Parameter make_parameter(const Update& update, py::handle name_given, py::handle array,
                          std::size_t group) {
+    const std::string name = as_text(name_given, "the name of a parameter");
     const std::string name_quoted = " '" + name + "'";
     return {name,
+            hash_of(name_given),
             update.words.param + name_quoted,
             update.words.grad + name_quoted,
             py::reinterpret_borrow<py::array>(array),
@@ -290,7 +302,7 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     arrays.param = bytes_of(param);
     arrays.storage = storage_of(type, options.types());
     arrays.storage.grad = tensor.grad.type;
-    arrays.noise = {options.types().seed, 0, hash_of(parameter.name)};
+    arrays.noise = {options.types().seed, 0, parameter.name_hash};
     add_states(parameter, options, tensor, overlap);
     if (!copy.is_none()) {
         const std::string what = "copy of '" + parameter.name + "'";

@@ -29,7 +29,8 @@ const Update& update_row(int number);
 
 // An array that is updated. An average or a sum is called a parameter here, too.
 struct Parameter {
-    std::string name;
+    std::string name;             // for messages
+    std::uint64_t name_hash;      // of the exact name
     std::string what, grad_what;  // what messages call the array, and one that it is updated by
     py::array param;  // as it was given: the garbage collector does not see through a view
     std::size_t group;
@@ -37,7 +38,7 @@ struct Parameter {
     std::int64_t step = 0;  // the number of steps that were taken
 };
 // Does not check the array.
-Parameter make_parameter(const Update& update, const std::string& name, py::handle array,
+Parameter make_parameter(const Update& update, py::handle name, py::handle array,
                          std::size_t group);
 
 bool has_master(Type param, const TypeOptions& options);
@@ -106,8 +107,8 @@ private:
 // - Its parameter, states and gradient have passed all checks with the properties that their
 //   fingerprints hold. No array that the step writes shares memory with another array of the step.
 // - A tensor's options point into the group of its parameter, so groups may not move.
-// Parameters and states are kept alive by their owner. Gradients are not: a plan only compares
-// addresses with those of the gradients that the next step gets.
+// Parameters and states are kept alive by their owner. Gradients and copies are not: a plan only
+// compares addresses with those of the arrays that the next step gets.
 // A call that throws may leave the plan incomplete; its caller clears it.
 class Plan {
 public:

@@ -92,6 +92,7 @@ struct Storage {
     Type grad;
     Type state[max_states];
     Type copy;
+    bool master;      // the slice's param is the master of its copy, which is the parameter
     bool plain;       // all arrays have the type of the arithmetic, and there is no copy
     bool split;       // a bfloat16 parameter and its remainder hold a float32
     bool stochastic;  // a bfloat16 parameter without remainder, and a second moment, are rounded so

@@ -25,7 +25,7 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 def is_16_bit(dtype: np.dtype[Any]) -> bool:
     """Whether this is bfloat16 or float16."""
-    return is_bfloat16(dtype) or dtype == np.float16
+    return is_bfloat16(dtype) or (dtype.kind == "f" and dtype.itemsize == 2)
 
 
 def bfloat16() -> np.dtype[Any]:

@@ -94,14 +94,9 @@ void narrow(const float* __restrict x, std::size_t count, void* data) {
 }
 
 // A block of elements as float32, and back.
-template <class From>
-void widen_elements(const void* data, float* __restrict out) {
-    const From* x = static_cast<const From*>(data);
-    each([&](std::size_t i) { out[i] = load(x[i]); });
-}
 __attribute__((noinline)) void widen_block(Type type, const void* data, float* out) {
-    type == Type::bfloat16 ? widen_elements<bfloat16>(data, out)
-                           : widen_elements<float16>(data, out);
+    type == Type::bfloat16 ? widen<bfloat16>(data, block_size, out)
+                           : widen<float16>(data, block_size, out);
 }
 template <class To>
 void narrow_elements(const float* __restrict x, void* data, Rounding rounding) {
@@ -112,6 +107,20 @@ __attribute__((noinline)) void narrow_block(Type type, const float* x, void* dat
                                             const Rounding& rounding) {
     type == Type::bfloat16 ? narrow_elements<bfloat16>(x, data, rounding)
                            : narrow_elements<float16>(x, data, rounding);
+}
+
+// Puts the elements of `data` that were written since into `master`: those that are not its
+// nearest.
+template <class From>
+void take_elements(const void* data, float* __restrict master) {
+    const From* x = static_cast<const From*>(data);
+    each([&](std::size_t i) {
+        master[i] = nearest<From>(master[i]) == x[i] ? master[i] : load(x[i]);
+    });
+}
+__attribute__((noinline)) void take_written(Type type, const void* data, float* master) {
+    type == Type::bfloat16 ? take_elements<bfloat16>(data, master)
+                           : take_elements<float16>(data, master);
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together

@@ -173,6 +173,7 @@ void run_blocks(const Rule rule, const Slice& slice, std::size_t blocks, float g
         else
             widen_block(storage.param, slice.param, param);
     }
+    if (storage.master) take_written(storage.copy, slice.copy, param);
     if (staged.grad) {
         widen_block(storage.grad, grad, grad_block);
         grad = grad_block;

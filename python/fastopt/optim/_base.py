@@ -69,8 +69,8 @@ class Optimizer(ABC):
     params : mapping, sequence or groups
         Arrays of float32, float64, bfloat16 or float16, dense in memory, which are updated in
         place: a mapping name -> array, a sequence of arrays, or a list of dicts with ``"params"``
-        and options. To set a parameter, write into its array (``w[...] = x``), and into its float32
-        master if it has one. bfloat16 is ``ml_dtypes.bfloat16``.
+        and options. To set a parameter, write into its array (``w[...] = x``). bfloat16 is
+        ``ml_dtypes.bfloat16``.
     defaults : dict
         The options for groups that do not set them.
 
@@ -87,7 +87,7 @@ class Optimizer(ABC):
         What a parameter of 16 bits has lost by rounding is kept in its state as ``master_param``.
         "float32": as the whole parameter in float32. "split": as the int16 that makes a float32
         together with the bfloat16 parameter. The steps are those of a float32 parameter. float16
-        parameters need "float32".
+        parameters need "float32". A step takes a parameter that was written since the last step.
     stochastic_rounding : bool
         Round bfloat16 parameters without a master, and second moments in bfloat16, up or down at
         random, so that the mean is exact and small changes are not lost.

@@ -111,7 +111,10 @@ class ReferenceOptimizer(Optimizer):
         if master == "split":
             values = join(param, state.get("master_param", np.zeros_like(param, np.int16)))
         elif master == "float32":
-            values = state.get("master_param", widen(param))
+            written = widen(param)
+            values = state.get("master_param", written)
+            same = rounded(values, param.dtype).view(np.uint16) == param.view(np.uint16)
+            values = np.where(same, values, written)
         else:
             values = widen(param)
         values = np.atleast_1d(values)

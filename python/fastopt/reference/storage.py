@@ -117,6 +117,6 @@ def _mix(z: int) -> int:
 def _hash(name: str) -> int:
     """Return FNV-1a of the name in UTF-8, 64 bits."""
     result = 0xCBF29CE484222325
-    for byte in name.encode():
+    for byte in name.encode("utf-8", "surrogatepass"):
         result = (result ^ byte) * 0x100000001B3 & _MASK
     return result
