@@ -795,7 +795,7 @@ def test_the_kernels_load_and_store_every_value(dtype: Any, isa: str) -> None:
     ema.update()
     assert np.array_equal(ema.averages["0"].view(np.uint32), widen(every).view(np.uint32))
     upper = np.arange(2**16, dtype=np.uint32) << np.uint32(16)
-    lower = np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x0FFF, 0x1000, 0x1001, 0x2FFF])
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0xFFF, 0x1000, 0x1001], np.uint32)
     values = (upper[:, None] | lower).ravel().view(np.float32)
     copied = np.empty(values.size, dtype)
     fo.SGD([values], lr=0.0).step([np.zeros_like(values)], out=[copied])

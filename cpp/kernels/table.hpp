@@ -109,7 +109,7 @@ struct Slice {
     const void* grad;
     void* state[max_states];
     void* remainder;  // int16, of a split parameter, or nullptr
-    void* copy;       // the new parameter in another type, or nullptr
+    void* copy;       // gets the parameter in another type, or nullptr
     Storage storage;
     NoiseKey noise;
     std::uint64_t first;  // the number of the first element in its array

@@ -83,7 +83,6 @@ FASTOPT_INLINE void run_elements(const Rule& rule, T* __restrict param, const Gr
                                  State* __restrict state2, std::size_t start, std::size_t end,
                                  T grad_factor, Rounding second = {}) {
     constexpr bool copies = requires { requires Rule::copies; };
-#pragma GCC unroll 1
     FASTOPT_INDEPENDENT
     for (std::size_t i = start; i < end; ++i) {
         const auto store = [&](State* state, int number, T value) {
