@@ -112,6 +112,9 @@ def cpu_adam() -> Any:
     try:
         with _quiet():
             optimizer = import_module("deepspeed.ops.adam").DeepSpeedCPUAdam
+            # Each optimizer looks at the processor, which takes a second in another process.
+            cpuinfo: Any = import_module("cpuinfo")
+            cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)
             optimizer([torch.nn.Parameter(torch.zeros(1))])
             from threadpoolctl import threadpool_limits
 
