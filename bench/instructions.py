@@ -1,6 +1,6 @@
 """Instructions of a step beyond its arithmetic: ``python bench/instructions.py`` (needs valgrind).
 
-Each case runs under callgrind with 500 and with 1500 steps; the difference is what 1000 steps take,
+Each case runs under callgrind with 200 and with 600 steps; the difference is what 400 steps take,
 Python's part included. Unlike time, it is the same in every run.
 """
 
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-STEPS = (500, 1500)
+STEPS = (200, 600)
 ENVIRONMENT = {"FASTOPT_ISA": "baseline", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 CASES = {
     "SGD, 1 parameter": ("SGD", "[1]", "p, g"),
