@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,8 +94,7 @@ class _Loss(torch.autograd.Function):
         pairs = zip(grads, needed, strict=False)  # there may be no gradients
         ctx.name = name
         ctx.save_for_backward(*(grad if need else None for grad, need in pairs))
-        result: Tensor = loss
-        return result
+        return cast(Tensor, loss)
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
@@ -144,8 +143,7 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
     """
     options = {k: v for k, v in given.items() if v is not None or k == "reduction"}
     if not _is_taken(name, inputs, target, options):
-        result: Tensor = getattr(functional, name)(*inputs, target, **options)
-        return result
+        return cast(Tensor, getattr(functional, name)(*inputs, target, **options))
     if torch._C._are_functorch_transforms_active():
         raise _no_transform(name)
     dtype = inputs[0].dtype
@@ -156,7 +154,7 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
     if dtype is torch.float16 or (autocast and single):
         options = {k: _float32(v) for k, v in options.items()}
         wide = _loss(name, [*map(_float32, inputs)], _float32(target), **options)
-        return wide.to(loss_dtype)
+        return cast(Tensor, wide.to(loss_dtype))
 
     bias = [options.pop("linear_bias")] if "linear_bias" in options else []
     loss_of = _CLASSES[name](**{k: _array(v) for k, v in options.items()})
@@ -170,16 +168,14 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
         grads = grads if isinstance(grads, tuple) else (grads,)
         return _tensor(value, loss_dtype), tuple(_tensor(grad, dtype) for grad in grads)
 
-    result = _Loss.apply(name, compute, *inputs, *bias)
+    result: Tensor = _Loss.apply(name, compute, *inputs, *bias)
     if single and result.requires_grad and target.dtype is torch.int64:
         # Ignored rows have no gradient, even if the incoming one is infinite or NaN.
         result = result.masked_fill(target == options["ignore_index"], 0)
     return result
 
 
-def _is_taken(
-    name: str, inputs: Sequence[Tensor], target: Tensor, options: dict[str, Any]
-) -> bool:
+def _is_taken(name: str, inputs: Sequence[Tensor], target: Tensor, options: dict[str, Any]) -> bool:
     """Whether fastopt computes the loss."""
     input, *_ = inputs  # noqa: A001
     weights = [options[key] for key in ("weight", "pos_weight") if key in options]
@@ -206,11 +202,11 @@ def _is_taken(
     return indices or (target.dtype == input.dtype and target.shape == shape)
 
 
-def _is_plain(x: object) -> bool:
+def _is_plain(x: Any) -> bool:
     """Whether this is a dense tensor on the CPU whose memory holds its elements."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.layout is torch.strided
         and not x.is_neg()
     )
@@ -231,13 +227,12 @@ def _array(x: Any) -> Any:
 def _tensor(x: Any, dtype: Any) -> Tensor:
     """Return a result of fastopt as a tensor: an array has the dtype, a number is rounded."""
     if isinstance(x, float):
-        result = torch.scalar_tensor(x, dtype=torch.float64).to(dtype)
+        result = torch.tensor(x, dtype=dtype)
     elif dtype is torch.bfloat16:
         result = torch.from_numpy(x.view(np.int16)).view(dtype)
     else:
         result = torch.from_numpy(x)
-    tensor: Tensor = result
-    return tensor
+    return cast(Tensor, result)
 
 
 def cross_entropy(
