@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from graphlib import TopologicalSorter
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,7 @@ def test_examples_in_docstrings() -> None:
             "benchmark",
             "_core",
             "__main__",
+            *([] if find_spec("torch") else ["torch"]),
         ):
             continue
         result = doctest.testmod(importlib.import_module(info.name))

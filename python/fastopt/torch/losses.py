@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import fastopt as fo
+from fastopt import losses
 from fastopt._storage import bfloat16
 from fastopt._types import BatchReduction, Reduction
 
@@ -62,16 +62,16 @@ __all__ = [
 
 # The class of fastopt for each function of torch. Their options have the same names.
 _CLASSES: dict[str, type[Any]] = {
-    "binary_cross_entropy": fo.BCELoss,
-    "binary_cross_entropy_with_logits": fo.BCEWithLogitsLoss,
-    "cross_entropy": fo.CrossEntropyLoss,
-    "huber_loss": fo.HuberLoss,
-    "kl_div": fo.KLDivLoss,
-    "l1_loss": fo.L1Loss,
-    "linear_cross_entropy": fo.LinearCrossEntropyLoss,
-    "mse_loss": fo.MSELoss,
-    "nll_loss": fo.NLLLoss,
-    "smooth_l1_loss": fo.SmoothL1Loss,
+    "binary_cross_entropy": losses.BCELoss,
+    "binary_cross_entropy_with_logits": losses.BCEWithLogitsLoss,
+    "cross_entropy": losses.CrossEntropyLoss,
+    "huber_loss": losses.HuberLoss,
+    "kl_div": losses.KLDivLoss,
+    "l1_loss": losses.L1Loss,
+    "linear_cross_entropy": losses.LinearCrossEntropyLoss,
+    "mse_loss": losses.MSELoss,
+    "nll_loss": losses.NLLLoss,
+    "smooth_l1_loss": losses.SmoothL1Loss,
 }
 _OPTIONS = {name: set(inspect.signature(kind).parameters) for name, kind in _CLASSES.items()}
 _OPTIONS["linear_cross_entropy"].add("linear_bias")  # an argument of the call in fastopt
