@@ -268,6 +268,12 @@ def test_a_sum_beyond_the_type_is_infinite() -> None:
     assert ft.mse_loss(big, -big.detach(), reduction="sum") == float("inf")
 
 
+def test_the_loss_is_on_the_device_of_its_arguments() -> None:
+    logits, targets = logits_and_targets()
+    with torch.device("meta"):
+        assert ft.cross_entropy(logits, targets).is_cpu
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast_returns_float32(reduction: Any) -> None:
     logits, targets = logits_and_targets()

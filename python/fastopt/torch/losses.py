@@ -227,7 +227,7 @@ def _array(x: Any) -> Any:
 def _tensor(x: Any, dtype: Any) -> Tensor:
     """Return a result of fastopt as a tensor: an array has the dtype, a number is rounded."""
     if isinstance(x, float):
-        result = torch.tensor(x, dtype=dtype)
+        result = torch.tensor(x, dtype=dtype, device="cpu")
     elif dtype is torch.bfloat16:
         result = torch.from_numpy(x.view(np.int16)).view(dtype)
     else:
