@@ -71,7 +71,7 @@ def layouts(dtype: Any = torch.float32) -> list[Any]:
         noise(0, 3, 4),
         noise(1).reshape(()),
         noise(2, 0, 3),
-        noise(3, 70_001),
+        noise(3, 20_001),
         noise(4, 5, 7).T,
         noise(5, 6, 8)[:, ::2],
         noise(6, 2, 3, 4, 5).to(memory_format=torch.channels_last),
@@ -483,7 +483,7 @@ def test_states_that_are_there_are_used_whatever_their_type() -> None:
     train(optimizer, params, [0])
     assert optimizer.state[p]["exp_avg"] is moment
     assert moment.any()
-    assert list(optimizer.state[p]) == ["exp_avg", "step", "exp_avg_sq"]
+    assert optimizer.state[p].keys() == {"exp_avg", "step", "exp_avg_sq"}
 
 
 @pytest.mark.parametrize("kind", HALF, ids=str)
@@ -535,9 +535,9 @@ def test_complex_parameters_get_the_step_of_torch(case: Case) -> None:
     optimizer.step()
     witness.step()
     torch.testing.assert_close(params, others)
-    with refused(ValueError, "max_norm", optimizer):
+    with refused(TypeError, "'3' is left to torch .*max_norm", optimizer):
         optimizer.step(max_norm=1.0)
-    with refused(ValueError, "skip_nonfinite", optimizer):
+    with refused(TypeError, "skip_nonfinite", optimizer):
         optimizer.step(skip_nonfinite=True)
 
 
@@ -565,8 +565,9 @@ def test_sparse_gradients() -> None:
     witness.step()
     torch.testing.assert_close(params, others)
     for cls in (ft.Adam, ft.RMSprop):
-        with refused(RuntimeError, "does not support sparse gradients", optimizer):
-            cls(params).step()
+        other = cls(params[:1])
+        with refused(RuntimeError, "does not support sparse gradients", other):
+            other.step()
 
 
 @pytest.mark.parametrize(
@@ -707,8 +708,8 @@ BAD_LAST: list[tuple[str, Any, type[Exception]]] = [
     ("exp_avg_sq", torch.zeros(3, dtype=torch.int64), TypeError),
     ("exp_avg_sq", torch.zeros(3, device="meta"), (TypeError, ValueError)),  # type: ignore[list-item]
     ("exp_avg", torch.zeros(1).expand(3), ValueError),  # one number in memory, three in the shape
-    ("step", torch.zeros(2), ValueError),
-    ("step", "one", TypeError),
+    ("step", torch.zeros(2), TypeError),
+    ("step", torch.tensor(-1.0), ValueError),
 ]
 
 

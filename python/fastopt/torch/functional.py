@@ -232,6 +232,8 @@ def _step(
 ) -> None:
     params = list(params)
     copies = None if out is None else list(out)
+    if state_steps is None:  # the update does not depend on them
+        state_steps = [torch.zeros((), device="cpu")] * len(params)
     with torch.no_grad():
         _core.step_tensors(
             kernel,
@@ -239,7 +241,7 @@ def _step(
             params,
             list(grads),
             {name: list(tensors) for name, tensors in states.items() if tensors is not None},
-            list(state_steps or ()),
+            list(state_steps),
             copies,
             grad_scale,
         )
