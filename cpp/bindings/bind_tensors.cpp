@@ -28,15 +28,15 @@ namespace {
 // A step counter: a tensor of one number, which must outlive this.
 class StepCounter {
 public:
-    // Throws TypeError or ValueError unless the tensor counts steps.
-    StepCounter(py::handle tensor, const std::string& what) {
+    // Throws TypeError or ValueError unless the tensor counts the steps of this parameter.
+    StepCounter(py::handle tensor, const Parameter& parameter) {
         if (dlpack::Tensor found; torch::read(tensor.ptr(), found)) {
             if (dlpack::element_count(found) == 1) {
                 kind_ = dlpack::kind_of(found.dtype);
                 size_ = found.dtype.bits / 8;
                 data_ = found.data;
             }
-        } else if (const py::object object = as_array(tensor, what);
+        } else if (const py::object object = as_array(tensor, what_of(parameter));
                    py::isinstance<py::array>(object)) {
             const py::array array = plain_array(object);  // of torch < 2.10
             if (array.size() == 1 && array.writeable()) {
@@ -48,11 +48,12 @@ public:
         const bool known = kind_ == 'f' ? size_ == 4 || size_ == 8 : kind_ == 'i' && size_ == 8;
         if (!known)
             throw_error<py::type_error>(
-                "{} must be a tensor of one number, of float32, float64 or int64, not {}", what,
-                short_repr(tensor));
+                "{} must be a tensor of one number, of float32, float64 or int64, not {}",
+                what_of(parameter), short_repr(tensor));
         const double steps = get();
         if (!(steps >= 0 && steps < 0x1p53 && steps == std::floor(steps)))
-            throw_error<py::value_error>("{} must be a number of steps, not {}", what, steps);
+            throw_error<py::value_error>("{} must be a number of steps, not {}", what_of(parameter),
+                                         steps);
     }
 
     std::int64_t steps() const { return static_cast<std::int64_t>(get()); }
@@ -62,6 +63,10 @@ public:
     }
 
 private:
+    static std::string what_of(const Parameter& parameter) {
+        return "step of '" + parameter.name + "'";
+    }
+
     template <class Visit>
     void visit(Visit use) const {
         if (kind_ == 'i')
@@ -212,7 +217,8 @@ public:
         py::list changed;
         try {
             const bool same_places = collect(groups, state);
-            if (!same_places || !fits(groups)) make_plan(groups, make_state, others);
+            if (!same_places || !fits(groups))
+                make_plan(groups, make_state, others, options.clip || options.skip_nonfinite);
             for (const Item& item : items_) changed.append(item.param);
             insert_created(state);
             result = plan_.run(options);
@@ -257,6 +263,7 @@ private:
         py::object param, grad, step;  // step: null if there is none
         py::dict entry;                // its states
         bool has_entry = false;
+        std::optional<StepCounter> counter;
     };
 
     // The group of torch that a group of the plan comes from, and the objects that chose the types.
@@ -279,6 +286,7 @@ private:
             for (Item& item : updater_.items_) {
                 item.param = item.grad = item.step = py::object();
                 item.entry = py::reinterpret_steal<py::dict>(py::handle());
+                item.counter.reset();
             }
             for (Parameter& parameter : updater_.parameters_) {
                 parameter.param = py::object();
@@ -385,15 +393,19 @@ private:
             if (parameters_[k].states[master_place].has_value() != item.has_master ||
                 static_cast<bool>(item.step) != item.counts)
                 return false;
-            if (!item.counts) continue;
-            if (!torch::is_tensor(item.step)) return false;
-            parameters_[k].step = counter(k).steps();
+            if (item.counts && !torch::is_tensor(item.step)) return false;
+            read_steps(k);
         }
         return plan_.fits(parameters_, grads());
     }
 
-    StepCounter counter(std::size_t k) const {
-        return {items_[k].step, "step of '" + parameters_[k].name + "'"};
+    // Reads the counter of item number k, if it has one.
+    void read_steps(std::size_t k) {
+        items_[k].counter.reset();
+        parameters_[k].step = 0;
+        if (!items_[k].counts) return;
+        items_[k].counter.emplace(items_[k].step, parameters_[k]);
+        parameters_[k].step = items_[k].counter->steps();
     }
 
     py::tuple grads() const {
@@ -402,7 +414,8 @@ private:
         return result;
     }
 
-    void make_plan(const py::tuple& groups, const py::object& make_state, py::list others) {
+    void make_plan(const py::tuple& groups, const py::object& make_state, py::list others,
+                   bool needs_all) {
         plan_.clear();
         planned_ = false;
         groups_.clear();
@@ -415,6 +428,12 @@ private:
         for (std::size_t k = 0; k < items_.size(); ++k) {
             const py::dict group = group_at(groups, items_[k].group);
             if (!takes(k, group)) {
+                if (needs_all)
+                    throw_error<py::type_error>(
+                        "{} is left to torch (on another device, complex, sparse, of float16 "
+                        "without a master, or of another class), so max_norm and skip_nonfinite "
+                        "cannot include it; use torch.nn.utils.clip_grad_norm_",
+                        parameters_[k].what);
                 left.push_back(py::make_tuple(items_[k].group, items_[k].param));
                 continue;
             }
@@ -490,9 +509,10 @@ private:
         if (item.counts && (!item.step || !torch::is_tensor(item.step))) {
             const py::object before = item.step;
             item.step = make(keys_.step, before);
-            if (before) counter(k).set(as_integer(before.attr("__int__")(), "step"));
+            if (before)
+                StepCounter(item.step, parameter).set(as_integer(before.attr("__int__")(), "step"));
         }
-        parameter.step = item.counts ? counter(k).steps() : 0;
+        read_steps(k);
 
         const auto objects = type_objects(group);
         item.options = 0;
@@ -543,7 +563,7 @@ private:
         plan_.finish(parameters_);
         for (std::size_t k = 0; k < items_.size(); ++k) {
             plan_.tensor(k).fresh = false;
-            if (items_[k].counts) counter(k).set(parameters_[k].step);
+            if (items_[k].counter) items_[k].counter->set(parameters_[k].step);
         }
         copies_.copy_back();
         if (!planned_) plan_.clear();
@@ -617,7 +637,7 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
             ++parameter.group;
         if (parameter.group == groups.size())
             groups.push_back({GroupOptions(update, group, types), py::none()});
-        counters.emplace_back(py::object(state_steps[k]), "step of '" + parameter.name + "'");
+        counters.emplace_back(py::object(state_steps[k]), parameter);
         parameter.step = counters.back().steps();
         make_dense(update, parameter, copies);
     }

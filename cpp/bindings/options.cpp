@@ -189,6 +189,8 @@ bool GroupOptions::read_changed(const py::dict& group) {
         if (found != nullptr && found == seen_[i].ptr()) continue;
         if (PyErr_Occurred()) throw py::error_already_set();
         const Option& option = update_->options[i];
+        // A group of torch has no choices: the first of each is what torch does.
+        if (found == nullptr && option.domain == Domain::choice && type_values_.empty()) continue;
         if (found == nullptr)
             throw_names(std::string("the parameter group has no option '") + option.name + "'");
         const auto value = py::reinterpret_borrow<py::object>(found);
