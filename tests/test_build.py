@@ -108,7 +108,7 @@ def test_what_each_folder_may_include() -> None:
 # other tools, and the private modules that check options and write files.
 TOOLS: dict[str, set[str]] = {
     "train": {"_checks", "_files"},
-    "torch": {"_core"},  # it is for tensors what `optim` and `losses` are for arrays
+    "torch": {"_core", "_checks"},  # it is for tensors what `optim` and `losses` are for arrays
     "benchmark": set(),
     "cli": {"train", "benchmark", "_checks"},
     "__main__": {"cli"},

@@ -16,7 +16,10 @@ from torch.optim.sgd import sgd
 
 import fastopt._core as _core
 from fastopt import StepInfo
+from fastopt._checks import flag, integer, number
 
+_max_norm = number(">= 0", lambda x: x >= 0)
+_seed = integer(0)
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -157,9 +160,9 @@ class Optimizer(torch.optim.Optimizer):
                 scale,
                 skip_nonfinite,
             )
-            for number in {number for number, _ in others}:
-                params = [p for n, p in others if n == number]
-                self._step_in_torch({**self.param_groups[number], "params": params}, scale)
+            for index in {index for index, _ in others}:
+                params = [p for i, p in others if i == index]
+                self._step_in_torch({**self.param_groups[index], "params": params}, scale)
         self.skipped = info is not None and info.skipped
         if info is not None:
             self.grad_norm = info.grad_norm
@@ -216,11 +219,11 @@ class Optimizer(torch.optim.Optimizer):
             loaded.update(final)
 
         def restore(_: Any) -> None:  # torch has cast the states to the types of the parameters
-            numbers = [n for group in loaded["param_groups"] for n in group["params"]]
+            ids = [i for group in loaded["param_groups"] for i in group["params"]]
             params = [p for group in self.param_groups for p in group["params"]]
-            for number, p in zip(numbers, params, strict=True):
+            for i, p in zip(ids, params, strict=True):
                 if p.device.type == "cpu":
-                    for key, value in loaded["state"].get(number, {}).items():
+                    for key, value in loaded["state"].get(i, {}).items():
                         if isinstance(value, torch.Tensor) and key != "step":
                             self.state[p][key] = value.to(p.device)
 
@@ -380,7 +383,12 @@ class AdamW(Adam, torch.optim.AdamW):
 
 
 def _check_options(group: Mapping[str, Any]) -> None:
-    """Check the options of a group that C++ does not read."""
+    """Check the options of a group, but for those that C++ reads in each step."""
+    if group.get("max_norm") is not None:
+        _max_norm("max_norm", group["max_norm"])
+    for name in ("master_weights", "store_param_remainders", "stochastic_rounding"):
+        flag(name, group.get(name, False))
+    _seed("seed", group.get("seed", 0))
     for name in ("capturable", "differentiable"):
         if group.get(name):
             raise ValueError(
