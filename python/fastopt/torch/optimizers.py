@@ -27,9 +27,11 @@ class Optimizer(torch.optim.Optimizer):
     """Base class of the optimizers for torch: the step, and the options that torch does not have.
 
     A subclass also inherits from the class of `torch.optim` that has its name. It takes the
-    arguments of that class, and its state dicts go both ways. One call of C++ steps all parameters
-    that lie on the CPU. All other parameters, and complex ones and those with sparse gradients,
-    get the step of torch.
+    arguments of that class, and its state dicts go both ways. One call of C++ steps all parameters.
+    torch steps those that the call does not take: on other devices, complex, of float16 without a
+    master, of another class than `torch.Tensor`, `torch.nn.Parameter` and `DTensor`, or with sparse
+    gradients. A step with such parameters refuses `max_norm` and `skip_nonfinite`. The other
+    options below change nothing for them.
 
     Parameters
     ----------
