@@ -759,31 +759,45 @@ def test_a_step_counts_as_a_change_in_place(case: Case) -> None:
 
 
 def test_distributed_tensors() -> None:
-    distributed = torch.distributed
-    if not distributed.is_available():
-        pytest.skip("torch has no torch.distributed")
-    from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
+    """A process has the first of two parts of each parameter; the last part is empty."""
+    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
-        mesh = init_device_mesh("cpu", (1,))
-        plain = small()[:2]
-        params = [Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for p in plain]
+        mesh = init_device_mesh("cpu", (2,))
+
+        def part(tensor: Any, rows: int) -> Any:
+            return DTensor.from_local(
+                tensor.detach().clone(),
+                mesh,
+                [Shard(0)],
+                run_check=False,
+                shape=(rows, *tensor.shape[1:]),
+                stride=tensor.stride(),
+            )
+
+        plain = [Parameter(noise(0, 2, 4)), Parameter(noise(1, 3)), Parameter(noise(2, 0, 3))]
+        rows = [3, 6, 1]
+        params = [Parameter(part(p, n)) for p, n in zip(plain, rows, strict=True)]
         optimizer, witness = ft.AdamW(params, lr=0.1), ft.AdamW(plain, lr=0.1)
         for step in range(2):
             set_grads(plain, step)
-            for p, q in zip(params, plain, strict=True):
-                p.grad = distribute_tensor(q.grad.clone(), mesh, [Shard(0)])
+            for p, q, n in zip(params, plain, rows, strict=True):
+                p.grad = part(q.grad, n)
             optimizer.step()
             witness.step()
         for p, q in zip(params, plain, strict=True):
             assert_same(p.detach().to_local(), q.detach())
             moment = optimizer.state[p]["exp_avg"]
             assert isinstance(moment, DTensor)
-            assert moment.placements == p.placements
+            assert (moment.shape, moment.placements) == (p.shape, p.placements)
             assert_same(moment.to_local(), witness.state[q]["exp_avg"])
+        for arguments in ({"max_norm": 1.0}, {"skip_nonfinite": True}):
+            with pytest.raises(TypeError, match="a DTensor over 2 processes"):
+                optimizer.step(**arguments)
     finally:
-        distributed.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 def test_examples_in_docstrings() -> None:

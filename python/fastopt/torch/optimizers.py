@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
@@ -41,7 +42,8 @@ class Optimizer(torch.optim.Optimizer):
     max_norm : float, optional
         Clip the gradients to this norm within the step: the update multiplies them by
         ``min(1, max_norm / (norm + 1e-6))``, as `torch.nn.utils.clip_grad_norm_` does. The norm is
-        over all gradients of the step, so all groups must have the same value.
+        over all gradients of the step in this process, so all groups must have the same value, and
+        parameters that are `DTensor` over several processes are refused.
     state_dtype : torch.dtype, optional
         The type of new states, `torch.float32` or `torch.bfloat16`. None is the type of the
         parameter, and `torch.float32` for a parameter of 16 bits. States that are there already,
@@ -144,6 +146,8 @@ class Optimizer(torch.optim.Optimizer):
             _check_options(group)
         if max_norm is ...:
             max_norm = _common_max_norm(self.param_groups)
+        if max_norm is not None or skip_nonfinite:
+            _require_whole_tensors(self.param_groups)
         if getattr(self, "found_inf", None):
             self.skipped = True
             return loss
@@ -415,6 +419,18 @@ def _common_max_norm(groups: list[dict[str, Any]]) -> float | None:
             "all groups the same max_norm, or call step(max_norm=...)"
         )
     return values[0] if values else None
+
+
+def _require_whole_tensors(groups: list[dict[str, Any]]) -> None:
+    """Refuse parameters of which each process has a part, as the norms would differ."""
+    for group in groups:
+        for i, p in enumerate(group["params"]):
+            if type(p) is not Parameter and hasattr(p, "device_mesh") and p.device_mesh.size() > 1:
+                raise TypeError(
+                    f"parameter {i} of a group is a DTensor over {p.device_mesh.size()} processes, "
+                    "so max_norm and skip_nonfinite, which know this process alone, cannot include "
+                    "it; use torch.nn.utils.clip_grad_norm_"
+                )
 
 
 def _options(group: Mapping[str, Any], names: str) -> dict[str, Any]:
