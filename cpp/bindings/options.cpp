@@ -121,7 +121,7 @@ void GroupOptions::read_types(const py::dict& group) {
         return !given.is_none() && as_text(given, "") == value;
     };
     types_.state_given = !type_values_[0].second.is_none();
-    if (is(0, "bfloat16")) types_.state = Type::bfloat16;
+    if (is(0, "bfloat16")) types_.set_states(Type::bfloat16);
     if (is(1, "float32")) types_.master = TypeOptions::Master::float32;
     if (is(1, "split")) types_.master = TypeOptions::Master::split;
     types_.stochastic = as_flag(type_values_[2].second, "stochastic_rounding");
