@@ -7,6 +7,7 @@ not run here; ``.ci/run`` runs them.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import shlex
@@ -230,6 +231,8 @@ MODULES = [
     "fastopt.testing",
     "fastopt.train",
 ]
+if importlib.util.find_spec("torch"):
+    MODULES += ["fastopt.torch", "fastopt.torch.functional"]
 
 
 def public_names() -> set[str]:
@@ -243,7 +246,8 @@ def public_names() -> set[str]:
             thing = getattr(importlib.import_module(module), name)
             if name == "__version__" or inspect.ismodule(thing):
                 continue
-            shared = module != "fastopt.reference" and hasattr(fo, name)
+            own = module in ("fastopt.reference", "fastopt.torch")
+            shared = not own and hasattr(fo, name)
             entry = f"{'fastopt' if shared else module}.{name}"
             names.add(entry)
             for cls in inspect.getmro(thing) if inspect.isclass(thing) else ():

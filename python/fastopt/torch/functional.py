@@ -14,7 +14,12 @@ those of `fastopt.functional` may.
 
 Examples
 --------
-``F.adamw_(params, grads, exp_avgs, exp_avg_sqs, state_steps, lr=1e-3, grad_scale=1024.0)``
+>>> import torch, fastopt.torch.functional as F
+>>> params, grads = [torch.zeros(1)], [torch.ones(1)]
+>>> exp_avgs, exp_avg_sqs, steps = [torch.zeros(1)], [torch.zeros(1)], [torch.zeros(())]
+>>> F.adamw_(params, grads, exp_avgs, exp_avg_sqs, steps, lr=0.5)
+>>> params, steps
+([tensor([-0.5000])], [tensor(1.)])
 """
 
 from __future__ import annotations
@@ -179,12 +184,21 @@ def adamw_(
     exp_avg_sqs: _Tensors,
     state_steps: _Tensors,
     *,
+    max_exp_avg_sqs: _Tensors | None = None,
+    master_params: _Tensors | None = None,
+    out: Sequence[torch.Tensor | None] | None = None,
+    lr: float | torch.Tensor = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
     weight_decay: float = 1e-2,
-    **options: Any,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
 ) -> None:
     """Update `params` and their moments in place, as `fastopt.torch.AdamW` does.
 
-    The other options are those of `adam_`.
+    `max_exp_avg_sqs` are needed with `amsgrad`. `exp_avgs` are neither read nor written if
+    ``betas[0]`` is 0, and may be None then.
     """
     adam_(
         params,
@@ -192,9 +206,17 @@ def adamw_(
         exp_avgs,
         exp_avg_sqs,
         state_steps,
+        max_exp_avg_sqs=max_exp_avg_sqs,
+        master_params=master_params,
+        out=out,
+        lr=lr,
+        betas=betas,
+        eps=eps,
         weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
         decoupled_weight_decay=True,
-        **options,
+        grad_scale=grad_scale,
     )
 
 

@@ -236,7 +236,14 @@ class SGD(Optimizer, torch.optim.SGD):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, momentum=0.9)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = ft.SGD([p], lr=1.0, momentum=0.9)
+    >>> for _ in range(2):
+    ...     p.grad = torch.ones(1)
+    ...     optimizer.step()
+    >>> p.detach()
+    tensor([-2.9000])
     """
 
     _kernel = "sgd"
@@ -262,7 +269,12 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.RMSprop(model.parameters(), lr=0.01, centered=True)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(1))
+    >>> p.grad = torch.ones(1)
+    >>> ft.RMSprop([p], lr=0.01).step()
+    >>> p.detach()
+    tensor([-0.1000])
     """
 
     _kernel = "rmsprop"
@@ -294,7 +306,13 @@ class Adam(Optimizer, torch.optim.Adam):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.Adam(model.parameters(), lr=1e-3, max_norm=1.0)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(2))
+    >>> p.grad = torch.tensor([3.0, -4.0])
+    >>> optimizer = ft.Adam([p], lr=0.5, max_norm=1.0)
+    >>> optimizer.step()
+    >>> p.detach(), optimizer.grad_norm
+    (tensor([-0.5000,  0.5000]), 5.0)
     """
 
     _kernel = "adam"
@@ -351,7 +369,13 @@ class AdamW(Adam, torch.optim.AdamW):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    >>> p.grad = torch.ones_like(p)
+    >>> optimizer = ft.AdamW([p], lr=1e-3, weight_decay=0.0, master_weights=True)
+    >>> optimizer.step()
+    >>> p.detach(), optimizer.state[p]["master_param"]
+    (tensor([1.], dtype=torch.bfloat16), tensor([0.9990]))
     """
 
 
