@@ -35,7 +35,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastopt import losses
-from fastopt._storage import bfloat16
 from fastopt._types import BatchReduction, Reduction
 
 __all__ = [
@@ -146,25 +145,32 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
         return cast(Tensor, getattr(functional, name)(*inputs, target, **options))
     if torch._C._are_functorch_transforms_active():
         raise _no_transform(name)
-    dtype = inputs[0].dtype
+    dtype, linear = inputs[0].dtype, name == "linear_cross_entropy"
     single = options["reduction"] == "none"
     autocast = dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
     loss_dtype = torch.float32 if autocast else dtype
-    # The gradient of float16 may be too small before it is multiplied by a scale of the loss.
-    if dtype is torch.float16 or (autocast and single):
+    # The gradient of float16 may be too small before it is multiplied by a scale of the loss. The
+    # others are computed in float32 anyway, and bfloat16 would be rounded twice.
+    if dtype is torch.float16 or (dtype is torch.bfloat16 and (single or linear)):
         options = {k: _float32(v) for k, v in options.items()}
         wide = _loss(name, [*map(_float32, inputs)], _float32(target), **options)
         return cast(Tensor, wide.to(loss_dtype))
 
     bias = [options.pop("linear_bias")] if "linear_bias" in options else []
-    loss_of = _CLASSES[name](**{k: _array(v) for k, v in options.items()})
-    arrays = [_array(x) for x in (*inputs, target, *bias)]
+    loss_of = _CLASSES[name](**options)
+    arguments = (*inputs, target, *bias)
+    if linear:  # NumPy multiplies the matrices
+        arguments = tuple(x.detach().numpy() for x in arguments)
     recorded = torch.is_grad_enabled()  # never true within `forward`
 
     def compute(needed: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if not (needed and recorded):
-            return _tensor(loss_of(*arrays), loss_dtype), ()
-        value, grads = loss_of.value_and_grad(*arrays)
+            return _tensor(loss_of(*arguments), loss_dtype), ()
+        out = None
+        if dtype is torch.bfloat16:  # which NumPy does not have
+            # Its large arrays have huge pages, those of torch have not.
+            out = torch.from_numpy(np.empty(inputs[0].shape, np.int16)).view(dtype)
+        value, grads = loss_of.value_and_grad(*arguments, out=out)
         grads = grads if isinstance(grads, tuple) else (grads,)
         return _tensor(value, loss_dtype), tuple(_tensor(grad, dtype) for grad in grads)
 
@@ -216,23 +222,11 @@ def _float32(x: Any) -> Any:
     return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
-def _array(x: Any) -> Any:
-    """Return a tensor as an array of the same memory, and everything else as it is."""
-    if not isinstance(x, Tensor):
-        return x
-    x = x.detach()
-    return x.view(torch.int16).numpy().view(bfloat16()) if x.dtype is torch.bfloat16 else x.numpy()
-
-
 def _tensor(x: Any, dtype: Any) -> Tensor:
-    """Return a result of fastopt as a tensor: an array has the dtype, a number is rounded."""
+    """Return a result of fastopt as a tensor; a number is rounded to the dtype."""
     if isinstance(x, float):
-        result = torch.tensor(x, dtype=dtype, device="cpu")
-    elif dtype is torch.bfloat16:
-        result = torch.from_numpy(x.view(np.int16)).view(dtype)
-    else:
-        result = torch.from_numpy(x)
-    return cast(Tensor, result)
+        x = torch.tensor(x, dtype=dtype, device="cpu")
+    return x if isinstance(x, Tensor) else cast(Tensor, torch.from_numpy(x))
 
 
 def cross_entropy(
