@@ -448,60 +448,61 @@ def _forward(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     options = sorted(_OPTIONS[name] & inspect.signature(loss).parameters.keys())
 
     def forward(self: Any, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+        """Return the loss."""
         return loss(input, target, **{option: getattr(self, option) for option in options})
 
     return forward
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """`cross_entropy` as a module."""
+    """`cross_entropy` as a module; see `torch.nn.CrossEntropyLoss`."""
 
     forward = _forward(cross_entropy)
 
 
 class NLLLoss(torch.nn.NLLLoss):
-    """`nll_loss` as a module."""
+    """`nll_loss` as a module; see `torch.nn.NLLLoss`."""
 
     forward = _forward(nll_loss)
 
 
 class MSELoss(torch.nn.MSELoss):
-    """`mse_loss` as a module."""
+    """`mse_loss` as a module; see `torch.nn.MSELoss`."""
 
     forward = _forward(mse_loss)
 
 
 class L1Loss(torch.nn.L1Loss):
-    """`l1_loss` as a module."""
+    """`l1_loss` as a module; see `torch.nn.L1Loss`."""
 
     forward = _forward(l1_loss)
 
 
 class SmoothL1Loss(torch.nn.SmoothL1Loss):
-    """`smooth_l1_loss` as a module."""
+    """`smooth_l1_loss` as a module; see `torch.nn.SmoothL1Loss`."""
 
     forward = _forward(smooth_l1_loss)
 
 
 class HuberLoss(torch.nn.HuberLoss):
-    """`huber_loss` as a module."""
+    """`huber_loss` as a module; see `torch.nn.HuberLoss`."""
 
     forward = _forward(huber_loss)
 
 
 class BCELoss(torch.nn.BCELoss):
-    """`binary_cross_entropy` as a module."""
+    """`binary_cross_entropy` as a module; see `torch.nn.BCELoss`."""
 
     forward = _forward(binary_cross_entropy)
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
-    """`binary_cross_entropy_with_logits` as a module."""
+    """`binary_cross_entropy_with_logits` as a module; see `torch.nn.BCEWithLogitsLoss`."""
 
     forward = _forward(binary_cross_entropy_with_logits)
 
 
 class KLDivLoss(torch.nn.KLDivLoss):
-    """`kl_div` as a module."""
+    """`kl_div` as a module; see `torch.nn.KLDivLoss`."""
 
     forward = _forward(kl_div)
