@@ -76,9 +76,13 @@ _OPTIONS = {name: set(inspect.signature(kind).parameters) for name, kind in _CLA
 _OPTIONS["linear_cross_entropy"].add("linear_bias")  # an argument of the call in fastopt
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Private in torch. Without it, gradients are multiplied into new memory.
+# Private in torch. Without the first, gradients are multiplied into new memory. Without the second,
+# the message is that of torch.
 _graph_is_kept: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)
+_is_transformed: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: False
 )
 
 
@@ -143,7 +147,7 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
     options = {k: v for k, v in given.items() if v is not None or k == "reduction"}
     if not _is_taken(name, inputs, target, options):
         return cast(Tensor, getattr(functional, name)(*inputs, target, **options))
-    if torch._C._are_functorch_transforms_active():
+    if _is_transformed():
         raise _no_transform(name)
     dtype, linear = inputs[0].dtype, name == "linear_cross_entropy"
     single = options["reduction"] == "none"
