@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from graphlib import TopologicalSorter
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,11 @@ def test_what_each_folder_may_include() -> None:
 # other tools, and the private modules that check options and write files.
 TOOLS: dict[str, set[str]] = {
     "train": {"_checks", "_files"},
-    "torch": {"_core", "_checks"},  # it is for tensors what `optim` and `losses` are for arrays
+    "torch": {
+        "_core",
+        "_checks",
+        "_types",
+    },  # it is for tensors what `optim` and `losses` are for arrays
     "benchmark": set(),
     "cli": {"train", "benchmark", "_checks"},
     "__main__": {"cli"},
@@ -194,11 +199,11 @@ def test_examples_in_docstrings() -> None:
     for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
         if info.name.split(".")[1] in (
             "train",
-            "torch",
             "cli",
             "benchmark",
             "_core",
             "__main__",
+            *([] if find_spec("torch") else ["torch"]),
         ):
             continue
         result = doctest.testmod(importlib.import_module(info.name))

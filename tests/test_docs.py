@@ -48,6 +48,7 @@ NOT_RUN = {
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
+    "fastopt bench torch": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"
