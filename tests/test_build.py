@@ -109,7 +109,11 @@ def test_what_each_folder_may_include() -> None:
 # other tools, and the private modules that check options and write files.
 TOOLS: dict[str, set[str]] = {
     "train": {"_checks", "_files"},
-    "torch": {"_core"},  # it is for tensors what `optim` and `losses` are for arrays
+    "torch": {
+        "_core",
+        "_checks",
+        "_types",
+    },  # it is for tensors what `optim` and `losses` are for arrays
     "benchmark": set(),
     "cli": {"train", "benchmark", "_checks"},
     "__main__": {"cli"},
@@ -195,7 +199,6 @@ def test_examples_in_docstrings() -> None:
     for info in pkgutil.walk_packages(fo.__path__, "fastopt."):
         if info.name.split(".")[1] in (
             "train",
-            "torch",
             "cli",
             "benchmark",
             "_core",

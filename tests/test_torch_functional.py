@@ -44,7 +44,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
 
 def normals(seed: int, dtype: Any = torch.float32) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(3, 4), (70_001,), (), (0, 2)]
+    shapes = [(3, 4), (20_001,), (), (0, 2)]
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
@@ -116,7 +116,7 @@ def call(**changes: Any) -> Any:
         ({"state_steps": steps(3)}, ValueError, "state_steps"),
         ({"state_steps": [*steps(3), 0]}, TypeError, "step"),
         ({"out": [None] * 3}, ValueError, "out"),
-        ({"out": [None, None, None, torch.zeros(0, 2)]}, TypeError, "out"),
+        ({"out": [None, None, None, torch.zeros(0, 2)]}, TypeError, "copy of '3'"),
         ({"lr": -1.0}, ValueError, "lr"),
         ({"amsgrad": True}, TypeError, "max_exp_avg_sq"),
         ({"grad_scale": 0.0}, ValueError, "grad_scale"),

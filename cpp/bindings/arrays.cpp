@@ -13,6 +13,7 @@
 #include "../runtime/isa.hpp"
 #include "../runtime/result_memory.hpp"
 #include "../runtime/thread_pool.hpp"
+#include "dlpack.hpp"
 #include "scalars.hpp"
 
 namespace fastopt {
@@ -24,10 +25,6 @@ constexpr int float16_number = 23;
 constexpr int first_user_number = 256;  // of the types that other packages add
 
 constexpr double rounds_to_infinity = 0x1.ffffffp127;  // or more, in float32
-
-std::string dtype_name(const py::array& array) {
-    return short_text(py::str(py::object(array.dtype())));
-}
 
 // The element type in the code that a message proposes.
 std::string dtype_code(Type type) {
@@ -55,10 +52,16 @@ std::string convert(Purpose purpose, const std::string& call) {
 
 }  // namespace
 
+std::string dtype_name(const py::array& array) {
+    if (is_own_bfloat16(array.dtype())) return "bfloat16";
+    return short_text(py::str(py::object(array.dtype())));
+}
+
 py::array plain_array(py::handle array) {
     const auto& numpy = py::detail::npy_api::get();
     if (Py_TYPE(array.ptr()) == numpy.PyArray_Type_)
         return py::reinterpret_borrow<py::array>(array);
+    if (!py::isinstance<py::array>(array)) return as_array(array, "the array");
     auto view = py::reinterpret_steal<py::array>(numpy.PyArray_FromAny_(
         array.ptr(), nullptr, 0, 0, py::detail::npy_api::NPY_ARRAY_ENSUREARRAY_, nullptr));
     if (!view) throw py::error_already_set();
@@ -90,7 +93,8 @@ void throw_no_array(py::handle object, const std::string& what, const std::strin
     throw_error<py::type_error>("{} must be {}, not {}{}", what, taken, type_name(object), way_out);
 }
 
-py::array float_array(py::handle object, const std::string& what, Purpose purpose, Taken taken) {
+py::array float_array(py::handle given, const std::string& what, Purpose purpose, Taken taken) {
+    const py::object object = as_array(given, what);
     const std::string taken_types =
         taken == Taken::all ? "float32, float64, bfloat16 or float16" : "float32 or float64";
     if (!py::isinstance<py::array>(object))
@@ -159,7 +163,8 @@ std::optional<Type> find_type(const py::dtype& dtype) {
     if (number == float32_number) return Type::float32;
     if (number == float64_number) return Type::float64;
     if (number == float16_number) return Type::float16;
-    if (number < first_user_number) return std::nullopt;
+    if (number < first_user_number)
+        return is_own_bfloat16(dtype) ? std::optional(Type::bfloat16) : std::nullopt;
     if (number != bfloat16_number) {
         if (dtype.itemsize() != 2 || std::string(py::str(dtype.attr("name"))) != "bfloat16")
             return std::nullopt;
@@ -171,7 +176,7 @@ std::optional<Type> find_type(const py::dtype& dtype) {
 Type type_of(const py::array& array) { return find_type(array.dtype()).value(); }
 
 py::dtype dtype_of(Type type, const py::array& model) {
-    if (type_of(model) == type) return model.dtype();
+    if (type_of(model) == type && !is_own_bfloat16(model.dtype())) return model.dtype();
     if (type == Type::bfloat16)
         return py::dtype(py::module_::import("fastopt._storage").attr("bfloat16")());
     constexpr int numbers[] = {float32_number, float64_number, 0, float16_number};
@@ -183,10 +188,13 @@ std::string describe_shape(const py::array& array) {
 }
 
 void require_writeable(const py::array& array, const std::string& what) {
-    if (!array.writeable())
-        throw py::value_error(what +
-                              " is read-only; it is updated in place (pass a writeable "
-                              "array, or set .flags.writeable)");
+    if (array.writeable()) return;
+    if (const py::object base = array.base(); base && torch::is_tensor(base))
+        throw_error<py::value_error>(
+            "{} is a tensor that requires grad; write it within torch.no_grad()", what);
+    throw py::value_error(what +
+                          " is read-only; it is updated in place (pass a writeable "
+                          "array, or set .flags.writeable)");
 }
 
 std::vector<py::ssize_t> memory_order(const py::array& array) {
@@ -198,20 +206,26 @@ std::vector<py::ssize_t> memory_order(const py::array& array) {
     return axes;
 }
 
-void require_dense(const py::array& array, const std::string& what) {
-    if (array.size() == 0) return;
+bool is_dense(const py::array& array) {
+    if (array.size() == 0) return true;
     const auto order = memory_order(array);
     py::ssize_t expected = array.itemsize();
     for (std::size_t i = order.size(); i-- > 0;) {
         const py::ssize_t size = array.shape(order[i]);
         if (size == 1) continue;
-        if (array.strides(order[i]) != expected)
-            throw_error<py::value_error>(
-                "{} is not dense in memory (strides {} for shape {}); keep it in a separate array, "
-                "not in a strided view",
-                what, py::object(array.attr("strides")), describe_shape(array));
+        if (array.strides(order[i]) != expected) return false;
         expected *= size;
     }
+    return true;
+}
+
+void require_dense(const py::array& array, const std::string& what) {
+    if (is_dense(array)) return;
+    throw_error<py::value_error>(
+        "{} is not dense in memory (strides {} for shape {}); keep it in a separate array, not in "
+        "a "
+        "strided view",
+        what, py::object(array.attr("strides")), describe_shape(array));
 }
 
 py::array parameter_array(py::handle object, const std::string& what, Taken taken) {
@@ -221,12 +235,16 @@ py::array parameter_array(py::handle object, const std::string& what, Taken take
     return array;
 }
 
+bool has_order(const py::array& array, const py::array& model) {
+    return reader(array, memory_order(model)).contiguous();
+}
+
 void require_twin(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what) {
     require_same_shape(array, what, model, model_what);
     require_writeable(array, what);
     require_dense(array, what);
-    if (!reader(array, memory_order(model)).contiguous())
+    if (!has_order(array, model))
         throw_error<py::value_error>(
             "{} is laid out otherwise in memory than {}; give both the same order", what,
             model_what);
@@ -394,16 +412,32 @@ py::array zeros_like(const py::array& model, const py::dtype& dtype) {
 }
 
 py::array copy_like(const py::array& array, const py::array& model) {
-    const py::array copy = zeros_like(model, array.dtype());
-    auto* to = static_cast<std::byte*>(const_cast<void*>(copy.data()));
+    const auto type = find_type(array.dtype());
+    const py::array copy = zeros_like(model, type ? dtype_of(*type, array) : array.dtype());
+    copy_to_dense(array, copy);
+    return copy;
+}
+
+void copy_to_dense(const py::array& array, const py::array& dense) {
+    auto* to = static_cast<std::byte*>(const_cast<void*>(dense.data()));
     const auto size = static_cast<std::size_t>(array.itemsize());
-    reader(array, memory_order(model))
+    reader(array, memory_order(dense))
         .each_run(0, static_cast<std::size_t>(array.size()),
                   [&](const std::byte* run, std::size_t count) {
                       std::memcpy(to, run, count * size);
                       to += count * size;
                   });
-    return copy;
+}
+
+void copy_from_dense(const py::array& dense, const py::array& array) {
+    const auto* from = static_cast<const std::byte*>(dense.data());
+    const auto size = static_cast<std::size_t>(array.itemsize());
+    reader(array, memory_order(dense))
+        .change_runs(0, static_cast<std::size_t>(array.size()),
+                     [&](std::byte* run, std::size_t count) {
+                         std::memcpy(run, from, count * size);
+                         from += count * size;
+                     });
 }
 
 py::array wide_copy(const py::array& array) {

@@ -31,7 +31,7 @@ enum class Taken {
 
 // `object` as an array of such a type that C++ can read: native byte order, aligned. `what` names
 // it in messages. Throws TypeError or ValueError. A subclass gives a view as a plain array, so that
-// methods of the subclass are not called.
+// methods of the subclass are not called. An array of another library gives a view, too.
 py::array float_array(py::handle object, const std::string& what, Purpose purpose = Purpose::input,
                       Taken taken = Taken::all);
 
@@ -39,8 +39,11 @@ py::array float_array(py::handle object, const std::string& what, Purpose purpos
 void require_native(const py::array& array, const std::string& what,
                     Purpose purpose = Purpose::input);
 
-// A plain NumPy array: the array itself, or a view of a subclass.
+// A plain NumPy array: the array itself, or a view of a subclass or of another library's array.
 py::array plain_array(py::handle array);
+
+// The name of its dtype for messages.
+std::string dtype_name(const py::array& array);
 
 // Throws TypeError: `what` is not an array. `taken` describes what it should be: "a NumPy array of
 // ...".
@@ -69,6 +72,7 @@ std::string describe_place(std::size_t number, const py::handle& shape);
 
 // Throws ValueError unless the array may be written and has no gaps.
 void require_writeable(const py::array& array, const std::string& what);
+bool is_dense(const py::array& array);
 void require_dense(const py::array& array, const std::string& what);
 
 // `object` as an array that is dense and may be written.
@@ -87,6 +91,9 @@ void require_range(const py::array& array, const std::string& what, const py::ar
 // Throws ValueError unless `array` has the shape of `model`.
 void require_same_shape(const py::array& array, const std::string& what, const py::array& model,
                         const std::string& model_what);
+
+// Whether `array` is contiguous in the memory order of `model`, which has its shape and is dense.
+bool has_order(const py::array& array, const py::array& model);
 
 // Throws ValueError unless `array` can be written and has the shape and the memory order of
 // `model`. Both are dense.
@@ -131,7 +138,11 @@ py::array zeros_like(const py::array& model, const py::dtype& dtype);
 // A dense copy of `array`, which has the shape of `model`, in the memory order of `model`.
 py::array copy_like(const py::array& array, const py::array& model);
 
-// The same in the type of the arithmetic.
+// Copies between an array of any strides and a dense one of the same shape and dtype.
+void copy_to_dense(const py::array& array, const py::array& dense);
+void copy_from_dense(const py::array& dense, const py::array& array);
+
+// A dense copy in the type of the arithmetic.
 py::array wide_copy(const py::array& array);
 
 struct NamedArray {

@@ -11,6 +11,7 @@
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "collected.hpp"
+#include "dlpack.hpp"
 #include "scalars.hpp"
 
 namespace fastopt {
@@ -108,8 +109,13 @@ private:
         Type type;  // of the parameter
     };
 
-    // Whether the memory is still the same: resize() may have moved it.
+    // Whether the memory is still the same: resize() may have moved it, or `data` of a tensor.
     static bool holds(const py::object& param, const Piece& piece) noexcept {
+        if (!py::isinstance<py::array>(param)) {
+            dlpack::Tensor tensor;
+            return torch::read(param.ptr(), tensor) && tensor.data == piece.param &&
+                   dlpack::element_count(tensor) == static_cast<std::size_t>(piece.count);
+        }
         const auto* fields = py::detail::array_proxy(param.ptr());
         py::ssize_t count = 1;
         for (int axis = 0; axis < fields->nd; ++axis) count *= fields->dimensions[axis];

@@ -13,9 +13,9 @@
 namespace fastopt {
 namespace {
 
-// Checks the arrays of pairs (name, array or None), and returns each in the order of its memory. If
-// `written`, they must also be writeable.
-std::vector<GradView> views(const py::list& grads, bool written) {
+// Checks the arrays of pairs (name, array or None), and returns each in the order of its memory;
+// `held` keeps them. If `written`, they must also be writeable.
+std::vector<GradView> views(const py::list& grads, bool written, std::vector<py::array>& held) {
     std::vector<GradView> result;
     OverlapCheck overlap;
     for (const py::handle item : grads) {
@@ -30,6 +30,7 @@ std::vector<GradView> views(const py::list& grads, bool written) {
         }
         result.push_back({type_of(grad), static_cast<std::size_t>(grad.size()),
                           reader(grad, memory_order(grad))});
+        held.push_back(grad);
     }
     overlap.run();
     return result;
@@ -44,7 +45,8 @@ double limit_of(const py::object& given, const char* name) {
 
 py::object grad_norm(const py::list& grads, const py::object& norm_type) {
     const NormType type = as_norm_type(norm_type, "norm_type");
-    const auto arrays = views(grads, false);
+    std::vector<py::array> held;
+    const auto arrays = views(grads, false, held);
     double norm = 0.0;
     {
         const GilRelease release;
@@ -58,7 +60,8 @@ py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_give
     const double max_norm = limit_of(max_norm_given, "max_norm");
     const NormType type = as_norm_type(norm_type, "norm_type");
     const bool must_be_finite = as_flag(error_if_nonfinite, "error_if_nonfinite");
-    const auto arrays = views(grads, true);
+    std::vector<py::array> held;
+    const auto arrays = views(grads, true, held);
     LateFloat norm;
     double value = 0.0;
     {
@@ -78,7 +81,8 @@ py::object clip_grad_norm(const py::list& grads, const py::object& max_norm_give
 
 void clip_grad_value(const py::list& grads, const py::object& clip_value) {
     const double limit = limit_of(clip_value, "clip_value");
-    const auto arrays = views(grads, true);
+    std::vector<py::array> held;
+    const auto arrays = views(grads, true, held);
     const GilRelease release;
     clamp_all(arrays, limit);
 }

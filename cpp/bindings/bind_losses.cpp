@@ -11,6 +11,7 @@
 #include "../runtime/run_nll.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "dlpack.hpp"
 #include "gil.hpp"
 #include "late.hpp"
 #include "scalars.hpp"
@@ -95,12 +96,13 @@ bool are_probabilities(const py::object& targets, const Shape& shape) {
 }
 
 // The array of scores; keras and scikit-learn have the targets first.
-py::array score_array(const py::object& given, const char* what, const py::object& targets) {
+py::array score_array(const py::object& scores, const char* what, const py::object& targets) {
+    const py::object given = as_array(scores, what);
     if (py::isinstance<py::array>(given) && !is_floating(given) && is_floating(targets))
         throw_error<py::type_error>(
             "{0} must have dtype float32, float64, bfloat16 or float16, not {1}; were {0} and "
             "targets swapped?",
-            what, short_text(py::str(given.attr("dtype"))));
+            what, dtype_name(py::reinterpret_borrow<py::array>(given)));
     return float_array(given, what);
 }
 
@@ -122,13 +124,13 @@ ClassIndices class_indices(const py::object& given, const Shape& shape, py::ssiz
         throw_error<py::type_error>(
             "targets must have an integer dtype{}; they have {} (convert "
             "class indices with .astype(np.int64))",
-            words.or_probabilities, short_text(py::str(py::object(array.dtype()))));
+            words.or_probabilities, dtype_name(array));
     if (!has_shape(array, shape))
         throw_error<py::value_error>(
             "targets must have shape {}, one class index for each {}{}{}; "
             "they have {} and shape {}",
             as_tuple(shape), words.row, shape.size() > 1 ? words.axis : "", words.or_probabilities,
-            array.dtype(), describe_shape(array));
+            dtype_name(array), describe_shape(array));
     const py::array converted = numpy.attr("ascontiguousarray")(array, "int64");
     const auto* first = static_cast<const std::int64_t*>(converted.data());
     ClassIndices indices;
@@ -196,7 +198,8 @@ ClassWeights class_weights(const py::object& given, py::ssize_t classes, const p
 }
 
 // Adds the object to the arrays that are read, if it is one.
-void add_array(std::vector<NamedArray>& read, const char* what, const py::object& object) {
+void add_array(std::vector<NamedArray>& read, const char* what, const py::object& given) {
+    const py::object object = as_array(given, what);
     if (py::isinstance<py::array>(object))
         read.push_back({what, py::reinterpret_borrow<py::array>(object)});
 }
@@ -300,8 +303,9 @@ private:
 // The loss, its gradient if `want_grad` (into `out` if it is given, else into a fresh array), and
 // with `stats`, a tuple type: the log-sum-exp, how many predictions are correct, how many count.
 py::object cross_entropy(const py::object& loss, const py::object& logits_given,
-                         const py::object& targets, bool want_grad, const py::object& out,
+                         const py::object& targets_given, bool want_grad, const py::object& out,
                          const py::object& stats, const py::object& denominator) {
+    const py::object targets = as_array(targets_given, "targets");
     CrossEntropyBatch batch{};
     CrossEntropyBlock& whole = batch.whole;
     const py::object weight = loss.attr(option_names().weight);
@@ -335,7 +339,7 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
         grad = out.is_none() ? array : out;
     }
     if (batch.reduction == Reduction::none)
-        losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+        losses = numpy.attr("empty")(as_tuple(shape.positions), dtype_of(type_of(given), given));
     if (!stats.is_none())
         log_sum_exp = numpy.attr("empty")(as_tuple(shape.positions),
                                           dtype_of(arithmetic_type(type_of(given)), given));
@@ -362,9 +366,10 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
 }
 
 // Loss, and the gradient if `want_grad`: into `out` if it is given, else into a fresh array.
-py::object nll_loss(const py::object& log_probs_given, const py::object& targets,
+py::object nll_loss(const py::object& log_probs_given, const py::object& targets_given,
                     const py::object& weight, const py::object& ignore_index,
                     const py::object& reduction, bool want_grad, const py::object& out) {
+    const py::object targets = as_array(targets_given, "targets");
     NllBatch batch{};
     check_weight(weight);
     batch.reduction = parse_reduction(reduction);
@@ -381,14 +386,15 @@ py::object nll_loss(const py::object& log_probs_given, const py::object& targets
     batch.grad_fresh = want_grad && out.is_none();
     if (want_grad) {
         // The system hands out zeroed pages: most are never touched.
-        const py::array array =
-            batch.grad_fresh ? py::array(numpy.attr("zeros")(given.attr("shape"), given.dtype()))
-                             : grad_array(out, "log_probs", given, targets, weight);
+        const py::array array = batch.grad_fresh
+                                    ? py::array(numpy.attr("zeros")(
+                                          given.attr("shape"), dtype_of(type_of(given), given)))
+                                    : grad_array(out, "log_probs", given, targets, weight);
         batch.grad = *class_array(array, class_axis);
         grad = batch.grad_fresh ? array : out;
     }
     if (batch.reduction == Reduction::none)
-        losses = numpy.attr("empty")(as_tuple(shape.positions), given.dtype());
+        losses = numpy.attr("empty")(as_tuple(shape.positions), dtype_of(type_of(given), given));
     py::array log_probs = given;
     if (!class_array(log_probs, class_axis)) log_probs = numpy.attr("ascontiguousarray")(log_probs);
 
@@ -420,9 +426,10 @@ void require_shape(const py::array& array, const std::string& what, const Shape&
 // probabilities; what the mean of the whole batch divides by; and `out` as a tuple.
 py::tuple check_linear_cross_entropy(const py::object& hidden_given,
                                      const py::object& linear_weight_given,
-                                     const py::object& targets, const py::object& linear_bias,
+                                     const py::object& targets_given, const py::object& linear_bias,
                                      const py::object& weight, const py::object& ignore_index_given,
                                      const py::object& out_given) {
+    const py::object targets = as_array(targets_given, "targets");
     const std::int64_t ignore_index = as_integer(ignore_index_given, "ignore_index");
     const py::array hidden = float_array(hidden_given, "hidden");
     const py::array linear_weight = float_array(linear_weight_given, "linear_weight");

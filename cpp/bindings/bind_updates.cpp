@@ -1,6 +1,5 @@
 // The updates: arrays with their states and step counters, checked and stepped in one call.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <iterator>
 #include <memory>
@@ -9,25 +8,18 @@
 
 #include "../runtime/floating_point.hpp"
 #include "../runtime/isa.hpp"
-#include "../runtime/thread_pool.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "collected.hpp"
+#include "dlpack.hpp"
 #include "late.hpp"
 #include "options.hpp"
 #include "plan.hpp"
 #include "scalars.hpp"
+#include "single_user.hpp"
 
 namespace fastopt {
 namespace {
-
-int find_update(const py::object& given) {
-    const std::string name = as_text(given, "kernel");
-    const UpdateTable& table = update_kernels();
-    for (int i = 0; i < table.update_count; ++i)
-        if (name == table.updates[i].name) return i;
-    throw_error<py::value_error>("there is no update '{}'", name);
-}
 
 // Throws if there is a scalar that the element type of `array` cannot hold.
 void require_fit(const Unfit& scalar, const py::array& array, const std::string& what) {
@@ -35,7 +27,7 @@ void require_fit(const Unfit& scalar, const py::array& array, const std::string&
     const bool wide = type_of(array) == arithmetic_type(type_of(array));
     throw_error<py::value_error>(
         "{} is {!r}, out of the range of {}{}; choose another value, or arrays of float64",
-        scalar.name, scalar.value, wide ? py::str(py::object(array.dtype())) : py::str("float32"),
+        scalar.name, scalar.value, wide ? dtype_name(array) : "float32",
         (wide ? ", the dtype of " : ", the type that computes ") + what);
 }
 
@@ -111,7 +103,7 @@ public:
     // first, also against those that are there.
     void add_group(const py::list& names, const py::list& arrays, const py::dict& group,
                    const py::list& groups) {
-        const Use use(*this);
+        const SingleUse use(user_, update_.words.owner);
         Group added_group{GroupOptions(update_, group), group["params"]};
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
@@ -120,7 +112,10 @@ public:
         for (std::size_t i = 0; i < names.size(); ++i) {
             added.push_back(make_parameter(update_, names[i], arrays[i], groups_.size()));
             const Parameter& parameter = added.back();
-            const py::array param = parameter_array(parameter.param, parameter.what);
+            // Not yet written: a tensor may require a gradient here.
+            const bool is_tensor = torch::is_tensor(parameter.param);
+            const py::array param = parameter_array(
+                is_tensor ? parameter.param.attr("detach")() : parameter.param, parameter.what);
             if (update_.has_types)
                 require_row(type_of(param), parameter.what, added_group.options.types());
             require_fit(added_group.options.unfit(1, type_of(param)), param, parameter.what);
@@ -138,7 +133,7 @@ public:
     // Removes group number `index` with its parameters and their states, and from the list
     // `groups`.
     void remove_group(std::size_t index, const py::list& groups) {
-        const Use use(*this);
+        const SingleUse use(user_, update_.words.owner);
         const auto place = static_cast<std::ptrdiff_t>(index);
         check_groups(groups);
         if (index >= groups_.size()) throw py::index_error("there is no such group");
@@ -162,7 +157,7 @@ public:
                     const py::object& norm_type, const py::object& grad_scale,
                     const py::object& skip_nonfinite, const py::object& zero_grads,
                     const py::object& out) {
-        const Use use(*this);
+        const SingleUse use(user_, update_.words.owner);
         const GradOptions options =
             grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
         read_groups(groups);
@@ -181,7 +176,7 @@ public:
             result = plan_.run(options);
             if (result.misfit) {
                 const Parameter& parameter = parameters_[plan_.parameter(result.misfit->tensor)];
-                require_fit(result.misfit->scalar, parameter.param, parameter.what);
+                require_fit(result.misfit->scalar, plain_array(parameter.param), parameter.what);
             }
         } catch (...) {
             plan_.clear();
@@ -196,7 +191,7 @@ public:
 
     // The step counter and the arrays of parameter number `index`, by name; not copies.
     py::dict state(std::size_t index) {
-        const Use use(*this);
+        const SingleUse use(user_, update_.words.owner);
         const Parameter& parameter = parameters_.at(index);
         py::dict result;
         result["step"] = parameter.step;
@@ -213,7 +208,7 @@ public:
     // Everything is checked first, and nothing can fail once something changes.
     void load(const py::list& loaded, const py::list& groups, const py::list& loaded_groups,
               const py::list& values) {
-        const Use use(*this);
+        const SingleUse use(user_, update_.words.owner);
         check_groups(groups);
         if (loaded.size() != parameters_.size() || loaded_groups.size() != groups_.size() ||
             (values.size() != 0 && values.size() != parameters_.size()))
@@ -246,11 +241,12 @@ public:
             const py::object value = values[i];
             if (value.is_none()) continue;
             const Parameter& parameter = parameters_[i];
-            parameter_array(parameter.param, parameter.what, Taken::arithmetic);
+            const py::array param =
+                parameter_array(parameter.param, parameter.what, Taken::arithmetic);
             const py::array array =
                 float_array(value, parameter.what, Purpose::input, Taken::arithmetic);
-            require_like(array, parameter.what, parameter.param, parameter.grad_what);
-            copies.emplace_back(copy_like(array, parameter.param), parameter.param);
+            require_like(array, parameter.what, param, parameter.grad_what);
+            copies.emplace_back(copy_like(array, param), param);
         }
         DictChanges exchange(changes);
         exchange.start();
@@ -287,29 +283,6 @@ public:
     }
 
 private:
-    // Refuses a second thread while one is inside.
-    class Use {
-    public:
-        explicit Use(Updater& updater) : updater_(updater) {
-            unsigned user = 0;
-            if (updater.user_.compare_exchange_strong(user, 1 + fork_count())) return;
-            const char* owner = updater.update_.words.owner;
-            if (user == 1 + fork_count())
-                throw_error<std::runtime_error>(
-                    "this {} is in use by another thread; one step at a time", owner);
-            throw_error<std::runtime_error>(
-                "the process was forked while another thread used this {}, whose arrays may be "
-                "half written; make a new one",
-                owner);
-        }
-        ~Use() { updater_.user_.store(0); }
-        Use(const Use&) = delete;
-        Use& operator=(const Use&) = delete;
-
-    private:
-        Updater& updater_;
-    };
-
     // Throws unless these are the groups that were added and not removed since, in their order.
     // `groups` is a list or a tuple.
     void check_groups(const py::object& groups) const {
@@ -361,7 +334,19 @@ private:
                 "{} has {} for {}; pass None for a parameter without one", name,
                 std::to_string(arrays.size()) + " " + (arrays.size() == 1 ? noun : nouns),
                 counted(parameters_.size(), "parameter"));
-        return arrays;
+        // Of an array that only DLPack can read, the tuple holds a view: it keeps the memory.
+        const auto is_kept = [](py::handle object) {
+            dlpack::Tensor tensor;
+            return object.is_none() || py::isinstance<py::array>(object) ||
+                   torch::read(object.ptr(), tensor);
+        };
+        if (std::all_of(arrays.begin(), arrays.end(), is_kept)) return arrays;
+        py::tuple views(arrays.size());
+        for (std::size_t i = 0; i < views.size(); ++i) {
+            const std::string what = noun + (" of '" + parameters_[i].name + "'");
+            views[i] = is_kept(arrays[i]) ? py::object(arrays[i]) : as_array(arrays[i], what);
+        }
+        return views;
     }
 
     // Throws unless the states that a parameter has fit the options of a loaded group.
@@ -421,7 +406,7 @@ private:
     std::vector<Group> groups_;
     py::str params_key_{"params"};
     Plan plan_;
-    std::atomic<unsigned> user_ = 0;  // 0, or 1 + the forks when a call began
+    User user_ = 0;
 };
 
 // One update of one array, with states that the caller keeps. `given` maps names to arrays.
@@ -437,19 +422,20 @@ void update(const py::object& kernel, const py::object& param, const py::object&
         const py::object state = given.attr("get")(update.states[i]);
         if (state.is_none()) continue;
         const py::array array = float_array(state, update.states[i]);
-        if (type_of(array) == Type::bfloat16) types.state = Type::bfloat16;
+        if (type_of(array) == Type::bfloat16) types.set_states(Type::bfloat16);
     }
-    const py::object master = given.attr("get")(master_name);
+    const py::object master = as_array(given.attr("get")(master_name), master_name);
     if (!master.is_none())
-        types.master = py::isinstance<py::array>(master) && py::array(master).dtype().kind() == 'i'
-                           ? TypeOptions::Master::split
-                           : TypeOptions::Master::float32;
+        types.master =
+            py::isinstance<py::array>(master) && plain_array(master).dtype().kind() == 'i'
+                ? TypeOptions::Master::split
+                : TypeOptions::Master::float32;
     require_row(type_of(param_array), "param", types);
     if (!master.is_none() && !has_master(type_of(param_array), types))
         throw_error<py::type_error>(
             "master_param is for a param of bfloat16 or float16, and this one has dtype {}; use "
             "master_param=None",
-            param_array.dtype());
+            dtype_name(param_array));
     const std::vector<Group> groups{{GroupOptions(update, group, types), {}}};
     const GroupOptions& options = groups[0].options;
     const std::int64_t step = as_integer(step_given, "step");
@@ -477,7 +463,7 @@ void update(const py::object& kernel, const py::object& param, const py::object&
     plan.prepare(parameters, groups, grads, py::tuple(), false);
     plan.tensor(0).fresh = step == 1;
     const StepResult result = plan.run({});
-    if (result.misfit) require_fit(result.misfit->scalar, parameters[0].param, "param");
+    if (result.misfit) require_fit(result.misfit->scalar, param_array, "param");
 }
 
 }  // namespace

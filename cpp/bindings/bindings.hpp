@@ -12,5 +12,6 @@ void bind_clipping(pybind11::module_& module);
 void bind_losses(pybind11::module_& module);
 void bind_pointwise(pybind11::module_& module);
 void bind_softmax(pybind11::module_& module);
+void bind_tensors(pybind11::module_& module);
 
 }  // namespace fastopt

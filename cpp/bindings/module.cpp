@@ -24,6 +24,7 @@ PYBIND11_MODULE(core, module) {
     fastopt::bind_losses(module);
     fastopt::bind_pointwise(module);
     fastopt::bind_softmax(module);
+    fastopt::bind_tensors(module);
 }
 
 // pybind11 would wait for the lock of the first interpreter, on Python 3.11 for ever.

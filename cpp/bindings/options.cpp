@@ -121,7 +121,7 @@ void GroupOptions::read_types(const py::dict& group) {
         return !given.is_none() && as_text(given, "") == value;
     };
     types_.state_given = !type_values_[0].second.is_none();
-    if (is(0, "bfloat16")) types_.state = Type::bfloat16;
+    if (is(0, "bfloat16")) types_.set_states(Type::bfloat16);
     if (is(1, "float32")) types_.master = TypeOptions::Master::float32;
     if (is(1, "split")) types_.master = TypeOptions::Master::split;
     types_.stochastic = as_flag(type_values_[2].second, "stochastic_rounding");
@@ -189,6 +189,8 @@ bool GroupOptions::read_changed(const py::dict& group) {
         if (found != nullptr && found == seen_[i].ptr()) continue;
         if (PyErr_Occurred()) throw py::error_already_set();
         const Option& option = update_->options[i];
+        // A group of torch has no choices: the first of each is what torch does.
+        if (found == nullptr && option.domain == Domain::choice && type_values_.empty()) continue;
         if (found == nullptr)
             throw_names(std::string("the parameter group has no option '") + option.name + "'");
         const auto value = py::reinterpret_borrow<py::object>(found);

@@ -30,11 +30,14 @@ struct TypeOptions {
         split     // an int16 beside the bfloat16
     };
 
-    Type state = Type::float32;  // of parameters that are not float64,
-    bool state_given = false;    // which take no option
+    std::array<Type, max_states> state{};  // of parameters that are not float64,
+    bool state_given = false;              // which take no option
     Master master = Master::none;
     bool stochastic = false;
     std::uint64_t seed = 0;
+
+    void set_states(Type type) { state.fill(type); }
+    bool operator==(const TypeOptions&) const = default;
 };
 
 // The options of one group. They are read again only if the group holds other objects.

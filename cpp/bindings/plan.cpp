@@ -19,8 +19,8 @@ GradView grad_view(const py::array& grad, const std::vector<py::ssize_t>& order)
     return {type_of(grad), static_cast<std::size_t>(grad.size()), reader(grad, order)};
 }
 
-Type state_type(Type param, const TypeOptions& options) {
-    return param == Type::float64 ? Type::float64 : options.state;
+Type state_type(std::size_t place, Type param, const TypeOptions& options) {
+    return param == Type::float64 ? Type::float64 : options.state[place];
 }
 
 bool is_split(Type param, const TypeOptions& options) {
@@ -29,7 +29,7 @@ bool is_split(Type param, const TypeOptions& options) {
 
 py::dtype state_dtype(std::size_t place, const py::array& param, const TypeOptions& options) {
     const Type type = type_of(param);
-    if (place != master_place) return dtype_of(state_type(type, options), param);
+    if (place != master_place) return dtype_of(state_type(place, type, options), param);
     return is_split(type, options) ? py::dtype::of<std::int16_t>() : py::dtype::of<float>();
 }
 
@@ -37,7 +37,7 @@ py::dtype state_dtype(std::size_t place, const py::array& param, const TypeOptio
 Storage storage_of(Type param, const TypeOptions& options) {
     Storage storage{};
     storage.param = param;
-    for (Type& type : storage.state) type = state_type(param, options);
+    for (std::size_t i = 0; i < max_states; ++i) storage.state[i] = state_type(i, param, options);
     storage.split = is_split(param, options);
     storage.stochastic = options.stochastic;
     if (has_master(param, options) && !storage.split) {
@@ -67,15 +67,16 @@ py::array copy_array(py::handle given, const std::string& what, const Parameter&
     if (type_of(param) != Type::float32)
         throw_error<py::type_error>(
             "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
-            what, parameter.what, param.dtype());
-    if (py::isinstance<py::array>(given)) {
-        const py::dtype dtype = plain_array(given).dtype();
-        if (const auto type = find_type(dtype); !type || !is_16_bit(*type))
+            what, parameter.what, dtype_name(param));
+    const py::object object = as_array(given, what);
+    if (py::isinstance<py::array>(object)) {
+        const py::array copy = plain_array(object);
+        if (const auto type = find_type(copy.dtype()); !type || !is_16_bit(*type))
             throw_error<py::type_error>(
                 "{} must have dtype bfloat16 or float16, not {}; allocate it with np.empty", what,
-                dtype);
+                dtype_name(copy));
     }
-    py::array array = float_array(given, what, Purpose::result);
+    py::array array = float_array(object, what, Purpose::result);
     require_twin(array, what, param, parameter.what);
     return array;
 }
@@ -95,6 +96,14 @@ std::uint64_t hash_of(py::handle name) {
 
 }  // namespace
 
+int find_update(const py::object& given) {
+    const std::string name = as_text(given, "kernel");
+    const UpdateTable& table = update_kernels();
+    for (int i = 0; i < table.update_count; ++i)
+        if (name == table.updates[i].name) return i;
+    throw_error<py::value_error>("there is no update '{}'", name);
+}
+
 const Update& update_row(int number) { return update_kernels().updates[number]; }
 
 Parameter make_parameter(const Update& update, py::handle name_given, py::handle array,
@@ -105,7 +114,7 @@ Parameter make_parameter(const Update& update, py::handle name_given, py::handle
             hash_of(name_given),
             update.words.param + name_quoted,
             update.words.grad + name_quoted,
-            py::reinterpret_borrow<py::array>(array),
+            py::reinterpret_borrow<py::object>(array),
             group,
             {}};
 }
@@ -131,14 +140,15 @@ void require_row(Type type, const std::string& what, const TypeOptions& options)
         "{} has dtype {}, which needs {} (here state_dtype={}, master={}); other parameters are "
         "float32, or bfloat16 with master=None, 'split' or 'float32'",
         what, dtype, taken,
-        !options.state_given              ? "None"
-        : options.state == Type::bfloat16 ? "'bfloat16'"
-                                          : "'float32'",
+        !options.state_given                 ? "None"
+        : options.state[0] == Type::bfloat16 ? "'bfloat16'"
+                                             : "'float32'",
         masters[static_cast<int>(options.master)]);
 }
 
-py::array state_array(py::handle object, const std::string& what, std::size_t place,
+py::array state_array(py::handle given, const std::string& what, std::size_t place,
                       const py::array& param, const TypeOptions& options) {
+    const py::object object = as_array(given, what);
     const py::dtype wanted = state_dtype(place, param, options);
     const bool remainder = wanted.kind() == 'i';
     if (remainder && py::isinstance<py::array>(object)) {
@@ -154,27 +164,56 @@ py::array state_array(py::handle object, const std::string& what, std::size_t pl
                           plain_array(object).dtype().num() == wanted.num();
     if (!is_master || is_float) {
         py::array array = float_array(object, what);
-        if (type_of(array) == (is_master ? Type::float32 : state_type(type_of(param), options)))
-            return array;
+        const Type type = is_master ? Type::float32 : state_type(place, type_of(param), options);
+        if (type_of(array) == type) return array;
     }
-    const py::object given = attribute(object, "dtype");
+    const py::object dtype = attribute(given, "dtype");
     throw_error<py::type_error>(
         "{} must be an array of {}, not {}; {}", what, wanted,
-        given ? py::object(py::str(given)) : py::object(py::str(type_name(object))),
+        dtype ? py::object(py::str(dtype)) : py::object(py::str(type_name(object))),
         place == master_place ? "load it with the option master that it was saved with"
                               : "load it with the option state_dtype that it was saved with, or "
                                 "convert it with .astype");
 }
 
-Fingerprint::Fingerprint(const py::array& array) {
-    const auto* fields = py::detail::array_proxy(array.ptr());
-    if (Py_TYPE(array.ptr()) != ndarray_type() || fields->nd > max_dimensions) return;
-    data_ = fields->data;
-    dtype_ = py::reinterpret_borrow<py::object>(fields->descr);
-    flags_ = fields->flags & checked_flags;
-    dimensions_ = fields->nd;
-    std::copy_n(fields->dimensions, fields->nd, shape_.begin());
-    std::copy_n(fields->strides, fields->nd, strides_.begin());
+Fingerprint::Fingerprint(py::handle object, const py::array& array) {
+    dlpack::Tensor tensor;
+    if (py::isinstance<py::array>(object)) {
+        if (Py_TYPE(object.ptr()) != ndarray_type() || array.ndim() > max_dimensions) return;
+        dtype_ = array.dtype();
+    } else {
+        if (!torch::read(object.ptr(), tensor) || array.ndim() > max_dimensions) return;
+        type_ = tensor.dtype;
+    }
+    data_ = array.data();
+    item_size_ = array.itemsize();
+    flags_ = array.flags() & checked_flags;
+    dimensions_ = static_cast<int>(array.ndim());
+    std::copy_n(array.shape(), array.ndim(), shape_.begin());
+    std::copy_n(array.strides(), array.ndim(), strides_.begin());
+}
+
+bool Fingerprint::matches_tensor(PyObject* object, const void*& data) const {
+    dlpack::Tensor tensor;
+    if (dtype_ || dimensions_ < 0 || !torch::read(object, tensor) || tensor.dtype != type_ ||
+        tensor.ndim != dimensions_)
+        return false;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
+        if (tensor.shape[i] != shape_[i] || tensor.strides[i] * item_size_ != strides_[i])
+            return false;
+    data = tensor.data;
+    return true;
+}
+
+Extent Fingerprint::extent_at(const void* data) const {
+    const auto* low = static_cast<const std::byte*>(data);
+    const std::byte* high = low;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i) {
+        if (shape_[i] == 0) return {low, low};
+        const py::ssize_t reach = (shape_[i] - 1) * strides_[i];
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high + item_size_};
 }
 
 void Plan::clear() {
@@ -187,6 +226,16 @@ void Plan::prepare(const std::vector<Parameter>& parameters, const std::vector<G
                    const py::tuple& grads, const py::tuple& copies, bool zero_grads) {
     if (zero_grads != std::exchange(zero_grads_, zero_grads) || !refresh(parameters, grads, copies))
         make(parameters, groups, grads, copies);
+    number_steps(parameters);
+}
+
+bool Plan::fits(const std::vector<Parameter>& parameters, const py::tuple& grads) {
+    if (zero_grads_ || !refresh(parameters, grads, py::tuple())) return false;
+    number_steps(parameters);
+    return true;
+}
+
+void Plan::number_steps(const std::vector<Parameter>& parameters) {
     for (std::size_t k = 0; k < entries_.size(); ++k) {
         const Parameter& parameter = parameters[entries_[k].parameter];
         if (parameter.step == last_step)
@@ -248,9 +297,8 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
     Entry& entry = entries_[number];
     if (zero_grads_) return false;  // the gradient is written too
     TensorUpdate& tensor = stepper_.tensors[number];
-    if (entry.grad.matches_elsewhere(grad.ptr())) {
-        if (is_written(extent(py::reinterpret_borrow<py::array>(grad)))) return false;
-        const void* data = py::detail::array_proxy(grad.ptr())->data;
+    if (const void* data = nullptr; entry.grad.matches_elsewhere(grad.ptr(), data)) {
+        if (is_written(entry.grad.extent_at(data))) return false;
         tensor.grad.reader.move(data);
         entry.grad.move(data);
         return true;
@@ -263,7 +311,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
     tensor.grad = std::move(view);
     tensor.arrays.storage.grad = tensor.grad.type;
     set_plain(tensor.arrays);
-    entry.grad = Fingerprint(array);
+    entry.grad = Fingerprint(grad, array);
     return true;
 }
 
@@ -271,6 +319,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
 void Plan::make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                 const py::tuple& grads, const py::tuple& copies) {
     clear();
+    writes_tensors_ = false;
     OverlapCheck overlap;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const py::object grad = grads[i];
@@ -290,11 +339,12 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     const py::array param = parameter_array(parameter.param, parameter.what);
     const Type type = type_of(param);
     overlap.add(param, parameter.what, true);
-    entry.param = Fingerprint(parameter.param);
+    entry.param = Fingerprint(parameter.param, param);
+    writes_tensors_ = writes_tensors_ || entry.param.is_tensor();
     entry.order = memory_order(param);
     const py::array grad_array = check_grad(grad, parameter);
     overlap.add(grad_array, parameter.grad_what, zero_grads_);
-    entry.grad = Fingerprint(grad_array);
+    entry.grad = Fingerprint(grad, grad_array);
     TensorUpdate tensor{};
     tensor.grad = grad_view(grad_array, entry.order);
     tensor.options = options.values();
@@ -308,7 +358,8 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
         const std::string what = "copy of '" + parameter.name + "'";
         const py::array array = copy_array(copy, what, parameter);
         overlap.add(array, what, true);
-        entry.copy = Fingerprint(array);
+        entry.copy = Fingerprint(copy, array);
+        writes_tensors_ = writes_tensors_ || entry.copy.is_tensor();
         arrays.copy = bytes_of(array);
         arrays.storage.copy = type_of(array);
     }
@@ -332,20 +383,22 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
         entry.used |= 1u << i;
         const std::string what =
             (is_master ? master_name : update().states[i]) + (" of '" + parameter.name + "'");
-        std::optional<py::array> state = parameter.states[i];
-        if (!state) {
+        const std::optional<py::object>& given = parameter.states[i];
+        py::array state;
+        if (given) {
+            state = state_array(*given, what, i, param, types);
+            require_twin(state, what, param, parameter.what);
+        } else {
             const bool is_float = is_master && types.master == TypeOptions::Master::float32;
-            state = entry.created[i] =
-                is_float ? wide_copy(param) : zeros_like(param, state_dtype(i, param, types));
+            state = is_float ? wide_copy(param) : zeros_like(param, state_dtype(i, param, types));
+            entry.created[i] = state;
             entry.creates = true;
             tensor.fresh |= !is_master;
-        } else {
-            state_array(*state, what, i, param, types);
-            require_twin(*state, what, param, parameter.what);
         }
-        overlap.add(*state, what, true);
-        entry.states[i] = Fingerprint(*state);
-        void* const data = bytes_of(*state);
+        overlap.add(state, what, true);
+        entry.states[i] = Fingerprint(given ? *given : state, state);
+        writes_tensors_ = writes_tensors_ || entry.states[i].is_tensor();
+        void* const data = bytes_of(state);
         if (!is_master) {
             tensor.arrays.state[i] = data;
         } else if (tensor.arrays.storage.split) {
@@ -359,16 +412,17 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
 
 py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
     py::array array = float_array(grad, parameter.grad_what);
-    const Type type = type_of(plain_array(parameter.param));
+    const py::array param = plain_array(parameter.param);
+    const Type type = type_of(param);
     const Type arithmetic = arithmetic_type(type);
     if (is_16_bit(type) && type_of(array) == Type::float64)
         throw_error<py::type_error>(
             "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with "
             ".astype(np.float32)",
-            parameter.grad_what, parameter.what, parameter.param.dtype());
+            parameter.grad_what, parameter.what, dtype_name(param));
     if (arithmetic_type(type_of(array)) != arithmetic)
-        require_type(array, parameter.grad_what, parameter.param, parameter.what);
-    require_same_shape(array, parameter.grad_what, parameter.param, parameter.what);
+        require_type(array, parameter.grad_what, param, parameter.what);
+    require_same_shape(array, parameter.grad_what, param, parameter.what);
     if (zero_grads_) {
         require_writeable(array, parameter.grad_what);
         require_distinct_elements(array, parameter.grad_what);

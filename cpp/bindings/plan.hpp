@@ -14,6 +14,7 @@
 
 #include "../runtime/step.hpp"
 #include "arrays.hpp"
+#include "dlpack.hpp"
 #include "options.hpp"
 
 namespace fastopt {
@@ -22,17 +23,21 @@ namespace fastopt {
 // that makes one together with it.
 constexpr std::size_t master_place = max_states;
 constexpr const char* master_name = "master_param";
-using States = std::array<std::optional<py::array>, max_states + 1>;
+using States = std::array<std::optional<py::object>, max_states + 1>;
+
+// The number of the update with this name. Throws ValueError.
+int find_update(const py::object& name);
 
 // The row of an update in the table of the instruction set in use.
 const Update& update_row(int number);
 
-// An array that is updated. An average or a sum is called a parameter here, too.
+// An array that is updated, of NumPy or of another library. An average or a sum is called a
+// parameter here, too.
 struct Parameter {
     std::string name;             // for messages
     std::uint64_t name_hash;      // of the exact name
     std::string what, grad_what;  // what messages call the array, and one that it is updated by
-    py::array param;  // as it was given: the garbage collector does not see through a view
+    py::object param;  // as it was given: the garbage collector does not see through a view
     std::size_t group;
     States states;
     std::int64_t step = 0;  // the number of steps that were taken
@@ -58,22 +63,26 @@ struct Group {
 
 constexpr std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
 
-// The properties of an array that a check depends on. An array with the same properties need not be
-// checked again.
+using Extent = std::pair<const std::byte*, const std::byte*>;
+
+// The properties of an array or a tensor that a check depends on. One with the same properties need
+// not be checked again.
 class Fingerprint {
 public:
     Fingerprint() = default;
 
-    // An array with another object for its dtype never matches.
-    explicit Fingerprint(const py::array& array);
+    // `array` is a view of the object. An array with another object for its dtype never matches.
+    Fingerprint(py::handle object, const py::array& array);
 
     bool matches(PyObject* object) const {
-        return matches_elsewhere(object) && py::detail::array_proxy(object)->data == data_;
+        const void* data = nullptr;
+        return matches_elsewhere(object, data) && data == data_;
     }
 
-    // Whether everything except the address is the same.
-    __attribute__((always_inline)) bool matches_elsewhere(PyObject* object) const {
-        if (Py_TYPE(object) != ndarray_type()) return false;
+    // Whether everything except the address is the same; `data` is the address.
+    __attribute__((always_inline)) bool matches_elsewhere(PyObject* object,
+                                                          const void*& data) const {
+        if (Py_TYPE(object) != ndarray_type()) return matches_tensor(object, data);
         const auto* fields = py::detail::array_proxy(object);
         if (fields->descr != dtype_.ptr() || fields->nd != dimensions_ ||
             (fields->flags & checked_flags) != flags_)
@@ -81,25 +90,33 @@ public:
         for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
             if (fields->dimensions[i] != shape_[i] || fields->strides[i] != strides_[i])
                 return false;
+        data = fields->data;
         return true;
     }
 
     void move(const void* data) { data_ = data; }
     bool is_set() const { return dimensions_ >= 0; }
+    bool is_tensor() const { return is_set() && !dtype_; }
+
+    // The memory of such an array at this address.
+    Extent extent_at(const void* data) const;
 
 private:
-    static constexpr int max_dimensions = 4;  // arrays of more never match
+    static constexpr int max_dimensions = 5;  // arrays of more never match
     static constexpr int checked_flags =
         py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
     static PyTypeObject* ndarray_type() { return py::detail::npy_api::get().PyArray_Type_; }
+    bool matches_tensor(PyObject* object, const void*& data) const;
 
     const void* data_ = nullptr;
-    py::object dtype_;
+    py::object dtype_;         // of an array; null for a tensor
+    dlpack::DataType type_{};  // of a tensor
+    py::ssize_t item_size_ = 0;
     int flags_ = 0;
     int dimensions_ = -1;
     std::array<py::ssize_t, max_dimensions> shape_{};
-    std::array<py::ssize_t, max_dimensions> strides_{};
+    std::array<py::ssize_t, max_dimensions> strides_{};  // in bytes
 };
 
 // The invariant of a plan, between two of its calls:
@@ -123,6 +140,9 @@ public:
     void prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                  const py::tuple& grads, const py::tuple& copies, bool zero_grads);
 
+    // Does the first of these only, and returns whether it was enough.
+    bool fits(const std::vector<Parameter>& parameters, const py::tuple& grads);
+
     StepResult run(const GradOptions& options);
 
     std::size_t parameter(std::size_t tensor) const { return entries_[tensor].parameter; }
@@ -135,8 +155,6 @@ public:
     void skip();
 
 private:
-    using Extent = std::pair<const std::byte*, const std::byte*>;
-
     struct Entry {
         std::size_t parameter;
         std::vector<py::ssize_t> order;
@@ -150,6 +168,7 @@ private:
     const Update& update() const { return update_row(number_); }
     bool refresh(const std::vector<Parameter>& parameters, const py::tuple& grads,
                  const py::tuple& copies);
+    void number_steps(const std::vector<Parameter>& parameters);
     bool take_grad(std::size_t number, const Parameter& parameter, py::handle grad);
     void make(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
               const py::tuple& grads, const py::tuple& copies);
@@ -162,6 +181,7 @@ private:
 
     int number_;
     bool zero_grads_ = false;
+    bool writes_tensors_ = false;  // a tensor may be written now, but perhaps not at the next step
     Stepper stepper_;
     std::vector<Entry> entries_;   // one for each tensor of the stepper
     std::vector<Extent> written_;  // the memory that the step writes: sorted, disjoint

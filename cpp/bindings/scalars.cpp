@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "arrays.hpp"
+#include "dlpack.hpp"
 
 namespace fastopt {
 namespace {
@@ -81,6 +82,8 @@ void require_scalar(py::handle value, std::string_view name, const char* taken,
 
 double as_number(py::handle value, std::string_view name, const char* taken) {
     if (PyFloat_CheckExact(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
+    if (torch::is_tensor(value) && value.attr("numel")().equal(py::int_(1)))
+        return as_number(value.attr("item")(), name, taken);  // of a learning rate, say
     if (!PyLong_CheckExact(value.ptr())) require_scalar(value, name, taken, "iuf");
     const double number = PyFloat_AsDouble(value.ptr());
     if (number == -1.0) require_converted(value, name, taken, "within the range of float64");

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from operator import index
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from fastopt._core import as_flag, as_number, short_repr
 
@@ -180,6 +181,11 @@ def for_each_group(name: str, value: Any, count: int) -> list[Any]:
             f"{counted(count, 'parameter group')}; pass one value for each group, or one for all"
         )
     return list(value)
+
+
+def is_array(value: object) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether this is an array, of NumPy or of another library."""
+    return hasattr(type(value), "__dlpack__")
 
 
 def _is_list(value: object) -> bool:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,32 @@ class Updater:
         loaded_groups: list[Group],
         values: list[FloatArray | None] = ...,
     ) -> None: ...
+
+class TensorUpdater:
+    def __init__(self, kernel: str, step_info: type) -> None: ...
+    def step(
+        self,
+        groups: list[Group],
+        state: Any,
+        make_state: Callable[[Any, Group, str], Any],
+        others: list[tuple[int, Any]],
+        increment_version: Callable[[list[Any]], object],
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        grad_scale: float = 1.0,
+        skip_nonfinite: bool = False,
+    ) -> Any: ...
+
+def step_tensors(
+    kernel: str,
+    group: Group,
+    params: list[Any],
+    grads: list[Any],
+    states: dict[str, list[Any]],
+    state_steps: list[Any],
+    out: list[Any] | None = None,
+    grad_scale: float = 1.0,
+) -> None: ...
 
 class Applied:
     def __init__(

@@ -63,14 +63,14 @@ def check_options(
     }
     if params is None:
         return result
-    # What is no array is refused elsewhere.
-    dtypes = [param.dtype for param in params if isinstance(param, np.ndarray)]
-    if result["master"] is not None and not any(map(is_16_bit, dtypes)):
+    # By name: a tensor has another kind of dtype. What is no array is refused elsewhere.
+    dtypes = {str(getattr(param, "dtype", "")).removeprefix("torch.") for param in params}
+    if result["master"] is not None and dtypes.isdisjoint(("bfloat16", "float16")):
         raise ValueError(
             f"master={result['master']!r} is for parameters of bfloat16 or float16, and this group "
             "has none; use master=None"
         )
-    rounded = result["master"] is None and any(map(is_bfloat16, dtypes))
+    rounded = result["master"] is None and "bfloat16" in dtypes
     if result["stochastic_rounding"] and not (
         rounded or (second_moment and result["state_dtype"] == "bfloat16")
     ):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, ItemsView, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
-
-from fastopt._checks import NamesError, counted
+from fastopt._checks import NamesError, counted, is_array
 from fastopt._types import FloatArray, Grads, Group, Params
 
 
@@ -72,7 +70,7 @@ def flatten_grads(
         raise TypeError(
             f"{words.argument} must be a mapping or a sequence of arrays, "
             f"not {type(grads).__name__}"
-            + "; put a single array into a list" * isinstance(grads, np.ndarray)
+            + "; put a single array into a list" * is_array(grads)
             + "; pass the mapping itself" * isinstance(grads, ItemsView)
         )
     nested = (isinstance(part, Mapping | list | tuple) for part in grads)
@@ -115,12 +113,10 @@ def as_groups(params: Params) -> tuple[list[Mapping[str, Any]], bool]:
     """Return `params` as groups, and whether it was given as groups."""
     if isinstance(params, Mapping):
         return [{"params": params}], False
-    if isinstance(params, np.ndarray) or not isinstance(params, Iterable):
+    if is_array(params) or not isinstance(params, Iterable):
         raise TypeError(
             "params must be a mapping name -> array, a sequence of arrays or a list of groups, "
-            f"not {type(params).__name__}"
-            + "; put a single array into a list"
-            * isinstance(params, np.ndarray)
+            f"not {type(params).__name__}" + "; put a single array into a list" * is_array(params)
         )
     items: list[Any] = list(params)
     if not items:
@@ -158,7 +154,7 @@ def name_params(params: Any, first: int) -> tuple[list[str], list[FloatArray], S
     The arrays of a sequence are numbered from `first`. A sequence may also contain pairs of a name
     and an array: the items of a mapping, or ``named_parameters()`` of torch.
     """
-    if isinstance(params, np.ndarray):
+    if is_array(params):
         params = [params]
     if not isinstance(params, Mapping):
         if not isinstance(params, Iterable) or isinstance(params, str):

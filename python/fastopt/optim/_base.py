@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
@@ -363,7 +364,7 @@ class Optimizer(ABC):
             lines.append(f"Parameter Group {number}")
             names = group["param_names"]
             shown = few(names)
-            size = sum(param.size for param in group["params"])
+            size = sum(math.prod(param.shape) for param in group["params"])
             lines.append(f"    params: {shown} ({len(names)} arrays, {size:,} elements)")
             lines += [f"    {key}: {group[key]}" for key in sorted(self.defaults)]
         return "\n".join([*lines, ")"])

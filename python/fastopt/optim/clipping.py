@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
 import fastopt._core as _core
+from fastopt._checks import is_array
 from fastopt._types import FloatArray
 
 Gradients = Mapping[str, FloatArray | None] | Iterable[FloatArray | None] | FloatArray
@@ -21,7 +20,7 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
 def _named(grads: Gradients) -> list[tuple[str, FloatArray | None]]:
     if isinstance(grads, Mapping):
         return [(str(name), grad) for name, grad in grads.items()]
-    if isinstance(grads, np.ndarray):
+    if is_array(grads):
         grads = [grads]
     if not isinstance(grads, Iterable) or isinstance(grads, str):
         raise TypeError(

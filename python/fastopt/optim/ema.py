@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -246,7 +247,7 @@ class WeightEMA:
         return result
 
     def __repr__(self) -> str:
-        size = sum(param.size for param in self._params.values())
+        size = sum(math.prod(param.shape) for param in self._params.values())
         return (
             f"WeightEMA(decay={self.decay}, warmup={self.warmup}, num_updates={self.num_updates}, "
             f"{len(self._params)} arrays, {size:,} elements)"

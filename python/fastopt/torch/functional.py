@@ -14,7 +14,12 @@ those of `fastopt.functional` may.
 
 Examples
 --------
-``F.adamw_(params, grads, exp_avgs, exp_avg_sqs, state_steps, lr=1e-3, grad_scale=1024.0)``
+>>> import torch, fastopt.torch.functional as F
+>>> params, grads = [torch.zeros(1)], [torch.ones(1)]
+>>> exp_avgs, exp_avg_sqs, steps = [torch.zeros(1)], [torch.zeros(1)], [torch.zeros(())]
+>>> F.adamw_(params, grads, exp_avgs, exp_avg_sqs, steps, lr=0.5)
+>>> params, steps
+([tensor([-0.5000])], [tensor(1.)])
 """
 
 from __future__ import annotations
@@ -227,6 +232,8 @@ def _step(
 ) -> None:
     params = list(params)
     copies = None if out is None else list(out)
+    if state_steps is None:  # the update does not depend on them
+        state_steps = [torch.zeros((), device="cpu")] * len(params)
     with torch.no_grad():
         _core.step_tensors(
             kernel,
@@ -234,7 +241,7 @@ def _step(
             params,
             list(grads),
             {name: list(tensors) for name, tensors in states.items() if tensors is not None},
-            list(state_steps or ()),
+            list(state_steps),
             copies,
             grad_scale,
         )

@@ -35,7 +35,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastopt import losses
-from fastopt._storage import bfloat16
 from fastopt._types import BatchReduction, Reduction
 
 __all__ = [
@@ -77,9 +76,13 @@ _OPTIONS = {name: set(inspect.signature(kind).parameters) for name, kind in _CLA
 _OPTIONS["linear_cross_entropy"].add("linear_bias")  # an argument of the call in fastopt
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Private in torch. Without it, gradients are multiplied into new memory.
+# Private in torch. Without the first, gradients are multiplied into new memory. Without the second,
+# the message is that of torch.
 _graph_is_kept: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)
+_is_transformed: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: False
 )
 
 
@@ -144,27 +147,34 @@ def _loss(name: str, inputs: Sequence[Tensor], target: Tensor, **given: Any) -> 
     options = {k: v for k, v in given.items() if v is not None or k == "reduction"}
     if not _is_taken(name, inputs, target, options):
         return cast(Tensor, getattr(functional, name)(*inputs, target, **options))
-    if torch._C._are_functorch_transforms_active():
+    if _is_transformed():
         raise _no_transform(name)
-    dtype = inputs[0].dtype
+    dtype, linear = inputs[0].dtype, name == "linear_cross_entropy"
     single = options["reduction"] == "none"
     autocast = dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
     loss_dtype = torch.float32 if autocast else dtype
-    # The gradient of float16 may be too small before it is multiplied by a scale of the loss.
-    if dtype is torch.float16 or (autocast and single):
+    # The gradient of float16 may be too small before it is multiplied by a scale of the loss. The
+    # others are computed in float32 anyway, and bfloat16 would be rounded twice.
+    if dtype is torch.float16 or (dtype is torch.bfloat16 and (single or linear)):
         options = {k: _float32(v) for k, v in options.items()}
         wide = _loss(name, [*map(_float32, inputs)], _float32(target), **options)
         return cast(Tensor, wide.to(loss_dtype))
 
     bias = [options.pop("linear_bias")] if "linear_bias" in options else []
-    loss_of = _CLASSES[name](**{k: _array(v) for k, v in options.items()})
-    arrays = [_array(x) for x in (*inputs, target, *bias)]
+    loss_of = _CLASSES[name](**options)
+    arguments = (*inputs, target, *bias)
+    if linear:  # NumPy multiplies the matrices
+        arguments = tuple(x.detach().numpy() for x in arguments)
     recorded = torch.is_grad_enabled()  # never true within `forward`
 
     def compute(needed: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if not (needed and recorded):
-            return _tensor(loss_of(*arrays), loss_dtype), ()
-        value, grads = loss_of.value_and_grad(*arrays)
+            return _tensor(loss_of(*arguments), loss_dtype), ()
+        out = None
+        if dtype is torch.bfloat16:  # which NumPy does not have
+            # Its large arrays have huge pages, those of torch have not.
+            out = torch.from_numpy(np.empty(inputs[0].shape, np.int16)).view(dtype)
+        value, grads = loss_of.value_and_grad(*arguments, out=out)
         grads = grads if isinstance(grads, tuple) else (grads,)
         return _tensor(value, loss_dtype), tuple(_tensor(grad, dtype) for grad in grads)
 
@@ -216,23 +226,11 @@ def _float32(x: Any) -> Any:
     return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
-def _array(x: Any) -> Any:
-    """Return a tensor as an array of the same memory, and everything else as it is."""
-    if not isinstance(x, Tensor):
-        return x
-    x = x.detach()
-    return x.view(torch.int16).numpy().view(bfloat16()) if x.dtype is torch.bfloat16 else x.numpy()
-
-
 def _tensor(x: Any, dtype: Any) -> Tensor:
-    """Return a result of fastopt as a tensor: an array has the dtype, a number is rounded."""
+    """Return a result of fastopt as a tensor; a number is rounded to the dtype."""
     if isinstance(x, float):
-        result = torch.tensor(x, dtype=dtype, device="cpu")
-    elif dtype is torch.bfloat16:
-        result = torch.from_numpy(x.view(np.int16)).view(dtype)
-    else:
-        result = torch.from_numpy(x)
-    return cast(Tensor, result)
+        x = torch.tensor(x, dtype=dtype, device="cpu")
+    return x if isinstance(x, Tensor) else cast(Tensor, torch.from_numpy(x))
 
 
 def cross_entropy(
@@ -454,60 +452,61 @@ def _forward(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     options = sorted(_OPTIONS[name] & inspect.signature(loss).parameters.keys())
 
     def forward(self: Any, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+        """Return the loss."""
         return loss(input, target, **{option: getattr(self, option) for option in options})
 
     return forward
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """`cross_entropy` as a module."""
+    """`cross_entropy` as a module; see `torch.nn.CrossEntropyLoss`."""
 
     forward = _forward(cross_entropy)
 
 
 class NLLLoss(torch.nn.NLLLoss):
-    """`nll_loss` as a module."""
+    """`nll_loss` as a module; see `torch.nn.NLLLoss`."""
 
     forward = _forward(nll_loss)
 
 
 class MSELoss(torch.nn.MSELoss):
-    """`mse_loss` as a module."""
+    """`mse_loss` as a module; see `torch.nn.MSELoss`."""
 
     forward = _forward(mse_loss)
 
 
 class L1Loss(torch.nn.L1Loss):
-    """`l1_loss` as a module."""
+    """`l1_loss` as a module; see `torch.nn.L1Loss`."""
 
     forward = _forward(l1_loss)
 
 
 class SmoothL1Loss(torch.nn.SmoothL1Loss):
-    """`smooth_l1_loss` as a module."""
+    """`smooth_l1_loss` as a module; see `torch.nn.SmoothL1Loss`."""
 
     forward = _forward(smooth_l1_loss)
 
 
 class HuberLoss(torch.nn.HuberLoss):
-    """`huber_loss` as a module."""
+    """`huber_loss` as a module; see `torch.nn.HuberLoss`."""
 
     forward = _forward(huber_loss)
 
 
 class BCELoss(torch.nn.BCELoss):
-    """`binary_cross_entropy` as a module."""
+    """`binary_cross_entropy` as a module; see `torch.nn.BCELoss`."""
 
     forward = _forward(binary_cross_entropy)
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
-    """`binary_cross_entropy_with_logits` as a module."""
+    """`binary_cross_entropy_with_logits` as a module; see `torch.nn.BCEWithLogitsLoss`."""
 
     forward = _forward(binary_cross_entropy_with_logits)
 
 
 class KLDivLoss(torch.nn.KLDivLoss):
-    """`kl_div` as a module."""
+    """`kl_div` as a module; see `torch.nn.KLDivLoss`."""
 
     forward = _forward(kl_div)

@@ -10,13 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 import fastopt._core as _core
 from fastopt import StepInfo
+from fastopt._checks import flag, integer, number
 
+_max_norm = number(">= 0", lambda x: x >= 0)
+_seed = integer(0)
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -24,9 +28,11 @@ class Optimizer(torch.optim.Optimizer):
     """Base class of the optimizers for torch: the step, and the options that torch does not have.
 
     A subclass also inherits from the class of `torch.optim` that has its name. It takes the
-    arguments of that class, and its state dicts go both ways. One call of C++ steps all parameters
-    that lie on the CPU. All other parameters, and complex ones and those with sparse gradients,
-    get the step of torch.
+    arguments of that class, and its state dicts go both ways. One call of C++ steps all parameters.
+    torch steps those that the call does not take: on other devices, complex, of float16 without a
+    master, of another class than `torch.Tensor`, `torch.nn.Parameter` and `DTensor`, or with sparse
+    gradients. A step with such parameters refuses `max_norm` and `skip_nonfinite`. The other
+    options below change nothing for them.
 
     Parameters
     ----------
@@ -36,7 +42,8 @@ class Optimizer(torch.optim.Optimizer):
     max_norm : float, optional
         Clip the gradients to this norm within the step: the update multiplies them by
         ``min(1, max_norm / (norm + 1e-6))``, as `torch.nn.utils.clip_grad_norm_` does. The norm is
-        over all gradients of the step, so all groups must have the same value.
+        over all gradients of the step in this process, so all groups must have the same value, and
+        parameters that are `DTensor` over several processes are refused.
     state_dtype : torch.dtype, optional
         The type of new states, `torch.float32` or `torch.bfloat16`. None is the type of the
         parameter, and `torch.float32` for a parameter of 16 bits. States that are there already,
@@ -139,6 +146,8 @@ class Optimizer(torch.optim.Optimizer):
             _check_options(group)
         if max_norm is ...:
             max_norm = _common_max_norm(self.param_groups)
+        if max_norm is not None or skip_nonfinite:
+            _require_whole_tensors(self.param_groups)
         if getattr(self, "found_inf", None):
             self.skipped = True
             return loss
@@ -157,9 +166,9 @@ class Optimizer(torch.optim.Optimizer):
                 scale,
                 skip_nonfinite,
             )
-            for number in {number for number, _ in others}:
-                params = [p for n, p in others if n == number]
-                self._step_in_torch({**self.param_groups[number], "params": params}, scale)
+            for index in {index for index, _ in others}:
+                params = [p for i, p in others if i == index]
+                self._step_in_torch({**self.param_groups[index], "params": params}, scale)
         self.skipped = info is not None and info.skipped
         if info is not None:
             self.grad_norm = info.grad_norm
@@ -216,11 +225,11 @@ class Optimizer(torch.optim.Optimizer):
             loaded.update(final)
 
         def restore(_: Any) -> None:  # torch has cast the states to the types of the parameters
-            numbers = [n for group in loaded["param_groups"] for n in group["params"]]
+            ids = [i for group in loaded["param_groups"] for i in group["params"]]
             params = [p for group in self.param_groups for p in group["params"]]
-            for number, p in zip(numbers, params, strict=True):
+            for i, p in zip(ids, params, strict=True):
                 if p.device.type == "cpu":
-                    for key, value in loaded["state"].get(number, {}).items():
+                    for key, value in loaded["state"].get(i, {}).items():
                         if isinstance(value, torch.Tensor) and key != "step":
                             self.state[p][key] = value.to(p.device)
 
@@ -236,7 +245,14 @@ class SGD(Optimizer, torch.optim.SGD):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, momentum=0.9)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = ft.SGD([p], lr=1.0, momentum=0.9)
+    >>> for _ in range(2):
+    ...     p.grad = torch.ones(1)
+    ...     optimizer.step()
+    >>> p.detach()
+    tensor([-2.9000])
     """
 
     _kernel = "sgd"
@@ -262,7 +278,12 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.RMSprop(model.parameters(), lr=0.01, centered=True)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(1))
+    >>> p.grad = torch.ones(1)
+    >>> ft.RMSprop([p], lr=0.01).step()
+    >>> p.detach()
+    tensor([-0.1000])
     """
 
     _kernel = "rmsprop"
@@ -294,7 +315,13 @@ class Adam(Optimizer, torch.optim.Adam):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.Adam(model.parameters(), lr=1e-3, max_norm=1.0)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.zeros(2))
+    >>> p.grad = torch.tensor([3.0, -4.0])
+    >>> optimizer = ft.Adam([p], lr=0.5, max_norm=1.0)
+    >>> optimizer.step()
+    >>> p.detach(), optimizer.grad_norm
+    (tensor([-0.5000,  0.5000]), 5.0)
     """
 
     _kernel = "adam"
@@ -351,12 +378,23 @@ class AdamW(Adam, torch.optim.AdamW):
 
     Examples
     --------
-    ``optimizer = fastopt.torch.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)``
+    >>> import torch, fastopt.torch as ft
+    >>> p = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    >>> p.grad = torch.ones_like(p)
+    >>> optimizer = ft.AdamW([p], lr=1e-3, weight_decay=0.0, master_weights=True)
+    >>> optimizer.step()
+    >>> p.detach(), optimizer.state[p]["master_param"]
+    (tensor([1.], dtype=torch.bfloat16), tensor([0.9990]))
     """
 
 
 def _check_options(group: Mapping[str, Any]) -> None:
-    """Check the options of a group that C++ does not read."""
+    """Check the options of a group, but for those that C++ reads in each step."""
+    if group.get("max_norm") is not None:
+        _max_norm("max_norm", group["max_norm"])
+    for name in ("master_weights", "store_param_remainders", "stochastic_rounding"):
+        flag(name, group.get(name, False))
+    _seed("seed", group.get("seed", 0))
     for name in ("capturable", "differentiable"):
         if group.get(name):
             raise ValueError(
@@ -381,6 +419,18 @@ def _common_max_norm(groups: list[dict[str, Any]]) -> float | None:
             "all groups the same max_norm, or call step(max_norm=...)"
         )
     return values[0] if values else None
+
+
+def _require_whole_tensors(groups: list[dict[str, Any]]) -> None:
+    """Refuse parameters of which each process has a part, as the norms would differ."""
+    for group in groups:
+        for i, p in enumerate(group["params"]):
+            if type(p) is not Parameter and hasattr(p, "device_mesh") and p.device_mesh.size() > 1:
+                raise TypeError(
+                    f"parameter {i} of a group is a DTensor over {p.device_mesh.size()} processes, "
+                    "so max_norm and skip_nonfinite, which know this process alone, cannot include "
+                    "it; use torch.nn.utils.clip_grad_norm_"
+                )
 
 
 def _options(group: Mapping[str, Any], names: str) -> dict[str, Any]:

@@ -1,0 +1,675 @@
+// Updates of torch's tensors, whose states belong to an optimizer of torch or to the caller. All of
+// them may be replaced between two steps. So a step looks at everything anew, and keeps only names
+// and the properties that it compares.
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../runtime/floating_point.hpp"
+#include "arrays.hpp"
+#include "bindings.hpp"
+#include "collected.hpp"
+#include "dlpack.hpp"
+#include "late.hpp"
+#include "options.hpp"
+#include "plan.hpp"
+#include "scalars.hpp"
+#include "single_user.hpp"
+
+namespace fastopt {
+namespace {
+
+// A step counter: a tensor of one number, which must outlive this.
+class StepCounter {
+public:
+    // Throws TypeError or ValueError unless the tensor counts the steps of this parameter.
+    StepCounter(py::handle tensor, const Parameter& parameter) {
+        if (dlpack::Tensor found; torch::read(tensor.ptr(), found)) {
+            if (dlpack::element_count(found) == 1) {
+                kind_ = dlpack::kind_of(found.dtype);
+                size_ = found.dtype.bits / 8;
+                data_ = found.data;
+            }
+        } else if (const py::object object = as_array(tensor, what_of(parameter));
+                   py::isinstance<py::array>(object)) {
+            const py::array array = plain_array(object);  // of torch < 2.10
+            if (array.size() == 1 && array.writeable()) {
+                kind_ = array.dtype().kind();
+                size_ = array.itemsize();
+                data_ = const_cast<void*>(array.data());
+            }
+        }
+        const bool known = kind_ == 'f' ? size_ == 4 || size_ == 8 : kind_ == 'i' && size_ == 8;
+        if (!known)
+            throw_error<py::type_error>(
+                "{} must be a tensor of one number, of float32, float64 or int64, not {}",
+                what_of(parameter), short_repr(tensor));
+        const double steps = get();
+        if (!(steps >= 0 && steps < 0x1p53 && steps == std::floor(steps)))
+            throw_error<py::value_error>("{} must be a number of steps, not {}", what_of(parameter),
+                                         steps);
+    }
+
+    std::int64_t steps() const { return static_cast<std::int64_t>(get()); }
+
+    void set(std::int64_t steps) const {
+        visit([steps](auto* data) { *data = static_cast<std::decay_t<decltype(*data)>>(steps); });
+    }
+
+private:
+    static std::string what_of(const Parameter& parameter) {
+        return "step of '" + parameter.name + "'";
+    }
+
+    template <class Visit>
+    void visit(Visit use) const {
+        if (kind_ == 'i')
+            use(static_cast<std::int64_t*>(data_));
+        else if (size_ == 4)
+            use(static_cast<float*>(data_));
+        else
+            use(static_cast<double*>(data_));
+    }
+
+    double get() const {
+        double steps = 0.0;
+        visit([&steps](const auto* data) { steps = static_cast<double>(*data); });
+        return steps;
+    }
+
+    char kind_ = 0;
+    py::ssize_t size_ = 0;
+    void* data_ = nullptr;
+};
+
+// Arrays with gaps, or with another order of the axes than their parameter: an update changes dense
+// copies of them, which are copied back.
+class DenseCopies {
+public:
+    // A copy of `array` in the memory order of `model`.
+    py::array add(const py::array& array, const py::array& model, const std::string& what) {
+        require_writeable(array, what);
+        require_distinct_elements(array, what);
+        const py::array dense = zeros_like(model, array.dtype());
+        copy_to_dense(array, dense);
+        pairs_.emplace_back(dense, array);
+        return dense;
+    }
+
+    bool empty() const { return pairs_.empty(); }
+    void copy_back() const {
+        for (const auto& [dense, array] : pairs_) copy_from_dense(dense, array);
+    }
+
+private:
+    std::vector<std::pair<py::array, py::array>> pairs_;
+};
+
+std::string state_name(const Update& update, std::size_t place, const Parameter& parameter) {
+    return (place == master_place ? master_name : update.states[place]) +
+           (" of '" + parameter.name + "'");
+}
+
+// Calls visit(place, array, what) for each state that the parameter has.
+template <class Visit>
+void each_state(const Update& update, const Parameter& parameter, Visit visit) {
+    for (std::size_t place = 0; place < parameter.states.size(); ++place) {
+        const auto& state = parameter.states[place];
+        if (!state) continue;
+        const std::string what = state_name(update, place, parameter);
+        const py::object array = as_array(*state, what);
+        if (!py::isinstance<py::array>(array))
+            throw_error<py::type_error>("{} must be a tensor, not {}", what, short_repr(array));
+        visit(place, plain_array(array), what);
+    }
+}
+
+// Takes the types of the states as they are found.
+void find_types(const Update& update, const Parameter& parameter, TypeOptions& types) {
+    each_state(update, parameter, [&](std::size_t place, const py::array& state, const auto&) {
+        if (place == master_place)
+            types.master = state.dtype().kind() == 'i' ? TypeOptions::Master::split
+                                                       : TypeOptions::Master::float32;
+        else if (const auto type = find_type(state.dtype()))
+            types.state[place] = *type;
+    });
+}
+
+// Replaces what an update cannot change in place by dense copies.
+void make_dense(const Update& update, Parameter& parameter, DenseCopies& copies) {
+    const py::array param = float_array(parameter.param, parameter.what);
+    py::array dense = param;
+    if (!is_dense(param)) parameter.param = dense = copies.add(param, param, parameter.what);
+    each_state(update, parameter,
+               [&](std::size_t place, const py::array& state, const std::string& what) {
+                   require_same_shape(state, what, param, parameter.what);
+                   if (!is_dense(state) || !has_order(state, dense))
+                       parameter.states[place] = copies.add(state, dense, what);
+               });
+}
+
+[[noreturn]] void throw_misfit(const Misfit& misfit, const Parameter& parameter) {
+    throw_error<py::value_error>(
+        "{} is {!r}, out of the range of the type that computes {}; choose another value, or "
+        "tensors of float64",
+        misfit.scalar.name, misfit.scalar.value, parameter.what);
+}
+
+py::object key(const char* name) { return new_object(PyUnicode_InternFromString(name)); }
+
+// An item of a dict; a null object if there is none, or if it is None.
+py::object find(const py::dict& dict, const py::object& name) {
+    PyObject* const found = PyDict_GetItemWithError(dict.ptr(), name.ptr());
+    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return found == Py_None ? py::object() : py::reinterpret_borrow<py::object>(found);
+}
+
+// The keys of groups and states.
+struct Keys {
+    explicit Keys(const Update& update) {
+        for (int i = 0; i < update.state_count; ++i)
+            states[static_cast<std::size_t>(i)] = key(update.states[i]);
+        states[master_place] = key(master_name);
+    }
+
+    py::object params = key("params"), names = key("param_names"), grad = key("grad");
+    py::object step = key("step");
+    std::array<py::object, std::tuple_size_v<States>> states;  // null: there is no such state
+    py::object stochastic = key("stochastic_rounding"), seed = key("seed");
+    py::object master_weights = key("master_weights");
+};
+
+// Steps for an optimizer of torch.
+class TensorUpdater {
+public:
+    TensorUpdater(int number, py::object step_info)
+        : update_(update_row(number)),
+          keys_(update_),
+          step_info_(std::move(step_info)),
+          plan_(number) {}
+
+    // One step of all parameters that have a gradient. `state` maps a parameter to a dict of its
+    // states; those that are missing are made by make_state(parameter, group, name). Parameters
+    // that the kernels do not take are added to `others`, each with the number of its group. Calls
+    // increment_version with the list of those that were changed. Returns like Updater::step.
+    py::object step(const py::list& given_groups, const py::object& state,
+                    const py::object& make_state, const py::list& others,
+                    const py::object& increment_version, const py::object& max_norm,
+                    const py::object& norm_type, const py::object& grad_scale,
+                    const py::object& skip_nonfinite) {
+        const SingleUse use(user_, update_.words.owner);
+        const GradOptions options =
+            grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, py::bool_(false));
+        std::optional<LateFloat> norm;
+        std::optional<LateTuple> info;
+        if (options.clip || options.skip_nonfinite)
+            info.emplace(step_info_, py::make_tuple(norm.emplace().object(), false));
+        // A copy: code of the caller may run, and change the list.
+        py::tuple groups(new_object(PyList_AsTuple(given_groups.ptr())));
+        const Release release(*this);
+        StepResult result;
+        py::list changed;
+        try {
+            const bool same_places = collect(groups, state);
+            if (!same_places || !fits(groups))
+                make_plan(groups, make_state, others, options.clip || options.skip_nonfinite);
+            for (const Item& item : items_) changed.append(item.param);
+            insert_created(state);
+            result = plan_.run(options);
+            if (result.misfit)
+                throw_misfit(*result.misfit, parameters_[plan_.parameter(result.misfit->tensor)]);
+        } catch (...) {
+            drop(state);
+            throw;
+        }
+        if (result.skipped)
+            drop(state);
+        else
+            finish();
+        if (!result.skipped && changed.size() != 0) increment_version(changed);
+        if (!info) return py::none();
+        norm->set(result.grad_norm);
+        info->set(1, py::bool_(result.skipped));
+        return info->get();
+    }
+
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(step_info_.ptr());
+        for (const Group& group : groups_)
+            if (const int result = group.options.traverse(visit, arg)) return result;
+        return 0;
+    }
+
+    void clear() {
+        plan_.clear();
+        const auto groups = std::exchange(groups_, {});
+    }
+
+private:
+    // A parameter with a gradient. What is not a number or a name is there for one step only.
+    struct Item {
+        std::size_t group, index;  // the place
+        py::object name;           // in `param_names`, or null
+        // How the plan uses it.
+        std::size_t options = 0;  // the number in groups_
+        bool has_master = false, counts = false, fresh = false;
+
+        py::object param, grad, step;  // step: null if there is none
+        py::dict entry;                // its states
+        bool has_entry = false;
+        std::optional<StepCounter> counter;
+    };
+
+    // The group of torch that a group of the plan comes from, and the objects that chose the types.
+    struct Source {
+        std::size_t group;
+        std::array<py::object, 3> objects;
+    };
+
+    struct Created {
+        std::size_t item;
+        py::object key, value, before;  // before: what the value replaces, or null
+        bool inserted = false;
+    };
+
+    // Lets go of all tensors when the step ends.
+    class Release {
+    public:
+        explicit Release(TensorUpdater& updater) : updater_(updater) {}
+        ~Release() {
+            for (Item& item : updater_.items_) {
+                item.param = item.grad = item.step = py::object();
+                item.entry = py::reinterpret_steal<py::dict>(py::handle());
+                item.counter.reset();
+            }
+            for (Parameter& parameter : updater_.parameters_) {
+                parameter.param = py::object();
+                for (auto& state : parameter.states) state.reset();
+            }
+            updater_.created_.clear();
+            updater_.copies_ = {};
+        }
+        Release(const Release&) = delete;
+        Release& operator=(const Release&) = delete;
+
+    private:
+        TensorUpdater& updater_;
+    };
+
+    static py::dict group_at(const py::tuple& groups, std::size_t number) {
+        const py::object group = groups[number];
+        if (!PyDict_Check(group.ptr()))
+            throw_error<py::type_error>("param_groups[{}] must be a dict, not {}", number,
+                                        short_repr(group));
+        return py::reinterpret_borrow<py::dict>(group);
+    }
+
+    std::array<py::object, 3> type_objects(const py::dict& group) const {
+        return {find(group, keys_.stochastic), find(group, keys_.seed),
+                find(group, keys_.master_weights)};
+    }
+
+    // Takes the parameters that have a gradient, and their states. Returns whether they are in the
+    // same places as at the last step.
+    bool collect(const py::tuple& groups, const py::object& state) {
+        bool same = true;
+        std::size_t count = 0, number = 0;
+        for (std::size_t g = 0; g < groups.size(); ++g) {
+            const py::dict group = group_at(groups, g);
+            const py::object given = find(group, keys_.params), names = find(group, keys_.names);
+            if (!given) throw_names("param_groups[" + std::to_string(g) + "] has no 'params'");
+            const py::tuple params(new_object(PySequence_Tuple(given.ptr())));
+            for (std::size_t i = 0; i < params.size(); ++i, ++number) {
+                py::object param = params[i];
+                py::object grad = new_object(PyObject_GetAttr(param.ptr(), keys_.grad.ptr()));
+                if (grad.is_none()) continue;
+                const py::object name = names ? py::object(names[py::int_(i)]) : py::object();
+                const bool known = count < items_.size() && items_[count].group == g &&
+                                   items_[count].index == i && items_[count].name.is(name);
+                if (!known) {
+                    same = false;
+                    items_.resize(count);
+                    parameters_.resize(count, make_parameter(update_, py::str(), param, 0));
+                    items_.emplace_back();
+                    items_.back().group = g;
+                    items_.back().index = i;
+                    items_.back().name = name;
+                    parameters_.push_back(make_parameter(
+                        update_, name ? name : py::str(std::to_string(number)), param, 0));
+                }
+                items_[count].param = param;
+                items_[count].grad = std::move(grad);
+                take(items_[count], parameters_[count], state);
+                ++count;
+            }
+        }
+        same = same && count == items_.size();
+        items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(count), items_.end());
+        parameters_.erase(parameters_.begin() + static_cast<std::ptrdiff_t>(count),
+                          parameters_.end());
+        return same;
+    }
+
+    // Takes what the dict of a parameter holds.
+    void take(Item& item, Parameter& parameter, const py::object& state) const {
+        py::object entry;
+        if (PyDict_Check(state.ptr()))
+            entry = find(py::reinterpret_borrow<py::dict>(state), item.param);
+        else if (entry = state.attr("get")(item.param); entry.is_none())
+            entry = py::object();
+        if (entry && !PyDict_Check(entry.ptr()))
+            throw_error<py::type_error>("the state of {} must be a dict, not {}", parameter.what,
+                                        short_repr(entry));
+        item.has_entry = static_cast<bool>(entry);
+        item.entry = entry ? py::reinterpret_borrow<py::dict>(entry) : py::dict();
+        item.step = find(item.entry, keys_.step);
+        parameter.param = item.param;
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            parameter.states[s].reset();
+            if (!keys_.states[s]) continue;
+            if (py::object value = find(item.entry, keys_.states[s]))
+                parameter.states[s] = std::move(value);
+        }
+    }
+
+    // Whether the plan of the last step fits this one.
+    bool fits(const py::tuple& groups) {
+        if (!planned_) return false;
+        for (std::size_t i = 0; i < groups_.size(); ++i) {
+            const py::dict group = group_at(groups, sources_[i].group);
+            const auto objects = type_objects(group);
+            for (std::size_t o = 0; o < objects.size(); ++o)
+                if (!objects[o].is(sources_[i].objects[o])) return false;
+            if (groups_[i].options.read(group)) return false;
+        }
+        for (std::size_t k = 0; k < items_.size(); ++k) {
+            const Item& item = items_[k];
+            if (parameters_[k].states[master_place].has_value() != item.has_master ||
+                static_cast<bool>(item.step) != item.counts)
+                return false;
+            if (item.counts && !torch::is_tensor(item.step)) return false;
+            read_steps(k);
+        }
+        return plan_.fits(parameters_, grads());
+    }
+
+    // Reads the counter of item number k, if it has one.
+    void read_steps(std::size_t k) {
+        items_[k].counter.reset();
+        parameters_[k].step = 0;
+        if (!items_[k].counts) return;
+        items_[k].counter.emplace(items_[k].step, parameters_[k]);
+        parameters_[k].step = items_[k].counter->steps();
+    }
+
+    py::tuple grads() const {
+        py::tuple result(items_.size());
+        for (std::size_t k = 0; k < items_.size(); ++k) result[k] = items_[k].grad;
+        return result;
+    }
+
+    void make_plan(const py::tuple& groups, const py::object& make_state, py::list others,
+                   bool needs_all) {
+        plan_.clear();
+        planned_ = false;
+        groups_.clear();
+        sources_.clear();
+        std::vector<GroupOptions> options;
+        for (std::size_t g = 0; g < groups.size(); ++g)
+            options.emplace_back(update_, group_at(groups, g), TypeOptions{});
+        std::size_t count = 0;
+        std::vector<py::object> left;
+        for (std::size_t k = 0; k < items_.size(); ++k) {
+            const py::dict group = group_at(groups, items_[k].group);
+            if (!takes(k, group)) {
+                if (needs_all)
+                    throw_error<py::type_error>(
+                        "{} is left to torch (on another device, complex, sparse, of float16 "
+                        "without a master, or of another class), so max_norm and skip_nonfinite "
+                        "cannot include it; use torch.nn.utils.clip_grad_norm_",
+                        parameters_[k].what);
+                left.push_back(py::make_tuple(items_[k].group, items_[k].param));
+                continue;
+            }
+            std::swap(items_[k], items_[count]);
+            std::swap(parameters_[k], parameters_[count]);
+            add(count, group, options[items_[count].group], make_state);
+            ++count;
+        }
+        const bool all = count == items_.size();
+        items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(count), items_.end());
+        parameters_.erase(parameters_.begin() + static_cast<std::ptrdiff_t>(count),
+                          parameters_.end());
+        plan_.prepare(parameters_, groups_, grads(), py::tuple(), false);
+        for (std::size_t k = 0; k < count; ++k) plan_.tensor(k).fresh = items_[k].fresh;
+        for (const py::object& other : left) others.append(other);
+        planned_ = all && copies_.empty();
+    }
+
+    // Whether the kernels take a parameter with its gradient.
+    bool takes(std::size_t k, const py::dict& group) const {
+        const auto type_of_tensor = [](py::handle tensor) -> std::optional<Type> {
+            try {
+                return find_type(plain_array(as_array(tensor, "a tensor")).dtype());
+            } catch (const py::builtin_exception&) {
+                return std::nullopt;  // no memory that can be read
+            }
+        };
+        const auto type = type_of_tensor(items_[k].param);
+        if (!type || !type_of_tensor(items_[k].grad)) return false;
+        return *type != Type::float16 || wants_master(k, group);
+    }
+
+    bool wants_master(std::size_t k, const py::dict& group) const {
+        if (parameters_[k].states[master_place]) return true;
+        const py::object wanted = find(group, keys_.master_weights);
+        return wanted && as_flag(wanted, "master_weights");
+    }
+
+    // Completes item number k: its states, its counter, its options.
+    void add(std::size_t k, const py::dict& group, const GroupOptions& options,
+             const py::object& make_state) {
+        Item& item = items_[k];
+        Parameter& parameter = parameters_[k];
+        item.fresh = false;
+        const auto make = [&](const py::object& name, const py::object& before) {
+            py::object value = make_state(item.param, group, name);
+            created_.push_back({k, name, value, before});
+            return value;
+        };
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            const bool is_master = s == master_place;
+            const bool used = is_master
+                                  ? wants_master(k, group) &&
+                                        is_16_bit(type_of(float_array(item.param, parameter.what)))
+                                  : static_cast<int>(s) < update_.state_count &&
+                                        options.uses_state(static_cast<int>(s));
+            if (!used) parameter.states[s].reset();
+            if (!used || parameter.states[s]) continue;
+            parameter.states[s] = make(keys_.states[s], py::object());
+            item.fresh = item.fresh || !is_master;
+        }
+        item.has_master = parameter.states[master_place].has_value();
+
+        TypeOptions types;
+        find_types(update_, parameter, types);
+        if (const py::object given = find(group, keys_.stochastic))
+            types.stochastic = as_flag(given, "stochastic_rounding");
+        if (const py::object given = find(group, keys_.seed))
+            types.seed = static_cast<std::uint64_t>(as_integer(given, "seed"));
+
+        // An SGD of torch does not count its steps; the random numbers depend on the count.
+        item.counts = item.step || types.stochastic || std::string_view(update_.name) != "sgd";
+        if (item.counts && (!item.step || !torch::is_tensor(item.step))) {
+            const py::object before = item.step;
+            item.step = make(keys_.step, before);
+            if (before)
+                StepCounter(item.step, parameter).set(as_integer(before.attr("__int__")(), "step"));
+        }
+        read_steps(k);
+
+        const auto objects = type_objects(group);
+        item.options = 0;
+        while (item.options < groups_.size() && !(sources_[item.options].group == item.group &&
+                                                  groups_[item.options].options.types() == types))
+            ++item.options;
+        if (item.options == groups_.size()) {
+            groups_.push_back({GroupOptions(update_, group, types), py::none()});
+            sources_.push_back({item.group, objects});
+        }
+        parameter.group = item.options;
+        make_dense(update_, parameter, copies_);
+    }
+
+    // Puts the new states where the optimizer finds them.
+    void insert_created(const py::object& state) {
+        for (Created& created : created_) {
+            const Item& item = items_[created.item];
+            if (!item.has_entry) {
+                if (PyObject_SetItem(state.ptr(), item.param.ptr(), item.entry.ptr()) != 0)
+                    throw py::error_already_set();
+            }
+            created.inserted = true;
+            if (PyDict_SetItem(item.entry.ptr(), created.key.ptr(), created.value.ptr()) != 0)
+                throw py::error_already_set();
+        }
+    }
+
+    // After a step that was not taken: removes what was made for it.
+    void drop(const py::object& state) {
+        const py::error_scope scope;  // keeps an error of Python
+        plan_.clear();
+        planned_ = false;
+        for (const Created& created : created_) {
+            if (!created.inserted) continue;
+            const Item& item = items_[created.item];
+            if (created.before)
+                PyDict_SetItem(item.entry.ptr(), created.key.ptr(), created.before.ptr());
+            else
+                PyDict_DelItem(item.entry.ptr(), created.key.ptr());
+            if (!item.has_entry) PyObject_DelItem(state.ptr(), item.param.ptr());
+            PyErr_Clear();
+        }
+    }
+
+    // After a step that was taken.
+    void finish() {
+        plan_.finish(parameters_);
+        for (std::size_t k = 0; k < items_.size(); ++k) {
+            plan_.tensor(k).fresh = false;
+            if (items_[k].counter) items_[k].counter->set(parameters_[k].step);
+        }
+        copies_.copy_back();
+        if (!planned_) plan_.clear();
+    }
+
+    const Update& update_;
+    const Keys keys_;
+    py::object step_info_;  // the type
+    std::vector<Item> items_;
+    std::vector<Parameter> parameters_;  // of the items
+    std::vector<Group> groups_;          // one for each group of torch and each choice of types
+    std::vector<Source> sources_;        // of the groups
+    std::vector<Created> created_;
+    DenseCopies copies_;
+    Plan plan_;
+    bool planned_ = false;  // the plan is for these items
+    User user_ = 0;
+};
+
+// One update of each of several tensors, whose states the caller keeps.
+void step_tensors(const py::object& kernel, const py::dict& group, const py::list& params,
+                  const py::list& grads, const py::dict& states, const py::list& state_steps,
+                  const py::object& out, const py::object& grad_scale) {
+    const int number = find_update(kernel);
+    const Update& update = update_row(number);
+    const Keys keys(update);
+    const GradOptions options =
+        grad_options(py::none(), py::float_(2.0), grad_scale, py::bool_(false), py::bool_(false));
+    const GroupOptions plain(update, group, TypeOptions{});
+    const auto require_length = [&](const py::object& list, const char* name) {
+        if (const std::size_t length = py::len(list); length != params.size())
+            throw_error<py::value_error>("{} has {} for {}", name, counted(length, "tensor"),
+                                         counted(params.size(), "parameter"));
+    };
+    require_length(grads, "grads");
+    require_length(state_steps, "state_steps");
+    if (!out.is_none()) require_length(out, "out");
+    std::vector<Parameter> parameters;
+    std::vector<Group> groups;
+    std::vector<StepCounter> counters;
+    DenseCopies copies;
+    for (std::size_t k = 0; k < params.size(); ++k) {
+        parameters.push_back(make_parameter(update, py::str(std::to_string(k)), params[k], 0));
+        Parameter& parameter = parameters.back();
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            const bool is_master = s == master_place;
+            if (!is_master && (static_cast<int>(s) >= update.state_count ||
+                               !plain.uses_state(static_cast<int>(s))))
+                continue;
+            const py::object list = find(states, keys.states[s]);
+            const std::string name = is_master ? master_name : update.states[s];
+            if (!list && is_master) continue;
+            if (!list) throw_error<py::type_error>("{} is None, but this update needs it", name);
+            require_length(list, name.c_str());
+            const py::object state = list[py::int_(k)];
+            if (!state.is_none())
+                parameter.states[s] = state;
+            else if (!is_master)
+                throw_error<py::type_error>("{} is None, but this update needs it",
+                                            state_name(update, s, parameter));
+        }
+        TypeOptions types;
+        find_types(update, parameter, types);
+        if (const py::object given = find(group, keys.stochastic))
+            types.stochastic = as_flag(given, "stochastic_rounding");
+        if (const py::object given = find(group, keys.seed))
+            types.seed = static_cast<std::uint64_t>(as_integer(given, "seed"));
+        require_row(type_of(float_array(parameter.param, parameter.what)), parameter.what, types);
+        while (parameter.group < groups.size() &&
+               !(groups[parameter.group].options.types() == types))
+            ++parameter.group;
+        if (parameter.group == groups.size())
+            groups.push_back({GroupOptions(update, group, types), py::none()});
+        counters.emplace_back(py::object(state_steps[k]), parameter);
+        parameter.step = counters.back().steps();
+        make_dense(update, parameter, copies);
+    }
+    Plan plan(number);
+    plan.prepare(parameters, groups, py::tuple(grads), out.is_none() ? py::tuple() : py::tuple(out),
+                 false);
+    for (std::size_t k = 0; k < parameters.size(); ++k)
+        plan.tensor(k).fresh = parameters[k].step == 0;
+    const StepResult result = plan.run(options);
+    if (result.misfit)
+        throw_misfit(*result.misfit, parameters[plan.parameter(result.misfit->tensor)]);
+    for (std::size_t k = 0; k < parameters.size(); ++k) counters[k].set(parameters[k].step + 1);
+    copies.copy_back();
+}
+
+}  // namespace
+
+void bind_tensors(py::module_& module) {
+    using Guard = py::call_guard<DefaultFloatingPoint>;
+    py::class_<TensorUpdater>(module, "TensorUpdater", "Steps for an optimizer of torch.",
+                              collected<TensorUpdater>())
+        .def(py::init([](const py::object& kernel, py::object step_info) {
+                 return std::make_unique<TensorUpdater>(find_update(kernel), std::move(step_info));
+             }),
+             py::arg("kernel"), py::arg("step_info"))
+        .def("step", &TensorUpdater::step, py::arg("groups"), py::arg("state"),
+             py::arg("make_state"), py::arg("others"), py::arg("increment_version"),
+             py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
+             py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false, Guard());
+    module.def("step_tensors", &step_tensors, py::arg("kernel"), py::arg("group"),
+               py::arg("params"), py::arg("grads"), py::arg("states"), py::arg("state_steps"),
+               py::arg("out") = py::none(), py::arg("grad_scale") = 1.0, Guard());
+}
+
+}  // namespace fastopt

@@ -1,0 +1,378 @@
+#include "dlpack.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "late.hpp"
+#include "scalars.hpp"
+
+namespace fastopt {
+namespace dlpack {
+namespace {
+
+struct Version {
+    std::uint32_t major, minor;
+};
+
+struct Managed {  // of producers that do not know versions
+    Tensor tensor;
+    void* context;
+    void (*deleter)(Managed*);
+};
+
+struct ManagedVersioned {
+    Version version;
+    void* context;
+    void (*deleter)(ManagedVersioned*);
+    std::uint64_t flags;
+    Tensor tensor;
+};
+
+constexpr std::uint64_t read_only_flag = 1;
+constexpr std::uint32_t known_version = 1;
+
+// What a type of torch offers in __dlpack_c_exchange_api__.
+struct ExchangeApi {
+    Version version;
+    ExchangeApi* previous;
+    void* functions_for_owners[3];
+    int (*read)(void* object, Tensor* out);  // may be nullptr
+    void* current_work_stream;
+};
+
+enum Code : std::uint8_t {
+    integer = 0,
+    unsigned_integer = 1,
+    floating = 2,
+    bfloat = 4,
+    complex = 5,
+    boolean = 6
+};
+
+// The CPU, memory of the CPU that a GPU can read, and memory that both share.
+bool is_on_cpu(Device device) {
+    constexpr std::int32_t types[] = {1, 3, 11, 13};
+    return std::find(std::begin(types), std::end(types), device.type) != std::end(types);
+}
+
+bool is_contiguous(const Tensor& tensor) {
+    std::int64_t expected = 1;
+    for (std::int32_t axis = tensor.ndim; axis-- > 0 && tensor.strides != nullptr;) {
+        if (tensor.shape[axis] != 1 && tensor.strides[axis] != expected) return false;
+        expected *= tensor.shape[axis];
+    }
+    return true;
+}
+
+}  // namespace
+
+std::size_t element_count(const Tensor& tensor) {
+    std::size_t count = 1;
+    for (std::int32_t axis = 0; axis < tensor.ndim; ++axis)
+        count *= static_cast<std::size_t>(tensor.shape[axis]);
+    return count;
+}
+
+char kind_of(DataType type) {
+    if (type.lanes != 1) return 'V';
+    switch (type.code) {
+        case integer: return 'i';
+        case unsigned_integer: return 'u';
+        case floating: return 'f';
+        case complex: return 'c';
+        case boolean: return type.bits == 8 ? 'b' : 'V';
+        default: return 'V';
+    }
+}
+
+}  // namespace dlpack
+
+namespace torch {
+namespace {
+
+// They live as long as the process, as torch does.
+struct Types {
+    PyTypeObject* tensor = nullptr;
+    PyTypeObject* parameter = nullptr;
+    PyObject* is_grad_enabled = nullptr;
+    int (*read)(void*, dlpack::Tensor*) = nullptr;  // torch < 2.10 has none
+};
+
+PyObject* interned(const char* text) {
+    return new_object(PyUnicode_InternFromString(text)).release().ptr();
+}
+
+const Types* types() {
+    static Types found;
+    if (found.tensor != nullptr) return &found;
+    static PyObject* const name = interned("torch");
+    const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name));
+    if (!module) {
+        PyErr_Clear();
+        return nullptr;
+    }
+    const py::object tensor = attribute(module, "Tensor"),
+                     enabled = attribute(module, "is_grad_enabled");
+    const py::object nn = attribute(module, "nn");
+    const py::object parameter = nn ? attribute(nn, "Parameter") : py::object();
+    if (!tensor || !enabled || !parameter || !PyType_Check(tensor.ptr()) ||
+        !PyType_Check(parameter.ptr()))
+        return nullptr;  // torch is being imported
+    if (const py::object capsule = attribute(tensor, "__dlpack_c_exchange_api__");
+        capsule && PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") != 0) {
+        const auto* api = static_cast<const dlpack::ExchangeApi*>(
+            PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        while (api != nullptr && api->version.major > dlpack::known_version) api = api->previous;
+        if (api != nullptr && api->version.major == dlpack::known_version) found.read = api->read;
+    }
+    found.parameter = reinterpret_cast<PyTypeObject*>(py::object(parameter).release().ptr());
+    found.is_grad_enabled = py::object(enabled).release().ptr();
+    found.tensor = reinterpret_cast<PyTypeObject*>(py::object(tensor).release().ptr());
+    return &found;
+}
+
+bool is_plain(const Types& types, PyObject* object) {
+    return Py_TYPE(object) == types.tensor || Py_TYPE(object) == types.parameter;
+}
+
+// Whether the tensor negates what is in its memory: the imaginary part of a conjugate is such a
+// view, with a stride of 2.
+bool may_be_negated(PyObject* object, const dlpack::Tensor& tensor) {
+    if (dlpack::element_count(tensor) > 1 && dlpack::is_contiguous(tensor)) return false;
+    static PyObject* const is_neg = interned("is_neg");
+    const auto answer =
+        py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, is_neg));
+    if (!answer) PyErr_Clear();
+    return answer.ptr() != Py_False;
+}
+
+// The tensor in which the elements of a tensor are: the local one of a DTensor.
+py::object holder(const Types& types, PyObject* object) {
+    if (is_plain(types, object)) return py::reinterpret_borrow<py::object>(object);
+    if (std::string_view(Py_TYPE(object)->tp_name) != "DTensor") return {};
+    const py::object local = attribute(object, "_local_tensor");
+    return local && is_plain(types, local.ptr()) ? local : py::object();
+}
+
+}  // namespace
+
+bool is_tensor(py::handle object) {
+    const Types* const known = types();
+    return known != nullptr && PyObject_TypeCheck(object.ptr(), known->tensor) != 0;
+}
+
+bool grad_enabled() {
+    const Types* const known = types();
+    if (known == nullptr) return false;
+    const auto answer =
+        py::reinterpret_steal<py::object>(PyObject_CallNoArgs(known->is_grad_enabled));
+    if (!answer) throw py::error_already_set();
+    return answer.ptr() == Py_True;
+}
+
+bool read(PyObject* object, dlpack::Tensor& out) {
+    const Types* const known = types();
+    if (known == nullptr || known->read == nullptr) return false;
+    if (!is_plain(*known, object)) {
+        const py::object local = is_tensor(object) ? holder(*known, object) : py::object();
+        return local && read(local.ptr(), out);
+    }
+    if (known->read(object, &out) != 0) {  // a sparse tensor, say
+        PyErr_Clear();
+        return false;
+    }
+    if (!dlpack::is_on_cpu(out.device)) return false;
+    out.data = static_cast<std::byte*>(out.data) + std::exchange(out.byte_offset, 0);
+    const std::size_t count = dlpack::element_count(out);
+    if (out.data == nullptr && count > 0) return false;
+    return !may_be_negated(object, out);
+}
+
+}  // namespace torch
+
+namespace dlpack {
+namespace {
+
+const py::object& own_bfloat16() {
+    static const py::handle dtype =
+        py::module_::import("numpy").attr("dtype")("V2").release();  // lives as long as the process
+    static const py::object object = py::reinterpret_borrow<py::object>(dtype);
+    return object;
+}
+
+// The dtype of NumPy for these elements; a null object if there is none.
+py::object dtype_of(DataType type) {
+    if (type == DataType{bfloat, 16, 1}) return own_bfloat16();
+    const char kind = kind_of(type);
+    if (kind == 'b') return py::dtype("?");
+    const int smallest = kind == 'f' ? 16 : kind == 'c' ? 64 : 8, largest = kind == 'c' ? 128 : 64;
+    const bool is_power = (type.bits & (type.bits - 1)) == 0;
+    if (kind == 'V' || !is_power || type.bits < smallest || type.bits > largest) return {};
+    return py::dtype(kind + std::to_string(type.bits / 8));
+}
+
+// Owns a tensor of DLPack that an array shows.
+template <class Owner>
+py::capsule owned(Owner* managed) {
+    return py::capsule(managed, [](void* pointer) {
+        auto* const owner = static_cast<Owner*>(pointer);
+        if (owner->deleter != nullptr) owner->deleter(owner);
+    });
+}
+
+// A NumPy array of the same memory, which `base` keeps.
+py::array view(const Tensor& tensor, const py::object& base, bool writeable,
+               const std::string& what, const py::handle& object) {
+    const py::object dtype = dtype_of(tensor.dtype);
+    if (!dtype) {
+        const py::object given = attribute(object, "dtype");
+        throw_error<py::type_error>("{} has dtype {}, which is not taken; convert it to float32",
+                                    what, given ? given : py::str("of another library"));
+    }
+    constexpr std::int32_t most_axes = 32;
+    const auto axes = static_cast<std::size_t>(std::max(0, tensor.ndim));
+    if (tensor.ndim < 0 || tensor.ndim > most_axes)
+        throw_error<py::value_error>("{} has {} dimensions; there can be 0 to {}", what,
+                                     tensor.ndim, most_axes);
+    if (axes > 0 && tensor.shape == nullptr)
+        throw_error<py::value_error>("{} has dimensions but no shape", what);
+    std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + axes), strides(axes);
+    const auto size = static_cast<py::ssize_t>(tensor.dtype.bits / 8);
+    py::ssize_t stride = size;
+    for (std::size_t axis = axes; axis-- > 0;) {
+        if (shape[axis] < 0)
+            throw_error<py::value_error>("{} has a shape with a negative number, {}", what,
+                                         shape[axis]);
+        strides[axis] = tensor.strides != nullptr
+                            ? static_cast<py::ssize_t>(tensor.strides[axis]) * size
+                            : stride;
+        stride *= std::max<py::ssize_t>(1, shape[axis]);
+    }
+    const void* const data = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
+    if (tensor.data == nullptr && element_count(tensor) > 0)
+        throw_error<py::value_error>("{} has elements but no memory", what);
+    py::array array(py::reinterpret_borrow<py::dtype>(dtype), std::move(shape), std::move(strides),
+                    tensor.data == nullptr ? nullptr : data, base);
+    if (!writeable)
+        py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    return array;
+}
+
+[[noreturn]] void throw_elsewhere(const std::string& what, const py::object& device) {
+    throw_error<py::type_error>("{} is on device {}; copy it to the CPU, as with .cpu()", what,
+                                short_repr(device));
+}
+
+// Throws what is wrong with a tensor that torch::read does not read.
+[[noreturn]] void throw_unread(py::handle tensor, const std::string& what) {
+    const py::object device = tensor.attr("device");
+    const std::string kind = py::str(device.attr("type"));
+    if (kind != "cpu")
+        throw_error<py::type_error>("{} is on device {}; copy it to the CPU with .cpu()", what,
+                                    py::str(device));
+    if (const std::string layout = py::str(tensor.attr("layout")); layout != "torch.strided")
+        throw_error<py::type_error>("{} is a tensor of layout {}; convert it with .to_dense()",
+                                    what, layout);
+    if (!torch::holder(*torch::types(), tensor.ptr()))
+        throw_error<py::type_error>(
+            "{} is a {}, a subclass of Tensor whose memory may be elsewhere; pass a plain tensor",
+            what, type_name(tensor));
+    if (tensor.attr("is_neg")().cast<bool>())
+        throw_error<py::value_error>("{} is a negated view; convert it with .resolve_neg()", what);
+    throw_error<py::value_error>("{} has elements but no memory", what);
+}
+
+// Takes what the capsule holds.
+template <class Owner>
+py::array take(const py::capsule& capsule, const char* new_name, bool writeable,
+               const std::string& what, py::handle object) {
+    auto* const managed = capsule.get_pointer<Owner>();
+    if (PyCapsule_SetName(capsule.ptr(), new_name) != 0) throw py::error_already_set();
+    const py::capsule owner = owned(managed);
+    if constexpr (requires { managed->flags; }) {
+        if (managed->version.major > known_version)
+            throw_error<py::type_error>("{} comes as DLPack {}.{}; there can be 1.x", what,
+                                        managed->version.major, managed->version.minor);
+        writeable = writeable && (managed->flags & read_only_flag) == 0;
+    }
+    const Device device = managed->tensor.device;
+    if (!is_on_cpu(device)) throw_elsewhere(what, py::make_tuple(device.type, device.id));
+    return view(managed->tensor, owner, writeable, what, object);
+}
+
+// A capsule without a version does not say whether its memory may be written.
+py::array from_capsule(py::handle object, const py::object& given, const std::string& what,
+                       bool writeable, bool writeable_without_version) {
+    const auto is = [&](const char* name) { return PyCapsule_IsValid(given.ptr(), name) != 0; };
+    const bool versioned = is("dltensor_versioned");
+    if (!versioned && !is("dltensor"))
+        throw_error<py::type_error>("{} has a __dlpack__ that returns no capsule of DLPack", what);
+    const auto capsule = py::reinterpret_borrow<py::capsule>(given);
+    return versioned
+               ? take<ManagedVersioned>(capsule, "used_dltensor_versioned", writeable, what, object)
+               : take<Managed>(capsule, "used_dltensor", writeable_without_version, what, object);
+}
+
+// The result of __dlpack__, of version 1 if the producer knows versions.
+py::object capsule_of(const py::object& object, const std::string& what) {
+    const py::object method = object.attr("__dlpack__");
+    try {
+        try {
+            return method(py::arg("max_version") = py::make_tuple(known_version, 0));
+        } catch (py::error_already_set& error) {
+            if (!error.matches(PyExc_TypeError)) throw;
+        }
+        return method();
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
+        const std::string message =
+            what + " is a " + type_name(object) + " that does not give its memory (" +
+            short_text(py::str(error.value())) + "); convert it with np.asarray(" +
+            (what.find(' ') == std::string::npos ? what : "...") + ")";
+        py::raise_from(error, PyExc_TypeError, message.c_str());
+        throw py::error_already_set();
+    }
+}
+
+}  // namespace
+}  // namespace dlpack
+
+bool is_own_bfloat16(const py::dtype& dtype) { return dtype.is(dlpack::own_bfloat16()); }
+
+py::object as_array(py::handle object, const std::string& what) {
+    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::object>(object);
+    const auto given = py::reinterpret_borrow<py::object>(object);
+    if (torch::is_tensor(object)) {
+        // A tensor that requires a gradient may be written only where none is recorded.
+        const bool writeable =
+            !(torch::grad_enabled() && object.attr("requires_grad").cast<bool>());
+        dlpack::Tensor tensor;
+        if (torch::read(object.ptr(), tensor))
+            return dlpack::view(tensor, given, writeable, what, object);
+        if (torch::types()->read != nullptr) dlpack::throw_unread(object, what);
+        if (const std::string kind = py::str(object.attr("device").attr("type")); kind != "cpu")
+            dlpack::throw_unread(object, what);
+        const py::object holder = torch::holder(*torch::types(), object.ptr());
+        if (!holder || holder.attr("is_neg")().cast<bool>()) dlpack::throw_unread(object, what);
+        return dlpack::from_capsule(object, dlpack::capsule_of(holder.attr("detach")(), what), what,
+                                    writeable, writeable);
+    }
+    if (PyType_Check(object.ptr()) || !py::hasattr(py::type::of(object), "__dlpack__"))
+        return given;
+    const py::object device = attribute(object, "__dlpack_device__");
+    if (device) {
+        const auto pair = device();
+        if (!py::isinstance<py::tuple>(pair) || py::len(pair) != 2)
+            throw_error<py::type_error>("{} has a __dlpack_device__ that returns no device", what);
+        const dlpack::Device place{
+            static_cast<std::int32_t>(as_integer(pair[py::int_(0)], "device")), 0};
+        if (!dlpack::is_on_cpu(place)) dlpack::throw_elsewhere(what, pair);
+    }
+    return dlpack::from_capsule(object, dlpack::capsule_of(given, what), what, true, false);
+}
+
+}  // namespace fastopt
