@@ -28,26 +28,33 @@ namespace {
 // A step counter: a tensor of one number, which must outlive this.
 class StepCounter {
 public:
-    // Throws TypeError or ValueError unless the tensor counts the steps of this parameter.
-    StepCounter(py::handle tensor, const Parameter& parameter) {
-        if (!read(tensor))
-            throw_error<py::type_error>(
-                "{} must be a tensor of one number, of float32, float64 or int64, not {}",
-                what_of(parameter), short_repr(tensor));
-        checked(get(), parameter);
+    // None if the tensor is not one of float32, float64 or int64 with one element.
+    static std::optional<StepCounter> find(py::handle tensor) {
+        StepCounter counter;
+        return counter.read(tensor) ? std::optional(counter) : std::nullopt;
     }
 
-    // Whether this is such a tensor.
-    static bool reads(py::handle tensor) { return StepCounter().read(tensor); }
+    // Throws TypeError if there is none.
+    static StepCounter get(py::handle tensor, const Parameter& parameter) {
+        if (const auto counter = find(tensor)) return *counter;
+        throw_error<py::type_error>(
+            "step of '{}' must be a tensor of one number, of float32, float64 or int64, not {}",
+            parameter.name, short_repr(tensor));
+    }
 
+    std::int64_t steps(const Parameter& parameter) const {
+        double number = 0.0;
+        visit([&number](const auto* data) { number = static_cast<double>(*data); });
+        return checked(number, parameter);
+    }
+
+    // Throws ValueError unless the parameter can have taken so many steps.
     static std::int64_t checked(double steps, const Parameter& parameter) {
         if (!(steps >= 0 && steps < 0x1p53 && steps == std::floor(steps)))
-            throw_error<py::value_error>("{} must be a number of steps, not {}", what_of(parameter),
-                                         steps);
+            throw_error<py::value_error>("step of '{}' must be a number of steps, not {}",
+                                         parameter.name, steps);
         return static_cast<std::int64_t>(steps);
     }
-
-    std::int64_t steps() const { return static_cast<std::int64_t>(get()); }
 
     void set(std::int64_t steps) const {
         visit([steps](auto* data) { *data = static_cast<std::decay_t<decltype(*data)>>(steps); });
@@ -55,10 +62,6 @@ public:
 
 private:
     StepCounter() = default;
-
-    static std::string what_of(const Parameter& parameter) {
-        return "step of '" + parameter.name + "'";
-    }
 
     bool read(py::handle tensor) {
         if (dlpack::Tensor found; torch::read(tensor.ptr(), found)) {
@@ -84,12 +87,6 @@ private:
             use(static_cast<float*>(data_));
         else
             use(static_cast<double*>(data_));
-    }
-
-    double get() const {
-        double steps = 0.0;
-        visit([&steps](const auto* data) { steps = static_cast<double>(*data); });
-        return steps;
     }
 
     char kind_ = 0;
@@ -403,19 +400,20 @@ private:
             if (parameters_[k].states[master_place].has_value() != item.has_master ||
                 static_cast<bool>(item.step) != item.counts)
                 return false;
-            if (item.counts && !torch::is_tensor(item.step)) return false;
-            read_steps(k);
+            if (!read_steps(k)) return false;
         }
         return plan_.fits(parameters_, grads());
     }
 
-    // Reads the counter of item number k, if it has one.
-    void read_steps(std::size_t k) {
-        items_[k].counter.reset();
+    // Reads the counter of item number k. Returns false if it needs one and has none.
+    bool read_steps(std::size_t k) {
+        Item& item = items_[k];
+        item.counter.reset();
         parameters_[k].step = 0;
-        if (!items_[k].counts) return;
-        items_[k].counter.emplace(items_[k].step, parameters_[k]);
-        parameters_[k].step = items_[k].counter->steps();
+        if (!item.counts) return true;
+        if (item.step) item.counter = StepCounter::find(item.step);
+        if (item.counter) parameters_[k].step = item.counter->steps(parameters_[k]);
+        return item.counter.has_value();
     }
 
     py::tuple grads() const {
@@ -516,13 +514,15 @@ private:
 
         // An SGD of torch does not count its steps; the random numbers depend on the count.
         item.counts = item.step || types.stochastic || std::string_view(update_.name) != "sgd";
-        if (item.counts && !(item.step && StepCounter::reads(item.step))) {
+        if (!read_steps(k)) {
             const py::object before = item.step;  // a number, or a tensor of another type
             item.step = make(keys_.step, before);
-            StepCounter counter(item.step, parameter);
-            if (before) counter.set(StepCounter::checked(as_number(before, "step"), parameter));
+            item.counter = StepCounter::get(item.step, parameter);
+            if (before) {
+                parameter.step = StepCounter::checked(as_number(before, "step"), parameter);
+                item.counter->set(parameter.step);
+            }
         }
-        read_steps(k);
 
         const auto objects = type_objects(group);
         item.options = 0;
@@ -647,8 +647,8 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
             ++parameter.group;
         if (parameter.group == groups.size())
             groups.push_back({GroupOptions(update, group, types), py::none()});
-        counters.emplace_back(py::object(state_steps[k]), parameter);
-        parameter.step = counters.back().steps();
+        counters.push_back(StepCounter::get(py::object(state_steps[k]), parameter));
+        parameter.step = counters.back().steps(parameter);
         make_dense(update, parameter, copies);
     }
     Plan plan(number);
