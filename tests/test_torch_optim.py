@@ -276,9 +276,11 @@ def test_number_as_step_of_an_old_state_dict() -> None:
     saved = optimizer.state_dict()
     saved["state"][0]["step"] = 7
     optimizer.load_state_dict(saved)
-    optimizer.state[p]["step"] = 7  # also without a state dict
-    optimizer.step()
-    assert_same(optimizer.state[p]["step"], torch.tensor(8.0))
+    # Without a state dict, too; and a counter that was cast together with a model.
+    for number in (7, torch.tensor(7.0, dtype=torch.bfloat16)):
+        optimizer.state[p]["step"] = number
+        optimizer.step()
+        assert_same(optimizer.state[p]["step"], torch.tensor(8.0))
 
 
 def test_hooks_run_once_and_in_the_order_of_torch() -> None:
@@ -565,7 +567,7 @@ def test_sparse_gradients() -> None:
     witness.step()
     torch.testing.assert_close(params, others)
     for cls in (ft.Adam, ft.RMSprop):
-        other = cls(params[:1])
+        other = cls(params)  # the dense parameters do not move either
         with refused(RuntimeError, "does not support sparse gradients", other):
             other.step()
 
@@ -712,6 +714,8 @@ BAD_LAST: list[tuple[str, Any, type[Exception]]] = [
     ("exp_avg_sq", torch.zeros(3, device="meta"), (TypeError, ValueError)),  # type: ignore[list-item]
     ("exp_avg", torch.zeros(1).expand(3), ValueError),  # one number in memory, three in the shape
     ("step", torch.zeros(2), TypeError),
+    ("step", "7", TypeError),
+    ("step", 0.5, ValueError),
     ("step", torch.tensor(-1.0), ValueError),
 ]
 

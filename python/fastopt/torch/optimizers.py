@@ -153,22 +153,24 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         scale = getattr(self, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
-        others: list[tuple[int, torch.Tensor]] = []
+
+        def step_others(others: list[tuple[int, torch.Tensor]]) -> None:
+            for index in {index for index, _ in others}:
+                params = [p for i, p in others if i == index]
+                self._step_in_torch({**self.param_groups[index], "params": params}, scale)
+
         with torch.no_grad():
             info = self._updater.step(
                 self.param_groups,
                 self.state,
                 self._make_state,
-                others,
+                step_others,
                 increment_version,
                 max_norm,
                 2.0,
                 scale,
                 skip_nonfinite,
             )
-            for index in {index for index, _ in others}:
-                params = [p for i, p in others if i == index]
-                self._step_in_torch({**self.param_groups[index], "params": params}, scale)
         self.skipped = info is not None and info.skipped
         if info is not None:
             self.grad_norm = info.grad_norm
