@@ -84,10 +84,10 @@ assert difference < 0.1
 plt.style.use("tableau-colorblind10")
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 steps = np.arange(20, STEPS + 1)
-for losses, label, color, width in (theirs, "torch", "C1", 6), (ours, "fastopt.torch", "C0", 1.5):
+for losses, label, color, width in (theirs, "torch", "C1", 4), (ours, "fastopt.torch", "C0", 1.5):
     mean = np.convolve(losses, np.full(20, 1 / 20), "valid")
     ax.plot(steps, mean, color=color, linewidth=width, label=label)
-ax.set(title="A character transformer", xlabel="step", ylabel="loss, mean of 20 steps")
+ax.set(title="A character transformer", xlabel="step", ylabel="loss, mean of 20 steps", ylim=(0, 5))
 ax.legend()
 fig.savefig("torch_char_lm.png", dpi=100)
 print("wrote torch_char_lm.png")

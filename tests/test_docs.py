@@ -36,7 +36,8 @@ NEEDS = {
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
     "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
-    "torch.md": ["ml_dtypes", "torch"],
+    "torch-optimizers.md": ["jax", "torch"],
+    "torch.md": ["torch"],
     "tour.md": ["safetensors"],
     "types.md": ["ml_dtypes"],
 }
