@@ -37,7 +37,7 @@ py::dtype state_dtype(std::size_t place, const py::array& param, const TypeOptio
 Storage storage_of(Type param, const TypeOptions& options) {
     Storage storage{};
     storage.param = param;
-    for (Type& type : storage.state) type = state_type(param, options);
+    storage.state = state_type(param, options);
     storage.split = is_split(param, options);
     storage.stochastic = options.stochastic;
     if (has_master(param, options) && !storage.split) {
@@ -52,8 +52,8 @@ void set_plain(Slice& arrays) {
     Storage& storage = arrays.storage;
     const auto is_plain = [](Type type) { return !is_16_bit(type); };
     storage.plain = is_plain(storage.param) && is_plain(storage.grad) && arrays.copy == nullptr;
-    for (int i = 0; i < max_states; ++i)
-        storage.plain &= arrays.state[i] == nullptr || is_plain(storage.state[i]);
+    for (const void* state : arrays.state)
+        storage.plain &= state == nullptr || is_plain(storage.state);
 }
 
 py::handle item(const py::tuple& copies, std::size_t number) {

@@ -26,8 +26,7 @@ constexpr Type arithmetic_type(Type type) {
 }
 constexpr bool is_16_bit(Type type) { return arithmetic_type(type) != type; }
 constexpr std::size_t size_of(Type type) {
-    constexpr std::size_t sizes[] = {4, 8, 2, 2};
-    return sizes[static_cast<int>(type)];
+    return is_16_bit(type) ? 2 : type == Type::float64 ? 8 : 4;
 }
 
 constexpr int max_options = 12;  // of an update
@@ -90,7 +89,7 @@ struct Unfit {
 struct Storage {
     Type param;
     Type grad;
-    Type state[max_states];
+    Type state;  // of all states
     Type copy;
     bool master;      // the slice's param is the master of its copy, which is the parameter
     bool plain;       // all arrays have the type of the arithmetic, and there is no copy
@@ -125,7 +124,7 @@ FASTOPT_INLINE void each_array(Slice& slice, Visit visit) {
     visit(slice.param, size_of(slice.storage.param));
     if (slice.grad != nullptr) visit(slice.grad, size_of(slice.storage.grad));
     for (int i = 0; i < max_states; ++i)
-        if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state[i]));
+        if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state));
     if (slice.remainder != nullptr) visit(slice.remainder, sizeof(std::int16_t));
     if (slice.copy != nullptr) visit(slice.copy, size_of(slice.storage.copy));
 }
