@@ -152,7 +152,9 @@ constexpr std::size_t part_size = noise_size;  // elements that are converted to
 
 // Runs a rule over the elements start, start + 1, ...: `count` of `rest`. Arrays that it cannot
 // read pass through others on the stack, and then there are at most part_size elements. Conversions
-// have loops of their own: in the rule's, they would wait for its root and its division.
+// have loops of their own: in the rule's, they would wait for its root and its division. The slice
+// stays as it is: a pair of pointers that is loaded at once, after each was stored, waits for the
+// stores of the part before.
 FASTOPT_INLINE void run_part(const WideRule& rule, const Slice& slice, std::size_t start,
                              std::size_t count, std::size_t rest, float grad_factor, Noise noise) {
     const Storage& storage = slice.storage;
