@@ -161,9 +161,11 @@ def test_parameters_that_require_grad() -> None:
 def test_states_of_two_types(narrow: str) -> None:
     """One moment is bfloat16: the step is that of float32 moments, of which it is rounded."""
     params, grads = normals(0), normals(1)
-    states = {"exp_avgs": normals(2), "exp_avg_sqs": [x.abs() for x in normals(3)]}
+    states: dict[str, Any] = {"exp_avgs": normals(2), "exp_avg_sqs": [x.abs() for x in normals(3)]}
     states[narrow] = [x.bfloat16() for x in states[narrow]]
-    wide = {name: [x.float() for x in state] for name, state in states.items()}
+    wide: dict[str, Any] = {
+        name: [x.to(torch.float32, copy=True) for x in state] for name, state in states.items()
+    }
     witness = copy.deepcopy(params)
     ft.functional.adamw_(params, grads, **states, state_steps=steps(4))
     ft.functional.adamw_(witness, grads, **wide, state_steps=steps(4))
