@@ -155,3 +155,27 @@ def test_parameters_that_require_grad() -> None:
     ft.functional.adamw_(**(given | {"params": tuple(params)}))
     ft.functional.adamw_(**call(params=given["params"]))
     same([p.detach() for p in params], given["params"])
+
+
+@pytest.mark.parametrize("narrow", ["exp_avgs", "exp_avg_sqs"])
+def test_states_of_two_types(narrow: str) -> None:
+    """One moment is bfloat16: the step is that of float32 moments, of which it is rounded."""
+    params, grads = normals(0), normals(1)
+    states: dict[str, Any] = {"exp_avgs": normals(2), "exp_avg_sqs": [x.abs() for x in normals(3)]}
+    states[narrow] = [x.bfloat16() for x in states[narrow]]
+    wide: dict[str, Any] = {
+        name: [x.to(torch.float32, copy=True) for x in state] for name, state in states.items()
+    }
+    witness = copy.deepcopy(params)
+    ft.functional.adamw_(params, grads, **states, state_steps=steps(4))
+    ft.functional.adamw_(witness, grads, **wide, state_steps=steps(4))
+    same(params, witness)
+    for name, state in states.items():
+        same(state, [x.to(y.dtype) for x, y in zip(wide[name], state, strict=True)])
+
+
+def test_states_of_float16_are_refused() -> None:
+    params, states = normals(0), zeros(normals(0), torch.float16)
+    with pytest.raises(TypeError, match="exp_avg of '0' has dtype float16"):
+        ft.functional.adamw_(params, normals(1), states, zeros(params), steps(4))
+    same(params, normals(0))

@@ -138,11 +138,17 @@ void each_state(const Update& update, const Parameter& parameter, Visit visit) {
 
 // Takes the types of the states as they are found.
 void find_types(const Update& update, const Parameter& parameter, TypeOptions& types) {
-    each_state(update, parameter, [&](std::size_t place, const py::array& state, const auto&) {
+    each_state(update, parameter, [&](std::size_t place, const py::array& state, const auto& what) {
+        const auto type = find_type(state.dtype());
         if (place == master_place)
             types.master = state.dtype().kind() == 'i' ? TypeOptions::Master::split
                                                        : TypeOptions::Master::float32;
-        else if (const auto type = find_type(state.dtype()))
+        else if (type == Type::float16)
+            throw_error<py::type_error>(
+                "{} has dtype float16; states are float32 or bfloat16 (float64 for parameters of "
+                "float64)",
+                what);
+        else if (type && *type != Type::float64)
             types.state[place] = *type;
     });
 }
