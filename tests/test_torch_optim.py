@@ -466,6 +466,7 @@ def test_loaded_states_keep_their_type() -> None:
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for (_, state), (_, loaded) in zip(states(optimizer), states(other), strict=True):
         assert_same(loaded, state)
+    assert other.param_groups[0]["exp_avg_dtype"] == torch.bfloat16
     kinds = {
         key: value.dtype for key, value in other.state[other.param_groups[0]["params"][0]].items()
     }

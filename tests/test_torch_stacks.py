@@ -25,7 +25,13 @@ torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
 import torch.distributed.checkpoint as dcp  # noqa: E402
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict  # noqa: E402
+from torch.distributed.checkpoint.state_dict import (  # noqa: E402
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 
 import fastopt.torch as ft  # noqa: E402
 
@@ -95,6 +101,14 @@ def assert_close(got: Tensors, expected: Tensors, bound: float = 1e-12) -> None:
     torch.testing.assert_close(got, expected, rtol=bound, atol=bound)
 
 
+def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare the results of `states` for a parameter."""
+    assert got.keys() == expected.keys()
+    for name, (dtype, value) in got.items():
+        assert dtype == expected[name][0]
+        assert torch.equal(value, expected[name][1])
+
+
 def save(folder: Path, model: Any, optimizer: Any) -> None:
     dcp.save(dict(enumerate(get_state_dict(model, optimizer))), checkpoint_id=folder)
 
@@ -133,6 +147,25 @@ def fsdp2(
     if after:
         save(after, model, optimizer)
     return values(model), states(optimizer)
+
+
+def full_state_dict() -> list[list[dict[str, Any]]]:
+    """Gather the states of a model in one state dict, and load it."""
+    from torch.distributed.fsdp import fully_shard
+
+    found = []
+    whole_dict = StateDictOptions(full_state_dict=True)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    loaded: Any = None
+    for steps in (range(2), range(0)):
+        model = fully_shard(new_model(torch.bfloat16), mesh=mesh)
+        optimizer = OURS(model.parameters(), exp_avg_dtype=torch.bfloat16)
+        if loaded:
+            set_optimizer_state_dict(model, optimizer, loaded, options=whole_dict)
+        train(model, optimizer, steps, torch.bfloat16, dist.get_rank(), 2)
+        loaded = get_optimizer_state_dict(model, optimizer, options=whole_dict)
+        found.append(states(optimizer))
+    return found
 
 
 def zero_redundancy(in_buckets: bool) -> Tensors:
@@ -235,10 +268,13 @@ def test_a_checkpoint_keeps_the_types_and_bits_of_states(both: Both, tmp_path: P
     for loaded in [(values(model), states(optimizer)), *got]:
         torch.testing.assert_close(loaded[0], expected[0], rtol=0, atol=0)
         for ours, theirs in zip(loaded[1], expected[1], strict=True):
-            assert ours.keys() == theirs.keys()
-            for name, (dtype, value) in ours.items():
-                assert dtype == theirs[name][0]
-                assert torch.equal(value, theirs[name][1])
+            assert_same(ours, theirs)
+
+
+def test_a_full_state_dict_keeps_the_types_and_bits_of_states(both: Both) -> None:
+    for expected, loaded in both(full_state_dict):
+        for ours, theirs in zip(loaded, expected, strict=True):
+            assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("in_buckets", [False, True])

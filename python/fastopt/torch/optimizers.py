@@ -22,6 +22,7 @@ from fastopt._checks import flag, integer, number
 _max_norm = number(">= 0", lambda x: x >= 0)
 _seed = integer(0)
 _HALVES = (torch.bfloat16, torch.float16)
+_DTYPES = ("state_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -213,7 +214,21 @@ class Optimizer(torch.optim.Optimizer):
         before = vars(self).get("param_groups", ())  # there are none after pickle
         for group, old in zip(state["param_groups"], before, strict=False):
             group |= {key: old[key] for key in self.defaults if key in old} | group
+        for group in state["param_groups"]:
+            named = {name: group[name] for name in _DTYPES if isinstance(group.get(name), str)}
+            group |= {name: getattr(torch, dtype) for name, dtype in named.items()}
         super().__setstate__(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state dict of torch; types among the options are text, such as "bfloat16".
+
+        `torch.distributed.checkpoint` refuses other objects in a full state dict.
+        """
+        state: dict[str, Any] = super().state_dict()
+        for group in state["param_groups"]:
+            dtypes = {key: value for key, value in group.items() if isinstance(value, torch.dtype)}
+            group |= {key: str(dtype).removeprefix("torch.") for key, dtype in dtypes.items()}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a result of `state_dict`, of this class or of torch's.
@@ -402,7 +417,7 @@ def _check_options(group: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name}=True needs the steps of torch; use {name}=False, or torch.optim"
             )
-    for name in ("state_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"):
+    for name in _DTYPES:
         dtype = group.get(name)
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise (ValueError if isinstance(dtype, torch.dtype) else TypeError)(
