@@ -38,8 +38,8 @@ class Optimizer(torch.optim.Optimizer):
     Parameters
     ----------
     params, *args, **kwargs
-        As in `torch.optim`. `foreach` and `fused` change nothing on the CPU. `capturable` and
-        `differentiable` must be False.
+        As in `torch.optim`. `foreach` changes nothing on the CPU, and `fused` only what a
+        `GradScaler` does; see `step`. `capturable` and `differentiable` must be False.
     max_norm : float, optional
         Clip the gradients to this norm within the step: the update multiplies them by
         ``min(1, max_norm / (norm + 1e-6))``, as `torch.nn.utils.clip_grad_norm_` does. The norm is
@@ -73,7 +73,6 @@ class Optimizer(torch.optim.Optimizer):
     grad_norm: float | None = None
     skipped: bool = False
 
-    _step_supports_amp_scaling = True
     _kernel: ClassVar[str]  # the name of the row in the table of updates
 
     def __init__(
@@ -117,8 +116,9 @@ class Optimizer(torch.optim.Optimizer):
     ) -> Any:
         """Update all parameters that have a gradient.
 
-        A `GradScaler` needs no `unscale_`: the step divides the gradients by its scale, without a
-        change of ``p.grad``, and does nothing if it has found infinity or NaN.
+        With ``fused=True``, a `GradScaler` does not unscale the gradients in a pass of its own: the
+        step divides them by the scale, without a change of ``p.grad``, and does nothing if the
+        scaler has found infinity or NaN.
 
         Parameters
         ----------
