@@ -192,6 +192,11 @@ void require_writeable(const py::array& array, const std::string& what) {
     if (const py::object base = array.base(); base && torch::is_tensor(base))
         throw_error<py::value_error>(
             "{} is a tensor that requires grad; write it within torch.no_grad()", what);
+    if (owns_capsule(array))
+        throw_error<py::value_error>(
+            "{} is an array of another library that does not allow writes (a tensor that requires "
+            "grad is written within torch.no_grad()); pass a NumPy array",
+            what);
     throw py::value_error(what +
                           " is read-only; it is updated in place (pass a writeable "
                           "array, or set .flags.writeable)");

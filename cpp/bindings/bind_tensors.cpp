@@ -39,6 +39,8 @@ public:
         } else if (const py::object object = as_array(tensor, what_of(parameter));
                    py::isinstance<py::array>(object)) {
             const py::array array = plain_array(object);  // of torch < 2.10
+            require_native(array, what_of(parameter));
+            view_ = array;
             if (array.size() == 1 && array.writeable()) {
                 kind_ = array.dtype().kind();
                 size_ = array.itemsize();
@@ -86,6 +88,7 @@ private:
     char kind_ = 0;
     py::ssize_t size_ = 0;
     void* data_ = nullptr;
+    py::object view_;  // keeps memory of another library
 };
 
 // Arrays with gaps, or with another order of the axes than their parameter: an update changes dense
@@ -459,6 +462,9 @@ private:
                 return find_type(plain_array(as_array(tensor, "a tensor")).dtype());
             } catch (const py::builtin_exception&) {
                 return std::nullopt;  // no memory that can be read
+            } catch (py::error_already_set& error) {
+                if (!error.matches(PyExc_TypeError)) throw;
+                return std::nullopt;
             }
         };
         const auto type = type_of_tensor(items_[k].param);

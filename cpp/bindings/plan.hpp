@@ -161,6 +161,7 @@ private:
         Fingerprint param, grad, copy;
         std::array<Fingerprint, std::tuple_size_v<States>> states;
         unsigned used = 0;     // a bit for each of them
+        bool copied = false;   // whether there is a copy
         States created;        // for the current step
         bool creates = false;  // whether there is one
     };
@@ -177,11 +178,14 @@ private:
     void add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
                     OverlapCheck& overlap);
     py::array check_grad(py::handle grad, const Parameter& parameter) const;
+    Fingerprint keep(py::handle object, const py::array& array, bool written);
+    bool may_require_grad() const { return writes_tensors_ && torch::grad_enabled(); }
     bool is_written(Extent range) const;
 
     int number_;
     bool zero_grads_ = false;
     bool writes_tensors_ = false;  // a tensor may be written now, but perhaps not at the next step
+    std::vector<py::array> held_;  // views of what cannot be compared, until the step has ended
     Stepper stepper_;
     std::vector<Entry> entries_;   // one for each tensor of the stepper
     std::vector<Extent> written_;  // the memory that the step writes: sorted, disjoint
