@@ -63,8 +63,8 @@ py::handle item(const py::tuple& copies, std::size_t number) {
 }
 
 // `given` as an array that can get a copy of the parameter.
-py::array copy_array(py::handle given, const std::string& what, const Parameter& parameter) {
-    const py::array param = plain_array(parameter.param);
+py::array copy_array(py::handle given, const std::string& what, const Parameter& parameter,
+                     const py::array& param) {
     if (type_of(param) != Type::float32)
         throw_error<py::type_error>(
             "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
@@ -164,9 +164,7 @@ py::array state_array(py::handle given, const std::string& what, std::size_t pla
         }
     }
     if (!is_master) float_array(object, what);  // throws if it is of none of the types
-    constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16"};
-    static_assert(std::size(names) == type_count);
-    const char* const wanted = remainder ? "int16" : names[static_cast<int>(type)];
+    const char* const wanted = remainder ? "int16" : name_of(type);
     const py::object dtype = attribute(given, "dtype");
     throw_error<py::type_error>(
         "{} must be an array of {}, not {}; {}", what, wanted,
@@ -311,7 +309,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
         entry.grad.move(data);
         return true;
     }
-    const py::array array = check_grad(grad, parameter);
+    const py::array array = check_grad(grad, parameter, plain_array(parameter.param));
     if (is_written(extent(array))) return false;
     GradView view = grad_view(array, entry.order);
     // The pieces were cut for the layout of the old gradient.
@@ -349,7 +347,7 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     overlap.add(param, parameter.what, true);
     entry.param = keep(parameter.param, param, true);
     entry.order = memory_order(param);
-    const py::array grad_array = check_grad(grad, parameter);
+    const py::array grad_array = check_grad(grad, parameter, param);
     overlap.add(grad_array, parameter.grad_what, zero_grads_);
     entry.grad = keep(grad, grad_array, zero_grads_);
     TensorUpdate tensor{};
@@ -360,10 +358,10 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     arrays.storage = storage_of(type, options.types());
     arrays.storage.grad = tensor.grad.type;
     arrays.noise = {options.types().seed, 0, parameter.name_hash};
-    add_states(parameter, options, tensor, overlap);
+    add_states(parameter, param, options, tensor, overlap);
     if (!copy.is_none()) {
         const std::string what = "copy of '" + parameter.name + "'";
-        const py::array array = copy_array(copy, what, parameter);
+        const py::array array = copy_array(copy, what, parameter, param);
         overlap.add(array, what, true);
         entry.copy = keep(copy, array, true);
         entry.copied = true;
@@ -375,10 +373,9 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
 }
 
 // Creates the states that are used and do not exist yet.
-void Plan::add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
-                      OverlapCheck& overlap) {
+void Plan::add_states(const Parameter& parameter, const py::array& param,
+                      const GroupOptions& options, TensorUpdate& tensor, OverlapCheck& overlap) {
     Entry& entry = entries_.back();
-    const py::array param = plain_array(parameter.param);
     const TypeOptions& types = options.types();
     const bool has_master_array = has_master(type_of(param), types);
     for (std::size_t i = 0; i < parameter.states.size(); ++i) {
@@ -416,16 +413,16 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
     }
 }
 
-py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
+py::array Plan::check_grad(py::handle grad, const Parameter& parameter,
+                           const py::array& param) const {
     py::array array = float_array(grad, parameter.grad_what);
-    const py::array param = plain_array(parameter.param);
     const Type type = type_of(param);
     const Type arithmetic = arithmetic_type(type);
     if (is_16_bit(type) && type_of(array) == Type::float64)
         throw_error<py::type_error>(
-            "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with "
-            ".astype(np.float32)",
-            parameter.grad_what, parameter.what, dtype_name(param));
+            "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with {}",
+            parameter.grad_what, parameter.what, dtype_name(param),
+            conversion(array, Type::float32));
     if (arithmetic_type(type_of(array)) != arithmetic)
         require_type(array, parameter.grad_what, param, parameter.what);
     require_same_shape(array, parameter.grad_what, param, parameter.what);

@@ -175,9 +175,10 @@ private:
               const py::tuple& grads, const py::tuple& copies);
     void add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
              py::handle copy, OverlapCheck& overlap);
-    void add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
-                    OverlapCheck& overlap);
-    py::array check_grad(py::handle grad, const Parameter& parameter) const;
+    // `param`: the array of the parameter.
+    void add_states(const Parameter& parameter, const py::array& param, const GroupOptions& options,
+                    TensorUpdate& tensor, OverlapCheck& overlap);
+    py::array check_grad(py::handle grad, const Parameter& parameter, const py::array& param) const;
     Fingerprint keep(py::handle object, const py::array& array, bool written);
     bool may_require_grad() const { return writes_tensors_ && torch::grad_enabled(); }
     bool is_written(Extent range) const;
