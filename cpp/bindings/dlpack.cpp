@@ -165,6 +165,12 @@ bool is_tensor(py::handle object) {
     return known != nullptr && PyObject_TypeCheck(object.ptr(), known->tensor) != 0;
 }
 
+bool requires_grad(py::handle object) {
+    static PyObject* const name = interned("requires_grad");
+    return is_tensor(object) &&
+           new_object(PyObject_GetAttr(object.ptr(), name)).ptr() == Py_True;
+}
+
 bool grad_enabled() {
     const Types* const known = types();
     if (known == nullptr) return false;
@@ -189,7 +195,8 @@ bool read(PyObject* object, dlpack::Tensor& out) {
     out.data = static_cast<std::byte*>(out.data) + std::exchange(out.byte_offset, 0);
     const std::size_t count = dlpack::element_count(out);
     if (out.data == nullptr && count > 0) return false;
-    // An imaginary part has a stride of 2. as_strided() can hide it, so as_array asks in any case.
+    // An imaginary part has a stride of 2. Only as_strided() hides it, which as_array looks for when
+    // it sees a tensor for the first time.
     return (count > 1 && dlpack::is_contiguous(out)) || !may_be_negated(object);
 }
 
@@ -395,8 +402,8 @@ py::object as_array(py::handle object, const std::string& what, bool despite_gra
     const auto given = py::reinterpret_borrow<py::object>(object);
     if (torch::is_tensor(object)) {
         // A tensor that requires a gradient may be written only where none is recorded.
-        const bool writeable = despite_grad || !torch::grad_enabled() ||
-                               !object.attr("requires_grad").cast<bool>();
+        const bool writeable =
+            despite_grad || !torch::grad_enabled() || !torch::requires_grad(object);
         const py::object holder = torch::holder(*torch::types(), object.ptr());
         if (!holder || torch::may_be_negated(holder.ptr())) dlpack::throw_unread(object, what);
         dlpack::Tensor tensor;

@@ -54,6 +54,7 @@ bool read(PyObject* object, dlpack::Tensor& out);
 bool grad_enabled();
 
 bool is_tensor(py::handle object);
+bool requires_grad(py::handle object);  // whether it is such a tensor
 
 }  // namespace torch
 

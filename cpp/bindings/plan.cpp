@@ -223,14 +223,17 @@ void Plan::clear() {
 
 void Plan::prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                    const py::tuple& grads, const py::tuple& copies, bool zero_grads) {
-    if (zero_grads != std::exchange(zero_grads_, zero_grads) || may_require_grad() ||
-        !refresh(parameters, grads, copies))
+    if (zero_grads != std::exchange(zero_grads_, zero_grads) ||
+        writes_with_grad(parameters, grads, copies) || !refresh(parameters, grads, copies))
         make(parameters, groups, grads, copies);
     number_steps(parameters);
 }
 
 bool Plan::fits(const std::vector<Parameter>& parameters, const py::tuple& grads) {
-    if (zero_grads_ || may_require_grad() || !refresh(parameters, grads, py::tuple())) return false;
+    const py::tuple copies;
+    if (zero_grads_ || writes_with_grad(parameters, grads, copies) ||
+        !refresh(parameters, grads, copies))
+        return false;
     number_steps(parameters);
     return true;
 }
@@ -440,6 +443,22 @@ Fingerprint Plan::keep(py::handle object, const py::array& array, bool written) 
     if (!fingerprint.is_set()) held_.push_back(array);
     writes_tensors_ |= written && fingerprint.is_tensor();
     return fingerprint;
+}
+
+// Whether the step would write to a tensor that requires a gradient where one is recorded.
+bool Plan::writes_with_grad(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                            const py::tuple& copies) const {
+    if (!writes_tensors_ || !torch::grad_enabled()) return false;
+    return std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+        const Parameter& parameter = parameters[entry.parameter];
+        const auto has_grad = [](const std::optional<py::object>& state) {
+            return state && torch::requires_grad(*state);
+        };
+        return torch::requires_grad(parameter.param) ||
+               torch::requires_grad(item(copies, entry.parameter)) ||
+               (zero_grads_ && torch::requires_grad(item(grads, entry.parameter))) ||
+               std::any_of(parameter.states.begin(), parameter.states.end(), has_grad);
+    });
 }
 
 // Whether the step writes memory in this range.

@@ -180,7 +180,8 @@ private:
                     TensorUpdate& tensor, OverlapCheck& overlap);
     py::array check_grad(py::handle grad, const Parameter& parameter, const py::array& param) const;
     Fingerprint keep(py::handle object, const py::array& array, bool written);
-    bool may_require_grad() const { return writes_tensors_ && torch::grad_enabled(); }
+    bool writes_with_grad(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                          const py::tuple& copies) const;
     bool is_written(Extent range) const;
 
     int number_;
