@@ -16,6 +16,7 @@ LARGE = {
     "optimizers": 4 << 20,
     "types": 1 << 17,
     "losses": 1 << 24,
+    "torch": 1 << 20,
 }  # elements: cases beyond them are slow
 CASES = [
     pytest.param(

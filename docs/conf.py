@@ -37,6 +37,7 @@ autodoc_default_options = {
 }
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more than the annotations
+autodoc_mock_imports = ["torch"]  # fastopt.torch alone imports it
 autosummary_generate = False
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # autodoc makes the entries of attributes

@@ -27,8 +27,10 @@ import numpy as np
 NUMBER = re.compile(r"-?\d+\.\d*(?:e[+-]\d+)?|-?\d+(?:e[+-]\d+|(?=%))")
 
 # Pictures that a command writes: its arguments to Python, and the file.
+EXAMPLES = Path(__file__).parent.parent / "examples"
 BY_COMMANDS = {
-    "spiral.png": (f"{Path(__file__).parent.parent}/examples/spiral.py", "spiral.png"),
+    "spiral.png": (f"{EXAMPLES}/spiral.py", "spiral.png"),
+    "torch_char_lm.png": (f"{EXAMPLES}/torch_char_lm.py", "torch_char_lm.png"),
     "train.png": ("-m fastopt train", "fastopt-run/loss.png"),
 }
 

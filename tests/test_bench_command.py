@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastopt.benchmark import LOSSES, OPTIMIZERS, TYPES, Bandwidth, Result
+from fastopt.benchmark import (
+    LOSSES,
+    OPTIMIZERS,
+    TORCH,
+    TYPES,
+    Bandwidth,
+    Result,
+    TypeCase,
+    UpdateCase,
+    measure_case,
+)
 from fastopt.benchmark.report import plot_updates
 from fastopt.benchmark.update_cases import NAMES
 from helpers import fastopt
@@ -24,6 +36,7 @@ def test_the_number_of_cases() -> None:
     assert len(OPTIMIZERS.cases) == 5 * len(NAMES) + 6 + between_torch
     assert len(LOSSES.cases) == 20
     assert len(TYPES.cases) == 4 * 11
+    assert len(TORCH.cases) == 8
 
 
 def test_bench_without_a_case(tmp_path: Path) -> None:
@@ -88,6 +101,32 @@ def test_bench_types(tmp_path: Path) -> None:
     assert (tmp_path / "fastopt-bench/bench-types.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_torch(tmp_path: Path) -> None:
+    result = fastopt("bench", "torch", "--largest", "5000", "--seconds", "0.01", cwd=tmp_path)
+    if find_spec("torch") is None:
+        assert result.returncode == 2
+        assert "bench torch needs torch; run: pip install torch" in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "fastopt-bench/bench-torch.json").read_text())["results"]
+    assert row["case"] == "AdamW, 4 K"
+    assert row["peer_time_over_ours"].keys() == {"torch", "NumPy", "reference"}
+    assert (tmp_path / "fastopt-bench/bench-torch.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("case", TORCH.cases, ids=str)
+def test_small_arrays_in_the_cases_of_torch(case: Any) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("ml_dtypes")
+    small: dict[str, Any] = {"shape": (16, 20)}
+    if isinstance(case, UpdateCase):
+        small = {"shapes": [(5,) for shape in case.shapes if len(shape) == 1]}
+    elif isinstance(case, TypeCase):
+        small = {"size": 1000}
+    result = measure_case(TORCH, replace(case, **small), seconds=0)  # compares the answers
+    assert {"torch", "reference"} <= result.ratios.keys()
+
+
 def test_bench_losses(tmp_path: Path) -> None:
     result = fastopt("bench", "losses", "--largest", "2000", "--seconds", "0.01",
                      "--output", "here", cwd=tmp_path)  # fmt: skip
@@ -123,7 +162,7 @@ def test_bench_accuracy(tmp_path: Path) -> None:
 def test_bench_of_what(tmp_path: Path) -> None:
     result = fastopt("bench", "speed", cwd=tmp_path)
     assert result.returncode == 2
-    for name in ("optimizers", "types", "losses", "accuracy"):
+    for name in ("optimizers", "types", "losses", "torch", "accuracy"):
         assert name in result.stderr
 
 
@@ -132,6 +171,7 @@ def test_the_accuracy_takes_no_option_of_a_timing(option: str, value: str, tmp_p
     result = fastopt("bench", "accuracy", option, value, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"fastopt: error: {option} is for bench optimizers, types, losses, not for bench accuracy\n"
+        f"fastopt: error: {option} is for bench optimizers, types, losses, torch, not for "
+        "bench accuracy\n"
     )
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from graphlib import TopologicalSorter
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,11 @@ def test_what_each_folder_may_include() -> None:
 # other tools, and the private modules that check options and write files.
 TOOLS: dict[str, set[str]] = {
     "train": {"_checks", "_files"},
+    "torch": {
+        "_core",
+        "_checks",
+        "_types",
+    },  # it is for tensors what `optim` and `losses` are for arrays
     "benchmark": set(),
     "cli": {"train", "benchmark", "_checks"},
     "__main__": {"cli"},
@@ -140,7 +146,8 @@ def test_what_each_part_may_import(module: str) -> None:
     used = {".".join(name.split(".")[1:2]) or name for name in imports(MODULES[module])} - {part}
     if part in TOOLS:
         assert {name for name in used if name in TOOLS or name[0] == "_"} <= TOOLS[part]
-        assert "_core" not in MODULES[module].read_text()  # also not as `fo._core`
+        if "_core" not in TOOLS[part]:
+            assert "_core" not in MODULES[module].read_text()  # also not as `fo._core`
     else:  # neither a tool nor the package itself, which imports them all
         assert not used & {*TOOLS, "fastopt"}
     assert part != "reference" or "_core" not in used
@@ -196,6 +203,7 @@ def test_examples_in_docstrings() -> None:
             "benchmark",
             "_core",
             "__main__",
+            *([] if find_spec("torch") else ["torch"]),
         ):
             continue
         result = doctest.testmod(importlib.import_module(info.name))

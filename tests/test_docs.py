@@ -7,6 +7,7 @@ not run here; ``.ci/run`` runs them.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import shlex
@@ -35,7 +36,8 @@ NEEDS = {
     "lessons/optimizers.md": ["matplotlib"],
     "lessons/schedules.md": ["matplotlib"],
     "lessons/sixteen-bits.md": ["matplotlib", "ml_dtypes", "sklearn", "threadpoolctl"],
-    "torch.md": ["ml_dtypes", "torch"],
+    "torch-optimizers.md": ["jax", "torch"],
+    "torch.md": ["torch"],
     "tour.md": ["safetensors"],
     "types.md": ["ml_dtypes"],
 }
@@ -47,6 +49,7 @@ NOT_RUN = {
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
+    "fastopt bench torch": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"
@@ -229,6 +232,8 @@ MODULES = [
     "fastopt.testing",
     "fastopt.train",
 ]
+if importlib.util.find_spec("torch"):
+    MODULES += ["fastopt.torch", "fastopt.torch.functional"]
 
 
 def public_names() -> set[str]:
@@ -242,7 +247,8 @@ def public_names() -> set[str]:
             thing = getattr(importlib.import_module(module), name)
             if name == "__version__" or inspect.ismodule(thing):
                 continue
-            shared = module != "fastopt.reference" and hasattr(fo, name)
+            own = module in ("fastopt.reference", "fastopt.torch")
+            shared = not own and hasattr(fo, name)
             entry = f"{'fastopt' if shared else module}.{name}"
             names.add(entry)
             for cls in inspect.getmro(thing) if inspect.isclass(thing) else ():

@@ -16,8 +16,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "pip install '.[train]'" in path.read_text("utf-8"):
+    text = path.read_text("utf-8")
+    if "pip install '.[train]'" in text:
         for package in ("matplotlib", "sklearn", "threadpoolctl"):
+            pytest.importorskip(package)
+    if "Needs torch and matplotlib" in text:
+        for package in ("matplotlib", "torch"):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")

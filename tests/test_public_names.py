@@ -54,9 +54,22 @@ def functions_of(thing: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "module", ["", "functional", "checkpoint", "reference", "testing", "train", "train.experiments"]
+    "module",
+    [
+        "",
+        "functional",
+        "checkpoint",
+        "reference",
+        "testing",
+        "torch",
+        "torch.functional",
+        "train",
+        "train.experiments",
+    ],
 )
 def test_type_hints_can_be_evaluated(module: str) -> None:
+    if module.startswith("torch"):
+        pytest.importorskip("torch")
     imported = import_module(f"fastopt.{module}".rstrip("."))
     for name in imported.__all__:
         for function in functions_of(getattr(imported, name)):

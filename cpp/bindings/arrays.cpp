@@ -136,7 +136,8 @@ void require_native(const py::array& array, const std::string& what, Purpose pur
         throw_error<py::value_error>("{} is byte-swapped (dtype {}){}", what, dtype_name(array),
                                      convert(purpose, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
-        throw py::value_error(what + " is misaligned" + convert(purpose, is_of_tensor(array) ? ".clone()" : ".copy()"));
+        throw py::value_error(what + " is misaligned" +
+                              convert(purpose, is_of_tensor(array) ? ".clone()" : ".copy()"));
 }
 
 bool is_numpy_scalar(py::handle object) {

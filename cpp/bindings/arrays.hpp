@@ -43,7 +43,8 @@ void require_native(const py::array& array, const std::string& what,
 py::array plain_array(py::handle array);
 
 const char* name_of(Type type);
-// The call that converts an array to this type, for messages: .astype(...), or .to(...) of a tensor.
+// The call that converts an array to this type, for messages: .astype(...), or .to(...) of a
+// tensor.
 std::string conversion(const py::array& array, Type type);
 
 // The name of its dtype for messages.

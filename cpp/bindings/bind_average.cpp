@@ -44,10 +44,6 @@ public:
     Applied& operator=(const Applied&) = delete;
 
     void enter() {
-        if (*flag_)
-            throw std::runtime_error(
-                "applied() within applied(): the parameters hold the averages until its block "
-                "ends");
         std::vector<Piece> pieces;
         std::size_t total = 0;
         for (const Pair& pair : pairs_) {
@@ -59,9 +55,14 @@ public:
             require_twin(param, pair.param_what, average, pair.average_what);
             const auto bytes = static_cast<std::size_t>(param.nbytes());
             pieces.push_back({const_cast<void*>(param.data()), average.data(), param.size(), bytes,
-                              type_of(param), owns_capsule(param) ? py::object(param) : py::object()});
+                              type_of(param),
+                              owns_capsule(param) ? py::object(param) : py::object()});
             total += bytes;
         }
+        if (*flag_)
+            throw std::runtime_error(
+                "applied() within applied(): the parameters hold the averages until its block "
+                "ends");
         auto before = std::make_unique_for_overwrite<std::byte[]>(total);
         std::byte* place = before.get();
         for (const Piece& piece : pieces) {
@@ -107,7 +108,7 @@ private:
         const void* average;
         py::ssize_t count;
         std::size_t bytes;
-        Type type;  // of the parameter
+        Type type;         // of the parameter
         py::object owner;  // of its memory; null if that is the parameter
     };
 
@@ -152,7 +153,8 @@ py::list twins(const py::list& names, const py::list& params, std::size_t first,
     const std::vector<std::string> what = labels(names, "parameter");
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < what.size(); ++i) {
-        arrays.push_back(parameter_array(as_array(params[i], what[i], true), what[i]));  // read only
+        arrays.push_back(
+            parameter_array(as_array(params[i], what[i], true), what[i]));  // read only
         overlap.add(arrays[i], what[i], true);
     }
     overlap.run();

@@ -530,7 +530,8 @@ void bind_losses(py::module_& module) {
         "as_numpy",
         [](const py::object& given, const std::string& what) {
             const py::object object = as_array(given, what, true);
-            if (!py::isinstance<py::array>(object)) throw_no_array(object, what, "a NumPy array", "");
+            if (!py::isinstance<py::array>(object))
+                throw_no_array(object, what, "a NumPy array", "");
             const auto array = py::reinterpret_borrow<py::array>(object);
             if (!is_own_bfloat16(array.dtype())) return object;
             return py::object(array.attr("view")(dtype_of(Type::bfloat16, array)));

@@ -28,45 +28,55 @@ namespace {
 // A step counter: a tensor of one number, which must outlive this.
 class StepCounter {
 public:
-    // Throws TypeError or ValueError unless the tensor counts the steps of this parameter.
-    StepCounter(py::handle tensor, const Parameter& parameter) {
-        if (dlpack::Tensor found; torch::read(tensor.ptr(), found)) {
-            if (dlpack::element_count(found) == 1) {
-                kind_ = dlpack::kind_of(found.dtype);
-                size_ = found.dtype.bits / 8;
-                data_ = found.data;
-            }
-        } else if (const py::object object = as_array(tensor, what_of(parameter));
-                   py::isinstance<py::array>(object)) {
-            const py::array array = plain_array(object);  // of torch < 2.10
-            require_native(array, what_of(parameter));
-            view_ = array;
-            if (array.size() == 1 && array.writeable()) {
-                kind_ = array.dtype().kind();
-                size_ = array.itemsize();
-                data_ = const_cast<void*>(array.data());
-            }
-        }
-        const bool known = kind_ == 'f' ? size_ == 4 || size_ == 8 : kind_ == 'i' && size_ == 8;
-        if (!known)
-            throw_error<py::type_error>(
-                "{} must be a tensor of one number, of float32, float64 or int64, not {}",
-                what_of(parameter), short_repr(tensor));
-        const double steps = get();
-        if (!(steps >= 0 && steps < 0x1p53 && steps == std::floor(steps)))
-            throw_error<py::value_error>("{} must be a number of steps, not {}", what_of(parameter),
-                                         steps);
+    // None if the tensor is not one of float32, float64 or int64 with one element.
+    static std::optional<StepCounter> find(py::handle tensor) {
+        StepCounter counter;
+        return counter.read(tensor) ? std::optional(counter) : std::nullopt;
     }
 
-    std::int64_t steps() const { return static_cast<std::int64_t>(get()); }
+    // Throws TypeError if there is none.
+    static StepCounter get(py::handle tensor, const Parameter& parameter) {
+        if (const auto counter = find(tensor)) return *counter;
+        throw_error<py::type_error>(
+            "step of '{}' must be a tensor of one number, of float32, float64 or int64, not {}",
+            parameter.name, short_repr(tensor));
+    }
+
+    std::int64_t steps(const Parameter& parameter) const {
+        double number = 0.0;
+        visit([&number](const auto* data) { number = static_cast<double>(*data); });
+        return checked(number, parameter);
+    }
+
+    // Throws ValueError unless the parameter can have taken so many steps.
+    static std::int64_t checked(double steps, const Parameter& parameter) {
+        if (!(steps >= 0 && steps < 0x1p53 && steps == std::floor(steps)))
+            throw_error<py::value_error>("step of '{}' must be a number of steps, not {}",
+                                         parameter.name, steps);
+        return static_cast<std::int64_t>(steps);
+    }
 
     void set(std::int64_t steps) const {
         visit([steps](auto* data) { *data = static_cast<std::decay_t<decltype(*data)>>(steps); });
     }
 
 private:
-    static std::string what_of(const Parameter& parameter) {
-        return "step of '" + parameter.name + "'";
+    StepCounter() = default;
+
+    bool read(py::handle tensor) {
+        if (dlpack::Tensor found; torch::read(tensor.ptr(), found)) {
+            if (dlpack::element_count(found) != 1) return false;
+            kind_ = dlpack::kind_of(found.dtype);
+            size_ = found.dtype.bits / 8;
+            data_ = found.data;
+        } else if (torch::is_tensor(tensor)) {  // of torch < 2.10
+            const py::array array = plain_array(as_array(tensor, "step"));
+            if (array.size() != 1 || !array.writeable()) return false;
+            kind_ = array.dtype().kind();
+            size_ = array.itemsize();
+            data_ = const_cast<void*>(array.data());
+        }
+        return kind_ == 'f' ? size_ == 4 || size_ == 8 : kind_ == 'i' && size_ == 8;
     }
 
     template <class Visit>
@@ -79,16 +89,9 @@ private:
             use(static_cast<double*>(data_));
     }
 
-    double get() const {
-        double steps = 0.0;
-        visit([&steps](const auto* data) { steps = static_cast<double>(*data); });
-        return steps;
-    }
-
     char kind_ = 0;
     py::ssize_t size_ = 0;
     void* data_ = nullptr;
-    py::object view_;  // keeps memory of another library
 };
 
 // Arrays with gaps, or with another order of the axes than their parameter: an update changes dense
@@ -135,11 +138,17 @@ void each_state(const Update& update, const Parameter& parameter, Visit visit) {
 
 // Takes the types of the states as they are found.
 void find_types(const Update& update, const Parameter& parameter, TypeOptions& types) {
-    each_state(update, parameter, [&](std::size_t place, const py::array& state, const auto&) {
+    each_state(update, parameter, [&](std::size_t place, const py::array& state, const auto& what) {
+        const auto type = find_type(state.dtype());
         if (place == master_place)
             types.master = state.dtype().kind() == 'i' ? TypeOptions::Master::split
                                                        : TypeOptions::Master::float32;
-        else if (const auto type = find_type(state.dtype()))
+        else if (type == Type::float16)
+            throw_error<py::type_error>(
+                "{} has dtype float16; states are float32 or bfloat16 (float64 for parameters of "
+                "float64)",
+                what);
+        else if (type && *type != Type::float64)
             types.state[place] = *type;
     });
 }
@@ -199,10 +208,11 @@ public:
 
     // One step of all parameters that have a gradient. `state` maps a parameter to a dict of its
     // states; those that are missing are made by make_state(parameter, group, name). Parameters
-    // that the kernels do not take are added to `others`, each with the number of its group. Calls
-    // increment_version with the list of those that were changed. Returns like Updater::step.
+    // that the kernels do not take are left to step_others, which is called before the first write
+    // with a list of them, each with the number of its group. Calls increment_version with the list
+    // of those that were changed. Returns like Updater::step.
     py::object step(const py::list& given_groups, const py::object& state,
-                    const py::object& make_state, const py::list& others,
+                    const py::object& make_state, const py::object& step_others,
                     const py::object& increment_version, const py::object& max_norm,
                     const py::object& norm_type, const py::object& grad_scale,
                     const py::object& skip_nonfinite) {
@@ -221,7 +231,7 @@ public:
         try {
             const bool same_places = collect(groups, state);
             if (!same_places || !fits(groups))
-                make_plan(groups, make_state, others, options.clip || options.skip_nonfinite);
+                make_plan(groups, make_state, step_others, options.clip || options.skip_nonfinite);
             for (const Item& item : items_) changed.append(item.param);
             insert_created(state);
             result = plan_.run(options);
@@ -396,19 +406,20 @@ private:
             if (parameters_[k].states[master_place].has_value() != item.has_master ||
                 static_cast<bool>(item.step) != item.counts)
                 return false;
-            if (item.counts && !torch::is_tensor(item.step)) return false;
-            read_steps(k);
+            if (!read_steps(k)) return false;
         }
         return plan_.fits(parameters_, grads());
     }
 
-    // Reads the counter of item number k, if it has one.
-    void read_steps(std::size_t k) {
-        items_[k].counter.reset();
+    // Reads the counter of item number k. Returns false if it needs one and has none.
+    bool read_steps(std::size_t k) {
+        Item& item = items_[k];
+        item.counter.reset();
         parameters_[k].step = 0;
-        if (!items_[k].counts) return;
-        items_[k].counter.emplace(items_[k].step, parameters_[k]);
-        parameters_[k].step = items_[k].counter->steps();
+        if (!item.counts) return true;
+        if (item.step) item.counter = StepCounter::find(item.step);
+        if (item.counter) parameters_[k].step = item.counter->steps(parameters_[k]);
+        return item.counter.has_value();
     }
 
     py::tuple grads() const {
@@ -417,8 +428,8 @@ private:
         return result;
     }
 
-    void make_plan(const py::tuple& groups, const py::object& make_state, py::list others,
-                   bool needs_all) {
+    void make_plan(const py::tuple& groups, const py::object& make_state,
+                   const py::object& step_others, bool needs_all) {
         plan_.clear();
         planned_ = false;
         groups_.clear();
@@ -427,7 +438,7 @@ private:
         for (std::size_t g = 0; g < groups.size(); ++g)
             options.emplace_back(update_, group_at(groups, g), TypeOptions{});
         std::size_t count = 0;
-        std::vector<py::object> left;
+        py::list others;
         for (std::size_t k = 0; k < items_.size(); ++k) {
             const py::dict group = group_at(groups, items_[k].group);
             if (!takes(k, group)) {
@@ -437,7 +448,7 @@ private:
                         "without a master, or of another class), so max_norm and skip_nonfinite "
                         "cannot include it; use torch.nn.utils.clip_grad_norm_",
                         parameters_[k].what);
-                left.push_back(py::make_tuple(items_[k].group, items_[k].param));
+                others.append(py::make_tuple(items_[k].group, items_[k].param));
                 continue;
             }
             std::swap(items_[k], items_[count]);
@@ -451,7 +462,7 @@ private:
                           parameters_.end());
         plan_.prepare(parameters_, groups_, grads(), py::tuple(), false);
         for (std::size_t k = 0; k < count; ++k) plan_.tensor(k).fresh = items_[k].fresh;
-        for (const py::object& other : left) others.append(other);
+        if (others.size() != 0) step_others(others);
         planned_ = all && copies_.empty();
     }
 
@@ -512,13 +523,15 @@ private:
 
         // An SGD of torch does not count its steps; the random numbers depend on the count.
         item.counts = item.step || types.stochastic || std::string_view(update_.name) != "sgd";
-        if (item.counts && (!item.step || !torch::is_tensor(item.step))) {
-            const py::object before = item.step;
+        if (!read_steps(k)) {
+            const py::object before = item.step;  // a number, or a tensor of another type
             item.step = make(keys_.step, before);
-            if (before)
-                StepCounter(item.step, parameter).set(as_integer(before.attr("__int__")(), "step"));
+            item.counter = StepCounter::get(item.step, parameter);
+            if (before) {
+                parameter.step = StepCounter::checked(as_number(before, "step"), parameter);
+                item.counter->set(parameter.step);
+            }
         }
-        read_steps(k);
 
         const auto objects = type_objects(group);
         item.options = 0;
@@ -643,8 +656,8 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
             ++parameter.group;
         if (parameter.group == groups.size())
             groups.push_back({GroupOptions(update, group, types), py::none()});
-        counters.emplace_back(py::object(state_steps[k]), parameter);
-        parameter.step = counters.back().steps();
+        counters.push_back(StepCounter::get(py::object(state_steps[k]), parameter));
+        parameter.step = counters.back().steps(parameter);
         make_dense(update, parameter, copies);
     }
     Plan plan(number);
@@ -670,7 +683,7 @@ void bind_tensors(py::module_& module) {
              }),
              py::arg("kernel"), py::arg("step_info"))
         .def("step", &TensorUpdater::step, py::arg("groups"), py::arg("state"),
-             py::arg("make_state"), py::arg("others"), py::arg("increment_version"),
+             py::arg("make_state"), py::arg("step_others"), py::arg("increment_version"),
              py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
              py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false, Guard());
     module.def("step_tensors", &step_tensors, py::arg("kernel"), py::arg("group"),

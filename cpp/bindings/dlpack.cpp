@@ -167,8 +167,7 @@ bool is_tensor(py::handle object) {
 
 bool requires_grad(py::handle object) {
     static PyObject* const name = interned("requires_grad");
-    return is_tensor(object) &&
-           new_object(PyObject_GetAttr(object.ptr(), name)).ptr() == Py_True;
+    return is_tensor(object) && new_object(PyObject_GetAttr(object.ptr(), name)).ptr() == Py_True;
 }
 
 bool grad_enabled() {
@@ -195,7 +194,7 @@ bool read(PyObject* object, dlpack::Tensor& out) {
     out.data = static_cast<std::byte*>(out.data) + std::exchange(out.byte_offset, 0);
     const std::size_t count = dlpack::element_count(out);
     if (out.data == nullptr && count > 0) return false;
-    // An imaginary part has a stride of 2. Only as_strided() hides it, which as_array looks for when
+    // An imaginary part has a stride of 2. Only as_strided() hides it: as_array looks for that when
     // it sees a tensor for the first time.
     return (count > 1 && dlpack::is_contiguous(out)) || !may_be_negated(object);
 }

@@ -26,8 +26,7 @@ constexpr Type arithmetic_type(Type type) {
 }
 constexpr bool is_16_bit(Type type) { return arithmetic_type(type) != type; }
 constexpr std::size_t size_of(Type type) {
-    constexpr std::size_t sizes[] = {4, 8, 2, 2};
-    return sizes[static_cast<int>(type)];
+    return is_16_bit(type) ? 2 : type == Type::float64 ? 8 : 4;
 }
 
 constexpr int max_options = 12;  // of an update
@@ -90,7 +89,7 @@ struct Unfit {
 struct Storage {
     Type param;
     Type grad;
-    Type state[max_states];
+    Type state[max_states];  // not float16
     Type copy;
     bool master;      // the slice's param is the master of its copy, which is the parameter
     bool plain;       // all arrays have the type of the arithmetic, and there is no copy
@@ -115,20 +114,7 @@ struct Slice {
     std::uint64_t first;  // the number of the first element in its array
 };
 
-constexpr int max_arrays = 4 + max_states;  // of a slice
-
 namespace {
-
-// Calls visit(pointer, bytes of an element) for each array of a slice; it may change the pointer.
-template <class Visit>
-FASTOPT_INLINE void each_array(Slice& slice, Visit visit) {
-    visit(slice.param, size_of(slice.storage.param));
-    if (slice.grad != nullptr) visit(slice.grad, size_of(slice.storage.grad));
-    for (int i = 0; i < max_states; ++i)
-        if (slice.state[i] != nullptr) visit(slice.state[i], size_of(slice.storage.state[i]));
-    if (slice.remainder != nullptr) visit(slice.remainder, sizeof(std::int16_t));
-    if (slice.copy != nullptr) visit(slice.copy, size_of(slice.storage.copy));
-}
 
 FASTOPT_INLINE const void* moved(const void* data, std::size_t bytes) {
     return static_cast<const std::byte*>(data) + bytes;
@@ -139,7 +125,15 @@ FASTOPT_INLINE void* moved(void* data, std::size_t bytes) {
 
 // Leaves out the first `count` elements of a slice.
 FASTOPT_INLINE void advance(Slice& slice, std::size_t count) {
-    each_array(slice, [count](auto& data, std::size_t size) { data = moved(data, count * size); });
+    const auto advance_one = [count](auto& data, Type type) {
+        if (data != nullptr) data = moved(data, count * size_of(type));
+    };
+    const Storage& storage = slice.storage;
+    advance_one(slice.param, storage.param);
+    advance_one(slice.grad, storage.grad);
+    for (int i = 0; i < max_states; ++i) advance_one(slice.state[i], storage.state[i]);
+    advance_one(slice.remainder, Type::bfloat16);  // int16 has its size
+    advance_one(slice.copy, storage.copy);
     slice.first += count;
 }
 

@@ -61,7 +61,7 @@ class TensorUpdater:
         groups: list[Group],
         state: Any,
         make_state: Callable[[Any, Group, str], Any],
-        others: list[tuple[int, Any]],
+        step_others: Callable[[list[tuple[int, Any]]], object],
         increment_version: Callable[[list[Any]], object],
         max_norm: float | None = None,
         norm_type: float = 2.0,

@@ -34,11 +34,10 @@ inline float load(float16 x) {
     return from_bits((magnitude < 0x400 ? denormal : normal) | (bits & 0x8000) << 16);
 }
 
-// How float32 is rounded to bfloat16: `add` and the last bit that stays, if `odd` is 1, are added
-// to the 16 bits that are dropped. A NaN keeps its upper bits: arithmetic gives quiet ones only.
-FASTOPT_INLINE bfloat16 round_bfloat16(float x, std::uint32_t add, std::uint32_t odd) {
-    const std::uint32_t bits = bits_of(x);
-    return bfloat16((bits + (x == x ? add + ((bits >> 16) & odd) : 0)) >> 16);
+// float32 as a bfloat16, after `add` has been added to the 16 bits that are dropped. A NaN keeps
+// its upper bits: arithmetic gives quiet ones only.
+FASTOPT_INLINE bfloat16 round_bfloat16(float x, std::uint32_t add) {
+    return bfloat16((bits_of(x) + (x == x ? add : 0)) >> 16);
 }
 
 // The number rounded to the nearest element, ties to even.
@@ -47,7 +46,7 @@ FASTOPT_INLINE To nearest(Number x) {
     if constexpr (__is_same(To, Number)) {
         return x;
     } else if constexpr (__is_same(To, bfloat16)) {
-        return round_bfloat16(x, 0x7fff, 1);
+        return round_bfloat16(x, 0x7fff + (bits_of(x) >> 16 & 1));
     } else {
         constexpr std::uint32_t smallest = 113u << 23;
         const std::uint32_t sign = bits_of(x) >> 16 & 0x8000;
@@ -64,21 +63,6 @@ FASTOPT_INLINE To nearest(Number x) {
     }
 }
 
-// What round_bfloat16 gets for the elements of a block.
-struct Rounding {
-    const std::uint16_t* add = nullptr;
-    std::uint32_t odd = 1;
-};
-
-// The number rounded to element i. Only bfloat16 is rounded in another way than to the nearest.
-template <class To, class Number>
-FASTOPT_INLINE To rounded_to(Number x, const Rounding& rounding, std::size_t i) {
-    if constexpr (__is_same(To, bfloat16))
-        return round_bfloat16(x, rounding.add[i], rounding.odd);
-    else
-        return nearest<To>(x);
-}
-
 // Elements as float32, and back.
 template <class From>
 void widen(const void* data, std::size_t count, float* __restrict out) {
@@ -93,59 +77,64 @@ void narrow(const float* __restrict x, std::size_t count, void* data) {
         out[i] = nearest<To>(x[i] == x[i] ? x[i] : from_bits(bits_of(x[i]) | quiet));
 }
 
-// A block of elements as float32, and back.
-__attribute__((noinline)) void widen_block(Type type, const void* data, float* out) {
-    type == Type::bfloat16 ? widen<bfloat16>(data, block_size, out)
-                           : widen<float16>(data, block_size, out);
-}
-template <class To>
-void narrow_elements(const float* __restrict x, void* data, Rounding rounding) {
-    To* out = static_cast<To*>(data);
-    each([&](std::size_t i) { out[i] = rounded_to<To>(x[i], rounding, i); });
-}
-__attribute__((noinline)) void narrow_block(Type type, const float* x, void* data,
-                                            const Rounding& rounding) {
-    type == Type::bfloat16 ? narrow_elements<bfloat16>(x, data, rounding)
-                           : narrow_elements<float16>(x, data, rounding);
+// The results of arithmetic, rounded to the nearest, or to bfloat16 by random bits.
+__attribute__((noinline)) void round_elements(Type type, const float* __restrict x,
+                                              std::size_t count, const std::uint16_t* noise,
+                                              void* data) {
+    const auto store = [&](auto* out, auto rounded) {
+        FASTOPT_INDEPENDENT
+        for (std::size_t i = 0; i < count; ++i) out[i] = rounded(i);
+    };
+    if (type == Type::float16)
+        store(static_cast<float16*>(data), [&](std::size_t i) { return nearest<float16>(x[i]); });
+    else if (noise == nullptr)
+        store(static_cast<bfloat16*>(data), [&](std::size_t i) { return nearest<bfloat16>(x[i]); });
+    else
+        store(static_cast<bfloat16*>(data),
+              [&](std::size_t i) { return round_bfloat16(x[i], noise[i]); });
 }
 
 // Puts the elements of `data` that were written since into `master`: those that are not its
 // nearest.
 template <class From>
-void take_elements(const void* data, float* __restrict master) {
+void take_elements(const void* data, std::size_t count, float* __restrict master) {
     const From* x = static_cast<const From*>(data);
-    each([&](std::size_t i) {
+    FASTOPT_INDEPENDENT
+    for (std::size_t i = 0; i < count; ++i)
         master[i] = nearest<From>(master[i]) == x[i] ? master[i] : load(x[i]);
-    });
 }
-__attribute__((noinline)) void take_written(Type type, const void* data, float* master) {
-    type == Type::bfloat16 ? take_elements<bfloat16>(data, master)
-                           : take_elements<float16>(data, master);
+__attribute__((noinline)) void take_written(Type type, const void* data, std::size_t count,
+                                            float* master) {
+    type == Type::bfloat16 ? take_elements<bfloat16>(data, count, master)
+                           : take_elements<float16>(data, count, master);
 }
 
 // float32 as a bfloat16, the nearest with ties away from zero, and a signed remainder: together
 // they hold all its bits. NaN is always the same. A remainder that does not belong to the bfloat16,
-// because that was written meanwhile, makes it neither another sign nor NaN.
-__attribute__((noinline)) void join_block(const void* high, const void* low,
-                                          float* __restrict out) {
+// because that was written meanwhile, makes it neither another sign nor NaN: it would make zero of
+// another sign NaN.
+__attribute__((noinline)) void join_elements(const void* high, const void* low, std::size_t count,
+                                             float* __restrict out) {
     const auto* upper = static_cast<const std::uint16_t*>(high);
     const auto* lower = static_cast<const std::int16_t*>(low);
-    each([&](std::size_t i) {
+    FASTOPT_INDEPENDENT
+    for (std::size_t i = 0; i < count; ++i) {
         const std::uint32_t written = static_cast<std::uint32_t>(upper[i]) << 16;
-        const std::uint32_t bits = written + static_cast<std::uint32_t>(std::int32_t{lower[i]});
-        const float joined = from_bits(bits);
-        const bool fits = (bits ^ written) >> 31 == 0 && joined == joined;
-        out[i] = fits ? joined : from_bits(written);
-    });
+        const float joined =
+            from_bits(written + static_cast<std::uint32_t>(std::int32_t{lower[i]}));
+        out[i] = joined == joined ? joined : from_bits(written);
+    }
 }
-__attribute__((noinline)) void split_block(const float* __restrict x, void* high, void* low) {
+__attribute__((noinline)) void split_elements(const float* __restrict x, std::size_t count,
+                                              void* high, void* low) {
     auto* upper = static_cast<std::uint16_t*>(high);
     auto* lower = static_cast<std::int16_t*>(low);
-    each([&](std::size_t i) {
-        const std::uint32_t bits = x[i] == x[i] ? bits_of(x[i]) : 0x7fc00000;
+    FASTOPT_INDEPENDENT
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint32_t bits = bits_of(x[i] == x[i] ? x[i] : from_bits(0x7fc00000));
         lower[i] = static_cast<std::int16_t>(bits);
         upper[i] = static_cast<std::uint16_t>((bits + 0x8000) >> 16);
-    });
+    }
 }
 
 }  // namespace

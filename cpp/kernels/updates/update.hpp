@@ -76,228 +76,173 @@ Scalars<T> rounded(const Scalars<double>& scalars) {
 // prefetch beyond the run: another thread may be writing there.
 constexpr std::size_t prefetch_distance = 512;  // bytes of an array of float32 or float64
 
-// `second` rounds the second moment if it is stored in 16 bits.
-template <class Kind, class Rule, class T, class Grad, class State>
-FASTOPT_INLINE void run_elements(const Rule& rule, T* __restrict param, const Grad* __restrict grad,
-                                 State* __restrict state0, State* __restrict state1,
-                                 State* __restrict state2, std::size_t start, std::size_t end,
-                                 T grad_factor, Rounding second = {}) {
+// No pointer is __restrict: GCC would store the states earlier, and AdamW take 3 % longer.
+template <class Rule, class T, class Grad>
+FASTOPT_INLINE void run_elements(const Rule& rule, T* param, const Grad* grad, T* state0, T* state1,
+                                 T* state2, std::size_t start, std::size_t end, T grad_factor) {
     constexpr bool copies = requires { requires Rule::copies; };
     FASTOPT_INDEPENDENT
     for (std::size_t i = start; i < end; ++i) {
-        const auto store = [&](State* state, int number, T value) {
-            state[i] = number == Kind::second_moment ? rounded_to<State>(value, second, i)
-                                                     : nearest<State>(value);
-        };
         T p = param[i], g = load(grad[i]), s0{}, s1{}, s2{};
         // A product with 1 would change the bits of a signalling NaN.
         if constexpr (!copies) g = grad_factor * g;
-        if constexpr (Rule::states & 1) s0 = load(state0[i]);
-        if constexpr (Rule::states & 2) s1 = load(state1[i]);
-        if constexpr (Rule::states & 4) s2 = load(state2[i]);
+        if constexpr (Rule::states & 1) s0 = state0[i];
+        if constexpr (Rule::states & 2) s1 = state1[i];
+        if constexpr (Rule::states & 4) s2 = state2[i];
         rule(p, g, s0, s1, s2);
         param[i] = p;
-        if constexpr (Rule::states & 1) store(state0, 0, s0);
-        if constexpr (Rule::states & 2) store(state1, 1, s1);
-        if constexpr (Rule::states & 4) store(state2, 2, s2);
+        if constexpr (Rule::states & 1) state0[i] = s0;
+        if constexpr (Rule::states & 2) state1[i] = s1;
+        if constexpr (Rule::states & 4) state2[i] = s2;
     }
 }
 
-// All arrays have the type of the arithmetic.
-template <class Kind, class T, class Rule>
-void run_plain(const Rule rule, const Slice& slice, std::size_t count, T grad_factor) {
-    T* param = static_cast<T*>(slice.param);
-    const T* grad = static_cast<const T*>(slice.grad);
-    T* state0 = static_cast<T*>(slice.state[0]);
-    T* state1 = static_cast<T*>(slice.state[1]);
-    T* state2 = static_cast<T*>(slice.state[2]);
+// `reach` elements may be prefetched: prefetch_distance more than `count`, unless the run ends
+// before.
+template <class Rule, class T, class Grad>
+FASTOPT_INLINE void run_arrays(const Rule& rule, T* param, const Grad* grad, T* state0, T* state1,
+                               T* state2, std::size_t count, std::size_t reach, T grad_factor) {
     constexpr std::size_t block = 256 / sizeof(T);
     constexpr std::size_t distance = prefetch_distance / sizeof(T);
     std::size_t start = 0;
-    for (; start + distance + block <= count; start += block) {
+    for (; start + distance + block <= reach; start += block) {
         const std::size_t ahead = start + distance;
         prefetch(param + ahead, block);
         prefetch(grad + ahead, block);
         if constexpr (Rule::states & 1) prefetch(state0 + ahead, block);
         if constexpr (Rule::states & 2) prefetch(state1 + ahead, block);
         if constexpr (Rule::states & 4) prefetch(state2 + ahead, block);
-        run_elements<Kind>(rule, param, grad, state0, state1, state2, start, start + block,
-                           grad_factor);
+        run_elements(rule, param, grad, state0, state1, state2, start, start + block, grad_factor);
     }
-    run_elements<Kind>(rule, param, grad, state0, state1, state2, start, count, grad_factor);
+    run_elements(rule, param, grad, state0, state1, state2, start, count, grad_factor);
 }
 
-// How the arrays of a block are rounded.
-struct BlockRounding {
-    Rounding nearest, param, second_moment;
+// All arrays have the type of the arithmetic.
+template <class T, class Rule>
+void run_plain(const Rule rule, const Slice& slice, std::size_t count, T grad_factor) {
+    run_arrays(rule, static_cast<T*>(slice.param), static_cast<const T*>(slice.grad),
+               static_cast<T*>(slice.state[0]), static_cast<T*>(slice.state[1]),
+               static_cast<T*>(slice.state[2]), count, count, grad_factor);
+}
+
+// A rule over arrays of float32, with gradients of float32 or of bfloat16.
+struct WideRule {
+    using Run = void (*)(const void* rule, float* param, const void* grad, float* state0,
+                         float* state1, float* state2, std::size_t count, std::size_t reach,
+                         float grad_factor);
+    const void* rule;
+    Run run, run_bfloat16;
+    int second_moment;
+};
+template <class Rule, class Grad>
+void run_wide(const void* rule_data, float* param, const void* grad, float* state0, float* state1,
+              float* state2, std::size_t count, std::size_t reach, float grad_factor) {
+    const Rule rule = *static_cast<const Rule*>(rule_data);
+    run_arrays(rule, param, static_cast<const Grad*>(grad), state0, state1, state2, count, reach,
+               grad_factor);
+}
+
+// Random bits that round a parameter and a second moment, or nullptr: they go to the nearest.
+struct Noise {
+    const std::uint16_t* param;
+    const std::uint16_t* second_moment;
 };
 
-// Which arrays of a slice the loop cannot read by itself. It reads gradients and states of
-// bfloat16; the others pass through arrays on the stack.
-template <class Rule>
-struct Staging {
-    bool narrow = Rule::states != 0;  // all states are bfloat16
-    bool param, grad, state[max_states];
-    bool any;
+constexpr std::size_t part_size = noise_size;  // elements that are converted together
 
-    static constexpr bool uses(int state) { return ((Rule::states >> state) & 1) != 0; }
-
-    explicit Staging(const Slice& slice) {
-        const Storage& storage = slice.storage;
-        for (int i = 0; i < max_states; ++i)
-            if (uses(i)) narrow = narrow && storage.state[i] == Type::bfloat16;
-        param = storage.param != Type::float32;
-        grad = storage.grad == Type::float16;
-        any = param || grad || slice.copy != nullptr;
-        for (int i = 0; i < max_states; ++i) {
-            state[i] = uses(i) && !narrow && storage.state[i] != Type::float32;
-            any = any || state[i];
-        }
-    }
-};
-
-// `blocks` blocks of arrays of which not all are float32; one if any array is staged.
-template <class Kind, class Rule>
-void run_blocks(const Rule rule, const Slice& slice, std::size_t blocks, float grad_factor,
-                const BlockRounding& rounding, const Staging<Rule>& staged) {
+// Runs a rule over the elements start, start + 1, ...: `count` of `rest`. Arrays that it cannot
+// read pass through others on the stack, and then there are at most part_size elements. Conversions
+// have loops of their own: in the rule's, they would wait for its root and its division. The slice
+// stays as it is: a pair of pointers that is loaded at once, after each was stored, waits for the
+// stores of the part before.
+FASTOPT_INLINE void run_part(const WideRule& rule, const Slice& slice, std::size_t start,
+                             std::size_t count, std::size_t rest, float grad_factor, Noise noise) {
     const Storage& storage = slice.storage;
-    alignas(64) Block<float> param_block, grad_block, state_block[max_states];
-    auto* param = static_cast<float*>(slice.param);
-    const void* grad = slice.grad;
-    void* state[max_states] = {slice.state[0], slice.state[1], slice.state[2]};
-    if (staged.param) {
-        param = param_block;
+    alignas(64) float wide_param[part_size], wide_grad[part_size];
+    alignas(64) float wide_state[max_states][part_size];
+    const auto wide = [start](void* data) { return static_cast<float*>(data) + start; };
+    // The part of an array of 16 bits. The next part is prefetched.
+    const auto narrow = [&](auto* data) {
+        auto* const part = moved(data, 2 * start);
+        if (rest >= 2 * part_size)
+            prefetch(static_cast<const float16*>(moved(part, 2 * part_size)), part_size);
+        return part;
+    };
+    void* const copy = slice.copy == nullptr ? nullptr : narrow(slice.copy);
+    void* const remainder = storage.split ? narrow(slice.remainder) : nullptr;
+    void* narrow_param = nullptr;
+    float* param = wide_param;
+    if (storage.param == Type::float32) {
+        param = wide(slice.param);
+        if (storage.master) take_written(storage.copy, copy, count, param);
+    } else {
+        narrow_param = narrow(slice.param);
         if (storage.split)
-            join_block(slice.param, slice.remainder, param);
+            join_elements(narrow_param, remainder, count, param);
         else
-            widen_block(storage.param, slice.param, param);
+            widen<bfloat16>(narrow_param, count, param);
     }
-    if (storage.master) take_written(storage.copy, slice.copy, param);
-    if (staged.grad) {
-        widen_block(storage.grad, grad, grad_block);
-        grad = grad_block;
+    const void* grad = moved(slice.grad, start * size_of(storage.grad));
+    if (storage.grad == Type::float16) {
+        widen<float16>(narrow(slice.grad), count, wide_grad);
+        grad = wide_grad;
     }
-    for (int i = 0; i < max_states; ++i)
-        if (Staging<Rule>::uses(i) && staged.state[i]) {
-            widen_block(storage.state[i], slice.state[i], state_block[i]);
-            state[i] = state_block[i];
+    float* state[max_states] = {};
+    void* narrow_state[max_states] = {};
+    for (int i = 0; i < max_states; ++i) {
+        if (slice.state[i] == nullptr) continue;
+        if (storage.state[i] == Type::float32) {
+            state[i] = wide(slice.state[i]);
+        } else {
+            state[i] = wide_state[i];
+            narrow_state[i] = narrow(slice.state[i]);
+            widen<bfloat16>(narrow_state[i], count, state[i]);
         }
-    const auto run = [&](const auto* g, auto* first_state) {
-        using State = decltype(first_state);
-        for (std::size_t start = 0; start < blocks * block_size; start += block_size)
-            run_elements<Kind>(rule, param, g, first_state, static_cast<State>(state[1]),
-                               static_cast<State>(state[2]), start, start + block_size, grad_factor,
-                               rounding.second_moment);
-    };
-    const auto run_with = [&](const auto* g) {
-        if constexpr (Rule::states != 0)
-            if (staged.narrow) return run(g, static_cast<bfloat16*>(state[0]));
-        run(g, static_cast<float*>(state[0]));
-    };
-    if (storage.grad == Type::bfloat16)
-        run_with(static_cast<const bfloat16*>(grad));
-    else
-        run_with(static_cast<const float*>(grad));
-    if (!staged.any) return;
+    }
+    const auto run = storage.grad == Type::bfloat16 ? rule.run_bfloat16 : rule.run;
+    const std::size_t reach = count + prefetch_distance / sizeof(float);
+    run(rule.rule, param, grad, state[0], state[1], state[2], count, reach < rest ? reach : rest,
+        grad_factor);
+
     for (int i = 0; i < max_states; ++i)
-        if (Staging<Rule>::uses(i) && staged.state[i])
-            narrow_block(storage.state[i], state_block[i], slice.state[i],
-                         i == Kind::second_moment ? rounding.second_moment : rounding.nearest);
-    if (slice.copy != nullptr) narrow_block(storage.copy, param, slice.copy, rounding.nearest);
+        if (narrow_state[i] != nullptr)
+            round_elements(Type::bfloat16, state[i], count,
+                           i == rule.second_moment ? noise.second_moment : nullptr,
+                           narrow_state[i]);
+    if (copy != nullptr) round_elements(storage.copy, param, count, nullptr, copy);
     if (storage.split)
-        split_block(param, slice.param, slice.remainder);
-    else if (staged.param)
-        narrow_block(storage.param, param, slice.param, rounding.param);
+        split_elements(param, count, narrow_param, remainder);
+    else if (narrow_param != nullptr)
+        round_elements(Type::bfloat16, param, count, noise.param, narrow_param);
 }
-
-// The first `count` elements of a block.
-template <class Kind, class Rule>
-void run_part(const Rule& rule, const Slice& slice, std::size_t count, float grad_factor,
-              const BlockRounding& rounding, const Staging<Rule>& staged) {
-    alignas(64) std::byte copies[max_arrays][block_size * sizeof(float)] = {};
-    Slice block = slice;
-    int number = 0;
-    each_array(block, [&](auto& data, std::size_t size) {
-        __builtin_memcpy(copies[number], data, count * size);
-        data = copies[number++];
-    });
-    run_blocks<Kind>(rule, block, 1, grad_factor, rounding, staged);
-    block = slice;
-    number = 0;
-    each_array(block, [&](auto& data, std::size_t size) {
-        if constexpr (requires { __builtin_memcpy(data, data, size); })
-            __builtin_memcpy(data, copies[number], count * size);
-        ++number;
-    });
-}
-
-// An array of a slice, which is read in parts of the same size.
-struct Stream {
-    const void** data;
-    std::size_t bytes;  // of a part: a multiple of two cache lines
-
-    // Goes to the next part, and prefetches the one behind it.
-    void advance(bool prefetches) {
-        const auto* next = static_cast<const std::byte*>(*data) + bytes;
-        *data = next;
-        if (!prefetches) return;
-        for (const std::byte* line = next + bytes; line != next + 2 * bytes; line += 128) {
-            __builtin_prefetch(line);
-            __builtin_prefetch(line + 64);
-        }
-    }
-};
 
 // Arrays of which not all are float32.
-template <class Kind, class Rule>
-void run_stored(const Rule rule, Slice slice, std::size_t count, float grad_factor) {
-    std::uint16_t half[noise_size];
-    for (std::uint16_t& add : half) add = 0x7fff;
-    // A part of a block may begin anywhere, and reads a whole block.
-    alignas(64) std::uint16_t noise[2][noise_size + block_size] = {};
-    const bool stochastic = slice.storage.stochastic;
-    const std::uint64_t base = stochastic ? noise_base(slice.noise) : 0;
-    std::uint64_t end = slice.first;  // of the elements whose noise is there
-    BlockRounding rounding{{half, 1}, {half, 1}, {half, 1}};
-    const Staging<Rule> staged(slice);
-    const std::size_t at_once = staged.any ? block_size : noise_size;
-    Stream streams[max_arrays];
-    Stream* last = streams;
-    each_array(slice, [&](auto& data, std::size_t size) {
-        *last++ = {const_cast<const void**>(&data), at_once * size};
-    });
-    while (count > 0) {
-        if (stochastic) {
-            const std::size_t place = slice.first % noise_size;
-            if (slice.first >= end) {
-                if (slice.storage.param == Type::bfloat16 && !slice.storage.split)
-                    fill_noise(base, slice.first - place, 0, noise[0]);
-                if constexpr (Kind::second_moment >= 0)
-                    fill_noise(base, slice.first - place, 1, noise[1]);
-                end = slice.first - place + noise_size;
-            }
-            rounding.param = {noise[0] + place, 0};
-            rounding.second_moment = {noise[1] + place, 0};
+__attribute__((noinline)) void run_stored(const WideRule& rule, const Slice& slice,
+                                          std::size_t count, float grad_factor) {
+    const Storage& storage = slice.storage;
+    bool converts =
+        storage.param != Type::float32 || storage.grad == Type::float16 || slice.copy != nullptr;
+    bool rounds_moment = false;
+    for (int i = 0; i < max_states; ++i) {
+        if (slice.state[i] == nullptr || storage.state[i] == Type::float32) continue;
+        converts = true;
+        rounds_moment = rounds_moment || i == rule.second_moment;
+    }
+    const bool rounds_param = storage.param == Type::bfloat16 && !storage.split;
+    const std::uint64_t base = storage.stochastic ? noise_base(slice.noise) : 0;
+    alignas(64) std::uint16_t param_noise[noise_size], moment_noise[noise_size];
+    for (std::size_t start = 0, size; start < count; start += size) {
+        const std::uint64_t first = slice.first + start;
+        const std::size_t place = first % part_size;
+        const std::size_t rest = count - start;
+        size = converts && part_size - place < rest ? part_size - place : rest;
+        Noise noise{};
+        if (storage.stochastic) {
+            if (rounds_param) fill_noise(base, first - place, 0, param_noise);
+            if (rounds_moment) fill_noise(base, first - place, 1, moment_noise);
+            noise = {param_noise + place, moment_noise + place};
         }
-        // Up to a multiple of at_once.
-        std::size_t size = at_once - slice.first % at_once;
-        if (size == at_once && size <= count) {
-            run_blocks<Kind>(rule, slice, at_once / block_size, grad_factor, rounding, staged);
-            const bool ahead = count >= 3 * at_once;
-            for (Stream* stream = streams; stream != last; ++stream) stream->advance(ahead);
-            slice.first += size;
-            count -= size;
-            continue;
-        }
-        size = size < count ? size : count;
-        if (size >= block_size) {
-            size -= size % block_size;
-            run_blocks<Kind>(rule, slice, size / block_size, grad_factor, rounding, staged);
-        } else {
-            run_part<Kind>(rule, slice, size, grad_factor, rounding, staged);
-        }
-        advance(slice, size);
-        count -= size;
+        run_part(rule, slice, start, size, rest, grad_factor, noise);
     }
 }
 
@@ -350,9 +295,11 @@ void run_chosen(const Step& step, const Slice& slice, std::size_t count, T grad_
         using Rule = typename Kind::template Rule<T, flags...>;
         const Rule rule{rounded<T>(step.scalars)};
         if (slice.storage.plain)
-            run_plain<Kind>(rule, slice, count, grad_factor);
+            run_plain(rule, slice, count, grad_factor);
         else if constexpr (__is_same(T, float))
-            run_stored<Kind>(rule, slice, count, grad_factor);
+            run_stored(
+                {&rule, run_wide<Rule, float>, run_wide<Rule, bfloat16>, Kind::second_moment},
+                slice, count, grad_factor);
     }
 }
 
@@ -361,8 +308,8 @@ template <class T, class Run>
 __attribute__((noinline)) void run_with_zeros(Slice rest, std::size_t count,
                                               const Coefficients& coefficients, Run run) {
     constexpr std::size_t size = 4096 / sizeof(T);  // the zeros stay in the L1 cache
-    alignas(64) std::byte zeros[size * sizeof(T)];  // in any type
-    rest.storage.state[0] = rest.storage.state[1];
+    alignas(64) std::byte zeros[size * sizeof(T)];
+    rest.storage.state[0] = sizeof(T) == sizeof(float) ? Type::float32 : Type::float64;
     for (std::size_t part; count > 0; count -= part) {
         part = count < size ? count : size;
         __builtin_memset(zeros, 0, sizeof(zeros));

@@ -15,18 +15,22 @@ from fastopt.benchmark.timing import (
     Suite,
     measure_bandwidth,
     measure_case,
+    torch,
 )
+from fastopt.benchmark.torch_peers import TORCH
 from fastopt.benchmark.type_cases import TypeCase
 from fastopt.benchmark.type_peers import TYPES
 from fastopt.benchmark.update_cases import UpdateCase
 from fastopt.benchmark.update_peers import OPTIMIZERS
 
-SUITES: dict[str, Suite[Any]] = {suite.name: suite for suite in (OPTIMIZERS, TYPES, LOSSES)}
+_suites: list[Suite[Any]] = [OPTIMIZERS, TYPES, LOSSES, *([TORCH] if torch else [])]
+SUITES: dict[str, Suite[Any]] = {suite.name: suite for suite in _suites}
 
 __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SUITES",
+    "TORCH",
     "TYPES",
     "Bandwidth",
     "Case",

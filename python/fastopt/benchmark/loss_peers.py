@@ -8,6 +8,7 @@ for each peer in `MAKERS`, and one in `TRUTHS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -48,15 +49,16 @@ def _numpy(module: Any) -> Maker:
     return make
 
 
-def _torch(case: LossCase) -> Runner:
+def loss_on_tensors(module: Any, case: LossCase) -> Runner:
+    """Return a loss of `torch.nn` or of `fastopt.torch` with its backward pass."""
     torch.set_num_threads(fo.get_num_threads())
-    loss = getattr(torch.nn, case.loss)(**case.options)
+    loss = getattr(module, case.loss)(**case.options)
     array, *rest = case.arrays
     logits = array.copy() if case.buffer == "in place" else array
     x, targets = torch.from_numpy(logits).requires_grad_(), list(map(torch.from_numpy, rest))
 
     def run() -> Any:
-        x.grad = None  # torch always returns the gradient in a new tensor
+        x.grad = None  # the gradient is always in a new tensor
         value = loss(x, *targets)
         if value.ndim:
             value.sum().backward()
@@ -288,7 +290,7 @@ def _maker(peer: str, maker: Maker) -> Maker:
 
 _makers: dict[str, Maker] = {"fastopt": _numpy(fo), "reference": _numpy(fo.reference)}
 if torch:
-    _makers |= {"torch": _torch, "torch chunked": lambda case: None}
+    _makers |= {"torch": partial(loss_on_tensors, torch.nn), "torch chunked": lambda case: None}
 if find_spec("jax") and find_spec("optax"):
     _makers["jitted optax"] = _optax
 PEERS = {peer: _maker(peer, maker) for peer, maker in _makers.items()}

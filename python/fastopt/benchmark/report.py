@@ -33,9 +33,14 @@ PEER_COLORS = {
     "DeepSpeed cast": "#009E73",
     "DeepSpeed bf16": "#56B4E9",
     "ml_dtypes": "#CC79A7",
+    "NumPy": "#0072B2",
 }
 _PEERS = ("torch", "deepspeed", "jax", "optax", "ml_dtypes")
-TITLES = {"losses": "Loss and gradient, float32", "types": "Steps of AdamW"}
+TITLES = {
+    "losses": "Loss and gradient, float32",
+    "types": "Steps of AdamW",
+    "torch": "AdamW and cross-entropy of fastopt.torch",
+}
 
 
 def table_head(suite: Suite[Any], peers: Sequence[str]) -> list[str]:

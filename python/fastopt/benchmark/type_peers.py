@@ -76,8 +76,8 @@ def _torch_bf16(make: Make, case: TypeCase) -> Runner | None:
 
 def _on_tensors(make: Make, case: TypeCase, param: Any) -> Runner | None:
     torch.set_num_threads(fo.get_num_threads())
-    tensor = torch.nn.Parameter(_tensor(case.draw(0, param)))
-    source, copy = _tensor(case.draw(1, case.grad)), _tensor(case.draw(0, case.model))
+    tensor = torch.nn.Parameter(tensor_of(case.draw(0, param)))
+    source, copy = tensor_of(case.draw(1, case.grad)), tensor_of(case.draw(0, case.model))
     casts_before, casts_after = source.dtype != tensor.dtype, copy.dtype != tensor.dtype
     tensor.grad = torch.empty_like(tensor) if casts_before else source
     optimizer = make(case, [tensor])
@@ -96,7 +96,7 @@ def _on_tensors(make: Make, case: TypeCase, param: Any) -> Runner | None:
     )
 
 
-def _tensor(array: npt.NDArray[Any]) -> Any:
+def tensor_of(array: npt.NDArray[Any]) -> Any:
     """Return a tensor that shares the memory of an array."""
     integers = torch.from_numpy(array.view(f"i{array.itemsize}"))
     return integers.view(getattr(torch, array.dtype.name))

@@ -57,7 +57,7 @@ def _torch(kind: str) -> Maker:
             return None
         options = case.options | {kind: True}
         copies = case.transposed and kind == "fused"
-        return _on_tensors(lambda t: optimizer(t, **options), case, params, grads, copies)
+        return step_on_tensors(lambda t: optimizer(t, **options), case, params, grads, copies)
 
     return make
 
@@ -68,12 +68,12 @@ def _deepspeed(case: UpdateCase, params: Tensors, grads: Tensors) -> Runner | No
     decoupled = case.optimizer == "AdamW"
     options = {"adamw_mode": decoupled, "weight_decay": 0.01 * decoupled} | case.options
     optimizer = cpu_adam()
-    return optimizer and _on_tensors(
+    return optimizer and step_on_tensors(
         lambda t: optimizer(t, **options), case, params, grads, case.transposed
     )
 
 
-def _on_tensors(
+def step_on_tensors(
     make: Callable[[list[Any]], Any],
     case: UpdateCase,
     params: Tensors,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fastopt import benchmark
 
 
-NAMES = ("optimizers", "types", "losses", "accuracy")
+NAMES = ("optimizers", "types", "losses", "torch", "accuracy")
+NEEDS = {"types": ["ml_dtypes"], "torch": ["torch", "ml_dtypes"]}  # packages
 LARGEST, SECONDS = 1 << 27, 2.0
 
 
@@ -50,6 +51,10 @@ def bench(
 
       fastopt bench types
 
+    The optimizers and losses for torch:
+
+      fastopt bench torch
+
     The losses, and their errors instead of their times:
 
       fastopt bench losses
@@ -72,8 +77,9 @@ def bench(
         with common.results_folder(output):
             bench_accuracy(output)
         return
-    if name == "types" and find_spec("ml_dtypes") is None:
-        common.fail("bench types needs ml_dtypes for bfloat16; run: pip install ml_dtypes")
+    for package in NEEDS.get(name, []):
+        if find_spec(package) is None:
+            common.fail(f"bench {name} needs {package}; run: pip install {package}")
     suite = benchmark.SUITES[name]
     largest = LARGEST if largest is None else largest
     seconds = SECONDS if seconds is None else seconds
