@@ -14,7 +14,6 @@ from helpers import check, refused, same_bits
 
 torch = pytest.importorskip("torch")
 f = fo.functional
-DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.uint16, "float16": np.uint16}
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 #include "dlpack.hpp"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -205,10 +207,9 @@ namespace dlpack {
 namespace {
 
 const py::object& own_bfloat16() {
-    static const py::handle dtype =
-        py::module_::import("numpy").attr("dtype")("V2").release();  // lives as long as the process
-    static const py::object object = py::reinterpret_borrow<py::object>(dtype);
-    return object;
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> dtype;
+    return dtype.call_once_and_store_result([]() -> py::object { return py::dtype("V2"); })
+        .get_stored();
 }
 
 // The dtype of NumPy for these elements; a null object if there is none.

@@ -94,7 +94,8 @@ def save(
     may delete. `save` does not delete it, because another `save` may be writing it.
 
     Arrays may be of bool, integers, float16, float32, float64, complex64 and the bfloat16 of the
-    package ml_dtypes.
+    package ml_dtypes. Parameters may be tensors of torch on the CPU: `load` writes to them, also if
+    they require grad.
 
     Arrays in C order are written without a copy; others are copied. Do not write into the arrays
     meanwhile: a file whose hashes do not match its arrays cannot be loaded.
