@@ -176,7 +176,7 @@ void make_dense(const Update& update, Parameter& parameter, DenseCopies& copies)
 py::object key(const char* name) { return new_object(PyUnicode_InternFromString(name)); }
 
 // An item of a dict; a null object if there is none, or if it is None.
-py::object find(const py::dict& dict, const py::object& name) {
+py::object find(const py::object& dict, const py::object& name) {
     PyObject* const found = PyDict_GetItemWithError(dict.ptr(), name.ptr());
     if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return found == Py_None ? py::object() : py::reinterpret_borrow<py::object>(found);
@@ -195,6 +195,36 @@ struct Keys {
     std::array<py::object, std::tuple_size_v<States>> states;  // null: there is no such state
     py::object stochastic = key("stochastic_rounding"), seed = key("seed");
     py::object master_weights = key("master_weights");
+};
+
+// The states of an optimizer by parameter. To look up a tensor calls its __hash__, which is Python
+// code. The parameters mostly come in the order of the dict, so its next item is tried first.
+class StateDict {
+public:
+    explicit StateDict(const py::object& state) : state_(state) {}
+
+    // What the parameter has; a null object if it has nothing.
+    py::object find_item(const py::object& param) {
+        if (PyObject* const value = next(param)) return py::reinterpret_borrow<py::object>(value);
+        if (PyDict_Check(state_.ptr())) return find(state_, param);
+        const py::object found = state_.attr("get")(param);
+        return found.is_none() ? py::object() : found;
+    }
+
+    // The value of the next item if it is that of the parameter, which is passed then; or nullptr.
+    PyObject* next(const py::object& param) {
+        if (!PyDict_Check(state_.ptr())) return nullptr;
+        PyObject *key = nullptr, *value = nullptr;
+        Py_ssize_t position = position_;
+        if (PyDict_Next(state_.ptr(), &position, &key, &value) == 0 || key != param.ptr())
+            return nullptr;
+        position_ = position;
+        return value;
+    }
+
+private:
+    py::object state_;
+    Py_ssize_t position_ = 0;
 };
 
 // Steps for an optimizer of torch.
@@ -229,9 +259,11 @@ public:
         StepResult result;
         py::list changed;
         try {
-            const bool same_places = collect(groups, state);
-            if (!same_places || !fits(groups))
+            if (!collect(groups, state) || !fits(groups)) {
+                items_.clear();
+                collect(groups, state);
                 make_plan(groups, make_state, step_others, options.clip || options.skip_nonfinite);
+            }
             for (const Item& item : items_) changed.append(item.param);
             insert_created(state);
             result = plan_.run(options);
@@ -272,6 +304,7 @@ private:
         // How the plan uses it.
         std::size_t options = 0;  // the number in groups_
         bool has_master = false, counts = false, fresh = false;
+        unsigned reads = ~0u;  // a bit for each state that may be used
 
         py::object param, grad, step;  // step: null if there is none
         py::dict entry;                // its states
@@ -333,6 +366,7 @@ private:
     bool collect(const py::tuple& groups, const py::object& state) {
         bool same = true;
         std::size_t count = 0, number = 0;
+        StateDict states(state);
         for (std::size_t g = 0; g < groups.size(); ++g) {
             const py::dict group = group_at(groups, g);
             const py::object given = find(group, keys_.params), names = find(group, keys_.names);
@@ -341,7 +375,10 @@ private:
             for (std::size_t i = 0; i < params.size(); ++i, ++number) {
                 py::object param = params[i];
                 py::object grad = new_object(PyObject_GetAttr(param.ptr(), keys_.grad.ptr()));
-                if (grad.is_none()) continue;
+                if (grad.is_none()) {
+                    states.next(param);
+                    continue;
+                }
                 const py::object name = names ? py::object(names[py::int_(i)]) : py::object();
                 const bool known = count < items_.size() && items_[count].group == g &&
                                    items_[count].index == i && items_[count].name.is(name);
@@ -358,7 +395,7 @@ private:
                 }
                 items_[count].param = param;
                 items_[count].grad = std::move(grad);
-                take(items_[count], parameters_[count], state);
+                take(items_[count], parameters_[count], states);
                 ++count;
             }
         }
@@ -370,12 +407,8 @@ private:
     }
 
     // Takes what the dict of a parameter holds.
-    void take(Item& item, Parameter& parameter, const py::object& state) const {
-        py::object entry;
-        if (PyDict_Check(state.ptr()))
-            entry = find(py::reinterpret_borrow<py::dict>(state), item.param);
-        else if (entry = state.attr("get")(item.param); entry.is_none())
-            entry = py::object();
+    void take(Item& item, Parameter& parameter, StateDict& states) const {
+        const py::object entry = states.find_item(item.param);
         if (entry && !PyDict_Check(entry.ptr()))
             throw_error<py::type_error>("the state of {} must be a dict, not {}", parameter.what,
                                         short_repr(entry));
@@ -385,7 +418,7 @@ private:
         parameter.param = item.param;
         for (std::size_t s = 0; s < parameter.states.size(); ++s) {
             parameter.states[s].reset();
-            if (!keys_.states[s]) continue;
+            if (!keys_.states[s] || (item.reads >> s & 1) == 0) continue;
             if (py::object value = find(item.entry, keys_.states[s]))
                 parameter.states[s] = std::move(value);
         }
@@ -494,7 +527,9 @@ private:
              const py::object& make_state) {
         Item& item = items_[k];
         Parameter& parameter = parameters_[k];
+        const bool is_narrow = is_16_bit(type_of(float_array(item.param, parameter.what)));
         item.fresh = false;
+        item.reads = is_narrow ? 1u << master_place : 0;
         const auto make = [&](const py::object& name, const py::object& before) {
             py::object value = make_state(item.param, group, name);
             created_.push_back({k, name, value, before});
@@ -507,6 +542,7 @@ private:
                                         is_16_bit(type_of(float_array(item.param, parameter.what)))
                                   : static_cast<int>(s) < update_.state_count &&
                                         options.uses_state(static_cast<int>(s));
+            if (used) item.reads |= 1u << s;
             if (!used) parameter.states[s].reset();
             if (!used || parameter.states[s]) continue;
             parameter.states[s] = make(keys_.states[s], py::object());
