@@ -34,6 +34,11 @@ std::string dtype_code(Type type) {
     return codes[static_cast<int>(type)];
 }
 
+bool is_of_tensor(const py::array& array) {
+    const py::object base = array.base();
+    return base && torch::is_tensor(base);
+}
+
 bool share_memory(const py::array& a, const py::array& b) {
     return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
 }
@@ -55,6 +60,17 @@ std::string convert(Purpose purpose, const std::string& call) {
 std::string dtype_name(const py::array& array) {
     if (is_own_bfloat16(array.dtype())) return "bfloat16";
     return short_text(py::str(py::object(array.dtype())));
+}
+
+const char* name_of(Type type) {
+    constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16"};
+    static_assert(std::size(names) == type_count);
+    return names[static_cast<int>(type)];
+}
+
+std::string conversion(const py::array& array, Type type) {
+    if (is_of_tensor(array)) return std::string(".to(torch.") + name_of(type) + ")";
+    return ".astype(" + dtype_code(type) + ")";
 }
 
 py::array plain_array(py::handle array) {
@@ -104,7 +120,7 @@ py::array float_array(py::handle given, const std::string& what, Purpose purpose
     const py::dtype dtype = array.dtype();
     const std::optional<Type> type = find_type(dtype);
     if (!type || (is_16_bit(*type) && taken == Taken::arithmetic)) {
-        std::string way_out = convert(purpose, ".astype(np.float32)");
+        std::string way_out = convert(purpose, conversion(array, Type::float32));
         if (purpose == Purpose::input && dtype.has_fields()) way_out = "; take one of its fields";
         if (purpose == Purpose::input && dtype.kind() == 'c') way_out = "; take its .real or .imag";
         throw_error<py::type_error>("{} must have dtype {}, not {}{}", what, taken_types,
@@ -120,7 +136,8 @@ void require_native(const py::array& array, const std::string& what, Purpose pur
         throw_error<py::value_error>("{} is byte-swapped (dtype {}){}", what, dtype_name(array),
                                      convert(purpose, ".astype(dtype.newbyteorder('='))"));
     if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
-        throw py::value_error(what + " is misaligned" + convert(purpose, ".copy()"));
+        throw py::value_error(what + " is misaligned" +
+                              convert(purpose, is_of_tensor(array) ? ".clone()" : ".copy()"));
 }
 
 bool is_numpy_scalar(py::handle object) {
@@ -189,9 +206,14 @@ std::string describe_shape(const py::array& array) {
 
 void require_writeable(const py::array& array, const std::string& what) {
     if (array.writeable()) return;
-    if (const py::object base = array.base(); base && torch::is_tensor(base))
+    if (is_of_tensor(array))
         throw_error<py::value_error>(
             "{} is a tensor that requires grad; write it within torch.no_grad()", what);
+    if (owns_capsule(array))
+        throw_error<py::value_error>(
+            "{} is an array of another library that does not allow writes (a tensor that requires "
+            "grad is written within torch.no_grad()); pass a NumPy array",
+            what);
     throw py::value_error(what +
                           " is read-only; it is updated in place (pass a writeable "
                           "array, or set .flags.writeable)");
@@ -253,7 +275,7 @@ void require_twin(const py::array& array, const std::string& what, const py::arr
 void require_type(const py::array& array, const std::string& what, const py::array& model,
                   const std::string& model_what, Purpose purpose) {
     if (type_of(array) == type_of(model)) return;
-    std::string way_out = convert(purpose, ".astype(" + dtype_code(type_of(model)) + ")");
+    std::string way_out = convert(purpose, conversion(array, type_of(model)));
     if (purpose == Purpose::result)
         way_out += "(" + model_what + ".shape, " + model_what + ".dtype)";
     throw_error<py::type_error>("{} has dtype {} but {} has {}{}", what, dtype_name(array),

@@ -42,6 +42,11 @@ void require_native(const py::array& array, const std::string& what,
 // A plain NumPy array: the array itself, or a view of a subclass or of another library's array.
 py::array plain_array(py::handle array);
 
+const char* name_of(Type type);
+// The call that converts an array to this type, for messages: .astype(...), or .to(...) of a
+// tensor.
+std::string conversion(const py::array& array, Type type);
+
 // The name of its dtype for messages.
 std::string dtype_name(const py::array& array);
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../runtime/floating_point.hpp"
@@ -43,10 +44,6 @@ public:
     Applied& operator=(const Applied&) = delete;
 
     void enter() {
-        if (*flag_)
-            throw std::runtime_error(
-                "applied() within applied(): the parameters hold the averages until its block "
-                "ends");
         std::vector<Piece> pieces;
         std::size_t total = 0;
         for (const Pair& pair : pairs_) {
@@ -58,9 +55,14 @@ public:
             require_twin(param, pair.param_what, average, pair.average_what);
             const auto bytes = static_cast<std::size_t>(param.nbytes());
             pieces.push_back({const_cast<void*>(param.data()), average.data(), param.size(), bytes,
-                              type_of(param)});
+                              type_of(param),
+                              owns_capsule(param) ? py::object(param) : py::object()});
             total += bytes;
         }
+        if (*flag_)
+            throw std::runtime_error(
+                "applied() within applied(): the parameters hold the averages until its block "
+                "ends");
         auto before = std::make_unique_for_overwrite<std::byte[]>(total);
         std::byte* place = before.get();
         for (const Piece& piece : pieces) {
@@ -106,11 +108,13 @@ private:
         const void* average;
         py::ssize_t count;
         std::size_t bytes;
-        Type type;  // of the parameter
+        Type type;         // of the parameter
+        py::object owner;  // of its memory; null if that is the parameter
     };
 
     // Whether the memory is still the same: resize() may have moved it, or `data` of a tensor.
     static bool holds(const py::object& param, const Piece& piece) noexcept {
+        if (piece.owner) return true;
         if (!py::isinstance<py::array>(param)) {
             dlpack::Tensor tensor;
             return torch::read(param.ptr(), tensor) && tensor.data == piece.param &&
@@ -125,8 +129,9 @@ private:
     void restore() noexcept {
         if (!before_) return;
         const std::byte* place = before_.get();
-        for (std::size_t i = 0; i < pieces_.size(); ++i) {
-            const Piece& piece = pieces_[i];
+        const auto pieces = std::exchange(pieces_, {});
+        for (std::size_t i = 0; i < pieces.size(); ++i) {
+            const Piece& piece = pieces[i];
             if (holds(pairs_[i].param, piece)) std::memcpy(piece.param, place, piece.bytes);
             place += piece.bytes;
         }
@@ -148,7 +153,8 @@ py::list twins(const py::list& names, const py::list& params, std::size_t first,
     const std::vector<std::string> what = labels(names, "parameter");
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < what.size(); ++i) {
-        arrays.push_back(parameter_array(py::object(params[i]), what[i]));
+        arrays.push_back(
+            parameter_array(as_array(params[i], what[i], true), what[i]));  // read only
         overlap.add(arrays[i], what[i], true);
     }
     overlap.run();

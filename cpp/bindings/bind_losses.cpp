@@ -332,11 +332,13 @@ py::object cross_entropy(const py::object& loss, const py::object& logits_given,
     batch.weight = class_weights(weight, shape.classes, given, "logits");
 
     py::object grad = py::none(), losses = py::none(), log_sum_exp = py::none();
+    py::object grad_view;  // keeps memory of another library
     if (want_grad) {
         const py::array array =
             out.is_none() ? empty_like(given) : grad_array(out, "logits", given, targets, weight);
         whole.grad = *class_array(array, class_axis);
         grad = out.is_none() ? array : out;
+        grad_view = array;
     }
     if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), dtype_of(type_of(given), given));
@@ -383,6 +385,7 @@ py::object nll_loss(const py::object& log_probs_given, const py::object& targets
 
     const auto numpy = py::module_::import("numpy");
     py::object grad = py::none(), losses = py::none();
+    py::object grad_view;  // keeps memory of another library
     batch.grad_fresh = want_grad && out.is_none();
     if (want_grad) {
         // The system hands out zeroed pages: most are never touched.
@@ -392,6 +395,7 @@ py::object nll_loss(const py::object& log_probs_given, const py::object& targets
                                     : grad_array(out, "log_probs", given, targets, weight);
         batch.grad = *class_array(array, class_axis);
         grad = batch.grad_fresh ? array : out;
+        grad_view = array;
     }
     if (batch.reduction == Reduction::none)
         losses = numpy.attr("empty")(as_tuple(shape.positions), dtype_of(type_of(given), given));
@@ -522,6 +526,17 @@ void bind_losses(py::module_& module) {
                py::arg("linear_weight"), py::arg("targets"), py::arg("linear_bias"),
                py::arg("weight"), py::arg("ignore_index"), py::arg("out"),
                py::call_guard<DefaultFloatingPoint>());
+    module.def(
+        "as_numpy",
+        [](const py::object& given, const std::string& what) {
+            const py::object object = as_array(given, what, true);
+            if (!py::isinstance<py::array>(object))
+                throw_no_array(object, what, "a NumPy array", "");
+            const auto array = py::reinterpret_borrow<py::array>(object);
+            if (!is_own_bfloat16(array.dtype())) return object;
+            return py::object(array.attr("view")(dtype_of(Type::bfloat16, array)));
+        },
+        py::arg("array"), py::arg("name"));
     module.def(
         "copy_rounded",
         [](const py::object& array, const py::object& out_given) {

@@ -507,6 +507,9 @@ private:
                 return find_type(plain_array(as_array(tensor, "a tensor")).dtype());
             } catch (const py::builtin_exception&) {
                 return std::nullopt;  // no memory that can be read
+            } catch (py::error_already_set& error) {
+                if (!error.matches(PyExc_TypeError)) throw;
+                return std::nullopt;
             }
         };
         const auto type = type_of_tensor(items_[k].param);

@@ -107,15 +107,14 @@ public:
         Group added_group{GroupOptions(update_, group), group["params"]};
         OverlapCheck overlap;
         for (const Parameter& parameter : parameters_)
-            overlap.add(plain_array(parameter.param), parameter.what, true);
+            overlap.add(plain_array(as_array(parameter.param, parameter.what)), parameter.what,
+                        true);
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
             added.push_back(make_parameter(update_, names[i], arrays[i], groups_.size()));
             const Parameter& parameter = added.back();
-            // Not yet written: a tensor may require a gradient here.
-            const bool is_tensor = torch::is_tensor(parameter.param);
-            const py::array param = parameter_array(
-                is_tensor ? parameter.param.attr("detach")() : parameter.param, parameter.what);
+            const py::array param =  // not yet written
+                parameter_array(as_array(parameter.param, parameter.what, true), parameter.what);
             if (update_.has_types)
                 require_row(type_of(param), parameter.what, added_group.options.types());
             require_fit(added_group.options.unfit(1, type_of(param)), param, parameter.what);
@@ -225,7 +224,7 @@ public:
             const Parameter& parameter = parameters_[i];
             const py::object entry = loaded[i];
             const GroupOptions& group = options[parameter.group];
-            const py::array param = plain_array(parameter.param);
+            const py::array param = plain_array(as_array(parameter.param, parameter.what));
             if (update_.has_types) require_row(type_of(param), parameter.what, group.types());
             if (entry.is_none()) {
                 require_states(parameter, param, group);

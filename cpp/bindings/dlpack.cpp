@@ -1,7 +1,10 @@
 #include "dlpack.hpp"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -32,7 +35,7 @@ struct ManagedVersioned {
     Tensor tensor;
 };
 
-constexpr std::uint64_t read_only_flag = 1;
+constexpr std::uint64_t read_only_flag = 1, copied_flag = 2;  // a write to a copy would be lost
 constexpr std::uint32_t known_version = 1;
 
 // What a type of torch offers in __dlpack_c_exchange_api__.
@@ -139,10 +142,8 @@ bool is_plain(const Types& types, PyObject* object) {
     return Py_TYPE(object) == types.tensor || Py_TYPE(object) == types.parameter;
 }
 
-// Whether the tensor negates what is in its memory: the imaginary part of a conjugate is such a
-// view, with a stride of 2.
-bool may_be_negated(PyObject* object, const dlpack::Tensor& tensor) {
-    if (dlpack::element_count(tensor) > 1 && dlpack::is_contiguous(tensor)) return false;
+// Whether the tensor negates what is in its memory, as the imaginary part of a conjugate does.
+bool may_be_negated(PyObject* object) {
     static PyObject* const is_neg = interned("is_neg");
     const auto answer =
         py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, is_neg));
@@ -150,7 +151,8 @@ bool may_be_negated(PyObject* object, const dlpack::Tensor& tensor) {
     return answer.ptr() != Py_False;
 }
 
-// The tensor in which the elements of a tensor are: the local one of a DTensor.
+// The tensor in which the elements of a tensor are: the local one of a DTensor. A null object for
+// another subclass.
 py::object holder(const Types& types, PyObject* object) {
     if (is_plain(types, object)) return py::reinterpret_borrow<py::object>(object);
     if (std::string_view(Py_TYPE(object)->tp_name) != "DTensor") return {};
@@ -163,6 +165,11 @@ py::object holder(const Types& types, PyObject* object) {
 bool is_tensor(py::handle object) {
     const Types* const known = types();
     return known != nullptr && PyObject_TypeCheck(object.ptr(), known->tensor) != 0;
+}
+
+bool requires_grad(py::handle object) {
+    static PyObject* const name = interned("requires_grad");
+    return is_tensor(object) && new_object(PyObject_GetAttr(object.ptr(), name)).ptr() == Py_True;
 }
 
 bool grad_enabled() {
@@ -189,7 +196,9 @@ bool read(PyObject* object, dlpack::Tensor& out) {
     out.data = static_cast<std::byte*>(out.data) + std::exchange(out.byte_offset, 0);
     const std::size_t count = dlpack::element_count(out);
     if (out.data == nullptr && count > 0) return false;
-    return !may_be_negated(object, out);
+    // An imaginary part has a stride of 2. Only as_strided() hides it: as_array looks for that when
+    // it sees a tensor for the first time.
+    return (count > 1 && dlpack::is_contiguous(out)) || !may_be_negated(object);
 }
 
 }  // namespace torch
@@ -198,10 +207,9 @@ namespace dlpack {
 namespace {
 
 const py::object& own_bfloat16() {
-    static const py::handle dtype =
-        py::module_::import("numpy").attr("dtype")("V2").release();  // lives as long as the process
-    static const py::object object = py::reinterpret_borrow<py::object>(dtype);
-    return object;
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> dtype;
+    return dtype.call_once_and_store_result([]() -> py::object { return py::dtype("V2"); })
+        .get_stored();
 }
 
 // The dtype of NumPy for these elements; a null object if there is none.
@@ -215,11 +223,14 @@ py::object dtype_of(DataType type) {
     return py::dtype(kind + std::to_string(type.bits / 8));
 }
 
+constexpr const char* owner_name = "fastopt.dlpack";
+
 // Owns a tensor of DLPack that an array shows.
 template <class Owner>
 py::capsule owned(Owner* managed) {
-    return py::capsule(managed, [](void* pointer) {
-        auto* const owner = static_cast<Owner*>(pointer);
+    return py::capsule(managed, owner_name, [](PyObject* capsule) {
+        const py::error_scope scope;  // keeps an error of Python
+        auto* const owner = static_cast<Owner*>(PyCapsule_GetPointer(capsule, owner_name));
         if (owner->deleter != nullptr) owner->deleter(owner);
     });
 }
@@ -243,22 +254,31 @@ py::array view(const Tensor& tensor, const py::object& base, bool writeable,
     std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + axes), strides(axes);
     const auto size = static_cast<py::ssize_t>(tensor.dtype.bits / 8);
     py::ssize_t stride = size;
+    bool overflow = false;
     for (std::size_t axis = axes; axis-- > 0;) {
         if (shape[axis] < 0)
             throw_error<py::value_error>("{} has a shape with a negative number, {}", what,
                                          shape[axis]);
-        strides[axis] = tensor.strides != nullptr
-                            ? static_cast<py::ssize_t>(tensor.strides[axis]) * size
-                            : stride;
-        stride *= std::max<py::ssize_t>(1, shape[axis]);
+        strides[axis] = stride;
+        if (tensor.strides != nullptr)
+            overflow |= __builtin_mul_overflow(tensor.strides[axis], size, &strides[axis]);
+        overflow |= __builtin_mul_overflow(stride, std::max<py::ssize_t>(1, shape[axis]), &stride);
     }
-    const void* const data = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
+    if (overflow) throw_error<py::value_error>("{} has a shape or strides beyond 64 bits", what);
     if (tensor.data == nullptr && element_count(tensor) > 0)
         throw_error<py::value_error>("{} has elements but no memory", what);
+    alignas(std::max_align_t) static constexpr std::byte nothing{};  // NumPy would allocate memory
+    const auto* const data = tensor.data == nullptr
+                                 ? &nothing
+                                 : static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
     py::array array(py::reinterpret_borrow<py::dtype>(dtype), std::move(shape), std::move(strides),
-                    tensor.data == nullptr ? nullptr : data, base);
-    if (!writeable)
-        py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+                    data, base);
+    using Api = py::detail::npy_api;
+    int& flags = py::detail::array_proxy(array.ptr())->flags;
+    if (!writeable) flags &= ~Api::NPY_ARRAY_WRITEABLE_;
+    // NumPy does not know the alignment of our bfloat16.
+    if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(size) != 0)
+        flags &= ~Api::NPY_ARRAY_ALIGNED_;
     return array;
 }
 
@@ -271,6 +291,8 @@ py::array view(const Tensor& tensor, const py::object& base, bool writeable,
 [[noreturn]] void throw_unread(py::handle tensor, const std::string& what) {
     const py::object device = tensor.attr("device");
     const std::string kind = py::str(device.attr("type"));
+    if (kind == "meta")
+        throw_error<py::type_error>("{} is on device meta, so it has no elements", what);
     if (kind != "cpu")
         throw_error<py::type_error>("{} is on device {}; copy it to the CPU with .cpu()", what,
                                     py::str(device));
@@ -281,9 +303,12 @@ py::array view(const Tensor& tensor, const py::object& base, bool writeable,
         throw_error<py::type_error>(
             "{} is a {}, a subclass of Tensor whose memory may be elsewhere; pass a plain tensor",
             what, type_name(tensor));
-    if (tensor.attr("is_neg")().cast<bool>())
+    if (torch::may_be_negated(tensor.ptr()))
         throw_error<py::value_error>("{} is a negated view; convert it with .resolve_neg()", what);
-    throw_error<py::value_error>("{} has elements but no memory", what);
+    throw_error<py::type_error>(
+        "{} is a tensor without plain memory (of torch.func, nested or quantized?); pass a plain "
+        "tensor",
+        what);
 }
 
 // Takes what the capsule holds.
@@ -291,13 +316,13 @@ template <class Owner>
 py::array take(const py::capsule& capsule, const char* new_name, bool writeable,
                const std::string& what, py::handle object) {
     auto* const managed = capsule.get_pointer<Owner>();
-    if (PyCapsule_SetName(capsule.ptr(), new_name) != 0) throw py::error_already_set();
     const py::capsule owner = owned(managed);
+    PyCapsule_SetName(capsule.ptr(), new_name);  // cannot fail: the capsule is valid
     if constexpr (requires { managed->flags; }) {
         if (managed->version.major > known_version)
             throw_error<py::type_error>("{} comes as DLPack {}.{}; there can be 1.x", what,
                                         managed->version.major, managed->version.minor);
-        writeable = writeable && (managed->flags & read_only_flag) == 0;
+        writeable = writeable && (managed->flags & (read_only_flag | copied_flag)) == 0;
     }
     const Device device = managed->tensor.device;
     if (!is_on_cpu(device)) throw_elsewhere(what, py::make_tuple(device.type, device.id));
@@ -310,23 +335,19 @@ py::array from_capsule(py::handle object, const py::object& given, const std::st
     const auto is = [&](const char* name) { return PyCapsule_IsValid(given.ptr(), name) != 0; };
     const bool versioned = is("dltensor_versioned");
     if (!versioned && !is("dltensor"))
-        throw_error<py::type_error>("{} has a __dlpack__ that returns no capsule of DLPack", what);
+        throw_error<py::type_error>("{} has a __dlpack__ that returns no unused capsule of DLPack",
+                                    what);
     const auto capsule = py::reinterpret_borrow<py::capsule>(given);
     return versioned
                ? take<ManagedVersioned>(capsule, "used_dltensor_versioned", writeable, what, object)
                : take<Managed>(capsule, "used_dltensor", writeable_without_version, what, object);
 }
 
-// The result of __dlpack__, of version 1 if the producer knows versions.
-py::object capsule_of(const py::object& object, const std::string& what) {
-    const py::object method = object.attr("__dlpack__");
+// The result of a call of the object's code. Its errors become a TypeError with `what`.
+template <class Call>
+py::object answer(const py::object& object, const std::string& what, Call call) {
     try {
-        try {
-            return method(py::arg("max_version") = py::make_tuple(known_version, 0));
-        } catch (py::error_already_set& error) {
-            if (!error.matches(PyExc_TypeError)) throw;
-        }
-        return method();
+        return call();
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
         const std::string message =
@@ -338,40 +359,65 @@ py::object capsule_of(const py::object& object, const std::string& what) {
     }
 }
 
+// The result of __dlpack__, of version 1 if the producer knows versions.
+py::object capsule_of(const py::object& object, const std::string& what) {
+    return answer(object, what, [&] {
+        const py::object method = object.attr("__dlpack__");
+        try {
+            return method(py::arg("max_version") = py::make_tuple(known_version, 0));
+        } catch (py::error_already_set& error) {
+            if (!error.matches(PyExc_TypeError)) throw;
+        }
+        return method();
+    });
+}
+
+// Throws if the object says that its memory is on another device.
+void require_on_cpu(const py::object& object, const std::string& what) {
+    const py::object pair = answer(object, what, [&] {
+        const py::object method = attribute(object, "__dlpack_device__");
+        return method ? method() : py::none();
+    });
+    if (pair.is_none()) return;  // the capsule will say it
+    const bool is_device = py::isinstance<py::tuple>(pair) && py::len(pair) == 2;
+    const py::object type = is_device ? py::object(pair[py::int_(0)]) : py::none();
+    if (PyIndex_Check(type.ptr()) == 0)
+        throw_error<py::type_error>("{} has a __dlpack_device__ that returns no device", what);
+    const auto number = static_cast<std::int32_t>(as_integer(type, what + "'s device"));
+    if (!is_on_cpu({number, 0})) throw_elsewhere(what, pair);
+}
+
 }  // namespace
 }  // namespace dlpack
 
+bool owns_capsule(const py::array& array) {
+    const py::object base = array.base();
+    return base && PyCapsule_IsValid(base.ptr(), dlpack::owner_name) != 0;
+}
+
 bool is_own_bfloat16(const py::dtype& dtype) { return dtype.is(dlpack::own_bfloat16()); }
 
-py::object as_array(py::handle object, const std::string& what) {
+py::object as_array(py::handle object, const std::string& what, bool despite_grad) {
     if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::object>(object);
     const auto given = py::reinterpret_borrow<py::object>(object);
     if (torch::is_tensor(object)) {
         // A tensor that requires a gradient may be written only where none is recorded.
         const bool writeable =
-            !(torch::grad_enabled() && object.attr("requires_grad").cast<bool>());
+            despite_grad || !torch::grad_enabled() || !torch::requires_grad(object);
+        const py::object holder = torch::holder(*torch::types(), object.ptr());
+        if (!holder || torch::may_be_negated(holder.ptr())) dlpack::throw_unread(object, what);
         dlpack::Tensor tensor;
         if (torch::read(object.ptr(), tensor))
             return dlpack::view(tensor, given, writeable, what, object);
-        if (torch::types()->read != nullptr) dlpack::throw_unread(object, what);
-        if (const std::string kind = py::str(object.attr("device").attr("type")); kind != "cpu")
+        if (torch::types()->read != nullptr ||
+            std::string(py::str(object.attr("device").attr("type"))) != "cpu")
             dlpack::throw_unread(object, what);
-        const py::object holder = torch::holder(*torch::types(), object.ptr());
-        if (!holder || holder.attr("is_neg")().cast<bool>()) dlpack::throw_unread(object, what);
         return dlpack::from_capsule(object, dlpack::capsule_of(holder.attr("detach")(), what), what,
                                     writeable, writeable);
     }
     if (PyType_Check(object.ptr()) || !py::hasattr(py::type::of(object), "__dlpack__"))
         return given;
-    const py::object device = attribute(object, "__dlpack_device__");
-    if (device) {
-        const auto pair = device();
-        if (!py::isinstance<py::tuple>(pair) || py::len(pair) != 2)
-            throw_error<py::type_error>("{} has a __dlpack_device__ that returns no device", what);
-        const dlpack::Device place{
-            static_cast<std::int32_t>(as_integer(pair[py::int_(0)], "device")), 0};
-        if (!dlpack::is_on_cpu(place)) dlpack::throw_elsewhere(what, pair);
-    }
+    dlpack::require_on_cpu(given, what);
     return dlpack::from_capsule(object, dlpack::capsule_of(given, what), what, true, false);
 }
 

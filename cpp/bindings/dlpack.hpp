@@ -54,6 +54,7 @@ bool read(PyObject* object, dlpack::Tensor& out);
 bool grad_enabled();
 
 bool is_tensor(py::handle object);
+bool requires_grad(py::handle object);  // whether it is such a tensor
 
 }  // namespace torch
 
@@ -61,9 +62,13 @@ bool is_tensor(py::handle object);
 // without another package. It stays within the bindings.
 bool is_own_bfloat16(const py::dtype& dtype);
 
+// Whether the memory of an array is that of a DLPack capsule, which the array keeps.
+bool owns_capsule(const py::array& array);
+
 // An array of NumPy as it is, and an array of another library as a NumPy array of the same memory;
 // any other object as it is. Throws TypeError or ValueError, with `what` as the name, if the memory
-// cannot be read. The result is read-only if the other library does not allow writes.
-py::object as_array(py::handle object, const std::string& what);
+// cannot be read. The result is read-only if the other library does not allow writes. So it is for
+// a tensor that requires a gradient where one is recorded, unless `despite_grad`.
+py::object as_array(py::handle object, const std::string& what, bool despite_grad = false);
 
 }  // namespace fastopt

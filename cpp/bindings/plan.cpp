@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <string_view>
 
@@ -62,8 +63,8 @@ py::handle item(const py::tuple& copies, std::size_t number) {
 }
 
 // `given` as an array that can get a copy of the parameter.
-py::array copy_array(py::handle given, const std::string& what, const Parameter& parameter) {
-    const py::array param = plain_array(parameter.param);
+py::array copy_array(py::handle given, const std::string& what, const Parameter& parameter,
+                     const py::array& param) {
     if (type_of(param) != Type::float32)
         throw_error<py::type_error>(
             "{} is given, but {} has dtype {}: only parameters of float32 have copies; pass None",
@@ -149,31 +150,28 @@ void require_row(Type type, const std::string& what, const TypeOptions& options)
 py::array state_array(py::handle given, const std::string& what, std::size_t place,
                       const py::array& param, const TypeOptions& options) {
     const py::object object = as_array(given, what);
-    const py::dtype wanted = state_dtype(place, param, options);
-    const bool remainder = wanted.kind() == 'i';
-    if (remainder && py::isinstance<py::array>(object)) {
+    const bool is_master = place == master_place;
+    const bool remainder = is_master && is_split(type_of(param), options);
+    const Type type = is_master ? Type::float32 : state_type(place, type_of(param), options);
+    if (py::isinstance<py::array>(object)) {
         require_no_mask(object, what);
         py::array array = plain_array(object);
-        if (array.dtype().num() == wanted.num()) {
+        const py::dtype found = array.dtype();
+        if (remainder ? found.num() == py::dtype::of<std::int16_t>().num()
+                      : find_type(found) == type) {
             require_native(array, what);
             return array;
         }
     }
-    const bool is_master = place == master_place;
-    const bool is_float = !remainder && py::isinstance<py::array>(object) &&
-                          plain_array(object).dtype().num() == wanted.num();
-    if (!is_master || is_float) {
-        py::array array = float_array(object, what);
-        const Type type = is_master ? Type::float32 : state_type(place, type_of(param), options);
-        if (type_of(array) == type) return array;
-    }
+    if (!is_master) float_array(object, what);  // throws if it is of none of the types
+    const char* const wanted = remainder ? "int16" : name_of(type);
     const py::object dtype = attribute(given, "dtype");
     throw_error<py::type_error>(
         "{} must be an array of {}, not {}; {}", what, wanted,
         dtype ? py::object(py::str(dtype)) : py::object(py::str(type_name(object))),
-        place == master_place ? "load it with the option master that it was saved with"
-                              : "load it with the option state_dtype that it was saved with, or "
-                                "convert it with .astype");
+        is_master ? "load it with the option master that it was saved with"
+                  : "load it with the option state_dtype that it was saved with, or "
+                    "convert it with .astype");
 }
 
 Fingerprint::Fingerprint(py::handle object, const py::array& array) {
@@ -185,7 +183,7 @@ Fingerprint::Fingerprint(py::handle object, const py::array& array) {
         if (!torch::read(object.ptr(), tensor) || array.ndim() > max_dimensions) return;
         type_ = tensor.dtype;
     }
-    data_ = array.data();
+    data_ = dtype_ ? array.data() : tensor.data;
     item_size_ = array.itemsize();
     flags_ = array.flags() & checked_flags;
     dimensions_ = static_cast<int>(array.ndim());
@@ -202,7 +200,7 @@ bool Fingerprint::matches_tensor(PyObject* object, const void*& data) const {
         if (tensor.shape[i] != shape_[i] || tensor.strides[i] * item_size_ != strides_[i])
             return false;
     data = tensor.data;
-    return true;
+    return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(item_size_) == 0;
 }
 
 Extent Fingerprint::extent_at(const void* data) const {
@@ -218,19 +216,24 @@ Extent Fingerprint::extent_at(const void* data) const {
 
 void Plan::clear() {
     entries_.clear();
+    const auto held = std::exchange(held_, {});
     stepper_.tensors.clear();
     stepper_.cut();
 }
 
 void Plan::prepare(const std::vector<Parameter>& parameters, const std::vector<Group>& groups,
                    const py::tuple& grads, const py::tuple& copies, bool zero_grads) {
-    if (zero_grads != std::exchange(zero_grads_, zero_grads) || !refresh(parameters, grads, copies))
+    if (zero_grads != std::exchange(zero_grads_, zero_grads) ||
+        writes_with_grad(parameters, grads, copies) || !refresh(parameters, grads, copies))
         make(parameters, groups, grads, copies);
     number_steps(parameters);
 }
 
 bool Plan::fits(const std::vector<Parameter>& parameters, const py::tuple& grads) {
-    if (zero_grads_ || !refresh(parameters, grads, py::tuple())) return false;
+    const py::tuple copies;
+    if (zero_grads_ || writes_with_grad(parameters, grads, copies) ||
+        !refresh(parameters, grads, copies))
+        return false;
     number_steps(parameters);
     return true;
 }
@@ -246,8 +249,13 @@ void Plan::number_steps(const std::vector<Parameter>& parameters) {
 }
 
 StepResult Plan::run(const GradOptions& options) {
-    const GilRelease release;
-    return stepper_.run(number_, options);
+    StepResult result;
+    {
+        const GilRelease release;
+        result = stepper_.run(number_, options);
+    }
+    const auto held = std::exchange(held_, {});
+    return result;
 }
 
 void Plan::finish(std::vector<Parameter>& parameters) {
@@ -284,7 +292,8 @@ bool Plan::refresh(const std::vector<Parameter>& parameters, const py::tuple& gr
             if (!state || !entry.states[s].matches(state->ptr())) return false;
         }
         const py::handle copy = item(copies, i);
-        if (copy.is_none() ? entry.copy.is_set() : !entry.copy.matches(copy.ptr())) return false;
+        if (copy.is_none() == entry.copied) return false;
+        if (entry.copied && !entry.copy.matches(copy.ptr())) return false;
         if (!entry.grad.matches(grad.ptr()) && !take_grad(k, parameter, grad)) return false;
         ++k;
     }
@@ -303,7 +312,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
         entry.grad.move(data);
         return true;
     }
-    const py::array array = check_grad(grad, parameter);
+    const py::array array = check_grad(grad, parameter, plain_array(parameter.param));
     if (is_written(extent(array))) return false;
     GradView view = grad_view(array, entry.order);
     // The pieces were cut for the layout of the old gradient.
@@ -311,7 +320,7 @@ bool Plan::take_grad(std::size_t number, const Parameter& parameter, py::handle 
     tensor.grad = std::move(view);
     tensor.arrays.storage.grad = tensor.grad.type;
     set_plain(tensor.arrays);
-    entry.grad = Fingerprint(grad, array);
+    entry.grad = keep(grad, array, false);
     return true;
 }
 
@@ -339,12 +348,11 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     const py::array param = parameter_array(parameter.param, parameter.what);
     const Type type = type_of(param);
     overlap.add(param, parameter.what, true);
-    entry.param = Fingerprint(parameter.param, param);
-    writes_tensors_ = writes_tensors_ || entry.param.is_tensor();
+    entry.param = keep(parameter.param, param, true);
     entry.order = memory_order(param);
-    const py::array grad_array = check_grad(grad, parameter);
+    const py::array grad_array = check_grad(grad, parameter, param);
     overlap.add(grad_array, parameter.grad_what, zero_grads_);
-    entry.grad = Fingerprint(grad, grad_array);
+    entry.grad = keep(grad, grad_array, zero_grads_);
     TensorUpdate tensor{};
     tensor.grad = grad_view(grad_array, entry.order);
     tensor.options = options.values();
@@ -353,13 +361,13 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     arrays.storage = storage_of(type, options.types());
     arrays.storage.grad = tensor.grad.type;
     arrays.noise = {options.types().seed, 0, parameter.name_hash};
-    add_states(parameter, options, tensor, overlap);
+    add_states(parameter, param, options, tensor, overlap);
     if (!copy.is_none()) {
         const std::string what = "copy of '" + parameter.name + "'";
-        const py::array array = copy_array(copy, what, parameter);
+        const py::array array = copy_array(copy, what, parameter, param);
         overlap.add(array, what, true);
-        entry.copy = Fingerprint(copy, array);
-        writes_tensors_ = writes_tensors_ || entry.copy.is_tensor();
+        entry.copy = keep(copy, array, true);
+        entry.copied = true;
         arrays.copy = bytes_of(array);
         arrays.storage.copy = type_of(array);
     }
@@ -368,10 +376,9 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
 }
 
 // Creates the states that are used and do not exist yet.
-void Plan::add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
-                      OverlapCheck& overlap) {
+void Plan::add_states(const Parameter& parameter, const py::array& param,
+                      const GroupOptions& options, TensorUpdate& tensor, OverlapCheck& overlap) {
     Entry& entry = entries_.back();
-    const py::array param = plain_array(parameter.param);
     const TypeOptions& types = options.types();
     const bool has_master_array = has_master(type_of(param), types);
     for (std::size_t i = 0; i < parameter.states.size(); ++i) {
@@ -396,8 +403,7 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
             tensor.fresh |= !is_master;
         }
         overlap.add(state, what, true);
-        entry.states[i] = Fingerprint(given ? *given : state, state);
-        writes_tensors_ = writes_tensors_ || entry.states[i].is_tensor();
+        entry.states[i] = keep(given ? *given : state, state, true);
         void* const data = bytes_of(state);
         if (!is_master) {
             tensor.arrays.state[i] = data;
@@ -410,16 +416,16 @@ void Plan::add_states(const Parameter& parameter, const GroupOptions& options, T
     }
 }
 
-py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
+py::array Plan::check_grad(py::handle grad, const Parameter& parameter,
+                           const py::array& param) const {
     py::array array = float_array(grad, parameter.grad_what);
-    const py::array param = plain_array(parameter.param);
     const Type type = type_of(param);
     const Type arithmetic = arithmetic_type(type);
     if (is_16_bit(type) && type_of(array) == Type::float64)
         throw_error<py::type_error>(
-            "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with "
-            ".astype(np.float32)",
-            parameter.grad_what, parameter.what, dtype_name(param));
+            "{} has dtype float64 but {} has {}, whose arithmetic is float32; convert it with {}",
+            parameter.grad_what, parameter.what, dtype_name(param),
+            conversion(array, Type::float32));
     if (arithmetic_type(type_of(array)) != arithmetic)
         require_type(array, parameter.grad_what, param, parameter.what);
     require_same_shape(array, parameter.grad_what, param, parameter.what);
@@ -428,6 +434,31 @@ py::array Plan::check_grad(py::handle grad, const Parameter& parameter) const {
         require_distinct_elements(array, parameter.grad_what);
     }
     return array;
+}
+
+// The fingerprint of an array, which is kept for this step if it has none: the next step needs
+// another view of the object, whose memory may be elsewhere then.
+Fingerprint Plan::keep(py::handle object, const py::array& array, bool written) {
+    Fingerprint fingerprint(object, array);
+    if (!fingerprint.is_set()) held_.push_back(array);
+    writes_tensors_ |= written && fingerprint.is_tensor();
+    return fingerprint;
+}
+
+// Whether the step would write to a tensor that requires a gradient where one is recorded.
+bool Plan::writes_with_grad(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                            const py::tuple& copies) const {
+    if (!writes_tensors_ || !torch::grad_enabled()) return false;
+    return std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+        const Parameter& parameter = parameters[entry.parameter];
+        const auto has_grad = [](const std::optional<py::object>& state) {
+            return state && torch::requires_grad(*state);
+        };
+        return torch::requires_grad(parameter.param) ||
+               torch::requires_grad(item(copies, entry.parameter)) ||
+               (zero_grads_ && torch::requires_grad(item(grads, entry.parameter))) ||
+               std::any_of(parameter.states.begin(), parameter.states.end(), has_grad);
+    });
 }
 
 // Whether the step writes memory in this range.

@@ -164,6 +164,7 @@ private:
         Fingerprint param, grad, copy;
         std::array<Fingerprint, std::tuple_size_v<States>> states;
         unsigned used = 0;     // a bit for each of them
+        bool copied = false;   // whether there is a copy
         States created;        // for the current step
         bool creates = false;  // whether there is one
     };
@@ -177,14 +178,19 @@ private:
               const py::tuple& grads, const py::tuple& copies);
     void add(const Parameter& parameter, const GroupOptions& options, py::handle grad,
              py::handle copy, OverlapCheck& overlap);
-    void add_states(const Parameter& parameter, const GroupOptions& options, TensorUpdate& tensor,
-                    OverlapCheck& overlap);
-    py::array check_grad(py::handle grad, const Parameter& parameter) const;
+    // `param`: the array of the parameter.
+    void add_states(const Parameter& parameter, const py::array& param, const GroupOptions& options,
+                    TensorUpdate& tensor, OverlapCheck& overlap);
+    py::array check_grad(py::handle grad, const Parameter& parameter, const py::array& param) const;
+    Fingerprint keep(py::handle object, const py::array& array, bool written);
+    bool writes_with_grad(const std::vector<Parameter>& parameters, const py::tuple& grads,
+                          const py::tuple& copies) const;
     bool is_written(Extent range) const;
 
     int number_;
     bool zero_grads_ = false;
     bool writes_tensors_ = false;  // a tensor may be written now, but perhaps not at the next step
+    std::vector<py::array> held_;  // views of what cannot be compared, until the step has ended
     Stepper stepper_;
     std::vector<Entry> entries_;   // one for each tensor of the stepper
     std::vector<Extent> written_;  // the memory that the step writes: sorted, disjoint

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+import fastopt._core as _core
 from fastopt._checks import NamesError, as_path, flag, mapping, short_repr
 from fastopt._structure import IncompatibleKeys, as_groups, few, new_params, require_same_names
 from fastopt._types import Params
@@ -93,7 +94,8 @@ def save(
     may delete. `save` does not delete it, because another `save` may be writing it.
 
     Arrays may be of bool, integers, float16, float32, float64, complex64 and the bfloat16 of the
-    package ml_dtypes.
+    package ml_dtypes. Parameters may be tensors of torch on the CPU: `load` writes to them, also if
+    they require grad.
 
     Arrays in C order are written without a copy; others are copied. Do not write into the arrays
     meanwhile: a file whose hashes do not match its arrays cannot be loaded.
@@ -287,10 +289,7 @@ def _by_name(params: Any) -> dict[str, npt.NDArray[Any]]:
     for group in as_groups(params)[0]:
         names, arrays, _ = new_params(group, found)
         for name, array in zip(names, arrays, strict=True):
-            if not isinstance(array, np.ndarray):
-                raise TypeError(
-                    f"parameter {name!r} must be a NumPy array, not {type(array).__name__}"
-                )
+            array = _core.as_numpy(array, f"parameter {name!r}")
             if isinstance(array, np.ma.MaskedArray):
                 raise TypeError(f"parameter {name!r} is a masked array; pass its data")
             found[name] = np.asarray(array)

@@ -203,15 +203,14 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         indices, denominator, grads = _core.check_linear_cross_entropy(
             hidden, linear_weight, targets, linear_bias, self.weight, self.ignore_index, out
         )
-        # Plain arrays of subclasses: np.matrix has another product.
-        hidden, linear_weight = np.asarray(hidden), np.asarray(linear_weight)
+        hidden, linear_weight = _plain(hidden), _plain(linear_weight)
         shape, dtype = hidden.shape[:-1], hidden.dtype
         wide = np.dtype(np.float32) if is_16_bit(dtype) else dtype  # of the arithmetic
         if linear_bias is not None:
-            linear_bias = _as_dtype(np.asarray(linear_bias), wide)
+            linear_bias = _as_dtype(_plain(linear_bias), wide)
         classes, width = linear_weight.shape
         x = hidden.reshape(math.prod(shape), width)
-        y = np.asarray(targets).reshape(len(x), classes) if indices is None else indices
+        y = _plain(targets).reshape(len(x), classes) if indices is None else indices
         kept = None  # the rows that are not ignored; None if no row is ignored
         if indices is not None and np.any(indices == self.ignore_index):
             kept = np.flatnonzero(indices != self.ignore_index)
@@ -229,7 +228,8 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
         logsumexp = np.zeros(len(x) if want_stats else 0, wide)
         loss, correct = 0.0, 0
         if want_grad:
-            dx, dw = np.asarray(grads[0]).reshape(x.shape), np.asarray(grads[1])
+            plain = [_plain(grad) for grad in grads]
+            dx, dw = plain[0].reshape(x.shape), plain[1]
             dw = dw if wide == dtype else np.empty(dw.shape, wide)
             db = np.zeros(0 if linear_bias is None else classes)
             ones = np.ones(at_once, wide)
@@ -284,9 +284,9 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
             if want_grad and count == 0:
                 dw[...] = 0
             if want_grad and wide != dtype:
-                _core.copy_rounded(dw, np.asarray(grads[1]))
+                _core.copy_rounded(dw, plain[1])
             if want_grad and linear_bias is not None:
-                np.asarray(grads[2])[...] = _as_dtype(db, dtype)
+                plain[2][...] = _as_dtype(db, dtype)
         result: float | FloatArray = loss
         if self.reduction == "none":
             result = _as_dtype(losses, dtype).reshape(shape)
@@ -309,6 +309,11 @@ class LinearCrossEntropyLoss(CrossEntropyOptions):
     def __repr__(self) -> str:
         limit = "" if self.memory_limit is None else f", memory_limit={self.memory_limit}"
         return f"{super().__repr__()[:-1]}{limit})"
+
+
+def _plain(array: object) -> npt.NDArray[Any]:
+    """Return a tensor as an array, and a subclass as a plain one: np.matrix has another product."""
+    return np.asarray(_core.as_numpy(array, "the array"))
 
 
 def _as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
