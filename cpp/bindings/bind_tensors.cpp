@@ -427,7 +427,6 @@ private:
     // Whether the plan of the last step fits this one.
     bool fits(const py::tuple& groups) {
         if (!planned_) return false;
-        plan_.expect_run();
         for (std::size_t i = 0; i < groups_.size(); ++i) {
             const py::dict group = group_at(groups, sources_[i].group);
             const auto objects = type_objects(group);

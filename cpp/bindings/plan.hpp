@@ -143,9 +143,6 @@ public:
     // Does the first of these only, and returns whether it was enough.
     bool fits(const std::vector<Parameter>& parameters, const py::tuple& grads);
 
-    // To be called when run() follows shortly, with a plan that probably fits.
-    void expect_run() const { stepper_.expect_run(); }
-
     StepResult run(const GradOptions& options);
 
     std::size_t parameter(std::size_t tensor) const { return entries_[tensor].parameter; }

@@ -9,7 +9,6 @@
 #include "../kernels/table.hpp"
 #include "grid.hpp"
 #include "run_norm.hpp"
-#include "thread_pool.hpp"
 
 namespace fastopt {
 
@@ -53,9 +52,6 @@ public:
     void cut();  // to be called after the number or the sizes of `tensors` have changed
     // `number`: of the update's row in the table.
     StepResult run(int number, const GradOptions& options);
-
-    // To be called when run() follows shortly.
-    void expect_run() const { expect_work(grid_.elements()); }
 
 private:
     // Computes the scalars. Returns the first that cannot be used.

@@ -195,16 +195,6 @@ public:
         return true;
     }
 
-    // Wakes sleeping workers, which then spin: a job that is over already has the next number.
-    void wake() {
-        const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
-        if (!turn.owns_lock() || sleepers_.load() == 0 || crowded_.load() > 0) return;
-        spinning_.store(true, std::memory_order_relaxed);
-        gate_.store(++number_ << job_shift | static_cast<std::uint64_t>(team_) << wanted_shift);
-        const std::lock_guard<std::mutex> lock(sleep_);
-        wake_.notify_all();
-    }
-
 private:
     void share_out(const detail::Loop& loop, Range* ranges) const {
         const std::size_t part = loop.count / ranges_, rest = loop.count % ranges_;
@@ -375,11 +365,6 @@ void forget_pool_after_fork() {
 }
 
 unsigned fork_count() { return forks; }
-
-void expect_work(std::size_t work) noexcept {
-    Pool* const existing = the_pool.load(std::memory_order_acquire);
-    if (existing != nullptr && work >= tuning.serial_size && num_threads() > 1) existing->wake();
-}
 
 void detail::run(const Job& job, std::size_t work) noexcept {
     const std::size_t widest = std::max(job.first.count, job.second.count);

@@ -61,10 +61,6 @@ void parallel_for_twice(std::size_t first_count, const First& first, const Betwe
                 work);
 }
 
-// Wakes the workers for a parallel_for of this `work` that will come soon. They wait for it for a
-// short time.
-void expect_work(std::size_t work) noexcept;
-
 // Runs `body` on this thread with the default floating-point environment.
 template <class F>
 void with_default_floating_point(const F& body) noexcept {
