@@ -181,12 +181,12 @@ bool grad_enabled() {
     return answer.ptr() == Py_True;
 }
 
-bool read(PyObject* object, dlpack::Tensor& out) {
+bool read(PyObject* object, dlpack::Tensor& out, bool may_negate) {
     const Types* const known = types();
     if (known == nullptr || known->read == nullptr) return false;
     if (!is_plain(*known, object)) {
         const py::object local = is_tensor(object) ? holder(*known, object) : py::object();
-        return local && read(local.ptr(), out);
+        return local && read(local.ptr(), out, may_negate);
     }
     if (known->read(object, &out) != 0) {  // a sparse tensor, say
         PyErr_Clear();
@@ -198,7 +198,7 @@ bool read(PyObject* object, dlpack::Tensor& out) {
     if (out.data == nullptr && count > 0) return false;
     // An imaginary part has a stride of 2. Only as_strided() hides it: as_array looks for that when
     // it sees a tensor for the first time.
-    return (count > 1 && dlpack::is_contiguous(out)) || !may_be_negated(object);
+    return !may_negate || (count > 1 && dlpack::is_contiguous(out)) || !may_be_negated(object);
 }
 
 }  // namespace torch

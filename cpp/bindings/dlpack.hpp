@@ -48,7 +48,8 @@ namespace torch {
 // Reads a tensor in the memory of the CPU without taking hold of it: `out` is valid as long as the
 // tensor is. Returns false for every other object, also for subclasses of Tensor other than
 // Parameter and DTensor, whose local tensor it reads, and for values that are not in the memory.
-bool read(PyObject* object, dlpack::Tensor& out);
+// With `may_negate` false, it is known that no bit of the tensor negates its elements.
+bool read(PyObject* object, dlpack::Tensor& out, bool may_negate = true);
 
 // Whether gradients are recorded, so that a tensor with requires_grad must not be written.
 bool grad_enabled();

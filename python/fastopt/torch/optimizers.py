@@ -73,6 +73,8 @@ class Optimizer(torch.optim.Optimizer):
     grad_norm: float | None = None
     skipped: bool = False
 
+    _checked: Any = None  # the values of the options that were checked last
+
     _kernel: ClassVar[str]  # the name of the row in the table of updates
 
     def __init__(
@@ -143,8 +145,12 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:  # which anyone may have replaced
-            _check_options(group)
+        # Anyone may have replaced the groups.
+        options = [tuple(map(group.get, _CHECKED)) for group in self.param_groups]
+        if options != self._checked:
+            for group in self.param_groups:
+                _check_options(group)
+            self._checked = options
         if max_norm is ...:
             max_norm = _common_max_norm(self.param_groups)
         if max_norm is not None or skip_nonfinite:
@@ -405,8 +411,21 @@ class AdamW(Adam, torch.optim.AdamW):
     """
 
 
+# The options that C++ does not check in each step.
+_CHECKED = (
+    "max_norm",
+    "master_weights",
+    "store_param_remainders",
+    "stochastic_rounding",
+    "seed",
+    "capturable",
+    "differentiable",
+    *_DTYPES,
+)
+
+
 def _check_options(group: Mapping[str, Any]) -> None:
-    """Check the options of a group, but for those that C++ reads in each step."""
+    """Check these options of a group."""
     if group.get("max_norm") is not None:
         _max_norm("max_norm", group["max_norm"])
     for name in ("master_weights", "store_param_remainders", "stochastic_rounding"):
