@@ -15,10 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pytest
 
-import fastopt as fo
 from helpers import HANG, check
 
 torch = pytest.importorskip("torch")
@@ -327,20 +325,3 @@ def test_imports_in_any_order(order: str) -> None:
         pytest.skip(f"needs {missing}")
     uses = list(USES.values())
     check("".join(uses[int(number)] for number in order) + ALL)
-
-
-def test_gradients_and_logits_of_jax_step_arrays_of_numpy() -> None:
-    jax = pytest.importorskip("jax")
-    rng = np.random.default_rng(0)
-    x, y = rng.random((8, 5), np.float32), rng.integers(0, 3, 8)
-    w = np.zeros((5, 3), np.float32)
-    same = w.copy()
-    logits, backward = jax.vjp(lambda w: x @ w, jax.numpy.asarray(w))
-    loss, d_logits = fo.CrossEntropyLoss().value_and_grad(logits, y)
-    (grad,) = backward(jax.numpy.asarray(d_logits))
-    fo.AdamW([w]).step([grad])
-    assert loss == fo.CrossEntropyLoss()(np.asarray(logits), y)
-    fo.AdamW([same]).step([np.asarray(grad)])
-    np.testing.assert_array_equal(w, same)
-    with pytest.raises((TypeError, ValueError), match="parameter '0' is read-only"):
-        fo.AdamW([grad])
