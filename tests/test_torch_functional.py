@@ -179,3 +179,14 @@ def test_states_of_float16_are_refused() -> None:
     with pytest.raises(TypeError, match="exp_avg of '0' has dtype float16"):
         ft.functional.adamw_(params, normals(1), states, zeros(params), steps(4))
     same(params, normals(0))
+
+
+def test_the_default_type_of_torch_changes_nothing() -> None:
+    (p,), (g,) = [torch.ones(3)], [torch.ones(3)]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        ft.functional.sgd_([p], [g], lr=0.5)  # makes the counters of its steps
+    finally:
+        torch.set_default_dtype(before)
+    same(p, torch.full((3,), 0.5))

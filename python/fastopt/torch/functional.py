@@ -233,7 +233,7 @@ def _step(
     params = list(params)
     copies = None if out is None else list(out)
     if state_steps is None:  # the update does not depend on them
-        state_steps = [torch.zeros((), device="cpu")] * len(params)
+        state_steps = [torch.zeros((), dtype=torch.float32, device="cpu")] * len(params)
     with torch.no_grad():
         _core.step_tensors(
             kernel,
