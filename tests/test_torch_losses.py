@@ -224,6 +224,18 @@ def test_a_kept_graph_gives_the_same_gradients_again(is_leaf: bool, scale: float
         loss.backward()
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_changed_gradient_of_a_kept_graph_is_not_seen_again(scale: float) -> None:
+    logits, targets = logits_and_targets()
+    loss = ft.cross_entropy(logits, targets) * scale
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    expected = first.clone()
+    first.mul_(5)
+    for retain_graph in (True, False):
+        (again,) = torch.autograd.grad(loss, logits, retain_graph=retain_graph)
+        assert torch.equal(again, expected)
+
+
 def test_the_gradient_of_a_leaf_is_not_copied() -> None:
     logits, targets = logits_and_targets()
     loss = ft.cross_entropy(logits, targets)

@@ -1,7 +1,8 @@
 """Losses for torch's autograd, with the names, arguments and defaults of ``torch.nn.functional``.
 
 The pass that computes a loss computes its gradients too, if an argument needs them. The backward
-pass returns them as they are where the incoming gradient is 1, and multiplied by it elsewhere.
+pass returns them as they are where the incoming gradient is 1, and multiplied by it elsewhere;
+with ``retain_graph=True`` it returns copies.
 
 fastopt takes dense tensors on the CPU of float32, float64, bfloat16 or float16, with any strides.
 The pages of the losses, as `fastopt.CrossEntropyLoss`, say how accurate they are. These functions
@@ -76,8 +77,8 @@ _OPTIONS = {name: set(inspect.signature(kind).parameters) for name, kind in _CLA
 _OPTIONS["linear_cross_entropy"].add("linear_bias")  # an argument of the call in fastopt
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Private in torch. Without the first, gradients are multiplied into new memory. Without the second,
-# the message is that of torch.
+# Private in torch. Without the first, gradients are copied. Without the second, the message is
+# that of torch.
 _graph_is_kept: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )
@@ -108,10 +109,12 @@ class _Loss(torch.autograd.Function):
                 f"torch.nn.functional.{ctx.name}"
             )
         grads = ctx.saved_tensors
+        is_kept = _graph_is_kept()  # without retain_graph, nothing reads the gradients after this
         if incoming.ndim > 0 or incoming.item() != 1:
-            # Without retain_graph, nothing reads the kept gradients after this.
-            multiply = torch.mul if _graph_is_kept() else Tensor.mul_
+            multiply = torch.mul if is_kept else Tensor.mul_
             grads = [g if g is None else multiply(g, _beside(g, incoming)) for g in grads]
+        elif is_kept:  # the caller may change what it gets
+            grads = [g if g is None else g.clone() for g in grads]
         return (None, None, *grads)
 
     @staticmethod
