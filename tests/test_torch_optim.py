@@ -1,7 +1,7 @@
 """`fastopt.torch`: the optimizers beside those of torch 2.13, and what torch expects of them.
 
-The inputs and the errors of the table of torch's own tests, `optim_db`, run on our classes. From it
-does not apply, as all tensors are on the CPU:
+The inputs and the errors of the table of torch's own tests, `optim_db`, run on our classes. These
+parts of it do not apply, because all tensors are on the CPU:
 
 - the inputs with `capturable`, and the errors of CUDA: torch gives them for CUDA alone
 - `differentiable`: it is refused
@@ -575,6 +575,18 @@ def test_sparse_gradients() -> None:
         other = cls(params)  # the dense parameters do not move either
         with refused(RuntimeError, "does not support sparse gradients", other):
             other.step()
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adam", "AdamW"])
+def test_a_sparse_gradient_in_the_last_group(name: str) -> None:
+    params = [Parameter(torch.complex(noise(8, 4), noise(9, 4))), Parameter(noise(0, 4))]
+    optimizer = ours(Case(name), two_groups(params))
+    params[0].grad = torch.ones_like(params[0])
+    params[1].grad = torch.ones(4).to_sparse()
+    message = f"{name} does not support sparse gradients; use SGD, or torch.optim.SparseAdam"
+    with refused(RuntimeError, message, optimizer):
+        optimizer.step()
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
     _checked: Any = None  # the values of the options that were checked last
 
     _kernel: ClassVar[str]  # the name of the row in the table of updates
+    _takes_sparse: ClassVar[bool] = False  # whether torch's function takes sparse gradients
 
     def __init__(
         self,
@@ -162,6 +163,7 @@ class Optimizer(torch.optim.Optimizer):
         scale = 1.0 if scale is None else float(scale)
 
         def step_others(others: list[tuple[int, torch.Tensor]]) -> None:
+            self._check_others(others)
             for index in {index for index, _ in others}:
                 params = [p for i, p in others if i == index]
                 self._step_in_torch({**self.param_groups[index], "params": params}, scale)
@@ -186,6 +188,14 @@ class Optimizer(torch.optim.Optimizer):
     @cached_property
     def _updater(self) -> Any:
         return _core.TensorUpdater(self._kernel, StepInfo)
+
+    def _check_others(self, others: list[tuple[int, torch.Tensor]]) -> None:
+        """Refuse what torch would refuse, before it steps the first parameter."""
+        if not self._takes_sparse and any(p.grad.is_sparse for _, p in others):
+            raise RuntimeError(
+                f"{type(self).__name__} does not support sparse gradients; use SGD, or "
+                "torch.optim.SparseAdam"
+            )
 
     def _step_in_torch(self, group: dict[str, Any], scale: float) -> None:
         """Step the parameters of a group with torch's function."""
@@ -279,6 +289,7 @@ class SGD(Optimizer, torch.optim.SGD):
     """
 
     _kernel = "sgd"
+    _takes_sparse = True
 
     def _step_in_torch(self, group: dict[str, Any], scale: float) -> None:
         lists: list[list[Any]] = [[] for _ in range(3)]
