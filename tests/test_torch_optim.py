@@ -482,6 +482,32 @@ def test_loaded_states_keep_their_type() -> None:
     }
 
 
+FLOATS = (torch.float64, torch.float32, *HALF)
+
+
+@pytest.mark.parametrize("master", [False, True])
+@pytest.mark.parametrize("saved", FLOATS, ids=str)
+@pytest.mark.parametrize("kind", [*FLOATS, torch.complex64], ids=str)
+@pytest.mark.parametrize("case", ALL_STATES[:3], ids=str)
+def test_a_step_takes_loaded_states_of_every_type(
+    case: Case, kind: Any, saved: Any, master: bool
+) -> None:
+    p = Parameter(noise(0, 3).to(kind))
+    p.grad = torch.ones_like(p)
+    optimizer = ours(case, [p], master_weights=master)
+    optimizer.step()
+    state_dict = copy.deepcopy(optimizer.state_dict())
+    state = state_dict["state"][0]
+    names = FUNCTIONS[case.name][1]
+    state |= {name: state[name].to(kind if kind.is_complex else saved) for name in names}
+    optimizer.load_state_dict(state_dict)
+    expected = kind  # torch's
+    if kind in (torch.float32, torch.bfloat16) or (kind == torch.float16 and master):
+        expected = saved if saved in (torch.float32, torch.bfloat16) else torch.float32
+    assert {optimizer.state[p][name].dtype for name in names} == {expected}
+    optimizer.step()
+
+
 def test_states_that_are_there_are_used_whatever_their_type() -> None:
     (p,) = params = [Parameter(noise(0, 50))]
     optimizer = ft.AdamW(params)

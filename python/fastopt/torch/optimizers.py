@@ -22,6 +22,7 @@ from fastopt._checks import flag, integer, number
 _max_norm = number(">= 0", lambda x: x >= 0)
 _seed = integer(0)
 _HALVES = (torch.bfloat16, torch.float16)
+_STATES = (torch.float32, torch.bfloat16)  # of parameters of 32 and 16 bits
 _DTYPES = ("state_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
@@ -249,8 +250,9 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a result of `state_dict`, of this class or of torch's.
 
-        Unlike in torch, states on the CPU keep the type that they have in `state_dict`. Options of
-        fastopt that it lacks stay as they are.
+        Unlike in torch, the states of parameters on the CPU of float32, of bfloat16, and of float16
+        with a master keep the type that they have in `state_dict`, if it is float32 or bfloat16,
+        and become float32 otherwise. Options of fastopt that it lacks stay as they are.
         """
         loaded: dict[str, Any] = {}
 
@@ -259,12 +261,16 @@ class Optimizer(torch.optim.Optimizer):
 
         def restore(_: Any) -> None:  # torch has cast the states to the types of the parameters
             ids = [i for group in loaded["param_groups"] for i in group["params"]]
-            params = [p for group in self.param_groups for p in group["params"]]
-            for i, p in zip(ids, params, strict=True):
-                if p.device.type == "cpu":
-                    for key, value in loaded["state"].get(i, {}).items():
-                        if isinstance(value, torch.Tensor) and key != "step":
-                            self.state[p][key] = value.to(p.device)
+            params = [(p, group) for group in self.param_groups for p in group["params"]]
+            for i, (p, group) in zip(ids, params, strict=True):
+                saved = loaded["state"].get(i, {})
+                if not _has_own_types(p, saved, group):
+                    continue
+                for key, value in saved.items():
+                    if isinstance(value, torch.Tensor) and key != "step":
+                        kept = _STATES if key != "master_param" else (*_STATES, torch.int16)
+                        dtype = value.dtype if value.dtype in kept else torch.float32
+                        self.state[p][key] = value.to(p.device, dtype)
 
         with (
             self.register_load_state_dict_pre_hook(keep),
@@ -449,12 +455,19 @@ def _check_options(group: Mapping[str, Any]) -> None:
             )
     for name in _DTYPES:
         dtype = group.get(name)
-        if dtype not in (None, torch.float32, torch.bfloat16):
+        if dtype not in (None, *_STATES):
             raise (ValueError if isinstance(dtype, torch.dtype) else TypeError)(
                 f"{name} must be None, torch.float32 or torch.bfloat16, not {dtype!r}"
             )
     if group.get("store_param_remainders") and not group.get("master_weights"):
         raise ValueError("store_param_remainders=True needs master_weights=True")
+
+
+def _has_own_types(p: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+    """Return whether the states of a parameter may have other types than the parameter."""
+    if p.dtype == torch.float16 and not ("master_param" in state or group.get("master_weights")):
+        return False  # torch steps it
+    return p.device.type == "cpu" and p.dtype in (torch.float32, *_HALVES)
 
 
 def _common_max_norm(groups: list[dict[str, Any]]) -> float | None:
