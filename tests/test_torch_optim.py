@@ -489,6 +489,7 @@ FLOATS = (torch.float64, torch.float32, *HALF)
 @pytest.mark.parametrize("saved", FLOATS, ids=str)
 @pytest.mark.parametrize("kind", [*FLOATS, torch.complex64], ids=str)
 @pytest.mark.parametrize("case", ALL_STATES[:3], ids=str)
+@pytest.mark.filterwarnings("ignore:torch steps parameter 0 .*complex64:UserWarning")
 def test_a_step_takes_loaded_states_of_every_type(
     case: Case, kind: Any, saved: Any, master: bool
 ) -> None:
@@ -572,6 +573,30 @@ def test_complex_parameters_get_the_step_of_torch(case: Case) -> None:
         optimizer.step(max_norm=1.0)
     with refused(TypeError, "skip_nonfinite", optimizer):
         optimizer.step(skip_nonfinite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("SGD", {"state_dtype": torch.bfloat16}),
+        ("RMSprop", {"stochastic_rounding": True}),
+        ("AdamW", {"exp_avg_dtype": torch.float32}),
+        ("AdamW", {"exp_avg_sq_dtype": torch.bfloat16}),
+        ("AdamW", {"master_weights": True}),
+    ],
+)
+def test_one_warning_of_an_option_that_torch_ignores(name: str, option: Any) -> None:
+    params = [*small(), Parameter(torch.complex(noise(8, 4), noise(9, 4)))]
+    train(ours(Case(name), two_groups(params)), params, [0])
+    params[-1].grad = None
+    train(ours(Case(name), params, **option), params[:-1], [0])  # without a warning
+    optimizer = ours(Case(name), two_groups(params), **option)
+    set_grads(params, 0)
+    message = f"torch steps parameter 3 .*complex64, on cpu.*the option {next(iter(option))};"
+    with pytest.warns(UserWarning, match=message) as record:
+        optimizer.step()
+        optimizer.step()
+    assert [warning.filename for warning in record] == [__file__]
 
 
 @each_case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import EllipsisType
@@ -34,7 +35,7 @@ class Optimizer(torch.optim.Optimizer):
     torch steps those that the call does not take: on other devices, complex, of float16 without a
     master, of another class than `torch.Tensor`, `torch.nn.Parameter` and `DTensor`, or with sparse
     gradients. A step with such parameters refuses `max_norm` and `skip_nonfinite`. The other
-    options below change nothing for them.
+    options below change nothing for them; the first such step gives a UserWarning.
 
     Parameters
     ----------
@@ -75,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
     skipped: bool = False
 
     _checked: Any = None  # the values of the options that were checked last
+    _warned = False  # of options that torch ignores
 
     _kernel: ClassVar[str]  # the name of the row in the table of updates
     _takes_sparse: ClassVar[bool] = False  # whether torch's function takes sparse gradients
@@ -191,12 +193,23 @@ class Optimizer(torch.optim.Optimizer):
         return _core.TensorUpdater(self._kernel, StepInfo)
 
     def _check_others(self, others: list[tuple[int, torch.Tensor]]) -> None:
-        """Refuse what torch would refuse, before it steps the first parameter."""
+        """Refuse sparse gradients before torch steps a parameter; warn of options it ignores."""
         if not self._takes_sparse and any(p.grad.is_sparse for _, p in others):
             raise RuntimeError(
                 f"{type(self).__name__} does not support sparse gradients; use SGD, or "
                 "torch.optim.SparseAdam"
             )
+        for index, p in others:
+            ignored = [name for name in _IGNORED if self.param_groups[index].get(name)]
+            if ignored and not self._warned:
+                self._warned = True
+                params = [q for group in self.param_groups for q in group["params"]]
+                number = next(i for i, q in enumerate(params) if q is p)
+                warnings.warn(
+                    f"torch steps parameter {number} ({p.dtype}, on {p.device}), without the "
+                    f"option {', '.join(ignored)}; see fastopt.torch.Optimizer",
+                    stacklevel=5,  # the caller of `step`
+                )
 
     def _step_in_torch(self, group: dict[str, Any], scale: float) -> None:
         """Step the parameters of a group with torch's function."""
@@ -439,6 +452,9 @@ _CHECKED = (
     "differentiable",
     *_DTYPES,
 )
+
+# The options that change nothing for the parameters that torch steps.
+_IGNORED = ("master_weights", "stochastic_rounding", *_DTYPES)
 
 
 def _check_options(group: Mapping[str, Any]) -> None:
