@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import importlib
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -595,7 +596,7 @@ def test_one_warning_of_an_option_that_torch_ignores(name: str, option: Any) -> 
     message = f"torch steps parameter 3 .*complex64, on cpu.*the option {next(iter(option))};"
     with pytest.warns(UserWarning, match=message) as record:
         optimizer.step()
-        optimizer.step()
+    optimizer.step()  # without a warning
     assert [warning.filename for warning in record] == [__file__]
 
 
@@ -870,6 +871,13 @@ def test_distributed_tensors() -> None:
                 optimizer.step(**arguments)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.Optimizer)  # until 2.6 it was no Adam
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    with pytest.raises(ImportError, match=r"needs torch 2\.7 or newer, not 2\.6\.0"):
+        importlib.reload(ft)
 
 
 def test_examples_in_docstrings() -> None:

@@ -6,6 +6,11 @@ The arithmetic is that of the optimizers and losses for NumPy, on the memory of 
 
 from __future__ import annotations
 
+import torch
+
+if not issubclass(torch.optim.AdamW, torch.optim.Adam):  # since 2.7
+    raise ImportError(f"fastopt.torch needs torch 2.7 or newer, not {torch.__version__}")
+
 from fastopt.torch import functional, losses
 from fastopt.torch.losses import *  # noqa: F403
 from fastopt.torch.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop

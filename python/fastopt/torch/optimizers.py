@@ -62,7 +62,10 @@ class Optimizer(torch.optim.Optimizer):
         Round bfloat16 parameters without a master, and second moments in bfloat16, up or down at
         random, so that the mean is exact and small changes are not lost.
     seed : int
-        The seed of these random numbers.
+        The seed of these random numbers. They depend on the step and the name of the parameter too,
+        which is its number without `named_parameters`. So optimizers of one parameter each, or
+        groups that are replaced between steps, have the same numbers for all parameters: give them
+        names, or another seed each.
 
     Attributes
     ----------
