@@ -366,6 +366,7 @@ def test_signatures_are_those_of_torch() -> None:
 @pytest.mark.usefixtures("without_torch")
 def test_modules() -> None:
     names = [name for name in losses.__all__ if name[0].isupper()]
+    names.remove("LinearCrossEntropyLoss")  # which needs arguments
     assert len(names) == 9
     numbers = torch.tensor([[0.2, 0.4], [0.8, 0.1]])
     for name in names:
@@ -384,6 +385,23 @@ def test_modules() -> None:
     )
     torch.testing.assert_close(module(numbers, torch.tensor([0, 1])), expected)
     assert torch.equal(module.state_dict()["weight"], weight)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_module_of_a_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, target = torch.linspace(-1, 1, 20).reshape(4, 5), torch.tensor([0, 2, 1, 1])
+    options = {"weight": torch.tensor([1.0, 3.0, 2.0]), "ignore_index": 1, "label_smoothing": 0.1}
+    witness = torch.nn.LinearCrossEntropyLoss(5, 3, bias=bias, **options)
+    module = ft.LinearCrossEntropyLoss(5, 3, bias=bias, **options)
+    module.load_state_dict(witness.state_dict())
+    expected = witness(hidden, target)
+    expected.backward()
+    monkeypatch.setattr(losses, "functional", None)  # torch's own is not called
+    loss = module(hidden, target)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for p, q in zip(module.parameters(), witness.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
 
 
 def test_a_compiled_function_has_the_loss_of_torch() -> None:

@@ -513,3 +513,28 @@ class KLDivLoss(torch.nn.KLDivLoss):
     """`kl_div` as a module; see `torch.nn.KLDivLoss`."""
 
     forward = _forward(kl_div)
+
+
+if hasattr(torch.nn, "LinearCrossEntropyLoss"):
+    __all__ += ["LinearCrossEntropyLoss"]
+
+    class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+        """`linear_cross_entropy` as a module, which needs torch 2.13.
+
+        See `torch.nn.LinearCrossEntropyLoss`.
+        """
+
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+            """Return the loss."""
+            shape, bias = (self.num_classes, *self.out_features), self.linear.bias
+            return linear_cross_entropy(
+                input,
+                self.linear.weight.reshape(*shape, self.linear.in_features),
+                target,
+                linear_bias=None if bias is None else bias.reshape(shape),
+                weight=self.weight,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                options=self.options,
+            )
