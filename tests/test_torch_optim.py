@@ -874,7 +874,8 @@ def test_distributed_tensors() -> None:
 
 
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.Optimizer)  # until 2.6 it was no Adam
+    old = type("AdamW", (torch.optim.Optimizer,), {})  # it was no subclass of Adam
+    monkeypatch.setattr(torch.optim, "AdamW", old)
     monkeypatch.setattr(torch, "__version__", "2.6.0")
     with pytest.raises(ImportError, match=r"needs torch 2\.7 or newer, not 2\.6\.0"):
         importlib.reload(ft)

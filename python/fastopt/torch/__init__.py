@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-if not issubclass(torch.optim.AdamW, torch.optim.Adam):  # since 2.7
+if torch.optim.AdamW.__base__ is torch.optim.Optimizer:  # since 2.7 it is Adam
     raise ImportError(f"fastopt.torch needs torch 2.7 or newer, not {torch.__version__}")
 
 from fastopt.torch import functional, losses
