@@ -24,7 +24,7 @@ import pytest
 from hypothesis import settings
 
 from cases import FUNCTIONS, Case
-from helpers import same_bits
+from helpers import check, same_bits
 from type_cases import KINDS, Kind
 
 torch = pytest.importorskip("torch")
@@ -829,6 +829,46 @@ def test_a_step_counts_as_a_change_in_place(case: Case) -> None:
     assert still._version == 0
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_calls_leave_nothing_behind() -> None:
+    check(
+        """
+import gc, sys
+import torch, fastopt.torch as ft
+
+params = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(5).bfloat16())]
+optimizer = ft.AdamW(params, master_weights=True, max_norm=1.0)
+lists = [[torch.zeros(3)] for _ in range(4)]
+logits, targets = torch.zeros(6, 4, requires_grad=True), torch.arange(6) % 4
+
+def blocks_after(rounds):
+    for _ in range(rounds):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        ft.functional.adamw_(*lists, [torch.zeros(())], out=[torch.zeros(3).bfloat16()])
+        ft.cross_entropy(logits, targets).backward()
+        (3 * ft.cross_entropy(logits, targets)).backward()
+        state = optimizer.state[params[1]]
+        optimizer.state[params[1]] = {**state, "exp_avg": torch.zeros(4)}
+        try:
+            optimizer.step()
+        except ValueError:
+            optimizer.state[params[1]] = {**state, "exp_avg": state["exp_avg"].clone()}
+        try:
+            ft.functional.sgd_(lists[0], [torch.zeros(4)])
+        except ValueError:
+            pass
+        optimizer.state.pop(params[0])  # the next step makes it again
+    gc.collect()
+    return sys.getallocatedblocks()
+
+before = blocks_after(1000)
+more = blocks_after(1000) - before
+assert more < 500, more  # one object of each round would be 1000
+"""
+    )
 
 
 def test_distributed_tensors() -> None:
