@@ -82,6 +82,7 @@ class Optimizer(torch.optim.Optimizer):
     _warned = False  # of options that torch ignores
 
     _kernel: ClassVar[str]  # the name of the row in the table of updates
+    _dtype_options: ClassVar[tuple[str, ...]] = ("state_dtype",)  # the types of new states
     _takes_sparse: ClassVar[bool] = False  # whether torch's function takes sparse gradients
 
     def __init__(
@@ -89,7 +90,6 @@ class Optimizer(torch.optim.Optimizer):
         params: Any,
         *args: Any,
         max_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
         master_weights: bool = False,
         store_param_remainders: bool = False,
         stochastic_rounding: bool = False,
@@ -98,18 +98,12 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         options = {
             "max_norm": max_norm,
-            "state_dtype": state_dtype,
             "master_weights": master_weights,
             "store_param_remainders": store_param_remainders,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
-        self._start(params, args, kwargs, options)
-
-    def _start(
-        self, params: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        """Start torch's optimizer, with options that it does not have."""
+        options |= {name: kwargs.pop(name, None) for name in self._dtype_options}
         super().__init__(params, *args, **kwargs)
         self.defaults |= options
         for group in self.param_groups:
@@ -381,30 +375,7 @@ class Adam(Optimizer, torch.optim.Adam):
     """
 
     _kernel = "adam"
-
-    def __init__(
-        self,
-        params: Any,
-        *args: Any,
-        max_norm: float | None = None,
-        exp_avg_dtype: torch.dtype | None = None,
-        exp_avg_sq_dtype: torch.dtype | None = None,
-        master_weights: bool = False,
-        store_param_remainders: bool = False,
-        stochastic_rounding: bool = False,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        options = {
-            "max_norm": max_norm,
-            "exp_avg_dtype": exp_avg_dtype,
-            "exp_avg_sq_dtype": exp_avg_sq_dtype,
-            "master_weights": master_weights,
-            "store_param_remainders": store_param_remainders,
-            "stochastic_rounding": stochastic_rounding,
-            "seed": seed,
-        }
-        self._start(params, args, kwargs, options)
+    _dtype_options = ("exp_avg_dtype", "exp_avg_sq_dtype")
 
     def _state_dtype(self, name: str, group: Mapping[str, Any]) -> torch.dtype | None:
         dtype: torch.dtype | None = group.get(f"{name.removeprefix('max_')}_dtype")
