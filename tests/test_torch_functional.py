@@ -190,3 +190,31 @@ def test_the_default_type_of_torch_changes_nothing() -> None:
     finally:
         torch.set_default_dtype(before)
     same(p, torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("grads", [[None], [torch.ones(3), None]])
+def test_missing_gradients_are_refused(grads: list[Any]) -> None:
+    count = len(grads)
+    params, counters = [torch.ones(3) for _ in grads], steps(count)
+    moments = [torch.zeros(3) for _ in range(2 * count)]
+    last = count - 1
+    with pytest.raises(TypeError, match=f"gradient of '{last}' is None"):
+        ft.functional.adamw_(params, grads, moments[:count], moments[count:], counters)
+    with pytest.raises(TypeError, match=f"gradient of '{last}' is None"):
+        ft.functional.sgd_(params, grads)
+    same([*params, *counters], [*[torch.ones(3) for _ in grads], *steps(count)])
+
+
+def test_masters_that_do_not_fit_are_refused() -> None:
+    half, one = [torch.ones(3, dtype=torch.float16)], [torch.ones(3)]
+    m, v = [torch.zeros(3)], [torch.zeros(3)]
+    with pytest.raises(TypeError, match="float16, which needs master_params of float32"):
+        ft.functional.adamw_(half, one, m, v, steps(1))
+    with pytest.raises(TypeError, match="master_param of '0' is given"):
+        ft.functional.adamw_(one, one, m, v, steps(1), master_params=[torch.ones(3)])
+    base = torch.zeros(8)  # a strided parameter, and a copy in the memory between
+    out = [base.view(torch.bfloat16)[1:5]]
+    m, v = [torch.zeros(4)], [torch.zeros(4)]
+    with pytest.raises(ValueError, match="share memory"):
+        ft.functional.adamw_([base[::2]], [torch.ones(4)], m, v, steps(1), out=out)
+    assert not base.any()

@@ -873,7 +873,7 @@ assert more < 500, more  # one object of each round would be 1000
 
 def test_distributed_tensors() -> None:
     """A process has the first of two parts of each parameter; the last part is empty."""
-    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
@@ -909,6 +909,18 @@ def test_distributed_tensors() -> None:
         for arguments in ({"max_norm": 1.0}, {"skip_nonfinite": True}):
             with pytest.raises(TypeError, match="a DTensor over 2 processes"):
                 optimizer.step(**arguments)
+        # The parts of such a gradient are still to be added: torch does that.
+        whole, parts = (
+            DTensor.from_local(noise(i, 3), mesh, [kind], run_check=False)
+            for i, kind in enumerate([Replicate(), Partial()])
+        )
+        left: list[Any] = []
+        p = Parameter(whole)
+        p.grad = parts
+        optimizer = ft.AdamW([p])
+        optimizer._step_in_torch = lambda group, scale: left.extend(group["params"])  # type: ignore[method-assign]
+        optimizer.step()
+        assert left[0] is p
     finally:
         torch.distributed.destroy_process_group()
 
@@ -921,8 +933,40 @@ def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.reload(ft)
 
 
+def test_nothing_changes_if_an_option_does_not_fit_the_kernels() -> None:
+    params = [*small(), Parameter(torch.complex(noise(8, 4), noise(9, 4)))]
+    optimizer = ft.AdamW(params, eps=1e-60)  # which vanishes in float32
+    set_grads(params[:-1], 0)
+    params[-1].grad = params[-1].detach().clone()
+    with refused(ValueError, "eps is 1e-60", optimizer):
+        optimizer.step()
+    params = small()
+    optimizer = ft.SGD(params, momentum=0.5)
+    optimizer.state[params[0]]["momentum_buffer"] = None  # as torch writes it
+    set_grads(params, 0)
+    params[0].grad[0] = torch.nan
+    optimizer.step(skip_nonfinite=True)
+    assert dict(optimizer.state) == {params[0]: {"momentum_buffer": None}}
+
+
 def test_examples_in_docstrings() -> None:
     for module in (ft, ft.optimizers, ft.functional):
         result = doctest.testmod(module)
         assert result.failed == 0
         assert result.attempted > 3 or module is ft
+
+
+def test_views_of_one_tensor() -> None:
+    """Parts of a tensor are stepped each by itself, and refused if they have elements in common."""
+    base, plain = noise(0, 4, 5), noise(0, 4, 5)
+    params, others = [[Parameter(x[:, :2]), Parameter(x[:, 2:])] for x in (base, plain)]
+    optimizer, witness = ft.AdamW(params), torch.optim.AdamW(others)
+    train(optimizer, params, range(3))
+    train(witness, others, range(3))
+    torch.testing.assert_close(base, plain)
+    before = base.clone()
+    params = [Parameter(base[:, :3]), Parameter(base[:, 2:])]
+    set_grads(params, 0)
+    with pytest.raises(ValueError, match="'0' and parameter '1' share memory"):
+        ft.AdamW(params).step()
+    assert_same(base, before)

@@ -516,9 +516,13 @@ py::array check_out(py::handle object, const std::string& what, const NamedArray
 }
 
 void OverlapCheck::throw_overlap(const Extent& a, const Extent& b) const {
+    const bool are_tensors = is_of_tensor(a.array) && is_of_tensor(b.array);
     throw_error<py::value_error>(
         "{} and {} share memory; an array that is written must have separate memory ({})", a.what,
-        b.what, purpose_ == Purpose::result ? "allocate out with np.empty_like" : "use .copy()");
+        b.what,
+        purpose_ == Purpose::result ? "allocate out with np.empty_like"
+        : are_tensors               ? "use .clone()"
+                                    : "use .copy()");
 }
 
 void OverlapCheck::add(const py::array& array, std::string what, bool written) {

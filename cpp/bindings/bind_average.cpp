@@ -56,7 +56,8 @@ public:
             const auto bytes = static_cast<std::size_t>(param.nbytes());
             pieces.push_back({const_cast<void*>(param.data()), average.data(), param.size(), bytes,
                               type_of(param),
-                              owns_capsule(param) ? py::object(param) : py::object()});
+                              owns_capsule(param) ? py::object(param) : py::object(),
+                              py::isinstance<py::array>(pair.param)});
             total += bytes;
         }
         if (*flag_)
@@ -110,16 +111,19 @@ private:
         std::size_t bytes;
         Type type;         // of the parameter
         py::object owner;  // of its memory; null if that is the parameter
+        bool is_array;     // of NumPy
     };
 
     // Whether the memory is still the same: resize() may have moved it, or `data` of a tensor.
     static bool holds(const py::object& param, const Piece& piece) noexcept {
         if (piece.owner) return true;
-        if (!py::isinstance<py::array>(param)) {
-            dlpack::Tensor tensor;
-            return torch::read(param.ptr(), tensor) && tensor.data == piece.param &&
-                   dlpack::element_count(tensor) == static_cast<std::size_t>(piece.count);
-        }
+        if (!piece.is_array) try {
+                dlpack::Tensor tensor;
+                return torch::read(param.ptr(), tensor) && tensor.data == piece.param &&
+                       dlpack::element_count(tensor) == static_cast<std::size_t>(piece.count);
+            } catch (const std::exception&) {
+                return false;
+            }
         const auto* fields = py::detail::array_proxy(param.ptr());
         py::ssize_t count = 1;
         for (int axis = 0; axis < fields->nd; ++axis) count *= fields->dimensions[axis];

@@ -529,7 +529,7 @@ void bind_losses(py::module_& module) {
     module.def(
         "as_numpy",
         [](const py::object& given, const std::string& what) {
-            const py::object object = as_array(given, what, true);
+            py::object object = as_array(given, what, true);
             if (!py::isinstance<py::array>(object))
                 throw_no_array(object, what, "a NumPy array", "");
             const auto array = py::reinterpret_borrow<py::array>(object);

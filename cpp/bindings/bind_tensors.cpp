@@ -104,17 +104,27 @@ public:
         require_distinct_elements(array, what);
         const py::array dense = zeros_like(model, array.dtype());
         copy_to_dense(array, dense);
-        pairs_.emplace_back(dense, array);
+        copies_.push_back({dense, array, what});
         return dense;
     }
 
-    bool empty() const { return pairs_.empty(); }
+    bool empty() const { return copies_.empty(); }
+
+    // Adds the arrays that will be written in the end.
+    void add_to(OverlapCheck& overlap) const {
+        for (const Copy& copy : copies_) overlap.add(copy.array, copy.what, true);
+    }
+
     void copy_back() const {
-        for (const auto& [dense, array] : pairs_) copy_from_dense(dense, array);
+        for (const Copy& copy : copies_) copy_from_dense(copy.dense, copy.array);
     }
 
 private:
-    std::vector<std::pair<py::array, py::array>> pairs_;
+    struct Copy {
+        py::array dense, array;
+        std::string what;
+    };
+    std::vector<Copy> copies_;
 };
 
 std::string state_name(const Update& update, std::size_t place, const Parameter& parameter) {
@@ -134,6 +144,28 @@ void each_state(const Update& update, const Parameter& parameter, Visit visit) {
             throw_error<py::type_error>("{} must be a tensor, not {}", what, short_repr(array));
         visit(place, plain_array(array), what);
     }
+}
+
+// Throws ValueError if an array that is copied shares memory with another one of the step. A plan
+// sees the copies only.
+void check_overlap(const Update& update, const DenseCopies& copies,
+                   const std::vector<Parameter>& parameters, const py::tuple& grads,
+                   const py::tuple& out) {
+    if (copies.empty()) return;
+    OverlapCheck overlap;
+    copies.add_to(overlap);
+    for (std::size_t k = 0; k < parameters.size(); ++k) {
+        overlap.add(plain_array(parameters[k].param), parameters[k].what, true);
+        overlap.add(plain_array(as_array(grads[k], parameters[k].grad_what)),
+                    parameters[k].grad_what, false);
+        if (out.size() != 0 && !py::object(out[k]).is_none())
+            overlap.add(plain_array(as_array(out[k], "out")), "out of " + parameters[k].what, true);
+        each_state(update, parameters[k],
+                   [&](std::size_t, const py::array& state, const std::string& what) {
+                       overlap.add(state, what, true);
+                   });
+    }
+    overlap.run();
 }
 
 // Takes the types of the states as they are found.
@@ -188,6 +220,14 @@ struct Keys {
         for (int i = 0; i < update.state_count; ++i)
             states[static_cast<std::size_t>(i)] = key(update.states[i]);
         states[master_place] = key(master_name);
+    }
+
+    // Reads the options of the random numbers, if the group has them.
+    void read_noise(const py::dict& group, TypeOptions& types) const {
+        if (const py::object given = find(group, stochastic))
+            types.stochastic = as_flag(given, "stochastic_rounding");
+        if (const py::object given = find(group, seed))
+            types.seed = static_cast<std::uint64_t>(as_integer(given, "seed"));
     }
 
     py::object params = key("params"), names = key("param_names"), grad = key("grad");
@@ -330,7 +370,9 @@ private:
         explicit Release(TensorUpdater& updater) : updater_(updater) {}
         ~Release() {
             for (Item& item : updater_.items_) {
-                item.param = item.grad = item.step = py::object();
+                item.param = py::object();
+                item.grad = py::object();
+                item.step = py::object();
                 item.entry = py::reinterpret_steal<py::dict>(py::handle());
                 item.counter.reset();
             }
@@ -439,7 +481,7 @@ private:
             if (parameters_[k].states[master_place].has_value() != item.has_master ||
                 static_cast<bool>(item.step) != item.counts)
                 return false;
-            if (!read_steps(k)) return false;
+            if (!read_steps(k) || !is_placed_like(item.param, item.grad)) return false;
         }
         return plan_.fits(parameters_, grads());
     }
@@ -468,6 +510,7 @@ private:
         groups_.clear();
         sources_.clear();
         std::vector<GroupOptions> options;
+        options.reserve(groups.size());
         for (std::size_t g = 0; g < groups.size(); ++g)
             options.emplace_back(update_, group_at(groups, g), TypeOptions{});
         std::size_t count = 0;
@@ -493,9 +536,14 @@ private:
         items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(count), items_.end());
         parameters_.erase(parameters_.begin() + static_cast<std::ptrdiff_t>(count),
                           parameters_.end());
+        check_overlap(update_, copies_, parameters_, grads(), py::tuple());
         plan_.prepare(parameters_, groups_, grads(), py::tuple(), false);
         for (std::size_t k = 0; k < count; ++k) plan_.tensor(k).fresh = items_[k].fresh;
-        if (others.size() != 0) step_others(others);
+        if (others.size() != 0) {
+            if (const auto misfit = plan_.misfit())
+                throw_misfit(*misfit, parameters_[plan_.parameter(misfit->tensor)]);
+            step_others(others);
+        }
         planned_ = all && copies_.empty();
     }
 
@@ -511,9 +559,23 @@ private:
                 return std::nullopt;
             }
         };
-        const auto type = type_of_tensor(items_[k].param);
-        if (!type || !type_of_tensor(items_[k].grad)) return false;
+        const Item& item = items_[k];
+        const auto type = type_of_tensor(item.param);
+        if (!type || !type_of_tensor(item.grad) || !is_placed_like(item.param, item.grad))
+            return false;
+        for (const auto& state : parameters_[k].states)
+            if (state && !is_placed_like(item.param, *state)) return false;
         return *type != Type::float16 || wants_master(k, group);
+    }
+
+    // Whether two DTensors have the same parts in the same processes.
+    static bool is_placed_like(const py::object& param, const py::object& other) {
+        if (!torch::is_distributed(param) || !torch::is_distributed(other)) return true;
+        for (const char* name : {"placements", "device_mesh"}) {
+            const py::object own = attribute(param, name), theirs = attribute(other, name);
+            if (!own || !theirs || !own.equal(theirs)) return false;
+        }
+        return true;
     }
 
     bool wants_master(std::size_t k, const py::dict& group) const {
@@ -537,26 +599,22 @@ private:
         };
         for (std::size_t s = 0; s < parameter.states.size(); ++s) {
             const bool is_master = s == master_place;
-            const bool used = is_master
-                                  ? wants_master(k, group) &&
-                                        is_16_bit(type_of(float_array(item.param, parameter.what)))
-                                  : static_cast<int>(s) < update_.state_count &&
-                                        options.uses_state(static_cast<int>(s));
+            const bool used = is_master ? is_narrow && wants_master(k, group)
+                                        : static_cast<int>(s) < update_.state_count &&
+                                              options.uses_state(static_cast<int>(s));
             if (used) item.reads |= 1u << s;
             if (!used) parameter.states[s].reset();
             if (!used || parameter.states[s]) continue;
-            parameter.states[s] = make(keys_.states[s], py::object());
+            PyObject* const none = PyDict_GetItemWithError(item.entry.ptr(), keys_.states[s].ptr());
+            parameter.states[s] =
+                make(keys_.states[s], py::reinterpret_borrow<py::object>(none));  // or not there
             item.fresh = item.fresh || !is_master;
         }
         item.has_master = parameter.states[master_place].has_value();
 
         TypeOptions types;
         find_types(update_, parameter, types);
-        if (const py::object given = find(group, keys_.stochastic))
-            types.stochastic = as_flag(given, "stochastic_rounding");
-        if (const py::object given = find(group, keys_.seed))
-            types.seed = static_cast<std::uint64_t>(as_integer(given, "seed"));
-
+        keys_.read_noise(group, types);
         // An SGD of torch does not count its steps; the random numbers depend on the count.
         item.counts = item.step || types.stochastic || std::string_view(update_.name) != "sgd";
         if (!read_steps(k)) {
@@ -663,6 +721,9 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
     for (std::size_t k = 0; k < params.size(); ++k) {
         parameters.push_back(make_parameter(update, py::str(std::to_string(k)), params[k], 0));
         Parameter& parameter = parameters.back();
+        if (py::object(grads[k]).is_none())
+            throw_error<py::type_error>("{} is None; leave out parameters without a gradient",
+                                        parameter.grad_what);
         for (std::size_t s = 0; s < parameter.states.size(); ++s) {
             const bool is_master = s == master_place;
             if (!is_master && (static_cast<int>(s) >= update.state_count ||
@@ -682,11 +743,16 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
         }
         TypeOptions types;
         find_types(update, parameter, types);
-        if (const py::object given = find(group, keys.stochastic))
-            types.stochastic = as_flag(given, "stochastic_rounding");
-        if (const py::object given = find(group, keys.seed))
-            types.seed = static_cast<std::uint64_t>(as_integer(given, "seed"));
-        require_row(type_of(float_array(parameter.param, parameter.what)), parameter.what, types);
+        keys.read_noise(group, types);
+        const Type type = type_of(float_array(parameter.param, parameter.what));
+        const bool has_master_param = parameter.states[master_place].has_value();
+        if (has_master_param && !is_16_bit(type))
+            throw_error<py::type_error>(
+                "{} is given, but {} has 32 or 64 bits and no master; pass None",
+                state_name(update, master_place, parameter), parameter.what);
+        if (type == Type::float16 && types.master != TypeOptions::Master::float32)
+            throw_error<py::type_error>(
+                "{} has dtype float16, which needs master_params of float32", parameter.what);
         while (parameter.group < groups.size() &&
                !(groups[parameter.group].options.types() == types))
             ++parameter.group;
@@ -696,9 +762,10 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
         parameter.step = counters.back().steps(parameter);
         make_dense(update, parameter, copies);
     }
+    const py::tuple outputs = out.is_none() ? py::tuple() : py::tuple(out);
+    check_overlap(update, copies, parameters, py::tuple(grads), outputs);
     Plan plan(number);
-    plan.prepare(parameters, groups, py::tuple(grads), out.is_none() ? py::tuple() : py::tuple(out),
-                 false);
+    plan.prepare(parameters, groups, py::tuple(grads), outputs, false);
     for (std::size_t k = 0; k < parameters.size(); ++k)
         plan.tensor(k).fresh = parameters[k].step == 0;
     const StepResult result = plan.run(options);

@@ -162,6 +162,10 @@ py::object holder(const Types& types, PyObject* object) {
 
 }  // namespace
 
+bool is_distributed(py::handle object) {
+    return is_tensor(object) && !is_plain(*types(), object.ptr());
+}
+
 bool is_tensor(py::handle object) {
     const Types* const known = types();
     return known != nullptr && PyObject_TypeCheck(object.ptr(), known->tensor) != 0;
@@ -399,7 +403,7 @@ bool is_own_bfloat16(const py::dtype& dtype) { return dtype.is(dlpack::own_bfloa
 
 py::object as_array(py::handle object, const std::string& what, bool despite_grad) {
     if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::object>(object);
-    const auto given = py::reinterpret_borrow<py::object>(object);
+    auto given = py::reinterpret_borrow<py::object>(object);
     if (torch::is_tensor(object)) {
         // A tensor that requires a gradient may be written only where none is recorded.
         const bool writeable =

@@ -55,6 +55,9 @@ bool read(PyObject* object, dlpack::Tensor& out, bool may_negate = true);
 bool grad_enabled();
 
 bool is_tensor(py::handle object);
+
+// Whether it is a subclass of Tensor other than Parameter: of those that can be read, a DTensor.
+bool is_distributed(py::handle object);
 bool requires_grad(py::handle object);  // whether it is such a tensor
 
 }  // namespace torch

@@ -166,6 +166,10 @@ py::array state_array(py::handle given, const std::string& what, std::size_t pla
     if (!is_master) float_array(object, what);  // throws if it is of none of the types
     const char* const wanted = remainder ? "int16" : name_of(type);
     const py::object dtype = attribute(given, "dtype");
+    if (!is_master && torch::is_tensor(given))
+        throw_error<py::type_error>(
+            "{} must be a tensor of {}, not {}; convert it with .to(torch.{})", what, wanted,
+            py::str(dtype), wanted);
     throw_error<py::type_error>(
         "{} must be an array of {}, not {}; {}", what, wanted,
         dtype ? py::object(py::str(dtype)) : py::object(py::str(type_name(object))),

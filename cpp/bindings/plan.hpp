@@ -144,6 +144,7 @@ public:
     bool fits(const std::vector<Parameter>& parameters, const py::tuple& grads);
 
     StepResult run(const GradOptions& options);
+    std::optional<Misfit> misfit() { return stepper_.misfit(number_); }
 
     std::size_t parameter(std::size_t tensor) const { return entries_[tensor].parameter; }
     TensorUpdate& tensor(std::size_t number) { return stepper_.tensors[number]; }

@@ -66,6 +66,12 @@ std::optional<Misfit> Stepper::prepare(const Update& kernel) {
     return std::nullopt;
 }
 
+std::optional<Misfit> Stepper::misfit(int number) {
+    std::optional<Misfit> result;
+    with_default_floating_point([&] { result = prepare(update_kernels().updates[number]); });
+    return result;
+}
+
 StepResult Stepper::run(int number, const GradOptions& options) {
     const Update& kernel = update_kernels().updates[number];
     Scaling scaling;

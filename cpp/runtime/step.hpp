@@ -52,6 +52,8 @@ public:
     void cut();  // to be called after the number or the sizes of `tensors` have changed
     // `number`: of the update's row in the table.
     StepResult run(int number, const GradOptions& options);
+    // The misfit that run() would return.
+    std::optional<Misfit> misfit(int number);
 
 private:
     // Computes the scalars. Returns the first that cannot be used.
