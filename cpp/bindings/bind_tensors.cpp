@@ -284,11 +284,10 @@ public:
     py::object step(const py::list& given_groups, const py::object& state,
                     const py::object& make_state, const py::object& step_others,
                     const py::object& increment_version, const py::object& max_norm,
-                    const py::object& norm_type, const py::object& grad_scale,
-                    const py::object& skip_nonfinite) {
+                    const py::object& grad_scale, const py::object& skip_nonfinite) {
         const SingleUse use(user_, update_.words.owner);
         const GradOptions options =
-            grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, py::bool_(false));
+            grad_options(max_norm, py::float_(2.0), grad_scale, skip_nonfinite, py::bool_(false));
         std::optional<LateFloat> norm;
         std::optional<LateTuple> info;
         if (options.clip || options.skip_nonfinite)
@@ -787,8 +786,8 @@ void bind_tensors(py::module_& module) {
              py::arg("kernel"), py::arg("step_info"))
         .def("step", &TensorUpdater::step, py::arg("groups"), py::arg("state"),
              py::arg("make_state"), py::arg("step_others"), py::arg("increment_version"),
-             py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
-             py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false, Guard());
+             py::arg("max_norm") = py::none(), py::arg("grad_scale") = 1.0,
+             py::arg("skip_nonfinite") = false, Guard());
     module.def("step_tensors", &step_tensors, py::arg("kernel"), py::arg("group"),
                py::arg("params"), py::arg("grads"), py::arg("states"), py::arg("state_steps"),
                py::arg("out") = py::none(), py::arg("grad_scale") = 1.0, Guard());

@@ -64,7 +64,6 @@ class TensorUpdater:
         step_others: Callable[[list[tuple[int, Any]]], object],
         increment_version: Callable[[list[Any]], object],
         max_norm: float | None = None,
-        norm_type: float = 2.0,
         grad_scale: float = 1.0,
         skip_nonfinite: bool = False,
     ) -> Any: ...

@@ -176,7 +176,6 @@ class Optimizer(torch.optim.Optimizer):
                 step_others,
                 increment_version,
                 max_norm,
-                2.0,
                 scale,
                 skip_nonfinite,
             )
