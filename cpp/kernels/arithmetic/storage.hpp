@@ -95,10 +95,15 @@ __attribute__((noinline)) void round_elements(Type type, const float* __restrict
 }
 
 // Puts the elements of `data` that were written since into `master`: those that are not its
-// nearest.
+// nearest. There are mostly none, so it looks for them first.
 template <class From>
 void take_elements(const void* data, std::size_t count, float* __restrict master) {
     const From* x = static_cast<const From*>(data);
+    std::uint32_t differences = 0;
+    for (std::size_t i = 0; i < count; ++i)
+        differences |= static_cast<std::uint32_t>(nearest<From>(master[i])) ^
+                       static_cast<std::uint32_t>(x[i]);
+    if (differences == 0) return;
     FASTOPT_INDEPENDENT
     for (std::size_t i = 0; i < count; ++i)
         master[i] = nearest<From>(master[i]) == x[i] ? master[i] : load(x[i]);
