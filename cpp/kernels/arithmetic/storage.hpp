@@ -101,8 +101,8 @@ void take_elements(const void* data, std::size_t count, float* __restrict master
     const From* x = static_cast<const From*>(data);
     std::uint32_t differences = 0;
     for (std::size_t i = 0; i < count; ++i)
-        differences |= static_cast<std::uint32_t>(nearest<From>(master[i])) ^
-                       static_cast<std::uint32_t>(x[i]);
+        differences |=
+            static_cast<std::uint32_t>(nearest<From>(master[i])) ^ static_cast<std::uint32_t>(x[i]);
     if (differences == 0) return;
     FASTOPT_INDEPENDENT
     for (std::size_t i = 0; i < count; ++i)
