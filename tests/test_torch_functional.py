@@ -218,3 +218,17 @@ def test_masters_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="share memory"):
         ft.functional.adamw_([base[::2]], [torch.ones(4)], m, v, steps(1), out=out)
     assert not base.any()
+
+
+def test_what_is_no_list_of_tensors_is_refused() -> None:
+    p, g, m, v, (t,) = *(torch.ones(3) for _ in range(4)), steps(1)
+    for bad, match in (
+        (([p.numpy()], [g], [m], [v], [t]), "params\\[0\\] must be a tensor, not ndarray"),
+        ((p, [g], [m], [v], [t]), "params must be a list of tensors, not Tensor"),
+        (([p], [g], [m], [v], [1]), "state_steps\\[0\\] must be a tensor, not int"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            ft.functional.adamw_(*bad)
+    with pytest.raises(TypeError, match="out\\[0\\] must be a tensor, not ndarray"):
+        ft.functional.adamw_([p], [g], [m], [v], [t], out=[p.numpy()])
+    same([p, g, m, v, t], [*(torch.ones(3) for _ in range(4)), torch.zeros(())])

@@ -510,6 +510,16 @@ def test_a_step_takes_loaded_states_of_every_type(
     optimizer.step()
 
 
+def test_masters_that_torch_has_cast_are_refused() -> None:
+    params = small(torch.bfloat16)
+    optimizer = ft.AdamW(params, master_weights=True, store_param_remainders=True)
+    train(optimizer, params, range(2))
+    witness = torch.optim.AdamW(params)
+    witness.load_state_dict(optimizer.state_dict())
+    with refused(TypeError, "master_param of parameter 0 has dtype torch.bfloat16", optimizer):
+        optimizer.load_state_dict(witness.state_dict())
+
+
 def test_states_that_are_there_are_used_whatever_their_type() -> None:
     (p,) = params = [Parameter(noise(0, 50))]
     optimizer = ft.AdamW(params)

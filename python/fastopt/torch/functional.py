@@ -230,6 +230,15 @@ def _step(
     out: Sequence[torch.Tensor | None] | None,
     grad_scale: float,
 ) -> None:
+    lists = {"params": params, "grads": grads, **states, "state_steps": state_steps, "out": out}
+    for name, tensors in lists.items():
+        if tensors is None:
+            continue
+        if not isinstance(tensors, Sequence):
+            raise TypeError(f"{name} must be a list of tensors, not {type(tensors).__name__}")
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, torch.Tensor | None):
+                raise TypeError(f"{name}[{i}] must be a tensor, not {type(tensor).__name__}")
     params = list(params)
     copies = None if out is None else list(out)
     if state_steps is None:  # the update does not depend on them

@@ -24,6 +24,7 @@ _max_norm = number(">= 0", lambda x: x >= 0)
 _seed = integer(0)
 _HALVES = (torch.bfloat16, torch.float16)
 _STATES = (torch.float32, torch.bfloat16)  # of parameters of 32 and 16 bits
+_MASTERS = (torch.float32, torch.int16)
 _DTYPES = ("state_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
@@ -262,10 +263,24 @@ class Optimizer(torch.optim.Optimizer):
         Unlike in torch, the states of parameters on the CPU of float32, of bfloat16, and of float16
         with a master keep the type that they have in `state_dict`, if it is float32 or bfloat16,
         and become float32 otherwise. Options of fastopt that it lacks stay as they are.
+
+        Raises
+        ------
+        TypeError
+            If a ``master_param`` has been cast, as torch's `load_state_dict` does. Nothing is
+            loaded then.
         """
         loaded: dict[str, Any] = {}
 
         def keep(_: Any, final: dict[str, Any]) -> None:
+            for i, saved in final["state"].items():
+                master = saved.get("master_param")
+                if isinstance(master, torch.Tensor) and master.dtype not in _MASTERS:
+                    raise TypeError(
+                        f"master_param of parameter {i} has dtype {master.dtype}: an optimizer of "
+                        "torch has cast it; load what fastopt saved, or delete it from the state "
+                        "dict, and a new one begins as a copy of the parameter"
+                    )
             loaded.update(final)
 
         def restore(_: Any) -> None:  # torch has cast the states to the types of the parameters
@@ -277,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
                     continue
                 for key, value in saved.items():
                     if isinstance(value, torch.Tensor) and key != "step":
-                        kept = _STATES if key != "master_param" else (*_STATES, torch.int16)
+                        kept = _STATES if key != "master_param" else _MASTERS
                         dtype = value.dtype if value.dtype in kept else torch.float32
                         self.state[p][key] = value.to(p.device, dtype)
 
