@@ -244,9 +244,8 @@ bool is_dense(const py::array& array) {
 void require_dense(const py::array& array, const std::string& what) {
     if (is_dense(array)) return;
     throw_error<py::value_error>(
-        "{} is not dense in memory (strides {} for shape {}); keep it in a separate array, not in "
-        "a "
-        "strided view",
+        "{} is not dense in memory (strides {} for shape {}); keep it in a separate array, "
+        "not in a strided view",
         what, py::object(array.attr("strides")), describe_shape(array));
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import EllipsisType
@@ -28,7 +29,7 @@ _MASTERS = (torch.float32, torch.int16)
 _DTYPES = ("state_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(torch.optim.Optimizer, ABC):
     """Base class of the optimizers for torch: the step, and the options that torch does not have.
 
     A subclass also inherits from the class of `torch.optim` that has its name. It takes the
@@ -208,9 +209,9 @@ class Optimizer(torch.optim.Optimizer):
                     stacklevel=5,  # the caller of `step`
                 )
 
+    @abstractmethod
     def _step_in_torch(self, group: dict[str, Any], scale: float) -> None:
         """Step the parameters of a group with torch's function."""
-        raise NotImplementedError
 
     def _state_dtype(self, name: str, group: Mapping[str, Any]) -> torch.dtype | None:
         dtype: torch.dtype | None = group.get("state_dtype")
