@@ -12,6 +12,8 @@ import sys
 import unicodedata
 from typing import Any, NoReturn
 
+from fastopt.cli import ranks
+
 __all__ = ["main"]
 
 PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # these only print
@@ -20,6 +22,8 @@ PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # these only print
 def main() -> None:
     """Run the command line; without the extra ``train``, print how to install it."""
     _guard_streams()
+    if ranks.launched()[0] > 0:
+        ranks.hold_output()
     try:
         app = _import_app()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -320,7 +320,9 @@ def dropout(
     if first:
         size = prod(getattr(x, "shape", ()))  # of a tensor too
         if first + size > 2**32:
-            raise ValueError(f"first must be at most 2^32 - {size} for {size} elements, not {first}")
+            raise ValueError(
+                f"first must be in [0, 2^32 - {size}] for {size} elements, not {first}"
+            )
         low = (low + first * 0x9E3779B9) % 2**32  # the hash begins with low + number * this
     return _core.pointwise_function("dropout", [("x", x)], (threshold, scale, low, high), out)
 
