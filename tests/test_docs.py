@@ -51,6 +51,7 @@ NOT_RUN = {
     "fastopt bench losses": _MINUTES,
     "fastopt bench torch": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
+    "mpiexec -n 4 fastopt train --batch-size 256 --output ranks": "test_train_mpi.py does",
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"
     "  # DeepSpeed compiles its CPUAdam at first use": _PEERS,

@@ -115,6 +115,10 @@ def train(
       fastopt train --epochs 500 --checkpoint
 
       fastopt train --resume
+
+    In four processes, with MPI:
+
+      mpiexec -n 4 fastopt train --batch-size 1024
     """
     path = output / CHECKPOINT
     common.use_threads(threads)

@@ -308,7 +308,6 @@ def dropout(
     """
     p = below_one("p", p)
     key = _seed("seed", seed)
-    first = _first("first", first)
     # SplitMix64 (Steele, Lea and Flood 2014): neighbouring seeds give independent numbers.
     key = (key + 0x9E3779B97F4A7C15) % 2**64
     key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -317,7 +316,8 @@ def dropout(
     threshold = min(round(p * 2**32), 2**32 - 1)
     scale = 2**32 / (2**32 - threshold)
     low, high = key % 2**32, key >> 32
-    if first:
+    if first or type(first) is not int:
+        first = _first("first", first)
         size = prod(getattr(x, "shape", ()))  # of a tensor too
         if first + size > 2**32:
             raise ValueError(

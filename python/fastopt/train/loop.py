@@ -509,15 +509,16 @@ class Trainer:
         norms: list[float] = []
         if self._sums is not None:
             self._sums.reset()
-        rows = order[: self.batch_size]
+        rows_at_once = min(self.batch_size, len(order))
         if team is not None:
-            rows = rows[team.share(len(rows))]
-        gathered = np.empty((len(rows), x_train.shape[1]), x_train.dtype)
+            rows_at_once = len(order[team.share(rows_at_once)])
+        gathered = np.empty((rows_at_once, x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
             rows = batch = order[start : start + self.batch_size]
             if team is not None:
-                rows = batch[share := team.share(len(batch))]
+                share = team.share(len(batch))
+                rows = batch[share]
                 if hasattr(model, "first_row"):
                     model.first_row = share.start
             x = x_train.take(rows, 0, None if len(rows) < len(gathered) else gathered, "clip")
@@ -530,7 +531,7 @@ class Trainer:
             grads: Mapping[str, Array | None] = model.backward(outputs)
             t4 = perf_counter()
             signal, weight, scale = 0, None, 1.0
-            if team is not None:
+            if team is not None:  # the time of the step includes that of waiting for other ranks
                 value, scored, signal = team.add(value * len(rows), scored, self._signal)
                 value, weight = value / len(batch), len(rows)
             samples += len(batch)
@@ -557,7 +558,7 @@ class Trainer:
                 call(self, len(batch), value)
             if team is None:
                 signal = self._signal
-            if self._follow(signal) or not isfinite(value):
+            if (signal and self._follow(signal)) or not isfinite(value):
                 break
         trained = perf_counter()
         val_loss, val_score = self._evaluate_together()
@@ -639,13 +640,16 @@ class Trainer:
         With several ranks, it is the sum of their gradients, or with a weight their weighted mean.
         """
         norm, max_norm = None, self.max_norm
-        if self.track_norm and max_norm is None:
-            if self._team is None:
+        step: Any = self.optimizer.step
+        info: fo.StepInfo
+        if self._team is None:
+            if self.track_norm and max_norm is None:
                 norm = fo.grad_norm(grads) / scale
-            else:
+            info = step(grads, max_norm=max_norm, grad_scale=scale)
+        else:
+            if self.track_norm and max_norm is None:
                 max_norm = inf  # returns the norm, and clips nothing
-        weighted: dict[str, Any] = {} if weight is None else {"weight": weight}
-        info = self.optimizer.step(grads, max_norm=max_norm, grad_scale=scale, **weighted)
+            info = step(grads, max_norm=max_norm, grad_scale=scale, weight=weight)
         if self._sums is not None:
             self._sums.reset()
         if self.ema is not None:

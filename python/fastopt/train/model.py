@@ -148,8 +148,9 @@ class MLP:
             if i < last:
                 x = activate(x, out=sums if in_place else outputs)
                 if self.dropout > 0:
-                    buffers.seeds[i] = self._bits.random_raw()
-                    x = self._drop(x, buffers.seeds[i], outputs)
+                    seed = buffers.seeds[i] = self._bits.random_raw()
+                    first = self.first_row * x.shape[1]
+                    x = functional.dropout(x, self.dropout, seed=seed, first=first, out=outputs)
         return x
 
     @ieee
@@ -176,13 +177,10 @@ class MLP:
             if i > 0:
                 dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
                 if self.dropout > 0:
-                    self._drop(dy, buffers.seeds[i - 1], dy)
+                    seed, first = buffers.seeds[i - 1], self.first_row * dy.shape[1]
+                    functional.dropout(dy, self.dropout, seed=seed, first=first, out=dy)
                 activation_backward(dy, buffers.sums[i - 1], out=dy)
         return self.grads
-
-    def _drop(self, x: Array, seed: int, out: Array) -> Array:
-        first = self.first_row * x.shape[1]
-        return functional.dropout(x, self.dropout, seed=seed, first=first, out=out)
 
     def _make_buffers(self, batch: int) -> _Buffers:
         """Return the arrays for a batch of `n` rows; they are kept for the next batch."""
