@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -222,22 +222,27 @@ class Sharded:
                         grad[...] = 0
         return info
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, as the plain optimizer does, on all ranks.
+    def state_dict(self, *, root: int | None = None) -> dict[str, Any]:
+        """Return the whole state, as the plain optimizer does.
 
         The arrays are new. A plain optimizer can load the result, and a `Sharded` of any number of
         ranks.
+
+        Parameters
+        ----------
+        root : int, optional
+            The rank that gets the whole state; the others get an empty dict, and need no memory for
+            it. By default all ranks get it.
         """
         result = self._own.state_dict()
         for number, (name, param) in enumerate(self._params()):
-            entry = result["state"][name]
             result["state"][name] = {
-                key: self._gathered(number, param, value)
+                key: self._gathered(number, param, value, root)
                 if isinstance(value, np.ndarray)
                 else value
-                for key, value in entry.items()
+                for key, value in result["state"][name].items()
             }
-        return result
+        return result if root in (None, self.comm.rank) else {}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -251,20 +256,48 @@ class Sharded:
         strict : bool
             False loads the names that both sides have, and returns the others.
         """
-        before = self._own.state_dict()  # loading replaces its arrays
+        own, before = self.own_part, self._own.state_dict()  # loading replaces its arrays
 
         def load() -> fo.IncompatibleKeys:
-            return self._own.load_state_dict(self._own_state(state_dict), strict)
+            parts = self._parts[self.comm.rank]
+            mine = self._replaced(state_dict, lambda flat, number: flat[parts[number]])
+            return own.load_state_dict(mine, strict)
 
         try:
-            result = self._together(load, lambda: self._options(0, self._own))
+            return self._together(load, lambda: self._options(0))
         except BaseException:
-            self._own.load_state_dict(before)
+            own.load_state_dict(before)
             raise
-        for whole, own in zip(self.param_groups, self._own.param_groups, strict=True):
-            for key in [key for key in whole if key not in own]:
-                del whole[key]
-            whole.update(_options_of(own))
+
+    @property
+    def own_part(self) -> OwnPart:
+        """The state of this rank's parts only, for `fastopt.load`."""
+        return OwnPart(self._own, self._whole)
+
+    def scatter_state(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the state of this rank's parts, for a whole state that only rank 0 has.
+
+        Parameters
+        ----------
+        state_dict : mapping, optional
+            On rank 0 a result of `state_dict`; not read on the others.
+
+        Returns
+        -------
+        dict
+            What ``own_part.load_state_dict`` takes.
+        """
+        whole: list[Array] = []
+
+        def keep(flat: Array, number: int) -> _Sent:
+            whole.append(flat)
+            return _Sent(flat.dtype, number)
+
+        result = self.on_first_rank(lambda: self._replaced(state_dict, keep))
+        for entry in result["state"].values():
+            for key, sent in entry.items():
+                if isinstance(sent, _Sent):
+                    entry[key] = self._scattered(whole.pop(0) if whole else None, *sent)
         return result
 
     def on_first_rank(self, function: Callable[[], T]) -> T:
@@ -277,6 +310,16 @@ class Sharded:
             pickled.
         """
         return on_first_rank(self.comm, function)
+
+    def together(self, function: Callable[[], T]) -> T:
+        """Call a function on all ranks, and return its result; all raise if it raises on one.
+
+        Parameters
+        ----------
+        function : callable
+            Called without arguments. It does not communicate.
+        """
+        return self._together(function, dict)
 
     def __repr__(self) -> str:
         return f"Sharded(rank {self.comm.rank} of {self.comm.size}, {self._whole!r})"
@@ -303,13 +346,22 @@ class Sharded:
             # "starts": [part.start for part in own],
         }
 
-    def _own_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a state dict with this rank's parts of the arrays."""
-        states = dict(mapping("'state'", mapping("state_dict", state_dict).get("state", {})))
-        for (name, param), part in zip(self._params(), self._parts[self.comm.rank], strict=True):
-            if not isinstance(states.get(name), Mapping):
-                continue  # the optimizer names what is wrong
-            states[name] = entry = dict(states[name])
+    def _replaced(
+        self, state_dict: Mapping[str, Any] | None, replace: Callable[[Array, int], Any]
+    ) -> dict[str, Any]:
+        """Return a state dict in which ``replace(flat, number)`` is in the place of each array.
+
+        `flat` is the array in the order of parameter `number` in memory.
+        """
+        state_dict = mapping("state_dict", state_dict)
+        states: dict[str, Any] = {}
+        params = {name: (number, param) for number, (name, param) in enumerate(self._params())}
+        for name, entry in mapping("'state'", state_dict.get("state", {})).items():
+            states[name] = entry
+            if name not in params or not isinstance(entry, Mapping):
+                continue  # the optimizer says what is wrong
+            number, param = params[name]
+            states[name] = dict(entry)
             for key, value in entry.items():
                 if isinstance(value, np.ndarray):
                     if value.shape != param.shape:
@@ -317,18 +369,32 @@ class Sharded:
                             f"{key!r} of {name!r} has shape {value.shape} but parameter {name!r} "
                             f"has shape {param.shape}; they must be equal"
                         )
-                    entry[key] = in_order_of(param, value)[part]
+                    states[name][key] = replace(in_order_of(param, value), number)
         return {**state_dict, "state": states}
 
-    def _gathered(self, number: int, param: FloatArray, own: Array) -> Array:
-        """Return a whole state of parameter `number` for the parts of all ranks."""
-        whole = np.empty_like(param, dtype=own.dtype)
-        counts = [
-            (every[number].stop - every[number].start) * own.itemsize for every in self._parts
-        ]
+    def _counts(self, number: int, itemsize: int) -> list[int]:
+        """Return the bytes of each rank's part of a state of parameter `number`."""
+        return [(every[number].stop - every[number].start) * itemsize for every in self._parts]
+
+    def _gathered(self, number: int, param: FloatArray, own: Array, root: int | None) -> Array:
+        """Return a whole state of parameter `number`, on rank `root` or on all."""
+        here = root in (None, self.comm.rank)
+        whole = np.empty_like(param if here else own, dtype=own.dtype)
         data = flat_view(whole).view(np.uint8)
-        self.comm.Allgatherv(own.view(np.uint8), [data, counts, "B"])
+        counts = self._counts(number, own.itemsize)
+        if root is None:
+            self.comm.Allgatherv(own.view(np.uint8), [data, counts, "B"])
+        else:
+            self.comm.Gatherv(own.view(np.uint8), [data, counts, "B"] if here else None, root)
         return whole
+
+    def _scattered(self, whole: Array | None, dtype: np.dtype[Any], number: int) -> Array:
+        """Return this rank's part of a state of parameter `number`, which rank 0 has."""
+        counts = self._counts(number, dtype.itemsize)
+        own = np.empty(counts[self.comm.rank] // dtype.itemsize, dtype)
+        data = None if whole is None else [whole.view(np.uint8), counts, "B"]
+        self.comm.Scatterv(data, own.view(np.uint8))
+        return own
 
     def _flat(self, grads: Grads | None, weight: float | None, written: bool) -> list[Array | None]:
         """Return the gradients in the order of the parameters, as flat as these."""
@@ -426,6 +492,35 @@ def _flat_grad(name: str, param: FloatArray, grad: Any, written: bool) -> Array:
     if written and not grad.flags.writeable:
         raise ValueError(f"{what} is read-only, and zero_grads writes to it")
     return in_order_of(param, grad)
+
+
+class _Sent(NamedTuple):
+    """In the place of an array that rank 0 sends."""
+
+    dtype: np.dtype[Any]
+    number: int  # of the parameter
+
+
+class OwnPart:
+    """The state of the parts of one rank; nothing of it is sent."""
+
+    def __init__(self, own: fo.Optimizer, whole: fo.Optimizer) -> None:
+        self._own, self._whole = own, whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the parts; the arrays are those of the optimizer."""
+        return self._own.state_dict()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> fo.IncompatibleKeys:
+        """Load a result of `state_dict` or of `Sharded.scatter_state`."""
+        result = self._own.load_state_dict(state_dict, strict)
+        for whole, own in zip(self._whole.param_groups, self._own.param_groups, strict=True):
+            for key in [key for key in whole if key not in own]:
+                del whole[key]
+            whole.update(_options_of(own))
+        return result
 
 
 def _options_of(group: Group) -> Group:
