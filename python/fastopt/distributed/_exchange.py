@@ -8,6 +8,7 @@ small, and while a piece is on its way the one before it is used and the next on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,29 +44,23 @@ def in_pieces(parts: Sequence[slice], size: int) -> list[list[Segment]]:
     return pieces
 
 
-def axes_of(param: Array) -> list[int]:
-    """Return the axes with more than one element, from the slowest to the fastest in memory."""
-    axes = [axis for axis in range(param.ndim) if param.shape[axis] != 1]
-    return sorted(axes, key=lambda axis: -abs(param.strides[axis]))
+class Order:
+    """The order in which the elements of a dense array lie in memory."""
 
+    def __init__(self, array: Array) -> None:
+        axes = [axis for axis in range(array.ndim) if array.shape[axis] != 1]
+        ones = [axis for axis in range(array.ndim) if array.shape[axis] == 1]
+        axes.sort(key=lambda axis: -array.strides[axis])
+        self.axes = axes  # from the slowest to the fastest
+        self._transposed = None if axes == sorted(axes) else [*ones, *axes]
+        if array.size and not np.shares_memory(self.flat(array), array):
+            raise ValueError("a parameter with negative strides cannot be cut; use .copy()")
 
-def in_order_of(param: Array, array: Array) -> Array:
-    """Return an array as one dimension, in the order in which `param` lies in memory.
-
-    It is a view if `array` lies in memory in this order.
-    """
-    axes = axes_of(param)
-    ones = [axis for axis in range(param.ndim) if axis not in axes]
-    flat: Array = array.transpose([*ones, *axes]).reshape(-1)
-    return flat
-
-
-def flat_view(param: Array) -> Array:
-    """Return a dense array as one dimension, in the order in which it lies in memory."""
-    flat = in_order_of(param, param)
-    if flat.size and not np.shares_memory(flat, param):
-        raise ValueError("a parameter with a negative stride cannot be cut into parts; copy it")
-    return flat
+    def flat(self, array: Array) -> Array:
+        """Return an array of the same shape in this order: a view if it lies in memory so."""
+        return (array if self._transposed is None else array.transpose(self._transposed)).reshape(
+            -1
+        )
 
 
 class Exchange:
@@ -94,7 +89,7 @@ class Exchange:
     ) -> None:
         self.given = list(given)
         self._alone = comm.size == 1
-        self._sums: list[Array | None] = [None] * len(params)
+        self._sums: list[Array | None] = [None] * len(params)  # of this rank's parts
         self._reductions: list[tuple[list[int], Reduction, Array]] = []
         if self._alone:
             return
@@ -120,7 +115,7 @@ class Exchange:
             ]
             for every in parts
         ]
-        self._gathering = Gathering(comm, bytes_of)
+        self._gathering = Gathering(comm, bytes_of, np.uint8)
 
     def reduce(
         self, grads: Sequence[Array | None] | None, weights: Sequence[float] | None
@@ -148,41 +143,53 @@ class Exchange:
 
 
 class Lane:
-    """Pieces of the arrays of one type, for all ranks.
+    """The pieces of some arrays, for all ranks.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
     parts : sequence of sequence of slice
-        For each rank its part of each array, whose elements are all sent.
-    wire : dtype
-        The type in which elements are sent.
+        For each rank its part of each array. All its elements are sent.
+    dtype : dtype
+        The type in which they are sent.
     """
 
-    def __init__(self, comm: Any, parts: Sequence[Sequence[slice]], wire: npt.DTypeLike) -> None:
-        self._comm, self._rank, ranks = comm, comm.rank, comm.size
-        self._wire = np.dtype(wire)
-        self._size = max(1, PIECE // (ranks * self._wire.itemsize))
-        self._pieces = [in_pieces(own, self._size) for own in parts]
-        self._count = max(map(len, self._pieces))
-        self.own = sum(part.stop - part.start for part in parts[self._rank])
+    def __init__(self, comm: Any, parts: Sequence[Sequence[slice]], dtype: npt.DTypeLike) -> None:
+        self._comm, self._rank = comm, comm.rank
+        self._dtype = np.dtype(dtype)
+        self._size = max(1, PIECE // (comm.size * self._dtype.itemsize))
+        pieces = [in_pieces(part, self._size) for part in parts]
+        self.own = sum(part.stop - part.start for part in parts[comm.rank])
+        # For each piece, the segments of each rank and the number of their elements.
+        self._segments = list(zip_longest(*pieces, fillvalue=[]))
+        self._counts = [
+            [sum(segment.stop - segment.start for segment in part) for part in piece]
+            for piece in self._segments
+        ]
+        others = max(sum(counts) - counts[comm.rank] for counts in self._counts)
+        self._others = [np.empty(others, self._dtype) for _ in range(2)]  # sent or received
+        self._mine = [np.empty(min(self._size, self.own), self._dtype) for _ in range(2)]
 
-    def _of(self, rank: int, piece: int) -> list[Segment]:
-        pieces = self._pieces[rank]
-        return pieces[piece] if piece < len(pieces) else []
+    def _packed(self, arrays: Sequence[Array], segments: Sequence[Segment], buffer: Array) -> Array:
+        """Return the elements of some segments as one array: a view, or copied into `buffer`."""
+        views = [arrays[number][start:stop] for number, start, stop in segments]
+        if len(views) == 1 and views[0].dtype == self._dtype:
+            return views[0]
+        buffer = buffer[: sum(map(len, views))]
+        if views:
+            np.concatenate(views, out=buffer, casting="unsafe")
+        return buffer
 
-    def _counts(self, piece: int) -> list[int]:
-        """Return the number of elements of a piece that each rank has."""
-        ranks = range(len(self._pieces))
-        return [sum(s.stop - s.start for s in self._of(rank, piece)) for rank in ranks]
+    def _without_own(self, counts: Sequence[int]) -> list[int]:
+        return [0 if rank == self._rank else count for rank, count in enumerate(counts)]
 
     def _pipeline(
         self, start: Callable[[int, int], Any], finish: Callable[[int, int], None]
     ) -> None:
         """Start each piece, in one of two slots, before the one before it is finished."""
         requests: list[Any] = [None, None]
-        for piece in range(self._count + 1):
-            if piece < self._count:
+        for piece in range(len(self._segments) + 1):
+            if piece < len(self._segments):
                 requests[piece % 2] = start(piece, piece % 2)
             if piece > 0:
                 requests[(piece - 1) % 2].Wait()
@@ -192,13 +199,10 @@ class Lane:
 class Reduction(Lane):
     """Sums gradients in the order of the ranks; each rank gets the sums of its part."""
 
-    def __init__(self, comm: Any, parts: Sequence[Sequence[slice]], wire: npt.DTypeLike) -> None:
-        super().__init__(comm, parts, wire)
-        ranks = len(parts)
-        largest = max(sum(self._counts(piece)) for piece in range(self._count))
-        own = min(self._size, self.own)
-        self._send = [np.empty(largest, self._wire) for _ in range(2)]
-        self._receive = [np.empty(ranks * own, self._wire) for _ in range(2)]
+    def __init__(self, comm: Any, parts: Sequence[Sequence[slice]], dtype: npt.DTypeLike) -> None:
+        super().__init__(comm, parts, dtype)
+        size = (comm.size - 1) * min(self._size, self.own)
+        self._received = [np.empty(size, self._dtype) for _ in range(2)]
 
     def run(
         self, arrays: Sequence[Array] | None, weights: Sequence[float] | None, sums: Array
@@ -213,39 +217,41 @@ class Reduction(Lane):
             The weight of each rank.
         sums : array of shape (own,)
         """
-        counts_of = [self._counts(piece) for piece in range(self._count)]
-        scaled = np.empty(min(self._size, self.own), sums.dtype) if weights is not None else sums
+        mine: list[Array] = [sums[:0]] * 2
 
         def start(piece: int, slot: int) -> Any:
-            counts = counts_of[piece]
-            send, own = self._send[slot][: sum(counts)], counts[self._rank]
+            counts, segments = self._counts[piece], self._segments[piece]
+            own = counts[self._rank]
+            send = self._others[slot]
             if arrays is not None:
-                views = [
-                    arrays[number][first:last]
-                    for rank in range(len(counts))
-                    for number, first, last in self._of(rank, piece)
-                ]
-                if views:
-                    np.concatenate(views, out=send, casting="unsafe")
+                mine[slot] = self._packed(arrays, segments[self._rank], self._mine[slot])
+                others = (part for rank, part in enumerate(segments) if rank != self._rank)
+                send = self._packed(arrays, list(chain.from_iterable(others)), send)
             return self._comm.Ialltoallv(
-                _message(send, counts), _message(self._receive[slot], [own] * len(counts))
+                _message(send, self._without_own(counts)),
+                _message(self._received[slot], self._without_own([own] * len(counts))),
             )
 
         def finish(piece: int, slot: int) -> None:
-            own = counts_of[piece][self._rank]
+            own = self._counts[piece][self._rank]
             total = sums[piece * self._size :][:own]
-            first = True
-            for rank in range(len(self._pieces)):
-                part: Array = self._receive[slot][rank * own : (rank + 1) * own]
-                if weights is not None:
-                    if weights[rank] == 0:
-                        continue
-                    part = np.multiply(part, weights[rank], out=scaled[:own], casting="unsafe")
-                if first:
-                    np.copyto(total, part)
-                    first = False
-                else:
-                    np.add(total, part, out=total)
+            received = self._received[slot]
+            parts: list[Array] = [
+                received[place * own : (place + 1) * own] for place in range(self._comm.size - 1)
+            ]
+            parts.insert(self._rank, mine[slot])
+            if weights is not None:
+                parts = [
+                    np.multiply(part, weight, dtype=sums.dtype, casting="unsafe")
+                    for part, weight in zip(parts, weights, strict=True)
+                    if weight != 0
+                ]
+            if len(parts) == 1:
+                np.copyto(total, parts[0])
+                return
+            np.add(parts[0], parts[1], out=total, dtype=sums.dtype)
+            for part in parts[2:]:
+                np.add(total, part, out=total)
 
         with np.errstate(all="ignore"):  # NaN and inf follow IEEE
             self._pipeline(start, finish)
@@ -254,12 +260,6 @@ class Reduction(Lane):
 class Gathering(Lane):
     """Gives all ranks the parts of the others, as bytes."""
 
-    def __init__(self, comm: Any, parts: Sequence[Sequence[slice]]) -> None:
-        super().__init__(comm, parts, np.uint8)
-        largest = max(sum(self._counts(piece)) for piece in range(self._count))
-        self._send = [np.empty(min(self._size, self.own), np.uint8) for _ in range(2)]
-        self._receive = [np.empty(largest, np.uint8) for _ in range(2)]
-
     def run(self, arrays: Sequence[Array]) -> None:
         """Write the parts of the other ranks into the arrays.
 
@@ -267,38 +267,29 @@ class Gathering(Lane):
         ----------
         arrays : sequence of array of uint8
         """
-        counts_of = [self._counts(piece) for piece in range(self._count)]
 
         def start(piece: int, slot: int) -> Any:
-            counts = counts_of[piece]
-            views = [arrays[number][a:b] for number, a, b in self._of(self._rank, piece)]
-            send = self._send[slot][: counts[self._rank]]
-            if len(views) == 1:
-                send = views[0]  # needs no copy
-            elif views:
-                np.concatenate(views, out=send)
-            return self._comm.Iallgatherv(
-                _message(send, None), _message(self._receive[slot][: sum(counts)], counts)
+            counts = self._counts[piece]
+            send = self._packed(arrays, self._segments[piece][self._rank], self._mine[slot])
+            everywhere = [len(send)] * len(counts)
+            # All to all, because a gathering would also copy the own part.
+            return self._comm.Ialltoallv(
+                [send, (self._without_own(everywhere), [0] * len(counts)), "B"],
+                _message(self._others[slot], self._without_own(counts)),
             )
 
         def finish(piece: int, slot: int) -> None:
             place = 0
-            for rank in range(len(self._pieces)):
-                for number, first, last in self._of(rank, piece):
-                    if rank != self._rank:
-                        arrays[number][first:last] = self._receive[slot][place:][: last - first]
-                    place += last - first
+            for rank, segments in enumerate(self._segments[piece]):
+                if rank == self._rank:
+                    continue
+                for number, start, stop in segments:
+                    arrays[number][start:stop] = self._others[slot][place:][: stop - start]
+                    place += stop - start
 
         self._pipeline(start, finish)
 
 
-def _message(buffer: Array, counts: Sequence[int] | None) -> list[Any]:
+def _message(buffer: Array, counts: Sequence[int]) -> list[Any]:
     """Return a buffer in the form of mpi4py, in bytes: MPI has no type of 16 bits."""
-    from mpi4py import MPI
-
-    size = buffer.itemsize
-    data = buffer.view(np.uint8)
-    if counts is None:
-        return [data, MPI.BYTE]
-    bytes_of = [count * size for count in counts]
-    return [data[: sum(bytes_of)], bytes_of, MPI.BYTE]
+    return [buffer.view(np.uint8), [count * buffer.itemsize for count in counts], "B"]

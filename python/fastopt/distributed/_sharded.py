@@ -15,7 +15,7 @@ from fastopt._storage import bfloat16
 from fastopt._structure import flatten_grads
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.distributed._agreement import agree, on_first_rank
-from fastopt.distributed._exchange import Array, Exchange, axes_of, flat_view, in_order_of
+from fastopt.distributed._exchange import Array, Exchange, Order
 from fastopt.distributed._shard import shard
 
 T = TypeVar("T")
@@ -87,7 +87,8 @@ class Sharded:
         **options: Any,
     ) -> None:
         self.comm = _communicator(comm)
-        self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]
+        self._params: list[_Param] = []
+        self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]  # of each rank
         self._exchange: Exchange | None = None  # of the last step
 
         def build() -> None:
@@ -119,7 +120,8 @@ class Sharded:
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add a group of parameters; see `Optimizer.add_param_group`."""
-        count, before = len(self.param_groups), [list(parts) for parts in self._parts]
+        count = len(self.param_groups)
+        before = list(self._params), [list(parts) for parts in self._parts]
 
         def add() -> None:
             self._whole.add_param_group(param_group)
@@ -128,7 +130,7 @@ class Sharded:
         try:
             self._together(add, lambda: self._facts(count))
         except BaseException:
-            self._parts = before
+            self._params, self._parts = before
             for optimizer in (self._whole, self._own):
                 if len(optimizer.param_groups) > count:
                     optimizer.remove_param_group(count)
@@ -235,12 +237,10 @@ class Sharded:
             it. By default all ranks get it.
         """
         result = self._own.state_dict()
-        for number, (name, param) in enumerate(self._params()):
-            result["state"][name] = {
-                key: self._gathered(number, param, value, root)
-                if isinstance(value, np.ndarray)
-                else value
-                for key, value in result["state"][name].items()
+        for number, param in enumerate(self._params):
+            result["state"][param.name] = {
+                key: self._gathered(number, value, root) if isinstance(value, np.ndarray) else value
+                for key, value in result["state"][param.name].items()
             }
         return result if root in (None, self.comm.rank) else {}
 
@@ -324,25 +324,18 @@ class Sharded:
     def __repr__(self) -> str:
         return f"Sharded(rank {self.comm.rank} of {self.comm.size}, {self._whole!r})"
 
-    def _params(self) -> list[tuple[str, FloatArray]]:
-        """Return all parameters with their names."""
-        return [
-            pair
-            for group in self.param_groups
-            for pair in zip(group["param_names"], group["params"], strict=True)
-        ]
-
     def _own_group(self, group: Group) -> Group:
         """Return a group with this rank's parts of the parameters; keep the parts of all ranks."""
-        flat = [flat_view(param) for param in group["params"]]
-        sizes, ranks = [array.size for array in flat], self.comm.size
+        names, ranks = group["param_names"], self.comm.size
+        params = [_Param(n, a) for n, a in zip(names, group["params"], strict=True)]
+        self._params += params
+        sizes = [param.array.size for param in params]
         parts = [shard(sizes, ranks, rank) for rank in range(ranks)]
         for all_parts, new in zip(self._parts, parts, strict=True):
             all_parts += new
         own = parts[self.comm.rank]
-        arrays = [array[part] for array, part in zip(flat, own, strict=True)]
         return _options_of(group) | {
-            "params": dict(zip(group["param_names"], arrays, strict=True)),
+            "params": {p.name: p.flat[part] for p, part in zip(params, own, strict=True)},
             # "starts": [part.start for part in own],
         }
 
@@ -355,7 +348,7 @@ class Sharded:
         """
         state_dict = mapping("state_dict", state_dict)
         states: dict[str, Any] = {}
-        params = {name: (number, param) for number, (name, param) in enumerate(self._params())}
+        params = {param.name: (number, param) for number, param in enumerate(self._params)}
         for name, entry in mapping("'state'", state_dict.get("state", {})).items():
             states[name] = entry
             if name not in params or not isinstance(entry, Mapping):
@@ -364,28 +357,27 @@ class Sharded:
             states[name] = dict(entry)
             for key, value in entry.items():
                 if isinstance(value, np.ndarray):
-                    if value.shape != param.shape:
-                        raise ValueError(
-                            f"{key!r} of {name!r} has shape {value.shape} but parameter {name!r} "
-                            f"has shape {param.shape}; they must be equal"
-                        )
-                    states[name][key] = replace(in_order_of(param, value), number)
+                    param.require_shape(value, f"{key!r} of {name!r}")
+                    states[name][key] = replace(param.order.flat(value), number)
         return {**state_dict, "state": states}
 
     def _counts(self, number: int, itemsize: int) -> list[int]:
         """Return the bytes of each rank's part of a state of parameter `number`."""
         return [(every[number].stop - every[number].start) * itemsize for every in self._parts]
 
-    def _gathered(self, number: int, param: FloatArray, own: Array, root: int | None) -> Array:
+    def _gathered(self, number: int, own: Array, root: int | None) -> Array:
         """Return a whole state of parameter `number`, on rank `root` or on all."""
-        here = root in (None, self.comm.rank)
-        whole = np.empty_like(param if here else own, dtype=own.dtype)
-        data = flat_view(whole).view(np.uint8)
+        here, param = root in (None, self.comm.rank), self._params[number]
+        if not here:
+            self.comm.Gatherv(own.view(np.uint8), None, root)
+            return own
+        whole = np.empty_like(param.array, dtype=own.dtype)
+        data = param.order.flat(whole).view(np.uint8)
         counts = self._counts(number, own.itemsize)
         if root is None:
             self.comm.Allgatherv(own.view(np.uint8), [data, counts, "B"])
         else:
-            self.comm.Gatherv(own.view(np.uint8), [data, counts, "B"] if here else None, root)
+            self.comm.Gatherv(own.view(np.uint8), [data, counts, "B"], root)
         return whole
 
     def _scattered(self, whole: Array | None, dtype: np.dtype[Any], number: int) -> Array:
@@ -398,20 +390,19 @@ class Sharded:
 
     def _flat(self, grads: Grads | None, weight: float | None, written: bool) -> list[Array | None]:
         """Return the gradients in the order of the parameters, as flat as these."""
-        params = self._params()
         if grads is None:
             if weight != 0:
                 raise TypeError("grads is None, which needs weight=0")
-            return [param for _, param in params]  # of the right shapes, and not read
+            return [param.flat for param in self._params]  # of the right shapes, and not read
         found = self._found(grads)
-        if len(found) != len(params):
+        if len(found) != len(self._params):
             raise ValueError(
                 f"grads has {counted(len(found), 'gradient')} for "
-                f"{counted(len(params), 'parameter')}; pass None for a parameter without one"
+                f"{counted(len(self._params), 'parameter')}; pass None for a parameter without one"
             )
         return [
-            None if grad is None else _flat_grad(name, param, grad, written)
-            for (name, param), grad in zip(params, found, strict=True)
+            None if grad is None else param.flat_grad(grad, written)
+            for param, grad in zip(self._params, found, strict=True)
         ]
 
     def _found(self, grads: Grads) -> Sequence[FloatArray | None]:
@@ -423,7 +414,7 @@ class Sharded:
         """Return the buffers for a step of the parameters that are `given` gradients."""
         if self._exchange is None or self._exchange.given != given:
             self._exchange = None  # first free its buffers
-            flat = [flat_view(param) for _, param in self._params()]
+            flat = [param.flat for param in self._params]
             self._exchange = Exchange(self.comm, flat, self._parts, given, self._wire)
         return self._exchange
 
@@ -465,33 +456,52 @@ class Sharded:
     def _facts(self, first: int) -> dict[str, object]:
         """Return what must be equal on all ranks of the groups from number `first` on."""
         facts = self._options(first)
-        for group in self.param_groups[first:]:
-            for name, param in zip(group["param_names"], group["params"], strict=True):
-                what = f"parameter {name!r}"
-                facts[f"the dtype of {what}"] = param.dtype.name
-                facts[f"the shape of {what}"] = param.shape
-                facts[f"the order in memory of {what}"] = axes_of(param)
-                digest = hashlib.sha256(flat_view(param).view(np.uint8).data).hexdigest()[:16]
+        known = {name for group in self.param_groups[:first] for name in group["param_names"]}
+        for param in self._params:
+            if param.name not in known:
+                what = f"parameter {param.name!r}"
+                facts[f"the dtype of {what}"] = param.array.dtype.name
+                facts[f"the shape of {what}"] = param.array.shape
+                facts[f"the order in memory of {what}"] = param.order.axes
+                digest = hashlib.sha256(param.flat.view(np.uint8).data).hexdigest()[:16]
                 facts[f"the hash of the values of {what}"] = digest
         return facts
 
 
-def _flat_grad(name: str, param: FloatArray, grad: Any, written: bool) -> Array:
-    """Return a gradient in the order of its parameter, after its checks."""
-    what = f"gradient of {name!r}"
-    taken = ("float64",) if param.dtype == np.float64 else ("float32", "bfloat16", "float16")
-    if not isinstance(grad, np.ndarray) or isinstance(grad, np.ma.MaskedArray):
-        raise TypeError(f"{what} must be a NumPy array, not {type(grad).__name__}")
-    if grad.dtype.name not in taken or not grad.dtype.isnative:
-        raise TypeError(f"{what} must have dtype {' or '.join(taken)}, not {grad.dtype}")
-    if grad.shape != param.shape:
-        raise ValueError(
-            f"{what} has shape {grad.shape} but parameter {name!r} has shape {param.shape}; they "
-            "must be equal"
-        )
-    if written and not grad.flags.writeable:
-        raise ValueError(f"{what} is read-only, and zero_grads writes to it")
-    return in_order_of(param, grad)
+class _Param:
+    """A whole parameter, its name, and its elements as one dimension."""
+
+    def __init__(self, name: str, array: FloatArray) -> None:
+        self.name, self.array, self.order = name, array, Order(array)
+        self.flat = self.order.flat(array)
+        wide = array.dtype == np.float64
+        self._usual = np.dtype(np.float64 if wide else np.float32)  # dtype of a gradient
+        self._taken = ("float64",) if wide else ("float32", "bfloat16", "float16")
+
+    def flat_grad(self, grad: Any, written: bool) -> Array:
+        """Return a gradient in the order of the parameter, after its checks."""
+        plain = type(grad) is np.ndarray and grad.shape == self.array.shape
+        if not plain or grad.dtype != self._usual or written:
+            self._check(grad, f"gradient of {self.name!r}", written)
+        return self.order.flat(grad)
+
+    def _check(self, grad: Any, what: str, written: bool) -> None:
+        if not isinstance(grad, np.ndarray) or isinstance(grad, np.ma.MaskedArray):
+            raise TypeError(f"{what} must be a NumPy array, not {short_repr(grad)}")
+        if grad.dtype.name not in self._taken or not grad.dtype.isnative:
+            taken = " or ".join(self._taken)
+            raise TypeError(f"{what} must have dtype {taken}, not {grad.dtype}")
+        self.require_shape(grad, what)
+        if written and not grad.flags.writeable:
+            raise ValueError(f"{what} is read-only, and zero_grads writes to it")
+
+    def require_shape(self, array: Array, what: str) -> None:
+        """Raise ValueError if `array` has not the shape of the parameter."""
+        if array.shape != self.array.shape:
+            raise ValueError(
+                f"{what} has shape {array.shape} but parameter {self.name!r} has shape "
+                f"{self.array.shape}; they must be equal"
+            )
 
 
 class _Sent(NamedTuple):
