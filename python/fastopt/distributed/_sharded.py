@@ -137,6 +137,17 @@ class Sharded:
             raise
         self._exchange = None
 
+    def remove_param_group(self, index: int) -> None:
+        """Remove a group; see `Optimizer.remove_param_group`."""
+        self._together(lambda: None, lambda: {"index": index})
+        self._own.remove_param_group(index)  # raises if there is no such group
+        self._whole.remove_param_group(index)
+        left = {name for group in self.param_groups for name in group["param_names"]}
+        kept = [number for number, param in enumerate(self._params) if param.name in left]
+        self._params = [self._params[i] for i in kept]
+        self._parts = [[parts[i] for i in kept] for parts in self._parts]
+        self._exchange = None
+
     def step(
         self,
         grads: Grads | None,
@@ -472,6 +483,8 @@ class _Param:
     """A whole parameter, its name, and its elements as one dimension."""
 
     def __init__(self, name: str, array: FloatArray) -> None:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"parameter {name!r} must be a NumPy array, not {short_repr(array)}")
         self.name, self.array, self.order = name, array, Order(array)
         self.flat = self.order.flat(array)
         wide = array.dtype == np.float64
