@@ -194,7 +194,7 @@ class Sharded:
                 non_negative("weight", weight)
                 finite("grad_scale", grad_scale)
             flat.extend(self._flat(grads, weight, flag("zero_grads", zero_grads)))
-            self._copy_options()
+            _copy_options(self._whole, self._own)
 
         def all_facts() -> dict[str, object]:
             missing = [name for name, grad in zip(self.state, flat, strict=True) if grad is None]
@@ -222,7 +222,7 @@ class Sharded:
                 norm_type=norm_type,
                 grad_scale=grad_scale,
                 skip_nonfinite=skip_nonfinite,
-                **({} if total_norm is None else {"total_norm": total_norm}),
+                total_norm=total_norm,
             ),
             dict,
             _FAULT,
@@ -247,7 +247,7 @@ class Sharded:
             The rank that gets the whole state; the others get an empty dict, and need no memory for
             it. By default all ranks get it.
         """
-        result = self._own.state_dict()
+        result = self.own_part.state_dict()
         for number, param in enumerate(self._params):
             result["state"][param.name] = {
                 key: self._gathered(number, value, root) if isinstance(value, np.ndarray) else value
@@ -267,7 +267,8 @@ class Sharded:
         strict : bool
             False loads the names that both sides have, and returns the others.
         """
-        own, before = self.own_part, self._own.state_dict()  # loading replaces its arrays
+        own = self.own_part
+        before = own.state_dict()  # loading replaces its arrays
 
         def load() -> fo.IncompatibleKeys:
             parts = self._parts[self.comm.rank]
@@ -347,7 +348,7 @@ class Sharded:
         own = parts[self.comm.rank]
         return _options_of(group) | {
             "params": {p.name: p.flat[part] for p, part in zip(params, own, strict=True)},
-            # "starts": [part.start for part in own],
+            "starts": [part.start for part in own],
         }
 
     def _replaced(
@@ -450,11 +451,6 @@ class Sharded:
         agree(self.comm, error, after, fault)
         return result  # type: ignore[no-any-return]
 
-    def _copy_options(self) -> None:
-        """Give the options of the groups to the optimizer of this rank's parts."""
-        for own, whole in zip(self._own.param_groups, self.param_groups, strict=True):
-            own.update(_options_of(whole))
-
     def _options(self, first: int, optimizer: Any = None) -> dict[str, object]:
         """Return the options of the groups from number `first` on, with names for messages."""
         groups = (optimizer or self).param_groups
@@ -532,6 +528,7 @@ class OwnPart:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the parts; the arrays are those of the optimizer."""
+        _copy_options(self._whole, self._own)
         return self._own.state_dict()
 
     def load_state_dict(
@@ -539,11 +536,16 @@ class OwnPart:
     ) -> fo.IncompatibleKeys:
         """Load a result of `state_dict` or of `Sharded.scatter_state`."""
         result = self._own.load_state_dict(state_dict, strict)
-        for whole, own in zip(self._whole.param_groups, self._own.param_groups, strict=True):
-            for key in [key for key in whole if key not in own]:
-                del whole[key]
-            whole.update(_options_of(own))
+        _copy_options(self._own, self._whole)
         return result
+
+
+def _copy_options(source: fo.Optimizer, target: fo.Optimizer) -> None:
+    """Give the groups of one optimizer the options of another."""
+    for old, new in zip(target.param_groups, source.param_groups, strict=True):
+        for key in [key for key in old if key not in new]:
+            del old[key]
+        old.update(_options_of(new))
 
 
 def _options_of(group: Group) -> Group:
