@@ -10,7 +10,7 @@ from functools import cache
 from math import inf, isfinite, nan
 from threading import RLock
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fastopt.train.data import Array, Data
 from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
 from fastopt.train.ranks import Ranks
+
+if TYPE_CHECKING:
+    from fastopt.distributed import Sharded
 
 with from_extra("fastopt.train"):
     from threadpoolctl import ThreadpoolController
@@ -215,7 +218,7 @@ class Trainer:
         self,
         model: Model,
         data: Data,
-        optimizer: fo.Optimizer,
+        optimizer: fo.Optimizer | Sharded,
         objective: Objective | None = None,
         *,
         batch_size: int = 64,
