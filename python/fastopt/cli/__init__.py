@@ -26,7 +26,7 @@ def main() -> None:
         ranks.hold_output()
     try:
         app = _import_app()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ranks.SIGNALS:
             if signal.getsignal(number) is signal.SIG_DFL:  # SIGINT: see `fastopt._command`
                 signal.signal(number, signal.default_int_handler)
         app(prog_name="fastopt")

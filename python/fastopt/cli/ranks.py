@@ -21,6 +21,7 @@ _VARIABLES = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 5.0  # seconds to wait for the other ranks after an error
 _held = io.StringIO()  # what a rank other than 0 would have printed on standard error
 
@@ -44,12 +45,17 @@ def join(threads: int | None) -> Any:
     """Return the communicator of all ranks, or None if there is only this process.
 
     The ranks of a host share its cores, unless the number of `threads` is given.
+
+    Until `interrupt_on_signals`, Ctrl-C ends a rank at once, also while it waits for another one
+    that has ended.
     """
     from fastopt.cli.common import fail
 
     _, size = launched()
     if size == 1:
         return None
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     try:
         from mpi4py import MPI
     except ModuleNotFoundError:
@@ -146,5 +152,5 @@ def together(comm: Any) -> Iterator[None]:
 
 def interrupt_on_signals(interrupt: Callable[[], None]) -> None:
     """Call a function after Ctrl-C and its relatives, which must not end a rank by itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, lambda *_: interrupt())
