@@ -108,7 +108,7 @@ def test_what_each_folder_may_include() -> None:
 # The tools of the package, and what each may import beside the public names of the rest: modules of
 # other tools, and the private modules that check options and write files.
 TOOLS: dict[str, set[str]] = {
-    "train": {"_checks", "_files"},
+    "train": {"_checks", "_files", "distributed"},
     "torch": {
         "_core",
         "_checks",

@@ -72,11 +72,11 @@ def join(threads: int | None) -> Any:
             f"{size} processes were started, but not as ranks of the MPI library of mpi4py "
             f"({library}); start them with the mpiexec of this library"
         )
-    _share_cores(comm.Split_type(MPI.COMM_TYPE_SHARED), threads)
+    _divide_threads(comm.Split_type(MPI.COMM_TYPE_SHARED), threads)
     return comm
 
 
-def _share_cores(host: Any, threads: int | None) -> None:
+def _divide_threads(host: Any, threads: int | None) -> None:
     """Set the numbers of threads of the ranks of a `host`."""
     from threadpoolctl import ThreadpoolController
 

@@ -316,7 +316,7 @@ def dropout(
     threshold = min(round(p * 2**32), 2**32 - 1)
     scale = 2**32 / (2**32 - threshold)
     low, high = key % 2**32, key >> 32
-    if first or type(first) is not int:
+    if type(first) is not int or first:
         first = _first("first", first)
         size = prod(getattr(x, "shape", ()))  # of a tensor too
         if first + size > 2**32:
