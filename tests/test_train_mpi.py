@@ -226,29 +226,42 @@ def test_what_all_ranks_refuse_is_printed_once(tmp_path: Path) -> None:
         assert ran.stdout == ""
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_ranks_need_mpi4py(rank: int, tmp_path: Path) -> None:
-    def launch(*command: str, hidden: str = "") -> subprocess.CompletedProcess[str]:
-        code = f"import sys; sys.modules[{hidden!r}] = None; from fastopt.cli import main; main()"
-        return subprocess.run(
-            [sys.executable, "-c", code, *command],
-            env=os.environ | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank)},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            check=False,
-        )
+def launched_as(
+    rank: int, launcher: tuple[str, str], *command: str, hidden: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a launcher does that starts two ranks, without a launcher."""
+    code = f"import sys; sys.modules[{hidden!r}] = None; from fastopt.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *command],
+        env=os.environ | dict(zip(launcher, ("2", str(rank)), strict=True)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
-    ran = launch("train", hidden="mpi4py")
-    words = "2 processes need mpi4py to train together; install it with: pip install 'fastopt[mpi]'"
-    assert ran.returncode == 2
-    assert ran.stderr.count("\n") == 1 - rank
-    assert (words in ran.stderr) is (rank == 0)
-    for command, words in (
-        ("landscape", "landscape runs in one process, not in 2"),
-        ("train --lr x", "--lr must be a number, not 'x'"),
+
+OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_ranks_cannot_do_is_printed_once(rank: int) -> None:
+    for hidden, command, words in (
+        (
+            "mpi4py",
+            "train",
+            "processes need mpi4py to train together; install it with: pip install 'fastopt[mpi]'",
+        ),
+        ("", "landscape", "landscape runs in one process, not in 2"),
+        ("", "train --lr x", "--lr must be a number, not 'x'"),
     ):
-        ran = launch(*command.split())
+        ran = launched_as(rank, OPEN_MPI, *command.split(), hidden=hidden)
         assert ran.returncode == 2
+        assert ran.stderr.count("\n") == 1 - rank
         assert (words in ran.stderr) is (rank == 0)
-    assert not list(tmp_path.iterdir())
+
+
+@needs_mpi
+def test_processes_that_are_no_ranks_for_mpi4py_are_refused() -> None:
+    ran = launched_as(0, ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), "train")
+    assert ran.returncode == 2
+    assert "2 processes were started, but not as ranks of the MPI library of mpi4py" in ran.stderr

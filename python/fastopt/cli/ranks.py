@@ -54,8 +54,7 @@ def join(threads: int | None) -> Any:
     _, size = launched()
     if size == 1:
         return None
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    _handle_signals(signal.SIG_DFL)
     try:
         from mpi4py import MPI
     except ModuleNotFoundError:
@@ -64,7 +63,8 @@ def join(threads: int | None) -> Any:
             "pip install 'fastopt[mpi]' (in a checkout: '.[mpi]')"
         )
     except (ImportError, RuntimeError) as error:
-        fail(f"mpi4py cannot use the MPI library: {error}")
+        reason = str(error).partition("\n")[0]
+        fail(f"mpi4py does not find the MPI library; pip install mpich is one ({reason})")
     comm = MPI.COMM_WORLD
     if comm.Get_size() == 1:
         library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
@@ -84,9 +84,8 @@ def _divide_threads(host: Any, threads: int | None) -> None:
 
     masks = host.allgather(os.sched_getaffinity(0))
     own = masks[host.Get_rank()]
-    sharing = sum(
-        not own.isdisjoint(mask) for mask in masks
-    )  # the launcher may bind ranks to cores
+    # The launcher may have bound ranks to cores.
+    sharing = sum(not own.isdisjoint(mask) for mask in masks)
     if threads is None and not {"FASTOPT_NUM_THREADS", "OMP_NUM_THREADS"} & os.environ.keys():
         fo.set_num_threads(max(1, fo.get_num_threads() // sharing))
     for library in ThreadpoolController().select(user_api="blas").lib_controllers:
@@ -152,5 +151,10 @@ def together(comm: Any) -> Iterator[None]:
 
 def interrupt_on_signals(interrupt: Callable[[], None]) -> None:
     """Call a function after Ctrl-C and its relatives, which must not end a rank by itself."""
+    _handle_signals(lambda *_: interrupt())
+
+
+def _handle_signals(handler: Any) -> None:
     for number in SIGNALS:
-        signal.signal(number, lambda *_: interrupt())
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of nohup
+            signal.signal(number, handler)
