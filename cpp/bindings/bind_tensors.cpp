@@ -64,7 +64,7 @@ private:
     StepCounter() = default;
 
     bool read(py::handle tensor) {
-        if (dlpack::Tensor found; torch::read(tensor.ptr(), found, false)) {
+        if (dlpack::Tensor found; torch::read_again(tensor.ptr(), found)) {
             if (dlpack::element_count(found) != 1) return false;
             kind_ = dlpack::kind_of(found.dtype);
             size_ = found.dtype.bits / 8;

@@ -186,6 +186,8 @@ Fingerprint::Fingerprint(py::handle object, const py::array& array) {
     } else {
         if (!torch::read(object.ptr(), tensor) || array.ndim() > max_dimensions) return;
         type_ = tensor.dtype;
+        constexpr int c_order = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+        may_negate_ = array.size() < 2 || (array.flags() & c_order) == 0;
     }
     data_ = dtype_ ? array.data() : tensor.data;
     item_size_ = array.itemsize();
@@ -197,8 +199,9 @@ Fingerprint::Fingerprint(py::handle object, const py::array& array) {
 
 bool Fingerprint::matches_tensor(PyObject* object, const void*& data) const {
     dlpack::Tensor tensor;
-    if (dtype_ || dimensions_ < 0 || !torch::read(object, tensor) || tensor.dtype != type_ ||
-        tensor.ndim != dimensions_)
+    if (dtype_ || dimensions_ < 0 ||
+        !(may_negate_ ? torch::read(object, tensor) : torch::read_again(object, tensor)) ||
+        tensor.dtype != type_ || tensor.ndim != dimensions_)
         return false;
     for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
         if (tensor.shape[i] != shape_[i] || tensor.strides[i] * item_size_ != strides_[i])

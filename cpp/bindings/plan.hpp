@@ -112,6 +112,7 @@ private:
     const void* data_ = nullptr;
     py::object dtype_;         // of an array; null for a tensor
     dlpack::DataType type_{};  // of a tensor
+    bool may_negate_ = false;  // a tensor with this layout may show negated elements
     py::ssize_t item_size_ = 0;
     int flags_ = 0;
     int dimensions_ = -1;
