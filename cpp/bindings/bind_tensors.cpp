@@ -323,14 +323,14 @@ public:
         py::tuple groups(new_object(PyList_AsTuple(given_groups.ptr())));
         const Release release(*this);
         StepResult result;
-        py::list changed;
+        py::tuple changed;
         try {
             if (!collect(groups, state) || !fits(groups)) {
                 items_.clear();
                 collect(groups, state);
                 make_plan(groups, make_state, step_others, options.clip || options.skip_nonfinite);
             }
-            for (const Item& item : items_) changed.append(item.param);
+            changed = tuple_of(&Item::param);
             insert_created(state);
             result = plan_.run(options);
             if (result.misfit)
@@ -483,8 +483,33 @@ private:
                                         short_repr(entry));
         item.has_entry = static_cast<bool>(entry);
         item.entry = entry ? py::reinterpret_borrow<py::dict>(entry) : py::dict();
-        item.step = find(item.entry, keys_.step);
         parameter.param = item.param;
+        item.step = py::object();
+        for (auto& state : parameter.states) state.reset();
+        // Mostly the keys are the same objects, and to compare them takes less time than a search.
+        PyObject *key = nullptr, *value = nullptr;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(item.entry.ptr(), &position, &key, &value) != 0)
+            if (!take(item, parameter, key, value)) return find_all(item, parameter);
+    }
+
+    // Takes a value if the key is known. Returns whether it is.
+    bool take(Item& item, Parameter& parameter, PyObject* key, PyObject* value) const {
+        if (key == keys_.step.ptr()) {
+            if (value != Py_None) item.step = py::reinterpret_borrow<py::object>(value);
+            return true;
+        }
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            if (key != keys_.states[s].ptr()) continue;
+            if (value != Py_None && (item.reads >> s & 1) != 0)
+                parameter.states[s] = py::reinterpret_borrow<py::object>(value);
+            return true;
+        }
+        return false;
+    }
+
+    void find_all(Item& item, Parameter& parameter) const {
+        item.step = find(item.entry, keys_.step);
         for (std::size_t s = 0; s < parameter.states.size(); ++s) {
             parameter.states[s].reset();
             if (!keys_.states[s] || (item.reads >> s & 1) == 0) continue;
@@ -524,9 +549,13 @@ private:
         return item.counter.has_value();
     }
 
-    py::tuple grads() const {
+    py::tuple grads() const { return tuple_of(&Item::grad); }
+
+    py::tuple tuple_of(py::object Item::*member) const {
         py::tuple result(items_.size());
-        for (std::size_t k = 0; k < items_.size(); ++k) result[k] = items_[k].grad;
+        for (std::size_t k = 0; k < items_.size(); ++k)
+            PyTuple_SET_ITEM(result.ptr(), static_cast<py::ssize_t>(k),
+                             py::object(items_[k].*member).release().ptr());
         return result;
     }
 
