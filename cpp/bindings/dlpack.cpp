@@ -163,7 +163,6 @@ public:
             function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
             complete_ = complete_ && function != nullptr;
         };
-        find(layout_, "aoti_torch_get_layout");
         find(device_, "aoti_torch_get_device_type");
         find(dtype_, "aoti_torch_get_dtype");
         find(dim_, "aoti_torch_get_dim");
@@ -175,7 +174,6 @@ public:
             find(function, name);
             return function == nullptr ? -1 : function();
         };
-        strided_ = constant("aoti_torch_layout_strided");
         cpu_ = constant("aoti_torch_device_type_cpu");
         types_ = {{{constant("aoti_torch_dtype_float32"), {dlpack::floating, 32, 1}},
                    {constant("aoti_torch_dtype_bfloat16"), {dlpack::bfloat, 16, 1}},
@@ -189,10 +187,9 @@ public:
     // Like ExchangeApi::read, without an error of Python. Returns whether it could read the tensor.
     bool read(PyObject* object, dlpack::Tensor& out) const {
         void* const tensor = begin(object);
-        std::int32_t layout = 0, device = 0, dtype = 0;
+        std::int32_t device = 0, dtype = 0;
         std::int64_t dim = 0;
-        if (!complete_ || layout_(tensor, &layout) != 0 || layout != strided_ ||
-            device_(tensor, &device) != 0 || device != cpu_ || dtype_(tensor, &dtype) != 0 ||
+        if (!complete_ || device_(tensor, &device) != 0 || device != cpu_ || dtype_(tensor, &dtype) != 0 ||
             dim_(tensor, &dim) != 0 || sizes_(tensor, &out.shape) != 0 ||
             strides_(tensor, &out.strides) != 0 || data_(tensor, &out.data) != 0 ||
             out.data == nullptr)
@@ -213,14 +210,13 @@ private:
     }
 
     bool complete_ = false;
-    int (*layout_)(void*, std::int32_t*) = nullptr;
     int (*device_)(void*, std::int32_t*) = nullptr;
     int (*dtype_)(void*, std::int32_t*) = nullptr;
     int (*dim_)(void*, std::int64_t*) = nullptr;
     int (*sizes_)(void*, std::int64_t**) = nullptr;
     int (*strides_)(void*, std::int64_t**) = nullptr;
     int (*data_)(void*, void**) = nullptr;
-    std::int32_t strided_ = 0, cpu_ = 0;
+    std::int32_t cpu_ = 0;
     std::array<std::pair<std::int32_t, dlpack::DataType>, 6> types_{};
 };
 
