@@ -551,7 +551,7 @@ private:
 
     py::tuple grads() const { return tuple_of(&Item::grad); }
 
-    py::tuple tuple_of(py::object Item::*member) const {
+    py::tuple tuple_of(py::object Item::* member) const {
         py::tuple result(items_.size());
         for (std::size_t k = 0; k < items_.size(); ++k)
             PyTuple_SET_ITEM(result.ptr(), static_cast<py::ssize_t>(k),

@@ -145,35 +145,33 @@ bool is_plain(const Types& types, PyObject* object) {
     return Py_TYPE(object) == types.tensor || Py_TYPE(object) == types.parameter;
 }
 
-// The stable C interface of libtorch, which takes the address of an at::Tensor and counts no
-// reference: that takes torch longer than all else. An object of Python begins with the tensor.
+// Reads tensors through the stable C interface of libtorch, which takes the address of an
+// at::Tensor. It counts no reference, as the function of DLPack does, which takes longer than all
+// else.
 class Getters {
 public:
-    // `tensor`: any that is_plain.
+    // `tensor`: any that is_plain. Its content shows whether an object begins with an at::Tensor.
     explicit Getters(PyObject* tensor) {
-#ifdef __linux__
-        const auto cdata = attribute(py::handle(tensor), "_cdata");
-        const void* const content = cdata ? PyLong_AsVoidPtr(cdata.ptr()) : nullptr;
-        PyErr_Clear();
-        if (content == nullptr || content != *static_cast<void**>(begin(tensor))) return;
+        const py::object content = attribute(tensor, "_cdata");
         void* const library = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
-        if (library == nullptr) return;
-        complete_ = true;
+        if (!content || library == nullptr) return;
+        works_ = PyLong_AsVoidPtr(content.ptr()) == *static_cast<void**>(content_of(tensor));
+        PyErr_Clear();
         const auto find = [&](auto& function, const char* name) {
             function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-            complete_ = complete_ && function != nullptr;
+            works_ = works_ && function != nullptr;
         };
-        find(device_, "aoti_torch_get_device_type");
-        find(dtype_, "aoti_torch_get_dtype");
-        find(dim_, "aoti_torch_get_dim");
-        find(sizes_, "aoti_torch_get_sizes");
-        find(strides_, "aoti_torch_get_strides");
-        find(data_, "aoti_torch_get_data_ptr");
         const auto constant = [&](const char* name) {
             std::int32_t (*function)() = nullptr;
             find(function, name);
             return function == nullptr ? -1 : function();
         };
+        find(device_, "aoti_torch_get_device_type");
+        find(type_, "aoti_torch_get_dtype");
+        find(axes_, "aoti_torch_get_dim");
+        find(shape_, "aoti_torch_get_sizes");
+        find(strides_, "aoti_torch_get_strides");
+        find(data_, "torch_get_mutable_data_ptr");
         cpu_ = constant("aoti_torch_device_type_cpu");
         types_ = {{{constant("aoti_torch_dtype_float32"), {dlpack::floating, 32, 1}},
                    {constant("aoti_torch_dtype_bfloat16"), {dlpack::bfloat, 16, 1}},
@@ -181,39 +179,37 @@ public:
                    {constant("aoti_torch_dtype_float64"), {dlpack::floating, 64, 1}},
                    {constant("aoti_torch_dtype_int16"), {dlpack::integer, 16, 1}},
                    {constant("aoti_torch_dtype_int64"), {dlpack::integer, 64, 1}}}};
-#endif
     }
 
-    // Like ExchangeApi::read, without an error of Python. Returns whether it could read the tensor.
+    // Returns false if it cannot tell; without an error of Python.
     bool read(PyObject* object, dlpack::Tensor& out) const {
-        void* const tensor = begin(object);
-        std::int32_t device = 0, dtype = 0;
-        std::int64_t dim = 0;
-        if (!complete_ || device_(tensor, &device) != 0 || device != cpu_ || dtype_(tensor, &dtype) != 0 ||
-            dim_(tensor, &dim) != 0 || sizes_(tensor, &out.shape) != 0 ||
-            strides_(tensor, &out.strides) != 0 || data_(tensor, &out.data) != 0 ||
-            out.data == nullptr)
+        void* const tensor = content_of(object);
+        std::int32_t device = 0, number = 0;
+        std::int64_t axes = 0;
+        // What is not dense, such as a sparse tensor, has no pointer.
+        if (!works_ || device_(tensor, &device) != 0 || device != cpu_ ||
+            type_(tensor, &number) != 0 || axes_(tensor, &axes) != 0 ||
+            shape_(tensor, &out.shape) != 0 || strides_(tensor, &out.strides) != 0 ||
+            data_(tensor, &out.data) != 0 || out.data == nullptr)
             return false;
-        const auto is_it = [dtype](const auto& type) { return type.first == dtype; };
+        const auto is_it = [number](const auto& type) { return type.first == number; };
         const auto* const type = std::find_if(types_.begin(), types_.end(), is_it);
         if (type == types_.end()) return false;
         out.dtype = type->second;
         out.device = {1, 0};
-        out.ndim = static_cast<std::int32_t>(dim);
+        out.ndim = static_cast<std::int32_t>(axes);
         out.byte_offset = 0;
         return true;
     }
 
 private:
-    static void* begin(PyObject* object) {
-        return reinterpret_cast<std::byte*>(object) + sizeof(PyObject);
-    }
+    static void* content_of(PyObject* tensor) { return tensor + 1; }
 
-    bool complete_ = false;
+    bool works_ = false;
     int (*device_)(void*, std::int32_t*) = nullptr;
-    int (*dtype_)(void*, std::int32_t*) = nullptr;
-    int (*dim_)(void*, std::int64_t*) = nullptr;
-    int (*sizes_)(void*, std::int64_t**) = nullptr;
+    int (*type_)(void*, std::int32_t*) = nullptr;
+    int (*axes_)(void*, std::int64_t*) = nullptr;
+    int (*shape_)(void*, std::int64_t**) = nullptr;
     int (*strides_)(void*, std::int64_t**) = nullptr;
     int (*data_)(void*, void**) = nullptr;
     std::int32_t cpu_ = 0;
