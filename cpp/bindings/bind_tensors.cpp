@@ -267,8 +267,8 @@ private:
     Py_ssize_t position_ = 0;
 };
 
-// Reads the attribute `grad` of objects. A search in the type takes a third of the time, and most
-// objects have the type of the last one, where a getter of C is called at once.
+// Reads the attribute `grad` of objects. A quarter of the time is the search in the type. Most
+// objects have the type of the last one, so its getter is called without a search.
 class GradReader {
 public:
     explicit GradReader(const py::object& name) : name_(name) {}
@@ -306,7 +306,7 @@ public:
     // One step of all parameters that have a gradient. `state` maps a parameter to a dict of its
     // states; those that are missing are made by make_state(parameter, group, name). Parameters
     // that the kernels do not take are left to step_others, which is called before the first write
-    // with a list of them, each with the number of its group. Calls increment_version with the list
+    // with a list of them, each with the number of its group. Calls increment_version with a tuple
     // of those that were changed. Returns like Updater::step.
     py::object step(const py::list& given_groups, const py::object& state,
                     const py::object& make_state, const py::object& step_others,

@@ -112,9 +112,7 @@ PyObject* interned(const char* text) {
     return new_object(PyUnicode_InternFromString(text)).release().ptr();
 }
 
-const Types* types() {
-    static Types found;
-    if (found.tensor != nullptr) return &found;
+const Types* find_types(Types& found) {
     static PyObject* const name = interned("torch");
     const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name));
     if (!module) {
@@ -139,6 +137,11 @@ const Types* types() {
     found.is_grad_enabled = py::object(enabled).release().ptr();
     found.tensor = reinterpret_cast<PyTypeObject*>(py::object(tensor).release().ptr());
     return &found;
+}
+
+const Types* types() {
+    static Types found;
+    return found.tensor != nullptr ? &found : find_types(found);
 }
 
 bool is_plain(const Types& types, PyObject* object) {
