@@ -240,7 +240,8 @@ py::object holder(const Types& types, PyObject* object) {
 }  // namespace
 
 bool is_distributed(py::handle object) {
-    return is_tensor(object) && !is_plain(*types(), object.ptr());
+    const Types* const known = types();
+    return known != nullptr && !is_plain(*known, object.ptr()) && is_tensor(object);
 }
 
 bool is_tensor(py::handle object) {
