@@ -30,7 +30,10 @@ from type_cases import KINDS, Kind
 torch = pytest.importorskip("torch")
 
 from torch.nn import Parameter  # noqa: E402
-from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: E402
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import fastopt.torch as ft  # noqa: E402
 
@@ -305,6 +308,47 @@ def test_hooks_run_once_and_in_the_order_of_torch() -> None:
         with everyone:
             train(optimizer, params, [0], max_norm=7.0)
         assert calls == ["global", "pre", "post 0.5 True"]
+
+
+def test_hooks_and_a_profiler_that_come_later() -> None:
+    params = small()
+    optimizer = ft.AdamW(params)
+    train(optimizer, params, [0])
+    calls: list[str] = []
+    with optimizer.register_step_post_hook(lambda *_: calls.append("own")):
+        train(optimizer, params, [1])
+    with register_optimizer_step_post_hook(lambda *_: calls.append("global")):
+        train(optimizer, params, [2])
+    with torch.profiler.profile() as profile:
+        train(optimizer, params, [3])
+    train(optimizer, params, [4])
+    assert calls == ["own", "global"]
+    names = [event.name for event in profile.events()]
+    assert names.count("Optimizer.step#AdamW.step") == 1
+
+
+def test_what_is_behind_the_objects_changes_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, others = small(), small()
+    optimizer, witness = ft.AdamW(params, lr=0.1), ft.AdamW(others, lr=0.1)
+    for step in range(3):
+        train(optimizer, params, [step])
+        train(witness, others, [step])
+        for p in params:
+            state = optimizer.state[p]
+            for tensor in (p, *state.values()):  # the same object gets the memory of another one
+                copied = tensor.detach().clone()
+                torch.utils.swap_tensors(tensor, Parameter(copied) if tensor is p else copied)
+            state["step"].share_memory_()
+            # Equal keys that are other objects, in another order.
+            optimizer.state[p] = {"".join([*key]): state[key] for key in reversed(state)}
+    grads = {p: torch.full_like(p, 2.0) for p in params}
+    monkeypatch.setattr(Parameter, "grad", property(grads.get), raising=False)
+    optimizer.step()
+    monkeypatch.undo()
+    for p in others:
+        p.grad = torch.full_like(p, 2.0)
+    witness.step()
+    assert_same(states(optimizer), states(witness))
 
 
 def test_hooks_of_state_dicts() -> None:

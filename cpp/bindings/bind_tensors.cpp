@@ -64,7 +64,7 @@ private:
     StepCounter() = default;
 
     bool read(py::handle tensor) {
-        if (dlpack::Tensor found; torch::read(tensor.ptr(), found, false)) {
+        if (dlpack::Tensor found; torch::read_again(tensor.ptr(), found)) {
             if (dlpack::element_count(found) != 1) return false;
             kind_ = dlpack::kind_of(found.dtype);
             size_ = found.dtype.bits / 8;
@@ -267,6 +267,33 @@ private:
     Py_ssize_t position_ = 0;
 };
 
+// Reads the attribute `grad` of objects. A quarter of the time is the search in the type. Most
+// objects have the type of the last one, so its getter is called without a search.
+class GradReader {
+public:
+    explicit GradReader(const py::object& name) : name_(name) {}
+
+    py::object operator()(PyObject* object) {
+        if (Py_TYPE(object) != type_) look_at(Py_TYPE(object));
+        return new_object(getter_ != nullptr ? getter_->get(object, getter_->closure)
+                                             : PyObject_GetAttr(object, name_.ptr()));
+    }
+
+private:
+    void look_at(PyTypeObject* type) {
+        type_ = type;
+        getter_ = nullptr;
+        PyObject* const found = _PyType_Lookup(type, name_.ptr());
+        if (type->tp_getattro == PyObject_GenericGetAttr && found != nullptr &&
+            Py_IS_TYPE(found, &PyGetSetDescr_Type))
+            getter_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+    }
+
+    const py::object& name_;
+    PyTypeObject* type_ = nullptr;
+    PyGetSetDef* getter_ = nullptr;
+};
+
 // Steps for an optimizer of torch.
 class TensorUpdater {
 public:
@@ -279,7 +306,7 @@ public:
     // One step of all parameters that have a gradient. `state` maps a parameter to a dict of its
     // states; those that are missing are made by make_state(parameter, group, name). Parameters
     // that the kernels do not take are left to step_others, which is called before the first write
-    // with a list of them, each with the number of its group. Calls increment_version with the list
+    // with a list of them, each with the number of its group. Calls increment_version with a tuple
     // of those that were changed. Returns like Updater::step.
     py::object step(const py::list& given_groups, const py::object& state,
                     const py::object& make_state, const py::object& step_others,
@@ -296,14 +323,14 @@ public:
         py::tuple groups(new_object(PyList_AsTuple(given_groups.ptr())));
         const Release release(*this);
         StepResult result;
-        py::list changed;
+        py::tuple changed;
         try {
             if (!collect(groups, state) || !fits(groups)) {
                 items_.clear();
                 collect(groups, state);
                 make_plan(groups, make_state, step_others, options.clip || options.skip_nonfinite);
             }
-            for (const Item& item : items_) changed.append(item.param);
+            changed = tuple_of(&Item::param);
             insert_created(state);
             result = plan_.run(options);
             if (result.misfit)
@@ -408,6 +435,7 @@ private:
         bool same = true;
         std::size_t count = 0, number = 0;
         StateDict states(state);
+        GradReader grad_of(keys_.grad);
         for (std::size_t g = 0; g < groups.size(); ++g) {
             const py::dict group = group_at(groups, g);
             const py::object given = find(group, keys_.params), names = find(group, keys_.names);
@@ -415,7 +443,7 @@ private:
             const py::tuple params(new_object(PySequence_Tuple(given.ptr())));
             for (std::size_t i = 0; i < params.size(); ++i, ++number) {
                 py::object param = params[i];
-                py::object grad = new_object(PyObject_GetAttr(param.ptr(), keys_.grad.ptr()));
+                py::object grad = grad_of(param.ptr());
                 if (grad.is_none()) {
                     states.next(param);
                     continue;
@@ -455,8 +483,33 @@ private:
                                         short_repr(entry));
         item.has_entry = static_cast<bool>(entry);
         item.entry = entry ? py::reinterpret_borrow<py::dict>(entry) : py::dict();
-        item.step = find(item.entry, keys_.step);
         parameter.param = item.param;
+        item.step = py::object();
+        for (auto& state : parameter.states) state.reset();
+        // Mostly the keys are the same objects, and to compare them takes less time than a search.
+        PyObject *key = nullptr, *value = nullptr;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(item.entry.ptr(), &position, &key, &value) != 0)
+            if (!take(item, parameter, key, value)) return find_all(item, parameter);
+    }
+
+    // Takes a value if the key is known. Returns whether it is.
+    bool take(Item& item, Parameter& parameter, PyObject* key, PyObject* value) const {
+        if (key == keys_.step.ptr()) {
+            if (value != Py_None) item.step = py::reinterpret_borrow<py::object>(value);
+            return true;
+        }
+        for (std::size_t s = 0; s < parameter.states.size(); ++s) {
+            if (key != keys_.states[s].ptr()) continue;
+            if (value != Py_None && (item.reads >> s & 1) != 0)
+                parameter.states[s] = py::reinterpret_borrow<py::object>(value);
+            return true;
+        }
+        return false;
+    }
+
+    void find_all(Item& item, Parameter& parameter) const {
+        item.step = find(item.entry, keys_.step);
         for (std::size_t s = 0; s < parameter.states.size(); ++s) {
             parameter.states[s].reset();
             if (!keys_.states[s] || (item.reads >> s & 1) == 0) continue;
@@ -496,9 +549,13 @@ private:
         return item.counter.has_value();
     }
 
-    py::tuple grads() const {
+    py::tuple grads() const { return tuple_of(&Item::grad); }
+
+    py::tuple tuple_of(py::object Item::* member) const {
         py::tuple result(items_.size());
-        for (std::size_t k = 0; k < items_.size(); ++k) result[k] = items_[k].grad;
+        for (std::size_t k = 0; k < items_.size(); ++k)
+            PyTuple_SET_ITEM(result.ptr(), static_cast<py::ssize_t>(k),
+                             py::object(items_[k].*member).release().ptr());
         return result;
     }
 

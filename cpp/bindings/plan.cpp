@@ -186,23 +186,25 @@ Fingerprint::Fingerprint(py::handle object, const py::array& array) {
     } else {
         if (!torch::read(object.ptr(), tensor) || array.ndim() > max_dimensions) return;
         type_ = tensor.dtype;
+        constexpr int c_order = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+        may_negate_ = array.size() < 2 || (array.flags() & c_order) == 0;
     }
     data_ = dtype_ ? array.data() : tensor.data;
     item_size_ = array.itemsize();
     flags_ = array.flags() & checked_flags;
     dimensions_ = static_cast<int>(array.ndim());
-    std::copy_n(array.shape(), array.ndim(), shape_.begin());
-    std::copy_n(array.strides(), array.ndim(), strides_.begin());
+    for (py::ssize_t i = 0; i < array.ndim(); ++i)
+        axes_[static_cast<std::size_t>(i)] = {array.shape(i), array.strides(i)};
 }
 
 bool Fingerprint::matches_tensor(PyObject* object, const void*& data) const {
     dlpack::Tensor tensor;
-    if (dtype_ || dimensions_ < 0 || !torch::read(object, tensor) || tensor.dtype != type_ ||
-        tensor.ndim != dimensions_)
+    if (dtype_ || dimensions_ < 0 ||
+        !(may_negate_ ? torch::read(object, tensor) : torch::read_again(object, tensor)) ||
+        tensor.dtype != type_ || tensor.ndim != dimensions_)
         return false;
     for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
-        if (tensor.shape[i] != shape_[i] || tensor.strides[i] * item_size_ != strides_[i])
-            return false;
+        if (axes_[i] != Axis{tensor.shape[i], tensor.strides[i] * item_size_}) return false;
     data = tensor.data;
     return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(item_size_) == 0;
 }
@@ -211,8 +213,9 @@ Extent Fingerprint::extent_at(const void* data) const {
     const auto* low = static_cast<const std::byte*>(data);
     const std::byte* high = low;
     for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i) {
-        if (shape_[i] == 0) return {low, low};
-        const py::ssize_t reach = (shape_[i] - 1) * strides_[i];
+        const auto [length, stride] = axes_[i];
+        if (length == 0) return {low, low};
+        const py::ssize_t reach = (length - 1) * stride;
         (reach < 0 ? low : high) += reach;
     }
     return {low, high + item_size_};

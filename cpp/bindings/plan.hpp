@@ -89,8 +89,7 @@ public:
             (fields->flags & checked_flags) != flags_)
             return false;
         for (std::size_t i = 0; i < static_cast<std::size_t>(dimensions_); ++i)
-            if (fields->dimensions[i] != shape_[i] || fields->strides[i] != strides_[i])
-                return false;
+            if (axes_[i] != Axis{fields->dimensions[i], fields->strides[i]}) return false;
         data = fields->data;
         return true;
     }
@@ -110,14 +109,19 @@ private:
     static PyTypeObject* ndarray_type() { return py::detail::npy_api::get().PyArray_Type_; }
     bool matches_tensor(PyObject* object, const void*& data) const;
 
+    struct Axis {
+        py::ssize_t length, stride;  // the stride in bytes
+        bool operator==(const Axis&) const = default;
+    };
+
     const void* data_ = nullptr;
     py::object dtype_;         // of an array; null for a tensor
     dlpack::DataType type_{};  // of a tensor
-    py::ssize_t item_size_ = 0;
     int flags_ = 0;
     int dimensions_ = -1;
-    std::array<py::ssize_t, max_dimensions> shape_{};
-    std::array<py::ssize_t, max_dimensions> strides_{};  // in bytes
+    bool may_negate_ = false;  // a tensor with this layout may show negated elements
+    py::ssize_t item_size_ = 0;
+    std::array<Axis, max_dimensions> axes_{};
 };
 
 // The invariant of a plan, between two of its calls:

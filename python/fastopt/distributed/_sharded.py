@@ -453,13 +453,12 @@ class Sharded:
         agree(self.comm, error, after, fault)
         return result  # type: ignore[no-any-return]
 
-    def _options(self, first: int, optimizer: Any = None) -> dict[str, object]:
+    def _options(self, first: int) -> dict[str, object]:
         """Return the options of the groups from number `first` on, with names for messages."""
-        groups = (optimizer or self).param_groups
         return {
-            f"{key!r} of group {number}": value
-            for number, group in enumerate(groups[first:], first)
-            for key, value in _options_of(group).items()
+            f"{key!r} of group {number}": group[key]
+            for number, group in enumerate(self.param_groups[first:], first)
+            for key in self.defaults
         }
 
     def _facts(self, first: int) -> dict[str, object]:
