@@ -99,13 +99,14 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path, whole: list[dict[str, Any]
         "/12  ", signal.SIGINT, 3, "-c", WAITS, "/12  ", "3", "sweep", "--workers", "mpi", *LONG,
         times=3, cwd=tmp_path,
     )  # fmt: skip
-    assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     folder = tmp_path / "here"
     assert kept_in(folder) == 3
-    # Open MPI may end rank 0 before it has written its report.
-    if "interrupted" in stopped.stdout:
-        assert "interrupted after 3 of 12 runs; the same command continues\n" in stopped.stdout
+    if stopped.returncode != 1:  # Open MPI does not wait for the report of rank 0
+        assert stopped.returncode == 130, stopped.stderr
+        assert stopped.stdout.endswith(
+            "interrupted after 3 of 12 runs; the same command continues\n"
+        )
         assert len(runs_in(folder)) == 3
     result = run_ranks(2, *MPI, *LONG, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -161,9 +162,10 @@ def test_what_is_refused_takes_one_line(
 ) -> None:
     result = run_ranks(count, *MPI, *options, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("fastopt: error: ")
-    assert words in result.stderr
-    assert result.stderr.count("\n") == 1
+    line, _, rest = result.stderr.partition("\n")
+    assert line.startswith("fastopt: error: ")
+    assert words in line
+    assert "fastopt" not in rest  # the other ranks are silent; Open MPI tells the exit code
 
 
 def test_without_mpi4py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Experiments with `fastopt.train`: the library of ``fastopt landscape``, ``compare``, ``sweep``.
 
-Needs the extra ``fastopt[train]``.
+Needs the extra ``fastopt[train]``, and `run_mpi` also ``fastopt[mpi]``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits
 
@@ -22,12 +22,9 @@ from fastopt.train.experiments.runs import Run, run
 from fastopt.train.history import History
 from fastopt.train.loop import Callback, Trainer
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
 
 def run_mpi(
-    configs: Iterable[RunConfig], data: Data, comm: MPI.Intracomm | None = None
+    configs: Iterable[RunConfig], data: Data, comm: Any = None
 ) -> Generator[Run, None, None]:
     """Train configurations on the ranks of MPI; yield each run when it has ended, in any order.
 
@@ -73,7 +70,7 @@ class _Task(NamedTuple):
     """What a rank needs besides the configuration of a run."""
 
     data: Data
-    end: MPI.Request  # complete when rank 0 wants no more runs
+    end: Any  # a request, complete when rank 0 wants no more runs
 
 
 _task: _Task | None = None
@@ -113,7 +110,7 @@ class MPIWorkers:
     ...         runs = list(workers.run(space.configs(), base.load()))
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(self, comm: Any = None) -> None:
         try:
             from mpi4py import MPI
         except ModuleNotFoundError as error:
@@ -125,7 +122,7 @@ class MPIWorkers:
             first = str(error).partition("\n")[0]
             raise RunError(f"mpi4py finds no MPI ({first}); one is: pip install mpich") from error
         self._comm = MPI.COMM_WORLD if comm is None else comm
-        self._own: MPI.Intracomm | None = None
+        self._own: Any = None
         self.count = self._comm.Get_size() - 1
         if "mpi4py.futures" in sys.orig_argv:
             raise RunError("leave out -m mpi4py.futures: all ranks begin the same program")
@@ -157,7 +154,7 @@ class MPIWorkers:
         except KeyboardInterrupt:
             self._comm.Abort(130)
         except BaseException:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)
             self._comm.Abort(1)
 
     def _share(self, data: Data | None) -> Data | None:
@@ -170,11 +167,13 @@ class MPIWorkers:
             self._own = pkl5.Intracomm(own)
         _wait(self._own.Ibarrier())
         shared: Data | None = self._own.bcast(data)
+        if shared is None:
+            self._own.Free()
+            self._own = None
         return shared
 
-    def _end(self) -> MPI.Request:
+    def _end(self) -> Any:
         """Return a request that is complete when rank 0 has called this too."""
-        assert self._own is not None
         return self._own.Ibcast(bytearray(1))
 
     def _work(self) -> None:
@@ -238,7 +237,7 @@ class MPIWorkers:
                     end.Wait()
 
 
-def _wait(request: MPI.Request) -> None:
+def _wait(request: Any) -> None:
     """Wait without the use of a core, unlike MPI: the other ranks may need it for a long time."""
     while not request.Test():
         time.sleep(0.001)
