@@ -189,6 +189,37 @@ def test_groups_and_names() -> None:
         opt.step({"w": ones(3)})
 
 
+@pytest.mark.parametrize(
+    ("starts", "error", "words"),
+    [
+        ([0], ValueError, ["starts must have 2 values, not 1"]),
+        ([0, 1, 2], ValueError, ["starts must have 2 values, not 3"]),
+        ([0, -1], ValueError, ["starts[1] must be >= 0, not -1"]),
+        ([2**63, 0], ValueError, ["starts[0]", "64 bits"]),
+        ([0, 1.0], TypeError, ["starts[1] must be an integer, not 1.0"]),
+        ([True, 0], TypeError, ["starts[0] must be an integer, not True"]),
+        (np.zeros(2), TypeError, ["starts[0] must be an integer"]),
+        (np.zeros((2, 1), int), TypeError, ["starts must be a sequence"]),
+        ({"a": 0, "b": 0}, TypeError, ["starts must be a sequence"]),
+        ("00", TypeError, ["starts must be a sequence"]),
+        (5, TypeError, ["starts must be a sequence, not 5"]),
+        (None, TypeError, ["starts must be a sequence, not None"]),
+    ],
+)
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_starts_of_parts(
+    module: Any, starts: Any, error: type[Exception], words: list[str]
+) -> None:
+    p, group = ones(3), {"params": {"a": ones(2), "b": ones(4)}, "starts": starts}
+    with refused(error, *words, arrays=group["params"].values()):
+        module.Adam([group])
+    opt = module.Adam({"p": p})
+    with refused(error, *words, arrays=[p], optimizer=opt):
+        opt.add_param_group(group)
+    assert list(opt.state) == ["p"]
+    opt.step({"p": ones(3)})
+
+
 def test_structure_of_gradients() -> None:
     p, q = ones(3), ones(2)
     named = fo.SGD({"p": p, "q": q})

@@ -114,6 +114,7 @@ TOOLS: dict[str, set[str]] = {
         "_checks",
         "_types",
     },  # it is for tensors what `optim` and `losses` are for arrays
+    "distributed": {"_checks", "_storage", "_structure", "_types"},
     "benchmark": set(),
     "cli": {"train", "benchmark", "_checks"},
     "__main__": {"cli"},

@@ -10,7 +10,7 @@ import pytest
 
 import fastopt as fo
 from cases import CASES, DTYPES, Case, make_grads, make_params
-from helpers import Setting, same_bits
+from helpers import Setting, refused, same_bits
 
 
 @cache
@@ -109,6 +109,99 @@ def test_nonfinite_gradients_skip_the_step_whole(case: Case, isa: str) -> None:
                     assert state.keys() == states[name].keys()
                     assert all(same_bits(np.asarray(v), states[name][k]) for k, v in state.items())
     assert all(same_bits(p, q) for p, q in zip(params, copies, strict=True))
+
+
+@pytest.mark.parametrize("norm_type", [2.0, np.inf])
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_steps_of_parts_with_the_norm_of_all_equal_the_whole_step(
+    case: Case, norm_type: float, setting: Setting
+) -> None:
+    rng = np.random.default_rng(4)
+    cuts = {"a": [0, 5, 40_001, 50_000], "b": [0, 0, 7, 7], "c": [0, 100, 101, 300]}
+    whole = {n: rng.standard_normal(c[-1]).astype(np.float32) for n, c in cuts.items()}
+    copies = {n: x.copy() for n, x in whole.items()}
+
+    def part(arrays: dict[str, Any], rank: int) -> dict[str, Any]:
+        return {n: x[cuts[n][rank] : cuts[n][rank + 1]] for n, x in arrays.items()}
+
+    a = case.fused(whole)
+    makers = (case.fused, case.reference, case.fused)
+    ranks = [make(part(copies, rank)) for rank, make in enumerate(makers)]
+    for scale, max_norm in ((1.0, 0.5), (3.0, 1e9), (1024.0, 1e-3)):
+        grads = {n: rng.standard_normal(x.size).astype(np.float32) for n, x in whole.items()}
+        norm = fo.grad_norm(grads, norm_type)
+        info = a.step(grads, max_norm=max_norm, norm_type=norm_type, grad_scale=scale)
+        assert info == (norm / scale, False)
+        for rank, opt in enumerate(ranks):
+            given = opt.step(
+                part(grads, rank), max_norm=max_norm, grad_scale=scale, total_norm=norm
+            )
+            assert given == info
+    for name, x in whole.items():
+        assert same_bits(x, copies[name])
+        for key, value in a.state[name].items():
+            if key != "step":
+                joined = np.concatenate([opt.state[name][key] for opt in ranks])
+                assert same_bits(value, joined)
+
+
+@pytest.mark.parametrize("largest", [0.0, 3.0, 1e-310, 1e300, np.nan, np.inf])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("max_norm", [None, 0.0, 1.0, np.inf])
+def test_a_given_norm_is_as_if_it_had_been_measured(
+    max_norm: float | None, skip: bool, largest: float, isa: str
+) -> None:
+    if max_norm is None and not skip:
+        return
+    grads = [np.array([0.0, largest, -largest / 2])]
+    norm = fo.grad_norm(grads)
+    results = []
+    for module in (fo, fo.reference):
+        for total_norm in (None, norm, np.float64(norm)):
+            p = np.ones(3)
+            opt = module.Adam([p])
+            info = opt.step(
+                grads, max_norm=max_norm, skip_nonfinite=skip, grad_scale=2, total_norm=total_norm
+            )
+            assert info.skipped == (skip and not np.isfinite(largest))
+            assert opt.state["0"]["step"] == (not info.skipped)
+            results.append([p, np.float64(info.grad_norm)])
+    for result in results[1:]:
+        assert all(same_bits(x, y) for x, y in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_a_part_without_gradients_follows_the_norm(module: Any) -> None:
+    p = np.ones(3)
+    opt = module.SGD([p])
+    assert opt.step([None], max_norm=1.0, total_norm=6, grad_scale=2.0) == (3.0, False)
+    assert opt.step([None], skip_nonfinite=True, total_norm=np.inf) == (np.inf, True)
+    assert opt.state["0"]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"total_norm": 1.0}, ValueError, ["total_norm", "max_norm or skip_nonfinite"]),
+        ({"total_norm": 1.0, "skip_nonfinite": False}, ValueError, ["has no effect without"]),
+        ({"total_norm": -0.5, "max_norm": 1.0}, ValueError, ["total_norm must be >= 0", "-0.5"]),
+        ({"total_norm": -np.inf, "skip_nonfinite": True}, ValueError, ["total_norm", "-inf"]),
+        ({"total_norm": 10**400, "max_norm": 1.0}, ValueError, ["total_norm"]),
+        ({"total_norm": "1", "max_norm": 1.0}, TypeError, ["total_norm must be a number", "'1'"]),
+        ({"total_norm": True, "max_norm": 1.0}, TypeError, ["total_norm must be a number"]),
+        ({"total_norm": 1j, "max_norm": 1.0}, TypeError, ["total_norm must be a number", "1j"]),
+        ({"total_norm": [1.0], "max_norm": 1.0}, TypeError, ["total_norm must be a number"]),
+    ],
+)
+@pytest.mark.parametrize("module", [fo, fo.reference])
+def test_norms_that_are_refused(
+    module: Any, options: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    p = np.ones(2)
+    opt = module.Adam([p])
+    opt.step([np.ones(2)])
+    with refused(error, *words, arrays=[p], optimizer=opt):
+        opt.step([np.ones(2)], **options)
 
 
 def test_huge_but_finite_gradients_are_not_skipped() -> None:

@@ -210,6 +210,10 @@ def test_noise_of_single_elements() -> None:
         assert [int(whole[e]) for e in places] == [scalar_noise(*case, e) for e in places]
         for count in (0, 1, 128, 129, 300, 2**17 + 1):
             assert np.array_equal(noise(*case, count), whole[:count])
+            for start in (1, 255, 2**17 - 1, 2**17, 2**18 - 129):
+                assert np.array_equal(noise(*case, count, start), whole[start : start + count])
+        far = 2**62 + 2**17 - 1
+        assert noise(*case, 2, far).tolist() == [scalar_noise(*case, far + e) for e in (0, 1)]
 
 
 DRAWS = 2**24

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,54 @@ def test_noise_over_the_edges_of_runs(kind: Kind) -> None:
         results.append([param, dict(optimizer.state["a weight"])])
     for result in results[1:]:
         assert same(result, results[0])
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if "stochastic_rounding" in k.options], ids=str)
+def test_parts_get_the_noise_of_their_place(kind: Kind, setting: Setting) -> None:
+    rng = np.random.default_rng(4)
+    cuts = [0, 1, 512, 1000, 40_003, RUN - 3, RUN + 5, RUN + 700, RUN + 700]  # the last is empty
+    rows = [0, 1, 1, 2, 4, 4, 7, 8, 9]
+    whole = {"w": rng.standard_normal(cuts[-1]), "m": rng.standard_normal((9, 100))}
+    whole = {n: x.astype(kind.param) for n, x in whole.items()}
+    grads = [{n: rng.standard_normal(x.shape).astype(BFLOAT16) for n, x in whole.items()}] * 3
+    case = kind.of(Case("AdamW", {"lr": 1e-3}))
+    copies = {n: x.copy() for n, x in whole.items()}
+    optimizer = case.fused(whole)
+    ranks = []
+    for number, (w, m) in enumerate(zip(pairwise(cuts), pairwise(rows), strict=True)):
+        places = {"w": slice(*w), "m": slice(*m)}
+        group = {
+            "params": {n: copies[n][place] for n, place in places.items()},
+            "starts": np.array([w[0], 100 * m[0]]) if number == 1 else (w[0], 100 * m[0]),
+        }
+        opt = (case.reference if number % 3 else case.fused)(
+            [{"params": {"x": np.ones(3, kind.param)}}, group]
+        )
+        opt.remove_param_group(0)
+        assert "starts" not in opt.param_groups[0]
+        assert "starts" not in opt.state_dict()["param_groups"][0]
+        ranks.append((opt, places))
+    for grad in grads:
+        optimizer.step(grad)
+        for opt, places in ranks:
+            opt.step({n: grad[n][place] for n, place in places.items()})
+            opt.load_state_dict(opt.state_dict())
+    for name, x in whole.items():
+        assert same_bits(x, copies[name])
+        for key, value in optimizer.state[name].items():
+            if key != "step":
+                assert same_bits(value, np.concatenate([o.state[name][key] for o, _ in ranks]))
+
+
+@pytest.mark.parametrize("start", [2**17 * 2**17 + 300, 2**63 - 1])
+def test_parts_that_start_far_away(start: int) -> None:
+    results = []
+    for module in (fo, reference):
+        p = np.ones(1000, BFLOAT16)
+        optimizer = module.SGD([{"params": [p], "starts": [start]}], stochastic_rounding=True)
+        optimizer.step([[np.ones(1000, np.float32)]])
+        results.append(p)
+    assert same_bits(results[0], results[1])
 
 
 @kinds

@@ -286,8 +286,8 @@ public:
                     const py::object& increment_version, const py::object& max_norm,
                     const py::object& grad_scale, const py::object& skip_nonfinite) {
         const SingleUse use(user_, update_.words.owner);
-        const GradOptions options =
-            grad_options(max_norm, py::float_(2.0), grad_scale, skip_nonfinite, py::bool_(false));
+        const GradOptions options = grad_options(max_norm, py::float_(2.0), grad_scale,
+                                                 skip_nonfinite, py::bool_(false), py::none());
         std::optional<LateFloat> norm;
         std::optional<LateTuple> info;
         if (options.clip || options.skip_nonfinite)
@@ -702,8 +702,8 @@ void step_tensors(const py::object& kernel, const py::dict& group, const py::lis
     const int number = find_update(kernel);
     const Update& update = update_row(number);
     const Keys keys(update);
-    const GradOptions options =
-        grad_options(py::none(), py::float_(2.0), grad_scale, py::bool_(false), py::bool_(false));
+    const GradOptions options = grad_options(py::none(), py::float_(2.0), grad_scale,
+                                             py::bool_(false), py::bool_(false), py::none());
     const GroupOptions plain(update, group, TypeOptions{});
     const auto require_length = [&](const py::object& list, const char* name) {
         if (const std::size_t length = py::len(list); length != params.size())

@@ -100,9 +100,10 @@ public:
     void check_options(const py::dict& group) const { GroupOptions(update_, group); }
 
     // Adds the parameters of a group, and the group to the list `groups`. All of them are checked
-    // first, also against those that are there.
+    // first, also against those that are there. `starts` may hold the number of the first element
+    // of each, in a larger array.
     void add_group(const py::list& names, const py::list& arrays, const py::dict& group,
-                   const py::list& groups) {
+                   const py::list& groups, const py::list& starts) {
         const SingleUse use(user_, update_.words.owner);
         Group added_group{GroupOptions(update_, group), group["params"]};
         OverlapCheck overlap;
@@ -112,7 +113,9 @@ public:
         std::vector<Parameter> added;
         for (std::size_t i = 0; i < names.size(); ++i) {
             added.push_back(make_parameter(update_, names[i], arrays[i], groups_.size()));
-            const Parameter& parameter = added.back();
+            Parameter& parameter = added.back();
+            if (starts.size() != 0)
+                parameter.first = static_cast<std::uint64_t>(as_integer(starts[i], "starts"));
             const py::array param =  // not yet written
                 parameter_array(as_array(parameter.param, parameter.what, true), parameter.what);
             if (update_.has_types)
@@ -155,10 +158,10 @@ public:
     py::object step(const py::object& groups, const py::object& given, const py::object& max_norm,
                     const py::object& norm_type, const py::object& grad_scale,
                     const py::object& skip_nonfinite, const py::object& zero_grads,
-                    const py::object& out) {
+                    const py::object& out, const py::object& total_norm) {
         const SingleUse use(user_, update_.words.owner);
         const GradOptions options =
-            grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads);
+            grad_options(max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, total_norm);
         read_groups(groups);
         // A separate tuple: no other thread may free a gradient while the GIL is released.
         const py::tuple grads = one_for_each(given, "grads", "gradient", "gradients");
@@ -477,12 +480,13 @@ void bind_updates(py::module_& module) {
              py::arg("kernel"), py::arg("step_info") = py::none())
         .def("check_options", &Updater::check_options, py::arg("group"), Guard())
         .def("add_group", &Updater::add_group, py::arg("names"), py::arg("params"),
-             py::arg("group"), py::arg("groups"), Guard())
+             py::arg("group"), py::arg("groups"), py::arg("starts") = py::list(), Guard())
         .def("remove_group", &Updater::remove_group, py::arg("index"), py::arg("groups"))
         .def("step", &Updater::step, py::arg("groups"), py::arg("grads"),
              py::arg("max_norm") = py::none(), py::arg("norm_type") = 2.0,
              py::arg("grad_scale") = 1.0, py::arg("skip_nonfinite") = false,
-             py::arg("zero_grads") = false, py::arg("out") = py::none(), Guard())
+             py::arg("zero_grads") = false, py::arg("out") = py::none(),
+             py::arg("total_norm") = py::none(), Guard())
         .def("state", &Updater::state, py::arg("index"))
         .def("load", &Updater::load, py::arg("states"), py::arg("groups"), py::arg("loaded_groups"),
              py::arg("values") = py::list(), Guard());

@@ -242,7 +242,7 @@ int GroupOptions::traverse(visitproc visit, void* arg) const {
 
 GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
                          const py::object& grad_scale, const py::object& skip_nonfinite,
-                         const py::object& zero_grads) {
+                         const py::object& zero_grads, const py::object& total_norm) {
     GradOptions options;
     options.scale = as_number(grad_scale, "grad_scale");
     if (!(std::isfinite(options.scale) && options.scale > 0))
@@ -253,6 +253,7 @@ GradOptions grad_options(const py::object& max_norm, const py::object& norm_type
     options.clip = !max_norm.is_none();
     if (options.clip) options.max_norm = as_number(max_norm, "max_norm");
     options.norm_type = as_norm_type(norm_type, "norm_type");
+    if (!total_norm.is_none()) options.total_norm = as_number(total_norm, "total_norm");
     if (!(options.max_norm >= 0))
         throw_error<py::value_error>("max_norm must be >= 0, not {}", short_repr(max_norm));
     return options;

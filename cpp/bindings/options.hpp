@@ -90,6 +90,6 @@ private:
 // The options of a step for the gradients.
 GradOptions grad_options(const py::object& max_norm, const py::object& norm_type,
                          const py::object& grad_scale, const py::object& skip_nonfinite,
-                         const py::object& zero_grads);
+                         const py::object& zero_grads, const py::object& total_norm);
 
 }  // namespace fastopt

@@ -365,6 +365,7 @@ void Plan::add(const Parameter& parameter, const GroupOptions& options, py::hand
     arrays.storage = storage_of(type, options.types());
     arrays.storage.grad = tensor.grad.type;
     arrays.noise = {options.types().seed, 0, parameter.name_hash};
+    if (arrays.storage.stochastic) arrays.first = parameter.first;
     add_states(parameter, param, options, tensor, overlap);
     if (!copy.is_none()) {
         const std::string what = "copy of '" + parameter.name + "'";

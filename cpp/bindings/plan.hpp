@@ -40,7 +40,8 @@ struct Parameter {
     py::object param;  // as it was given: the garbage collector does not see through a view
     std::size_t group;
     States states;
-    std::int64_t step = 0;  // the number of steps that were taken
+    std::int64_t step = 0;    // the number of steps that were taken
+    std::uint64_t first = 0;  // the number that its first element has in random numbers
 };
 // Does not check the array.
 Parameter make_parameter(const Update& update, py::handle name, py::handle array,

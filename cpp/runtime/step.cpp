@@ -1,6 +1,8 @@
 // Calls the update kernel for each chunk of all tensors.
 #include "step.hpp"
 
+#include <cmath>
+
 #include "isa.hpp"
 #include "thread_pool.hpp"
 
@@ -95,16 +97,24 @@ StepResult Stepper::run(int number, const GradOptions& options) {
         });
     };
     // The norm is computed forwards, so the last gradients are still in cache.
-    const bool with_norm = options.clip || options.skip_nonfinite;
-    const bool backwards = grid_.elements() < tuning.turn_size && (with_norm || backwards_);
+    const bool measures = (options.clip || options.skip_nonfinite) && !options.total_norm;
+    const bool backwards = grid_.elements() < tuning.turn_size && (measures || backwards_);
     backwards_ = !backwards;
     StepResult result;
+    const auto decide = [&](const Norm& norm) {
+        result.grad_norm = norm.value / options.scale;
+        result.skipped = options.skip_nonfinite && !norm.finite;
+        if (!result.skipped) scale_by(norm);
+        return !result.skipped;
+    };
     with_default_floating_point([&] {
         result.misfit = prepare(kernel);
-        if (!with_norm) scale_by({});
+        if (measures) return;
+        const double norm = options.total_norm.value_or(0.0);
+        decide({norm, std::isfinite(norm)});
     });
-    if (result.misfit) return result;
-    if (!with_norm) {
+    if (result.misfit || result.skipped) return result;
+    if (!measures) {
         parallel_for(grid_.shares(), grid_.elements(), update, backwards);
         return result;
     }
@@ -115,18 +125,11 @@ StepResult Stepper::run(int number, const GradOptions& options) {
     const auto add_to_norm = [&](std::size_t share) {
         grid_.each(share, [&](const Piece& piece) { parts_.add(grad_of(piece.tensor), piece); });
     };
-    const auto decide = [&] {
-        const Norm norm = norm_of(parts_, grid_, grad_of);
-        result.grad_norm = norm.value / options.scale;
-        result.skipped = options.skip_nonfinite && !norm.finite;
-        if (result.skipped) return false;
-        scale_by(norm);
-        return true;
-    };
+    const auto measure = [&] { return decide(norm_of(parts_, grid_, grad_of)); };
     if (grid_.shares() == 0)
-        with_default_floating_point([&] { decide(); });
+        with_default_floating_point([&] { measure(); });
     else
-        parallel_for_twice(grid_.shares(), add_to_norm, decide, grid_.shares(), update,
+        parallel_for_twice(grid_.shares(), add_to_norm, measure, grid_.shares(), update,
                            grid_.elements(), backwards);
     return result;
 }

@@ -28,8 +28,9 @@ struct GradOptions {
     bool clip = false;      // clips to max_norm
     double max_norm = 0.0;  // used with clip
     NormType norm_type = NormType::two;
-    bool skip_nonfinite = false;  // do nothing if a gradient holds NaN or infinity
-    bool zero = false;            // set the gradients to zero after the update
+    std::optional<double> total_norm;  // if it is known: nothing is measured
+    bool skip_nonfinite = false;       // do nothing if a gradient holds NaN or infinity
+    bool zero = false;                 // set the gradients to zero after the update
 };
 
 // A scalar of a step that the element type of tensor number `tensor` cannot hold.

@@ -31,7 +31,12 @@ class Updater:
     def __init__(self, kernel: str, step_info: type | None = None) -> None: ...
     def check_options(self, group: Group) -> None: ...
     def add_group(
-        self, names: list[str], params: list[FloatArray], group: Group, groups: list[Group]
+        self,
+        names: list[str],
+        params: list[FloatArray],
+        group: Group,
+        groups: list[Group],
+        starts: list[int] = ...,
     ) -> None: ...
     def remove_group(self, index: int, groups: list[Group]) -> None: ...
     def step(
@@ -44,6 +49,7 @@ class Updater:
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
         out: Sequence[FloatArray | None] | None = None,
+        total_norm: float | None = None,
     ) -> Any: ...
     def state(self, index: int) -> dict[str, Any]: ...
     def load(

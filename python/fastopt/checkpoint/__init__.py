@@ -13,11 +13,11 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Checkpoint:
     ----------
     params : dict of str to array
     optimizer, scheduler, ema : dict
-        State dicts.
+        State dicts; that of a `fastopt.distributed.Sharded` holds the parts of this rank.
     extra
         Anything.
     incompatible : dict of str to IncompatibleKeys
@@ -110,7 +110,8 @@ def save(
         "0", "1", ... The options of groups are not saved here, but with the optimizer.
     optimizer, scheduler, ema
         An optimizer, a schedule and a `WeightEMA`, or other objects with `state_dict` and
-        `load_state_dict`.
+        `load_state_dict`. With a `fastopt.distributed.Sharded`, all ranks call `save`, and rank 0
+        writes the file of the plain optimizer.
     extra
         Anything else, such as ``{"epoch": 3, "rng": rng.bit_generator.state}``: mappings with
         string keys, lists, tuples, strings, numbers of any size, None, arrays and NumPy scalars,
@@ -144,14 +145,23 @@ def save(
     path = as_path("path", path)
     if all(part is None for part in (params, optimizer, scheduler, ema, extra)):
         raise ValueError("there is nothing to save: pass params=, optimizer= or another part")
+    ranks = _ranks_of(optimizer)
+    state: Mapping[str, Any] | None = None
+    if ranks is not None:  # only rank 0 needs memory for the whole state
+        state = ranks.state_dict(root=0)
+    elif optimizer is not None:
+        state = _state_of(optimizer, "optimizer")
     parts = {
         "params": None if params is None else _by_name(params),
-        "optimizer": None if optimizer is None else _state_of(optimizer, "optimizer"),
+        "optimizer": state,
         "scheduler": None if scheduler is None else _state_of(scheduler, "scheduler"),
         "ema": None if ema is None else _state_of(ema, "ema"),
         "extra": extra,
     }
-    write_file(path, parts)
+    if ranks is None:
+        write_file(path, parts)
+    else:
+        ranks.on_first_rank(lambda: write_file(path, parts))
 
 
 def load(
@@ -178,7 +188,9 @@ def load(
     params : mapping, sequence or groups
         Arrays with the saved names, shapes and dtypes. They are overwritten.
     optimizer, scheduler, ema
-        Objects with the structure of the saved ones; each loads its state.
+        Objects with the structure of the saved ones; each loads its state. With a
+        `fastopt.distributed.Sharded`, all ranks call `load`; rank 0 reads the file and sends the
+        contents. The number of ranks may differ from that of the saved run.
     extra
         An object whose `load_state_dict` takes the saved `extra`. It is called first.
     strict : bool
@@ -220,27 +232,68 @@ def load(
     """
     strict = flag("strict", strict)
     path = as_path("path", path)
-    checkpoint = Checkpoint(**_checked(read_file(path), path))
+    ranks = _ranks_of(optimizer)
     objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
     if params is not None:
         objects["params"] = _Arrays(_by_name(params))
+    if ranks is None:
+        checkpoint = Checkpoint(**_checked(read_file(path), path))
+    else:
+        checkpoint = _received(path, ranks)
+        objects["optimizer"] = ranks.own_part
     given = {name: item for name, item in objects.items() if item is not None}
     before = {name: copy.deepcopy(_state_of(item, name)) for name, item in given.items()}
     options = {
         name: {} if strict or not _takes_strict(item) else {"strict": False}
         for name, item in given.items()
     }
+
     with ExitStack() as undo:
-        for name, item in given.items():
-            saved = getattr(checkpoint, name)
-            if saved is None and name != "extra":  # which may be None
-                raise NamesError(f"{path} holds no {name}; leave {name}= out")
-            undo.callback(item.load_state_dict, before[name])
-            answer = item.load_state_dict(saved, **options[name])
-            if isinstance(answer, IncompatibleKeys) and not strict:
-                checkpoint.incompatible[name] = answer
+
+        def restore() -> None:
+            for name, item in given.items():
+                saved = getattr(checkpoint, name)
+                if saved is None and name != "extra":  # which may be None
+                    raise NamesError(f"{path} holds no {name}; leave {name}= out")
+                undo.callback(item.load_state_dict, before[name])
+                answer = item.load_state_dict(saved, **options[name])
+                if isinstance(answer, IncompatibleKeys) and not strict:
+                    checkpoint.incompatible[name] = answer
+
+        restore() if ranks is None else ranks.together(restore)
         undo.pop_all()  # what went well stays
     return checkpoint
+
+
+class _Ranks(Protocol):
+    """An optimizer whose state is spread over the ranks of MPI: `fastopt.distributed.Sharded`."""
+
+    own_part: Stateful
+
+    def state_dict(self, *, root: int | None = None) -> dict[str, Any]: ...
+    def scatter_state(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]: ...
+    def on_first_rank(self, function: Callable[[], Any]) -> Any: ...
+    def together(self, function: Callable[[], Any]) -> Any: ...
+
+
+def _ranks_of(optimizer: Stateful | None) -> _Ranks | None:
+    """Return the optimizer if its state is spread over ranks."""
+    return cast("_Ranks", optimizer) if hasattr(optimizer, "scatter_state") else None
+
+
+def _received(path: Path, ranks: _Ranks) -> Checkpoint:
+    """Return the contents of a checkpoint that rank 0 reads, and of the optimizer the own part."""
+    state: list[Any] = []
+
+    def read() -> dict[str, Any]:
+        parts = _checked(read_file(path), path)
+        state.append(parts["optimizer"])
+        return parts | {"optimizer": None if parts["optimizer"] is None else {}}
+
+    parts = ranks.on_first_rank(read)
+    if parts["optimizer"] is not None:
+        parts["optimizer"] = ranks.scatter_state(state.pop() if state else None)
+    return Checkpoint(**parts)
 
 
 _PARTS = ("params", "optimizer", "scheduler", "ema", "extra")

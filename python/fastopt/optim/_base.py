@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from fastopt import _storage
+from fastopt import _checks, _storage
 from fastopt._checks import NamesError, counted, flag, int64, mapping, short_repr
 from fastopt._structure import (
     COPIES,
@@ -20,6 +20,8 @@ from fastopt._structure import (
     require_same_names,
 )
 from fastopt._types import FloatArray, Grads, Group, Params
+
+_check_norm = _checks.number(">= 0, NaN or infinite", lambda norm: not norm < 0)
 
 
 class StepInfo(NamedTuple):
@@ -114,7 +116,9 @@ class Optimizer(ABC):
     # Each of these changes everything, `param_groups` too, or raises. The options of `_step` are
     # those of `step`, in its order.
     @abstractmethod
-    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None: ...
+    def _add_group(
+        self, names: list[str], arrays: list[FloatArray], group: Group, starts: list[int]
+    ) -> None: ...
     @abstractmethod
     def _remove_group(self, index: int) -> None: ...
     @abstractmethod
@@ -127,6 +131,7 @@ class Optimizer(ABC):
         skip_nonfinite: bool,
         zero_grads: bool,
         out: Sequence[FloatArray | None] | None,
+        total_norm: float | None,
     ) -> StepInfo: ...
     @abstractmethod
     def _state(self, index: int) -> dict[str, Any]: ...
@@ -161,15 +166,21 @@ class Optimizer(ABC):
         ----------
         param_group : mapping
             ``"params"``, a mapping name -> array or a sequence of arrays, and any options that
-            differ from the optimizer's defaults.
+            differ from the optimizer's defaults. If the arrays are parts of larger parameters,
+            ``"starts"`` may be a sequence with an integer >= 0 for each array: the number of its
+            first element in the memory order of the whole parameter. The noise of
+            `stochastic_rounding` is then that of the whole parameter, if the part has its name.
+            ``"starts"`` is no option: neither `param_groups` nor a state dict holds it.
         """
         names, arrays, given = new_params(param_group, self._index)
-        unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params"}))
+        unknown = sorted(map(repr, set(param_group) - set(self.defaults) - {"params", "starts"}))
         if unknown:
             raise ValueError(
                 f"unknown option {', '.join(unknown)} in a parameter group; "
                 f"{type(self).__name__} has {', '.join(self.defaults)}"
             )
+        check_starts = _checks.list_of(_checks.integer(0), len(names), len(names))
+        starts = check_starts("starts", param_group.get("starts", [0] * len(names)))
         group: Group = {"params": tuple(arrays), "param_names": tuple(names)}
         group |= {key: param_group.get(key, default) for key, default in self.defaults.items()}
         group |= self._storage_options(group)
@@ -178,7 +189,7 @@ class Optimizer(ABC):
         count, before = len(self.param_groups), (self._index, self._named)
         try:
             self._index, self._named = index, named
-            self._add_group(names, arrays, group)
+            self._add_group(names, arrays, group, starts)
         except BaseException:
             self._index, self._named = before
             if len(self.param_groups) > count:  # an interrupt came after the change
@@ -225,6 +236,7 @@ class Optimizer(ABC):
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
         out: Grads | None = None,
+        total_norm: float | None = None,
     ) -> StepInfo:
         """Update all parameters in place by one step.
 
@@ -252,18 +264,44 @@ class Optimizer(ABC):
             Arrays in the structure of `grads` that get the new parameters, rounded to nearest: of
             bfloat16 or float16, with the shape and memory order of a float32 parameter. None means
             no copy. A parameter that is skipped is not copied.
+        total_norm : float, optional
+            The norm of all gradients before `grad_scale`, as `grad_norm` returns it, if those of
+            this step are a part of them. The step then measures no norm, and `norm_type` has no
+            effect: `max_norm` and the result use this norm. With `skip_nonfinite`, NaN or infinity
+            skips the step. Without `max_norm` and `skip_nonfinite` it is a ValueError.
 
         Returns
         -------
         StepInfo
             ``grad_norm`` and ``skipped``.
+
+        Examples
+        --------
+        Two optimizers, perhaps in two processes, each with a part of a parameter:
+
+        >>> import numpy as np, fastopt as fo
+        >>> w, grad = np.zeros(1000), np.ones(1000)
+        >>> norm = fo.grad_norm(grad)
+        >>> for part in (slice(0, 300), slice(300, 1000)):
+        ...     opt = fo.Adam([{"params": {"w": w[part]}, "starts": [part.start]}])
+        ...     info = opt.step({"w": grad[part]}, max_norm=1.0, total_norm=norm)
+        >>> info.grad_norm == norm
+        True
         """
+        if total_norm is not None:
+            total_norm = _check_norm("total_norm", total_norm)
+            if max_norm is None and not flag("skip_nonfinite", skip_nonfinite):
+                raise ValueError(
+                    "total_norm has no effect without max_norm or skip_nonfinite; give one of them"
+                )
         groups = self._param_groups
         if type(grads) is not list or self._named or self._by_group or len(groups) > 1:
             grads = flatten_grads(grads, self._index, groups, self._by_group, self._named)
         if out is not None:
             out = flatten_grads(out, self._index, groups, self._by_group, self._named, COPIES)
-        return self._step(grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, out)
+        return self._step(
+            grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, out, total_norm
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters and the options of all groups.

@@ -29,8 +29,10 @@ class FusedOptimizer(Optimizer):
             "that into a new one over the copied parameters"
         )
 
-    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
-        self._core.add_group(names, arrays, group, self.param_groups)
+    def _add_group(
+        self, names: list[str], arrays: list[FloatArray], group: Group, starts: list[int]
+    ) -> None:
+        self._core.add_group(names, arrays, group, self.param_groups, starts)
 
     def _remove_group(self, index: int) -> None:
         self._core.remove_group(index, self.param_groups)
@@ -44,6 +46,7 @@ class FusedOptimizer(Optimizer):
         skip_nonfinite: bool,
         zero_grads: bool,
         out: Sequence[FloatArray | None] | None,
+        total_norm: float | None,
     ) -> StepInfo:
         info: StepInfo | None = self._core.step(
             self._param_groups,
@@ -54,6 +57,7 @@ class FusedOptimizer(Optimizer):
             skip_nonfinite,
             zero_grads,
             out,
+            total_norm,
         )
         return _WITHOUT_NORM if info is None else info
 

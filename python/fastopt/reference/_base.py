@@ -6,6 +6,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,13 @@ from fastopt.reference.storage import join, noise, rounded, split, widen
 
 
 class _Slot(NamedTuple):
-    """A parameter with its name, the number of its group, and its state."""
+    """A parameter with its name, the number of its group, its state, and where it starts."""
 
     name: str
     param: FloatArray
     group: int
     state: dict[str, Any]
+    start: int
 
 
 class ReferenceOptimizer(Optimizer):
@@ -48,9 +50,12 @@ class ReferenceOptimizer(Optimizer):
         self._slots: list[_Slot] = []
         super().__init__(params, defaults)
 
-    def _add_group(self, names: list[str], arrays: list[FloatArray], group: Group) -> None:
+    def _add_group(
+        self, names: list[str], arrays: list[FloatArray], group: Group, starts: list[int]
+    ) -> None:
         number = len(self._param_groups)
-        added = (_Slot(n, a, number, {"step": 0}) for n, a in zip(names, arrays, strict=True))
+        each = zip(names, arrays, starts, strict=True)
+        added = (_Slot(name, array, number, {"step": 0}, start) for name, array, start in each)
         self._slots, self._param_groups[number:] = [*self._slots, *added], [group]
 
     def _remove_group(self, index: int) -> None:
@@ -67,6 +72,7 @@ class ReferenceOptimizer(Optimizer):
         skip_nonfinite: bool,
         zero_grads: bool,
         out: Sequence[FloatArray | None] | None,
+        total_norm: float | None,
     ) -> StepInfo:
         copies = [None] * len(self._slots) if out is None else out
         used = [
@@ -78,17 +84,21 @@ class ReferenceOptimizer(Optimizer):
         norm, factor = None, 1 / grad_scale
         divisor, multiplier = grad_scale, 1.0  # the same in two numbers, for `_scaled`
         if max_norm is not None or skip_nonfinite:
-            finite = all(np.isfinite(widen(grad)).all() for _, grad, _ in used)
-            plain = grad_norm([_in_order_of(slot.param, grad) for slot, grad, _ in used], norm_type)
-            norm = plain / grad_scale
+            if total_norm is None:
+                finite = all(np.isfinite(widen(grad)).all() for _, grad, _ in used)
+                ordered = [_in_order_of(slot.param, grad) for slot, grad, _ in used]
+                total_norm = grad_norm(ordered, norm_type)
+            else:
+                finite = isfinite(total_norm)
+            norm = total_norm / grad_scale
             if skip_nonfinite and not finite:
                 return StepInfo(norm, True)
             clip = 2.0 if max_norm is None else float(max_norm) / (norm + 1e-6)
             if max_norm is not None and not clip > 1:  # NaN stays
                 # A denormal number has lost digits; 0 makes `_scaled` use the two numbers.
                 factor = factor * clip if min(factor, clip) >= sys.float_info.min else 0.0
-                if plain != 0:
-                    divisor, multiplier = plain + 1e-6 * grad_scale, float(max_norm)
+                if total_norm != 0:
+                    divisor, multiplier = total_norm + 1e-6 * grad_scale, float(max_norm)
         groups = [{key: _plain(group[key]) for key in self.defaults} for group in self.param_groups]
         for slot, grad, copy in used:
             with np.errstate(all="ignore"):  # NaN and inf follow IEEE, as in the kernels
@@ -158,7 +168,8 @@ def _noise(
     """Return the noise for each element of a parameter; None where rounding is to nearest."""
     if not (group["stochastic_rounding"] and is_bfloat16(dtype)):
         return None
-    flat = noise(group["seed"], slot.state["step"], slot.name, stream, slot.param.size)
+    step, size = slot.state["step"], slot.param.size
+    flat = noise(group["seed"], step, slot.name, stream, size, slot.start)
     axes = memory_order(slot.param)  # elements are numbered in the order of the memory
     in_memory = flat.reshape([slot.param.shape[axis] for axis in axes])
     return np.asarray(in_memory.transpose(np.argsort(axes).tolist()))

@@ -79,18 +79,21 @@ def split(values: FloatArray, dtype: np.dtype[Any]) -> tuple[FloatArray, npt.NDA
     return np.asarray(high.astype(np.uint16)).view(dtype), np.asarray(low)
 
 
-def noise(seed: int, step: int, name: str, stream: int, count: int) -> npt.NDArray[np.uint16]:
-    """Return 16 uniform random bits for each of the first `count` elements of a parameter.
+def noise(
+    seed: int, step: int, name: str, stream: int, count: int, start: int = 0
+) -> npt.NDArray[np.uint16]:
+    """Return 16 uniform random bits for each of `count` elements of a parameter from `start` on.
 
     They depend on the seed, the number of the step of the parameter, its name, the stream (0 for
     the parameter, 1 for its second moment) and the number of the element in memory, alone.
     """
     base = _mix(_mix(_mix(seed) + step) + _hash(name))
+    first, end = start // RUN * RUN, start + count
     runs = [
-        _noise_of_run(_mix(base + 2 * (start // RUN) + stream), min(RUN, count - start))
-        for start in range(0, count, RUN)
+        _noise_of_run(_mix(base + 2 * (place // RUN) + stream), min(RUN, end - place))
+        for place in range(first, end, RUN)
     ]
-    return np.concatenate([np.empty(0, np.uint16), *runs])
+    return np.concatenate([np.empty(0, np.uint16), *runs])[start - first :]
 
 
 def _noise_of_run(key: int, count: int) -> npt.NDArray[np.uint16]:
