@@ -54,6 +54,7 @@ NOT_RUN = {
     "fastopt bench accuracy": _MINUTES,
     "mpiexec -n 5 fastopt sweep --workers mpi": _RANKS,
     "mpiexec -hosts node1,node2 -n 33 fastopt sweep --workers mpi": _RANKS,
+    "mpiexec -n 4 fastopt train --batch-size 256 --output ranks": "test_train_mpi.py does",
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"
     "  # DeepSpeed compiles its CPUAdam at first use": _PEERS,

@@ -69,7 +69,7 @@ OPTIONS = {
     "gelu": "approximate:t",
     "gelu_backward": "approximate:t",
     "logistic": "L:n k:n x0:n",
-    "dropout": "p:n seed:i",
+    "dropout": "p:n seed:i first:i",
     "softmax": "axis:i dim:i?",
     "log_softmax": "axis:i dim:i?",
     "softmax_backward": "axis:i dim:i?",

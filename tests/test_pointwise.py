@@ -497,6 +497,18 @@ def test_dropout_equals_the_reference(p: float, dtype: Any, isa: str, threads: i
         assert same_bits(x, expected)
 
 
+@pytest.mark.parametrize("first", [1, 700, 2**31 - 5, 2**32 - 1000])
+def test_dropout_of_a_part_is_that_of_the_whole(first: int) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 100)).astype(np.float32)
+    expected = fo.reference.dropout(x, 0.5, seed=2**63, first=first)
+    assert same_bits(fo.functional.dropout(x, 0.5, seed=2**63, first=first), expected)
+    rest = fo.functional.dropout(x[3:], 0.5, seed=2**63, first=first + 300)
+    assert same_bits(rest, expected[3:])
+    if first == 700:
+        whole = fo.functional.dropout(np.ones(1700), 0.5, seed=2**63)
+        assert same_bits(whole[first:].reshape(x.shape) == 0, expected == 0)
+
+
 def test_dropout_keeps_the_share_and_the_mean_and_seeds_are_independent() -> None:
     size, p = 1 << 20, 0.3
     kept = np.array(
@@ -524,6 +536,9 @@ def test_dropout_keeps_the_share_and_the_mean_and_seeds_are_independent() -> Non
         ({"seed": -1}, ValueError),
         ({"seed": 2**64}, ValueError),
         ({"seed": 0.5}, TypeError),
+        ({"seed": 0, "first": -1}, ValueError),
+        ({"seed": 0, "first": 2**32 - 2}, ValueError),
+        ({"seed": 0, "first": 0.5}, TypeError),
     ],
 )
 def test_dropout_refuses_bad_options(options: Any, error: type[Exception]) -> None:

@@ -12,6 +12,8 @@ import sys
 import unicodedata
 from typing import Any, NoReturn
 
+from fastopt.cli import ranks
+
 __all__ = ["main"]
 
 PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # these only print
@@ -20,9 +22,11 @@ PRINTS_ONLY = {"info", "--version", "--help", "-h"}  # these only print
 def main() -> None:
     """Run the command line; without the extra ``train``, print how to install it."""
     _guard_streams()
+    if ranks.launched()[0] > 0:
+        ranks.hold_output()
     try:
         app = _import_app()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ranks.SIGNALS:
             if signal.getsignal(number) is signal.SIG_DFL:  # SIGINT: see `fastopt._command`
                 signal.signal(number, signal.default_int_handler)
         app(prog_name="fastopt")

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import fastopt as fo
+from fastopt.cli import ranks
 from fastopt.cli.bench import bench
 from fastopt.cli.common import fail, say
 from fastopt.cli.compare import compare
@@ -110,6 +111,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
@@ -123,6 +125,9 @@ def common(
 
     Each command has a --help with its options and examples.
     """
+    size = ranks.launched()[1]
+    if size > 1 and (name := context.invoked_subcommand) not in ("train", "sweep", "info"):
+        fail(f"{name} runs in one process, not in {size}; only train and sweep take mpiexec")
 
 
 @app.command(cls=Command)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ import typer
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted, digits
-from fastopt.cli import common
+from fastopt.cli import common, ranks
 from fastopt.cli.common import DEFAULTS, Number, Whole, console, say, say_fact
 from fastopt.cli.resume import check_shapes, facts_to_save, saved_config
 
@@ -114,64 +115,86 @@ def train(
       fastopt train --epochs 500 --checkpoint
 
       fastopt train --resume
+
+    In four processes, with MPI:
+
+      mpiexec -n 4 fastopt train --batch-size 1024
     """
     path = output / CHECKPOINT
     common.use_threads(threads)
-    with common.one_line_errors(output):
-        config = ft.RunConfig(
-            data=data,
-            task=cast("ft.Task | None", task),
-            loss=loss,
-            label_smoothing=label_smoothing,
-            optimizer=optimizer.lower(),
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            batch_size=batch_size,
-            epochs=epochs,
-            schedule=schedule.lower(),
-            warmup=warmup,
-            max_norm=max_norm,
-            accumulate=accumulate,
-            ema=ema,
-            hidden=common.parse_hidden(hidden),
-            activation=activation.lower(),
-            dropout=dropout,
-            patience=patience,
-            seed=seed,
-            target=target,
-            drop=tuple(drop or ()),
-            delimiter=delimiter,
-            header=header,
-        )
-        if resume:
-            config = saved_config(path, config, _given(context))
-        dataset = config.load()
-        if resume:
-            check_shapes(path, config, dataset)
-        trainer = config.build(dataset)
-        divergence = ft.Divergence(trainer.evaluate()[0])
-        if resume:
-            try:
-                trainer.resume(path)
-            except (KeyError, TypeError, ValueError) as error:
-                common.fail(error.args[0])
-            if (done := len(trainer.history.epochs)) > config.epochs:
-                raise ft.ConfigError(
-                    "epochs",
-                    f"must be at least {done}, not {config.epochs}: the run to resume has "
-                    f"{counted(done, 'epoch')}",
-                )
-    checkpoint = checkpoint or resume
-    with common.results_folder(output):
-        common.describe_data(dataset)
-        if not resume and any((output / name).exists() for name in ("run.json", CHECKPOINT)):
-            say(f"replaces the run in {output}")
-        code = fit(trainer, config, path, divergence, checkpoint=checkpoint, resumed=resume)
+    comm = ranks.join(threads)
+    with ExitStack() as stack:
+        with ranks.together(comm), common.one_line_errors(output):
+            config = ft.RunConfig(
+                data=data,
+                task=cast("ft.Task | None", task),
+                loss=loss,
+                label_smoothing=label_smoothing,
+                optimizer=optimizer.lower(),
+                lr=lr,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                batch_size=batch_size,
+                epochs=epochs,
+                schedule=schedule.lower(),
+                warmup=warmup,
+                max_norm=max_norm,
+                accumulate=accumulate,
+                ema=ema,
+                hidden=common.parse_hidden(hidden),
+                activation=activation.lower(),
+                dropout=dropout,
+                patience=patience,
+                seed=seed,
+                target=target,
+                drop=tuple(drop or ()),
+                delimiter=delimiter,
+                header=header,
+            )
+            given = _given(context) if resume else None
+            config, dataset = ranks.on_first(comm, lambda: load(config, path, given))
+            trainer = config.build(dataset, comm)
+            if comm is not None:
+                ranks.interrupt_on_signals(trainer.interrupt)
+            divergence = ft.Divergence(trainer.evaluate()[0])
+            if resume:
+                resume_from(path, trainer, config)
+            ranks.on_first(comm, lambda: stack.enter_context(common.results_folder(output)))
+            common.describe_data(dataset)
+            if not resume and any((output / name).exists() for name in ("run.json", CHECKPOINT)):
+                say(f"replaces the run in {output}")
+            checkpoint = checkpoint or resume
+            code = fit(trainer, config, path, divergence, checkpoint=checkpoint, resumed=resume)
+        if trainer.rank > 0:
+            raise typer.Exit(0)
         if trainer.history.epochs:
             # A later --resume must not replace the new model by one from an old checkpoint.
             report(output, trainer, config, stale=() if checkpoint else (CHECKPOINT,))
     raise typer.Exit(code)
+
+
+def load(config: ft.RunConfig, path: Path, given: Set[str] | None) -> tuple[ft.RunConfig, ft.Data]:
+    """Return the configuration and the data of a run, or of one to resume with `given` fields."""
+    if given is None:
+        return config, config.load()
+    config = saved_config(path, config, given)
+    data = config.load()
+    check_shapes(path, config, data)
+    return config, data
+
+
+def resume_from(path: Path, trainer: ft.Trainer, config: ft.RunConfig) -> None:
+    """Continue from a checkpoint."""
+    try:
+        trainer.resume(path)
+    except (KeyError, TypeError, ValueError) as error:
+        common.fail(error.args[0])
+    if (done := len(trainer.history.epochs)) > config.epochs:
+        raise ft.ConfigError(
+            "epochs",
+            f"must be at least {done}, not {config.epochs}: the run to resume has "
+            f"{counted(done, 'epoch')}",
+        )
 
 
 def fit(
@@ -193,6 +216,8 @@ def fit(
         f"weight decay {full.weight_decay:g}; batches of {config.batch_size}",
     )
     say_fact("kernels", f"{fo.active_isa()}, {counted(fo.get_num_threads(), 'thread')}")
+    if trainer.ranks > 1:
+        say_fact("ranks", f"{trainer.ranks}; the threads are those of each rank")
     if resumed and len(history.epochs) == epochs:
         say_fact(
             "resumed",
@@ -201,7 +226,9 @@ def fit(
         )
     elif resumed:
         say_fact("resumed", f"after epoch {len(history.epochs)} of {epochs}")
-    callbacks: list[ft.Callback] = [divergence, Live(epochs)]
+    callbacks: list[ft.Callback] = [divergence]
+    if trainer.rank == 0:
+        callbacks.append(Live(epochs))
     if config.patience is not None:
         callbacks.append(ft.EarlyStopping(config.patience))
     if checkpoint:
@@ -271,7 +298,8 @@ def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
         "options": asdict(full),
         "data": str(trainer.data),
         "model": repr(trainer.model),
-        "optimizer": {"class": type(trainer.optimizer).__name__} | trainer.optimizer.defaults,
+        "optimizer": {"class": ft.OPTIMIZERS[full.optimizer].make.__name__}
+        | trainer.optimizer.defaults,
         "loss": trainer.objective.loss_label,
         "score": trainer.objective.score_name,
         "versions": {
@@ -281,6 +309,7 @@ def _facts(config: ft.RunConfig, trainer: ft.Trainer) -> dict[str, Any]:
         },
         "instruction_set": fo.active_isa(),
         "threads": fo.get_num_threads(),
+        "ranks": trainer.ranks,
     }
 
 

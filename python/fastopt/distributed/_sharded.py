@@ -55,6 +55,7 @@ class Sharded:
     Attributes
     ----------
     comm : mpi4py.MPI.Intracomm
+    optimizer_class : class
 
     Raises
     ------
@@ -87,6 +88,7 @@ class Sharded:
         **options: Any,
     ) -> None:
         self.comm = _communicator(comm)
+        self.optimizer_class = optimizer_class
         self._params: list[_Param] = []
         self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]  # of each rank
         self._exchange: Exchange | None = None  # of the last step
@@ -433,7 +435,7 @@ class Sharded:
     def _everyones(self, value: float) -> list[float]:
         """Return the numbers of all ranks."""
         result = np.empty(self.comm.size)
-        self.comm.Allgather(np.array([value]), result)
+        self.comm.Allgather(np.array([value], np.float64), result)
         return [float(number) for number in result]
 
     def _together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 import fastopt._core as _core
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _seed = integer(0, 2**64 - 1, "in [0, 2^64)")
+_first = integer(0, 2**32 - 1, "in [0, 2^32)")
 _approximate = choice("none", "tanh")
 
 
@@ -268,7 +270,7 @@ def logistic(
 
 
 def dropout(
-    x: FloatArray, p: float = 0.5, *, seed: int, out: FloatArray | None = None
+    x: FloatArray, p: float = 0.5, *, seed: int, first: int = 0, out: FloatArray | None = None
 ) -> FloatArray:
     """Return `x` with each element set to 0 with probability `p`, the others divided by 1 - p.
 
@@ -285,6 +287,10 @@ def dropout(
         In [0, 1), rounded to a multiple of 2^-32.
     seed : int
         In [0, 2^64).
+    first : int
+        The number of the first element of `x`. It gives a part of a larger array, such as some rows
+        of a batch, the zeros that it has in a call for the whole array. In [0, 2^32), and so is the
+        number of the last element.
     out : array of the shape and dtype of `x`, optional
 
     References
@@ -297,6 +303,8 @@ def dropout(
     >>> import numpy as np, fastopt as fo
     >>> print(fo.functional.dropout(np.ones(8), 0.5, seed=0))
     [0. 0. 0. 0. 2. 0. 0. 2.]
+    >>> print(fo.functional.dropout(np.ones(5), 0.5, seed=0, first=3))
+    [0. 2. 0. 0. 2.]
     """
     p = below_one("p", p)
     key = _seed("seed", seed)
@@ -307,9 +315,16 @@ def dropout(
     key ^= key >> 31
     threshold = min(round(p * 2**32), 2**32 - 1)
     scale = 2**32 / (2**32 - threshold)
-    return _core.pointwise_function(
-        "dropout", [("x", x)], (threshold, scale, key % 2**32, key >> 32), out
-    )
+    low, high = key % 2**32, key >> 32
+    if first or type(first) is not int:
+        first = _first("first", first)
+        size = prod(getattr(x, "shape", ()))  # of a tensor too
+        if first + size > 2**32:
+            raise ValueError(
+                f"first must be in [0, 2^32 - {size}] for {size} elements, not {first}"
+            )
+        low = (low + first * 0x9E3779B9) % 2**32  # the hash begins with low + number * this
+    return _core.pointwise_function("dropout", [("x", x)], (threshold, scale, low, high), out)
 
 
 class _Default(int):

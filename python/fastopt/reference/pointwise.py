@@ -222,7 +222,7 @@ def gelu_backward(grad: FloatArray, x: FloatArray, approximate: str = "none") ->
     return np.asarray(grad * (gate + change))
 
 
-def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
+def dropout(x: FloatArray, p: float = 0.5, *, seed: int, first: int = 0) -> FloatArray:
     """Return x / (1 - p), or 0 where a hash of the seed and the element's number is below p."""
     x = widen(x)
     key = (seed + 0x9E3779B97F4A7C15) % 2**64
@@ -230,7 +230,7 @@ def dropout(x: FloatArray, p: float = 0.5, *, seed: int) -> FloatArray:
     key = (key ^ key >> 27) * 0x94D049BB133111EB % 2**64
     key ^= key >> 31
     low, high = np.uint32(key % 2**32), np.uint32(key >> 32)
-    hashed = np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B9) + low
+    hashed = np.arange(first, first + x.size).astype(np.uint32) * np.uint32(0x9E3779B9) + low
     hashed = (hashed ^ hashed >> np.uint32(16)) * np.uint32(0x85EBCA6B)
     hashed = ((hashed ^ hashed >> np.uint32(13)) + high) * np.uint32(0xC2B2AE35)
     hashed = (hashed ^ hashed >> np.uint32(16)) * np.uint32(0x27D4EB2F)

@@ -1,4 +1,7 @@
-"""Callbacks: logs, checkpoints, and rules that end a training run early."""
+"""Callbacks: logs, checkpoints, and rules that end a training run early.
+
+With several ranks, each has the callbacks, and rank 0 writes the files.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,8 @@ class CSVLogger(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Open the file, and write the earlier epochs."""
+        if trainer.rank > 0:
+            return
         self._file = self.path.open("a", newline="", encoding="utf-8")
         self._started = False
         if trainer.history.epochs:
@@ -87,7 +92,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Add a line."""
-        self._write([epoch])
+        if self._file is not None:
+            self._write([epoch])
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Close the file."""
@@ -197,7 +203,8 @@ class Checkpointer(Callback):
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Remove the temporary files of killed runs; save a new run."""
         self._saved = len(trainer.history.epochs)
-        remove_leftovers(self.path)
+        if trainer.rank == 0:  # the others must not remove what it writes
+            remove_leftovers(self.path)
         if not trainer.history.epochs and not trainer.within_epoch:
             self._save(trainer)
 
@@ -242,10 +249,13 @@ class TensorBoardLogger(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Open a file of events."""
-        self._writer = self._make(self.folder)
+        if trainer.rank == 0:
+            self._writer = self._make(self.folder)
 
     def on_epoch_end(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write the numbers of the epoch: ``loss/train``, ``loss/val``, ``lr`` and so on."""
+        if self._writer is None:
+            return
         for name, value in asdict(epoch).items():
             if name != "epoch" and isfinite(value):
                 part, _, what = name.partition("_")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,13 +231,16 @@ class RunConfig:
             header=self.header,
         )
 
-    def build(self, data: Data | None = None) -> Trainer:
+    def build(self, data: Data | None = None, comm: Any = None) -> Trainer:
         """Return a trainer with a new model, ready for ``fit(config.epochs)``.
 
         Parameters
         ----------
         data : Data, optional
             The loaded data; without it, they are loaded.
+        comm : mpi4py.MPI.Comm, optional
+            The ranks that train together, with a `fastopt.distributed.Sharded`. All of them call
+            `build` and give the same values; see `Trainer`.
 
         Raises
         ------
@@ -247,7 +251,7 @@ class RunConfig:
         self.check(data)
         widths = [data.features, *self.hidden, data.outputs]
         model = MLP(widths, self.dropout, (self.seed, 1), self.activation)
-        optimizer, scheduler = self._make_optimizer(data, model.params)
+        optimizer, scheduler = self._make_optimizer(data, model.params, comm)
         return Trainer(
             model,
             data,
@@ -276,15 +280,21 @@ class RunConfig:
         self._make_optimizer(data, {"one": np.zeros(1, np.float32)})
 
     def _make_optimizer(
-        self, data: Data, params: Mapping[str, Array]
+        self, data: Data, params: Mapping[str, Array], comm: Any = None
     ) -> tuple[fo.Optimizer, fo.LRScheduler | None]:
         """Return an optimizer for the parameters, and its schedule."""
         full = self.resolved(data.task)
         options: dict[str, Any] = {"lr": full.lr, "weight_decay": full.weight_decay}
         if full.momentum is not None:
             options["momentum"] = full.momentum
+        make: Callable[..., Any] = OPTIMIZERS[self.optimizer].make
+        if comm is not None and comm.Get_size() > 1:
+            from fastopt.distributed import Sharded
+
+            make = partial(Sharded, make)
+            options["comm"] = comm
         try:
-            optimizer = OPTIMIZERS[self.optimizer].make(params, **options)
+            optimizer = make(params, **options)
         except ValueError as error:  # too large for float32, alone or multiplied
             problem = str(error).partition(", the dtype")[0]
             name = next((n for n in ("weight_decay", "momentum") if n in problem), "lr")

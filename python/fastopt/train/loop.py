@@ -10,7 +10,7 @@ from functools import cache
 from math import inf, isfinite, nan
 from threading import RLock
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,11 +20,16 @@ from fastopt.train.checks import DataError, any_count, from_extra, ieee, kind, p
 from fastopt.train.data import Array, Data
 from fastopt.train.history import NOT_FINITE, Epoch, History
 from fastopt.train.objective import Objective
+from fastopt.train.ranks import Ranks
+
+if TYPE_CHECKING:
+    from fastopt.distributed import Sharded
 
 with from_extra("fastopt.train"):
     from threadpoolctl import ThreadpoolController
 
 EVALUATION_BATCH = 256  # samples at a time: the outputs of the layers stay in the cache
+STOP, INTERRUPT = 1, 2  # signals of callbacks, which all ranks follow; the larger one wins
 
 
 def in_parts(
@@ -95,7 +100,11 @@ def blas_for(rows: int, params: Mapping[str, Array]) -> AbstractContextManager[N
 
 
 class Model(Protocol):
-    """A model for `Trainer`: `MLP`, or an object with these methods."""
+    """A model for `Trainer`: `MLP`, or an object with these methods.
+
+    With several ranks, `x` has the rank's rows of a batch, perhaps none. If the model has an
+    attribute `first_row`, the trainer sets it to the number of the first one; see `MLP`.
+    """
 
     params: dict[str, Array]
 
@@ -142,7 +151,12 @@ class Callback:
 
 
 class Trainer:
-    """Trains a model.
+    """Trains a model, in one process or in several.
+
+    If the optimizer is a `fastopt.distributed.Sharded`, all ranks of its communicator train
+    together. Each has the model and the data, and takes its part of the rows of every batch. The
+    steps are those of one process, within rounding, and the history is the same on all ranks. They
+    call `fit`, `save` and `resume` together. If one of them calls `stop` or `interrupt`, all end.
 
     Parameters
     ----------
@@ -178,12 +192,15 @@ class Trainer:
     ----------
     history : History
         The epochs so far.
+    rank, ranks : int
+        The number of this process, from 0, and the number of those that train together.
 
     Raises
     ------
     ValueError
         If the optimizer or the averages are not those of the model's parameters, or the model does
-        not take the data's inputs or give the outputs they need.
+        not take the data's inputs or give the outputs they need, or ranks have different options or
+        data.
 
     Examples
     --------
@@ -201,7 +218,7 @@ class Trainer:
         self,
         model: Model,
         data: Data,
-        optimizer: fo.Optimizer,
+        optimizer: fo.Optimizer | Sharded,
         objective: Objective | None = None,
         *,
         batch_size: int = 64,
@@ -248,11 +265,17 @@ class Trainer:
         self._require_fitting_data()
         self._sums = fo.GradAccumulator(model.params) if self.accumulate > 1 else None
         self.history = History(max_norm=max_norm)
-        self._stopping = False
+        self._stopping = self._interrupted = False
         self._begun = 0  # the number of the last epoch that has begun
         self._before: tuple[Any, Any] = (None, None)  # states of order and schedule as it began
         _blas()  # now, not within the first epoch
         self._digest = ""  # of the data, computed at first use
+        comm = getattr(optimizer, "comm", None)
+        self._team = None if comm is None or comm.Get_size() == 1 else Ranks(comm)
+        self.rank, self.ranks = (self._team.rank, self._team.size) if self._team else (0, 1)
+        if self._team is not None:
+            random = {"order": self._order.bit_generator.state, "random numbers": model.rng_state}
+            self._team.require_equal(self._settings() | random)
 
     def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
         """Train until the run has `epochs` epochs, and return the history.
@@ -301,12 +324,12 @@ class Trainer:
         else:
             history.stop_reason = ""
         begin = perf_counter() - history.seconds.total
-        blas = blas_for(self.batch_size, self.model.params)
+        blas = blas_for(-(-self.batch_size // self.ranks), self.model.params)
         with np.errstate(all="ignore"), blas, ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.on_fit_end, self)
                 callback.on_fit_begin(self)
-            while len(history.epochs) < epochs and not self._stopping:
+            while len(history.epochs) < epochs and not self._ends():
                 schedule = None if self.scheduler is None else self.scheduler.state_dict()
                 self._before = self._order.bit_generator.state, schedule
                 self._begun = len(history.epochs) + 1
@@ -320,9 +343,37 @@ class Trainer:
         return history
 
     def stop(self, reason: str) -> None:
-        """End training after the current batch or epoch; for callbacks."""
+        """End training after the current batch or epoch; for callbacks.
+
+        With several ranks, it may be the next batch: the others have to hear of it.
+        """
         self._stopping = True
         self.history.stop_reason = self.history.stop_reason or reason
+
+    def interrupt(self) -> None:
+        """Let `fit` raise KeyboardInterrupt after the current or the next batch, on all ranks.
+
+        Handlers of signals call it, because Ctrl-C must not end one rank while others wait for it.
+        """
+        self._interrupted = True
+
+    @property
+    def _signal(self) -> int:
+        return INTERRUPT if self._interrupted else STOP * self._stopping
+
+    def _ends(self) -> bool:
+        """Return whether training ends between two epochs; all ranks decide alike."""
+        signal, history = self._signal, self.history
+        if self._team is not None:
+            signal, history.stop_reason = self._team.agree(signal, history.stop_reason)
+        return self._follow(signal)
+
+    def _follow(self, signal: int) -> bool:
+        """Return whether training ends because of a signal, or raise KeyboardInterrupt."""
+        if signal == INTERRUPT:
+            self._interrupted = False
+            raise KeyboardInterrupt
+        return signal == STOP
 
     @property
     def within_epoch(self) -> bool:
@@ -405,7 +456,7 @@ class Trainer:
         return {
             "model": repr(self.model),
             "data": f"{self.data} {self._digest}",
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": getattr(self.optimizer, "optimizer_class", type(self.optimizer)).__name__,
             "objective": repr(self.objective),
             "batch_size": self.batch_size,
             "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
@@ -429,44 +480,73 @@ class Trainer:
 
         The score is nan if the loss is not finite.
         """
-        outputs = self.predict(self.data.x_val)
+        return self._evaluate(self.predict(self.data.x_val))
+
+    def _evaluate(self, outputs: Array) -> tuple[float, float]:
         targets = self.data.y_val
         loss = self.objective.value(outputs, targets)
         return loss, self.objective.score(outputs, targets) if isfinite(loss) else nan
 
+    def _evaluate_together(self) -> tuple[float, float]:
+        """Return the same as `evaluate`; each rank computes the outputs of some parts of the rows.
+
+        All ranks have the same result, on hosts with different processors too.
+        """
+        if self._team is None:
+            return self.evaluate()
+        x = self.data.x_val
+        parts = self._team.share(-(-len(x) // EVALUATION_BATCH))
+        rows = x[parts.start * EVALUATION_BATCH : parts.stop * EVALUATION_BATCH]
+        outputs = self._team.comm.allgather(self.predict(rows) if len(rows) else None)
+        return self._evaluate(np.concatenate([part for part in outputs if part is not None]))
+
     def _run_epoch(self, on_batch: Sequence[Callable[[Trainer, int, float], None]]) -> Epoch:
         """Do the steps of one epoch, then evaluate."""
         model, objective, seconds = self.model, self.objective, self.history.seconds
+        team = self._team
         x_train, y_train = self.data.x_train, self.data.y_train
         begin = perf_counter()
         order = self._order.permutation(len(y_train))
-        samples, total, points = 0, 0.0, 0.0
+        samples, summed, total, points = 0, 0, 0.0, 0.0
         lr = float(self.optimizer.param_groups[0]["lr"])
         norms: list[float] = []
         if self._sums is not None:
             self._sums.reset()
         rows_at_once = min(self.batch_size, len(order))
+        if team is not None:
+            rows_at_once = len(order[team.share(rows_at_once)])
         gathered = np.empty((rows_at_once, x_train.shape[1]), x_train.dtype)
         for start in range(0, len(order), self.batch_size):
             t0 = perf_counter()
-            rows = order[start : start + self.batch_size]
+            rows = batch = order[start : start + self.batch_size]
+            if team is not None:
+                share = team.share(len(batch))
+                rows = batch[share]
+                if hasattr(model, "first_row"):
+                    model.first_row = share.start
             x = x_train.take(rows, 0, None if len(rows) < len(gathered) else gathered, "clip")
             y = y_train.take(rows, 0)
             t1 = perf_counter()
             outputs = model.forward(x, training=True)
             t2 = perf_counter()
-            value, scored = objective.backward_(outputs, y)
+            value, scored = objective.backward_(outputs, y) if len(rows) else (0.0, 0.0)
             t3 = perf_counter()
             grads: Mapping[str, Array | None] = model.backward(outputs)
             t4 = perf_counter()
-            samples += len(rows)
-            scale = 1.0
+            signal, weight, scale = 0, None, 1.0
+            if team is not None:  # the time of the step includes that of waiting for other ranks
+                value, scored, signal = team.add(value * len(rows), scored, self._signal)
+                value, weight = value / len(batch), len(rows)
+            samples += len(batch)
             if self._sums is not None:
                 self._sums.add(grads, weight=len(rows))
-                grads, scale = self._sums.grads, self._sums.weight
+                grads = self._sums.grads
+                summed += len(batch)
+                weight, scale = None, summed
             if (start // self.batch_size + 1) % self.accumulate == 0 or samples == len(order):
                 lr = float(self.optimizer.param_groups[0]["lr"])
-                norm = self._step(grads, scale)
+                norm = self._step(grads, scale, weight)
+                summed = 0
                 if norm is not None:
                     norms.append(norm)
             t5 = perf_counter()
@@ -475,14 +555,16 @@ class Trainer:
             seconds.loss += t3 - t2
             seconds.backward += t4 - t3
             seconds.step += t5 - t4
-            total += value * len(rows)
+            total += value * len(batch)
             points += scored
             for call in on_batch:
-                call(self, len(rows), value)
-            if self._stopping or not isfinite(value):
+                call(self, len(batch), value)
+            if team is None:
+                signal = self._signal
+            if (signal and self._follow(signal)) or not isfinite(value):
                 break
         trained = perf_counter()
-        val_loss, val_score = self.evaluate()
+        val_loss, val_score = self._evaluate_together()
         seconds.evaluation += perf_counter() - trained
         if isinstance(self.scheduler, fo.ReduceLROnPlateau):
             self.scheduler.step(val_loss)
@@ -553,12 +635,24 @@ class Trainer:
             f"{counted(len(self.history.epochs), 'epoch')} so far)"
         )
 
-    def _step(self, grads: Mapping[str, Array | None], scale: float) -> float | None:
-        """Do a step with ``grads / scale``; return their norm if it is recorded."""
-        norm = None
-        if self.track_norm and self.max_norm is None:
-            norm = fo.grad_norm(grads) / scale
-        info = self.optimizer.step(grads, max_norm=self.max_norm, grad_scale=scale)
+    def _step(
+        self, grads: Mapping[str, Array | None], scale: float, weight: int | None
+    ) -> float | None:
+        """Do a step with ``grads / scale``; return their norm if it is recorded.
+
+        With several ranks, it is the sum of their gradients, or with a weight their weighted mean.
+        """
+        norm, max_norm = None, self.max_norm
+        step: Any = self.optimizer.step
+        info: fo.StepInfo
+        if self._team is None:
+            if self.track_norm and max_norm is None:
+                norm = fo.grad_norm(grads) / scale
+            info = step(grads, max_norm=max_norm, grad_scale=scale)
+        else:
+            if self.track_norm and max_norm is None:
+                max_norm = inf  # returns the norm, and clips nothing
+            info = step(grads, max_norm=max_norm, grad_scale=scale, weight=weight)
         if self._sums is not None:
             self._sums.reset()
         if self.ema is not None:

@@ -65,6 +65,9 @@ class MLP:
         ``"0.weight"`` of shape (out, in), ``"0.bias"`` of shape (out,), ``"1.weight"``, ...
     grads : dict of str to array
         The gradients, with the same names; `backward` overwrites them.
+    first_row : int
+        The number of the first row of the next `forward` in the whole batch, 0 by default. It gives
+        a part of a batch the dropout that it has in the batch.
 
     Examples
     --------
@@ -103,6 +106,7 @@ class MLP:
         self.grads = {name: np.empty_like(param) for name, param in self.params.items()}
         self._kept: dict[int, _Buffers] = {}  # for each size of a batch
         self._last = self._make_buffers(0)
+        self.first_row = 0
 
     @property
     def activation(self) -> str:
@@ -145,7 +149,8 @@ class MLP:
                 x = activate(x, out=sums if in_place else outputs)
                 if self.dropout > 0:
                     seed = buffers.seeds[i] = self._bits.random_raw()
-                    x = functional.dropout(x, self.dropout, seed=seed, out=outputs)
+                    first = self.first_row * x.shape[1]
+                    x = functional.dropout(x, self.dropout, seed=seed, first=first, out=outputs)
         return x
 
     @ieee
@@ -172,7 +177,8 @@ class MLP:
             if i > 0:
                 dy = np.matmul(dy, self.params[weight], out=buffers.dinputs[i])
                 if self.dropout > 0:
-                    functional.dropout(dy, self.dropout, seed=buffers.seeds[i - 1], out=dy)
+                    seed, first = buffers.seeds[i - 1], self.first_row * dy.shape[1]
+                    functional.dropout(dy, self.dropout, seed=seed, first=first, out=dy)
                 activation_backward(dy, buffers.sums[i - 1], out=dy)
         return self.grads
 
