@@ -14,7 +14,7 @@ import typer
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted, short_repr
-from fastopt.cli import axes, common
+from fastopt.cli import axes, common, ranks
 from fastopt.train import experiments as fx
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
@@ -150,6 +150,8 @@ def workers_of(workers: str, jobs: int | None) -> Iterator[tuple[int, Train]]:
     """Yield the number of runs at a time and what trains; a rank that trains exits at the end."""
     common.check_range("--jobs", jobs, 1, 100_000)
     if workers == "processes":
+        if (size := ranks.launched()[1]) > 1:
+            common.fail(f"{size} processes were started; let them train with --workers mpi")
         jobs = jobs or fo.get_num_threads()
         yield jobs, partial(fx.run_parallel, jobs=jobs)
         return
@@ -158,11 +160,11 @@ def workers_of(workers: str, jobs: int | None) -> Iterator[tuple[int, Train]]:
     # Until all ranks have begun, a signal ends this one at once, and so mpiexec ends the others.
     handlers = handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL))
     try:
-        ranks = fx.MPIWorkers()
+        mpi = fx.MPIWorkers()
     except (fx.RunError, ModuleNotFoundError) as error:
         handle(handlers)
         common.fail(f"--workers mpi: {error}")
-    with ranks as first:
+    with mpi as first:
         if first is None:
             raise typer.Exit
         handle(handlers)
