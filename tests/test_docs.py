@@ -45,12 +45,15 @@ NEEDS = {
 # Lines of shell blocks that are not run, and the reasons.
 _MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
+_RANKS = "needs MPI; test_sweep_mpi.py runs it with small cases"
 NOT_RUN = {
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
     "fastopt bench torch": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
+    "mpiexec -n 5 fastopt sweep --workers mpi": _RANKS,
+    "mpiexec -hosts node1,node2 -n 33 fastopt sweep --workers mpi": _RANKS,
     "mpiexec -n 4 fastopt train --batch-size 256 --output ranks": "test_train_mpi.py does",
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"

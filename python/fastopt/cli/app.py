@@ -31,7 +31,7 @@ GROUPS = {
     "Model and loss": "hidden activation dropout loss label_smoothing",
     "Optimizer": "optimizer lr weight_decay momentum schedule warmup accumulate ema",
     "Training": "batch_size epochs max_norm patience seed",
-    "Run and results": "checkpoint resume jobs threads output help",
+    "Run and results": "checkpoint resume workers jobs threads output help",
 }
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.split()}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,8 @@ import typer
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt._checks import counted
-from fastopt.cli import axes, common
+from fastopt._checks import counted, short_repr
+from fastopt.cli import axes, common, ranks
 from fastopt.train import experiments as fx
 
 DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
@@ -20,6 +22,9 @@ DEFAULT_AXES: dict[str, list[Any] | fx.Range] = {
     "batch_size": [16, 32, 64, 128, 256],
 }
 SHOWN = 10  # rows of the table
+WORKERS = ("processes", "mpi")
+
+Train = Callable[[list[ft.RunConfig], ft.Data], Generator[fx.Run, None, None]]
 
 
 def sweep(
@@ -47,8 +52,13 @@ def sweep(
     hidden: common.Hidden = common.HIDDEN,
     max_norm: common.MaxNorm = None,
     seed: common.Seed = 0,
+    workers: Annotated[
+        str,
+        common.one_of("What trains the runs: new processes, or the ranks of mpiexec", WORKERS),
+    ] = WORKERS[0],
     jobs: Annotated[
-        int | None, common.Whole(help="Number of runs at a time.", show_default="one on each core")
+        int | None,
+        common.Whole(help="Number of processes.", show_default="one on each core"),
     ] = None,
     output: Annotated[
         Path,
@@ -73,60 +83,99 @@ def sweep(
     The best run has the highest held-out score after its last
     epoch. You may interrupt a sweep: the same command
     continues it. A larger --trials adds runs.
+
+    On one machine or several, MPI starts the command. Rank 0
+    hands out the runs; each further rank trains one at a time:
+
+      mpiexec -n 5 fastopt sweep --workers mpi
     """
-    given = axes.parse_axes(
-        lr=lr,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        dropout=dropout,
-        schedule=schedule,
-        loss=loss,
-        activation=activation,
-    )
-    common.check_range("--trials", trials, 1, 100_000)
-    common.check_range("--jobs", jobs, 1, 100_000)
-    with common.one_line_errors(output):
-        space, configs, dataset = axes.prepare(
-            given or DEFAULT_AXES,
-            data=data,
-            task=task,
-            target=target,
-            drop=drop,
-            delimiter=delimiter,
-            header=header,
-            epochs=epochs,
-            hidden=hidden,
-            max_norm=max_norm,
-            seed=seed,
-            trials=trials,
+    with workers_of(workers, jobs) as (count, train):
+        given = axes.parse_axes(
+            lr=lr,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            dropout=dropout,
+            schedule=schedule,
+            loss=loss,
+            activation=activation,
         )
-    objective = ft.Objective(dataset.task, configs[0].loss)
-    with common.results_folder(output):
-        try:
-            with journal_of(output / "runs.jsonl", space, dataset) as journal:
-                missing = journal.missing(configs)
-                jobs = min(jobs or fo.get_num_threads(), max(1, len(missing)))
-                done = len(configs) - len(missing)
-                again = f", {done} of them done before" if done else ""
-                try:
-                    axes.describe(dataset, space.base)
-                    common.say_fact("runs", f"{len(configs)}{again}; {jobs} at a time")
-                    run_all(missing, dataset, jobs, journal, done, list(space.axes), objective)
-                except KeyboardInterrupt:
-                    pass
-                ran = {run.config: run for run in journal.finished}
-        except fx.JournalError as error:
-            common.fail(error)
-        except fx.RunError as error:
-            common.fail(f"{error}; the finished runs are kept, and the same command continues")
-        runs = [ran[config] for config in configs if config in ran]
-        if runs:
-            report(output, runs, space, dataset, objective)
-    common.check_end(len(runs), len(configs), "run", "; the same command continues")
-    if all(run.diverged for run in runs):
-        common.say("all runs diverged: try smaller values of --lr")
-        raise typer.Exit(1)
+        common.check_range("--trials", trials, 1, 100_000)
+        with common.one_line_errors(output):
+            space, configs, dataset = axes.prepare(
+                given or DEFAULT_AXES,
+                data=data,
+                task=task,
+                target=target,
+                drop=drop,
+                delimiter=delimiter,
+                header=header,
+                epochs=epochs,
+                hidden=hidden,
+                max_norm=max_norm,
+                seed=seed,
+                trials=trials,
+            )
+        objective = ft.Objective(dataset.task, configs[0].loss)
+        with common.results_folder(output):
+            try:
+                with journal_of(output / "runs.jsonl", space, dataset) as journal:
+                    missing = journal.missing(configs)
+                    count = min(count, max(1, len(missing)))
+                    done = len(configs) - len(missing)
+                    again = f", {done} of them done before" if done else ""
+                    try:
+                        axes.describe(dataset, space.base)
+                        common.say_fact("runs", f"{len(configs)}{again}; {count} at a time")
+                        iterator = train(missing, dataset)
+                        run_all(iterator, len(configs), journal, list(space.axes), objective)
+                    except KeyboardInterrupt:
+                        pass
+                    ran = {run.config: run for run in journal.finished}
+            except fx.JournalError as error:
+                common.fail(error)
+            except fx.RunError as error:
+                common.fail(f"{error}; the finished runs are kept, and the same command continues")
+            runs = [ran[config] for config in configs if config in ran]
+            if runs:
+                report(output, runs, space, dataset, objective)
+        common.check_end(len(runs), len(configs), "run", "; the same command continues")
+        if all(run.diverged for run in runs):
+            common.say("all runs diverged: try smaller values of --lr")
+            raise typer.Exit(1)
+
+
+@contextmanager
+def workers_of(workers: str, jobs: int | None) -> Iterator[tuple[int, Train]]:
+    """Yield the number of runs at a time and what trains; a rank that trains exits at the end."""
+    common.check_range("--jobs", jobs, 1, 100_000)
+    if workers == "processes":
+        if (size := ranks.launched()[1]) > 1:
+            common.fail(f"{size} processes were started; let them train with --workers mpi")
+        jobs = jobs or fo.get_num_threads()
+        yield jobs, partial(fx.run_parallel, jobs=jobs)
+        return
+    if workers != "mpi":
+        common.fail(f"--workers must be one of {', '.join(WORKERS)}, not {short_repr(workers)}")
+    # Until all ranks have begun, a signal ends this one at once, and so mpiexec ends the others.
+    handlers = handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL))
+    try:
+        mpi = fx.MPIWorkers()
+    except (fx.RunError, ModuleNotFoundError) as error:
+        handle(handlers)
+        common.fail(f"--workers mpi: {error}")
+    with mpi as first:
+        if first is None:
+            raise typer.Exit
+        handle(handlers)
+        if jobs is not None:
+            common.fail("--jobs is of --workers processes; of mpi, mpiexec -n sets the number")
+        yield first.count, first.run
+
+
+def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Set handlers of signals, and return those before."""
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 @contextmanager
@@ -141,19 +190,17 @@ def journal_of(path: Path, space: fx.Space, dataset: ft.Data) -> Iterator[fx.Jou
 
 
 def run_all(
-    configs: list[ft.RunConfig],
-    dataset: ft.Data,
-    jobs: int,
+    iterator: Generator[fx.Run, None, None],
+    total: int,
     journal: fx.Journal,
-    done: int,
     names: list[str],
     objective: ft.Objective,
 ) -> None:
     """Run the missing configurations, with live progress; each run is kept as it ends."""
-    total = done + len(configs)
+    done = len(journal.finished)
     with (
         common.progress("{task.fields[best]}", "{task.completed}/{task.total}") as progress,
-        closing(fx.run_parallel(configs, dataset, jobs)) as iterator,
+        closing(iterator),
     ):
         line = progress.add_task("", total=total, completed=done, best="runs")
         for run in iterator:

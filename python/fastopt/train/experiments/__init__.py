@@ -1,6 +1,6 @@
 """Experiments with `fastopt.train`: the library of ``fastopt landscape``, ``compare``, ``sweep``.
 
-Needs the extra ``fastopt[train]``.
+Needs the extra ``fastopt[train]``, and `run_mpi` also ``fastopt[mpi]``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastopt.train.experiments.landscape import (
 )
 from fastopt.train.experiments.parallel import RunError, run_parallel
 from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
+from fastopt.train.experiments.ranks import MPIWorkers, run_mpi
 from fastopt.train.experiments.results import write_comparison, write_sweep
 from fastopt.train.experiments.runs import AXES, Run, compare, label, run
 from fastopt.train.experiments.space import Range, Space
@@ -31,6 +32,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "Landscape",
+    "MPIWorkers",
     "Range",
     "Run",
     "RunError",
@@ -45,6 +47,7 @@ __all__ = [
     "plot_rates",
     "plot_sweep",
     "run",
+    "run_mpi",
     "run_parallel",
     "tune_lr",
     "vary_lr",

@@ -75,7 +75,7 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
             for _ in range(min(jobs, len(waiting))):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs,), daemon=True)
-                with _interrupts_wait():
+                with interrupts_wait():
                     process.start()
                     workers[ours] = process, waiting.popleft()
                 theirs.close()
@@ -114,7 +114,7 @@ def run_parallel(configs: Iterable[RunConfig], data: Data, jobs: int) -> Generat
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def interrupts_wait() -> Iterator[None]:
     """Delay Ctrl-C until a process has started; block it in that process.
 
     A terminal sends Ctrl-C to all processes, and the new process inherits the block. In this
