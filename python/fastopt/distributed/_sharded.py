@@ -433,7 +433,7 @@ class Sharded:
     def _everyones(self, value: float) -> list[float]:
         """Return the numbers of all ranks."""
         result = np.empty(self.comm.size)
-        self.comm.Allgather(np.array([value]), result)
+        self.comm.Allgather(np.array([value], np.float64), result)
         return [float(number) for number in result]
 
     def _together(
