@@ -19,11 +19,19 @@ MACHINE = Machine(copy=24e6, add=36e6, step=28e6, bandwidth=12e6, latency=0.5)
 def test_the_model_on_four_ranks() -> None:
     assert bytes_sent(4_000_000, ranks=4) == (12e6, 12e6)
     assert bytes_sent(4_000_000, ranks=4, grad_bytes=2) == (6e6, 12e6)
-    # 3 M elements are copied, 1 M are summed and stepped; 2 pieces of 3 messages each way.
-    assert step_time(MACHINE, 4_000_000, 4) == Times(1 + 1 + 1 + 3, 1, 1 + 1 + 3, 2)
-    halved = step_time(MACHINE, 4_000_000, 4, grad_bytes=2)
-    assert halved.reduce == pytest.approx(18 / 24 + 28 / 36 + 1 / 2 + 3 / 2)
+    # 4 M elements are copied, 1 M are summed and stepped; 2 pieces of 3 messages each way.
+    assert step_time(MACHINE, 4_000_000, 4) == Times(4 / 3 + 1 + 1 + 3, 1, 4 / 3 + 1 + 3, 2)
+    one = step_time(MACHINE, 4_000_000, 4, one_array=True)
+    assert one == Times(1 + 1 + 1 + 3, 1, 1 + 1 + 3, 2)
+    halved = step_time(MACHINE, 4_000_000, 4, grad_bytes=2, one_array=True)
+    assert halved.reduce == pytest.approx(1 + 28 / 36 + 1 / 2 + 3 / 2)
     assert halved.total == pytest.approx(halved.reduce + 1 + 5 + 2)
+
+
+def test_two_ranks_send_one_array_without_a_copy() -> None:
+    one = step_time(MACHINE, 4_000_000, 2, one_array=True)
+    assert one.reduce == pytest.approx(2e6 * 12 / 36e6 + 8e6 / 12e6 + 2 * 0.5)
+    assert one.gather == pytest.approx(2e6 * 8 / 24e6 + 8e6 / 12e6 + 2 * 0.5)
 
 
 def test_the_model_on_one_rank_is_the_plain_step() -> None:
