@@ -69,6 +69,7 @@ class Result:
     """The medians of one case over its steps. Times and bytes are means over the ranks."""
 
     case: Case
+    machine: Machine
     seconds: float  # of a step
     measured: Times
     model: Times
@@ -140,15 +141,15 @@ def measure_machine(comm: Any) -> Machine:
     x, y, z = (np.ones(16 << 20, np.float32) for _ in range(3))
     optimizer = fo.AdamW([z])
     small, gathered = np.zeros(2, np.int64), np.zeros((size, 2), np.int64)
-    part = PIECE // size  # as in a step, messages fill a piece
-    data, received = x.view(np.uint8), np.empty(part, np.uint8)
+    # As in a step, the messages of two pieces are on their way at the same time.
+    part = PIECE // size
+    data, received = (a.view(np.uint8)[: 2 * size * part].reshape(2 * size, part) for a in (x, z))
+    to, source = (rank + 1) % size, (rank - 1) % size
 
     def shift() -> None:
-        for start in range(0, PIECE * 4, part):
-            message = data[start : start + part]
-            comm.Sendrecv(
-                message, (rank + 1) % size, 0, received[: len(message)], (rank - 1) % size
-            )
+        requests = [comm.Irecv(message, source) for message in received]
+        requests += [comm.Isend(message, to) for message in data]
+        MPI.Request.Waitall(requests)
 
     def time(call: Callable[[], object], calls: int) -> float:
         comm.Barrier()
@@ -164,13 +165,19 @@ def measure_machine(comm: Any) -> Machine:
         copy=2 * x.nbytes / time(lambda: np.copyto(y, x), 9),
         add=3 * x.nbytes / time(lambda: np.add(x, y, out=z), 9),
         step=MOVED * x.size / time(lambda: optimizer.step([x]), 9),
-        bandwidth=4 * PIECE / time(shift, 9),
+        bandwidth=data.nbytes / time(shift, 15),
         latency=time(lambda: comm.Allgather(small, gathered), 200) / max(1, ceil(log2(size))),
     )
 
 
-def measure(comm: Any, case: Case, machine: Machine, seconds: float) -> Result:
+def typical(machines: Sequence[Machine]) -> Machine:
+    """Return the medians of several measurements."""
+    return Machine(*map(median, zip(*map(astuple, machines), strict=True)))
+
+
+def measure(comm: Any, case: Case, seconds: float) -> Result:
     """Time the steps of a case on all ranks, and plain ones on rank 0, for about `seconds`."""
+    machine = measure_machine(comm)  # for each case, because it may vary
     size, threads = comm.Get_size(), fo.get_num_threads()
     steps = _Steps(comm, case)
     plain = fo.AdamW(case.make()) if comm.Get_rank() == 0 else None
@@ -201,6 +208,7 @@ def measure(comm: Any, case: Case, machine: Machine, seconds: float) -> Result:
     )
     return Result(
         case,
+        machine,
         seconds=float(np.median(means[:, :4].sum(axis=1))),
         measured=Times(reduce, own, gather, agree),
         model=step_time(
@@ -278,14 +286,13 @@ def model_rows(machine: Machine) -> list[list[str]]:
 
 
 def write_results(
-    folder: Path, ranks: int, machine: Machine, network: Machine, results: Sequence[Result]
+    folder: Path, ranks: int, network: Machine, results: Sequence[Result]
 ) -> list[Path]:
     """Write the results and the table of the model as JSON and in Markdown; return the paths."""
     library = MPI.Get_library_version().strip("\0 \n").partition("\n")[0]
     facts = facts_of_run() | {
         "mpi": library,
         "ranks": ranks,
-        "machine": asdict(machine),
         "network_of_the_model": asdict(network),
         "results": [asdict(result) for result in results],
     }

@@ -192,33 +192,33 @@ def bench_distributed(
     common.console.quiet = not first
     with ending_all(comm), common.results_folder(output) if first else nullcontext():
         common.say(fo.show_config())
-        machine = distributed.measure_machine(comm)
+        common.say_fact("ranks", f"{ranks}, {counted(threads, 'thread')} each")
+        results: list[distributed.Result] = []
+        for case in cases:
+            common.say(f"timing {len(results) + 1}/{len(cases)}: {case}")
+            results.append(distributed.measure(comm, case, seconds))
+        if not first:
+            return
+        machine = distributed.typical([result.machine for result in results])
         network = replace(
             machine,
             bandwidth=distributed.BANDWIDTH if bandwidth is None else bandwidth,
             latency=distributed.LATENCY if latency is None else latency,
         )
-        common.say_fact("ranks", f"{ranks}, {counted(threads, 'thread')} each")
-        common.say_fact("measured", machine)
-        results: list[distributed.Result] = []
-        for case in cases:
-            common.say(f"timing {len(results) + 1}/{len(cases)}: {case}")
-            results.append(distributed.measure(comm, case, machine, seconds))
-        if not first:
-            return
         with ft.write_together(output) as folder:
-            paths = distributed.write_results(folder, ranks, machine, network, results)
+            paths = distributed.write_results(folder, ranks, network, results)
         plain = counted(results[0].plain_threads, "thread")
         common.print_table(
             f"A sharded step of AdamW, and a plain one on {plain}; times in ms",
             distributed.table_head(),
             [distributed.table_row(result, ranks) for result in results],
         )
+        common.say_fact("measured", machine)
         if ranks == 1:
             common.say("one rank sends nothing; for more: mpiexec -n 2 fastopt bench distributed")
-        common.say_fact("network", network)
+        common.say_fact("the model", network)
         common.print_table(
-            "The model of a step on more ranks with this network; times in ms",
+            "The model of a step with --bandwidth and --latency; times in ms",
             distributed.model_head(),
             distributed.model_rows(network),
         )
