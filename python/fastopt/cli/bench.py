@@ -232,7 +232,7 @@ def ending_all(comm: Any) -> Iterator[None]:
         yield
     except BaseException as error:
         if comm.Get_size() > 1:
-            if not isinstance(error, typer.Exit):
+            if isinstance(error, Exception) and not isinstance(error, typer.Exit):
                 traceback.print_exc()
             comm.Abort(getattr(error, "exit_code", 1))
         raise
