@@ -44,7 +44,7 @@ NEEDS = {
 }
 
 # Pages whose Python blocks are one program for several ranks.
-ON_MPI = ["distributed.md"]
+ON_RANKS = ["distributed.md"]
 
 # Lines of shell blocks that are not run, and the reasons.
 _MPI = "needs MPI; a test of this module runs the program, or test_bench_distributed.py"
@@ -82,7 +82,7 @@ def commands(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SITE if blocks(name, "python") and name not in ON_MPI]
+    "name", [name for name in SITE if blocks(name, "python") and name not in ON_RANKS]
 )
 def test_the_python_blocks_run_and_print_what_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,7 +106,7 @@ def test_the_python_blocks_run_and_print_what_is_shown(
 
 @needs_mpi
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("name", ON_MPI)
+@pytest.mark.parametrize("name", ON_RANKS)
 def test_the_programs_for_ranks_print_what_is_shown(name: str, ranks: int, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("".join(block.code for block in blocks(name, "python")))
     shown = next(block.code for block in blocks(name, "text"))
