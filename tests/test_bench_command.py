@@ -162,7 +162,7 @@ def test_bench_accuracy(tmp_path: Path) -> None:
 def test_bench_of_what(tmp_path: Path) -> None:
     result = fastopt("bench", "speed", cwd=tmp_path)
     assert result.returncode == 2
-    for name in ("optimizers", "types", "losses", "torch", "accuracy"):
+    for name in ("optimizers", "types", "losses", "torch", "distributed", "accuracy"):
         assert name in result.stderr
 
 
@@ -171,7 +171,7 @@ def test_the_accuracy_takes_no_option_of_a_timing(option: str, value: str, tmp_p
     result = fastopt("bench", "accuracy", option, value, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"fastopt: error: {option} is for bench optimizers, types, losses, torch, not for "
-        "bench accuracy\n"
+        f"fastopt: error: {option} is for bench optimizers, types, losses, torch, distributed, "
+        "not for bench accuracy\n"
     )
     assert not list(tmp_path.iterdir())

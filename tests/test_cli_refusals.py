@@ -88,7 +88,8 @@ def test_bad_values(
         (["train", "--data", "https://a.b/c.csv"], "--data must be a name or a path, not the URL"),
         (
             ["bench", "foo"],
-            "WHAT must be one of optimizers, types, losses, torch, accuracy, not 'foo'",
+            "WHAT must be one of optimizers, types, losses, torch, distributed, accuracy, "
+            "not 'foo'",
         ),
         (["sweep", "--lr", "orange"], "--lr must be numbers such as 0.01,0.1, or a range such as"),
         (["bench", "--seconds", "0"], "--seconds must be in 0.01 ... 1000000, not 0"),

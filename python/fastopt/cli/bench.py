@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +14,18 @@ import typer
 
 import fastopt as fo
 from fastopt import train as ft
-from fastopt._checks import short_repr
+from fastopt._checks import counted, short_repr
 from fastopt.cli import common
 
 if TYPE_CHECKING:
     from fastopt import benchmark
 
-
-NAMES = ("optimizers", "types", "losses", "torch", "accuracy")
-NEEDS = {"types": ["ml_dtypes"], "torch": ["torch", "ml_dtypes"]}  # packages
+NAMES = ("optimizers", "types", "losses", "torch", "distributed", "accuracy")
+NEEDS = {  # packages
+    "types": ["ml_dtypes"],
+    "torch": ["torch", "ml_dtypes"],
+    "distributed": ["mpi4py"],
+}
 LARGEST, SECONDS = 1 << 27, 2.0
 
 
@@ -37,6 +44,20 @@ def bench(
         float | None, common.Number(help="Seconds for each case, about.", show_default=str(SECONDS))
     ] = None,
     threads: common.Threads = None,
+    bandwidth: Annotated[
+        float | None,
+        common.Number(
+            help="bench distributed: bytes per second that a rank sends, for the model.",
+            show_default="12.5e9, 100 Gbit/s",
+        ),
+    ] = None,
+    latency: Annotated[
+        float | None,
+        common.Number(
+            help="bench distributed: seconds of an empty message, for the model.",
+            show_default="2e-6",
+        ),
+    ] = None,
     output: Annotated[
         Path, common.Folder(help="Folder for the results: JSON, Markdown, a picture.")
     ] = Path("fastopt-bench"),
@@ -55,6 +76,10 @@ def bench(
 
       fastopt bench torch
 
+    The sharded step on the ranks of MPI, and a model of it on 8 to 1,024:
+
+      mpiexec -n 2 fastopt bench distributed
+
     The losses, and their errors instead of their times:
 
       fastopt bench losses
@@ -68,27 +93,39 @@ def bench(
         common.fail(f"WHAT must be one of {', '.join(NAMES)}, not {short_repr(what)}")
     common.check_range("--seconds", seconds, 0.01, 1e6)
     common.use_threads(threads)
+    for option, value, names in (
+        ("--largest", largest, NAMES[:-1]),
+        ("--seconds", seconds, NAMES[:-1]),
+        ("--bandwidth", bandwidth, ["distributed"]),
+        ("--latency", latency, ["distributed"]),
+    ):
+        if value is not None and name not in names:
+            common.fail(f"{option} is for bench {', '.join(names)}, not for bench {name}")
     if name == "accuracy":
-        for option, value in (("--largest", largest), ("--seconds", seconds)):
-            if value is not None:
-                common.fail(
-                    f"{option} is for bench {', '.join(NAMES[:-1])}, not for bench accuracy"
-                )
         with common.results_folder(output):
             bench_accuracy(output)
         return
     for package in NEEDS.get(name, []):
         if find_spec(package) is None:
             common.fail(f"bench {name} needs {package}; run: pip install {package}")
-    suite = benchmark.SUITES[name]
     largest = LARGEST if largest is None else largest
     seconds = SECONDS if seconds is None else seconds
-    cases = [case for case in suite.cases if case.elements <= largest]
-    if not cases:
-        smallest = min(case.elements for case in suite.cases)
-        common.fail(f"no case is as small as {largest}; --largest must be at least {smallest}")
+    if name == "distributed":
+        bench_distributed(output, largest, seconds, threads or 1, bandwidth, latency)
+        return
+    suite = benchmark.SUITES[name]
+    cases = up_to(largest, suite.cases)
     with common.results_folder(output):
         bench_suite(output, suite, cases, seconds, largest)
+
+
+def up_to(largest: int, cases: Sequence[Any]) -> list[Any]:
+    """Return the cases of at most `largest` elements; fail if there is none."""
+    found = [case for case in cases if case.elements <= largest]
+    if not found:
+        smallest = min(case.elements for case in cases)
+        common.fail(f"no case is as small as {largest}; --largest must be at least {smallest}")
+    return found
 
 
 def bench_suite(
@@ -131,6 +168,74 @@ def bench_suite(
                 common.say(f"{result.case}: us of the matmul beside {', '.join(times)}")
     common.written(output, paths)
     common.check_end(len(results), len(cases), "case", error=ended)
+
+
+def bench_distributed(
+    output: Path,
+    largest: int,
+    seconds: float,
+    threads: int,
+    bandwidth: float | None,
+    latency: float | None,
+) -> None:
+    """Time the sharded step on all ranks; rank 0 writes the results and prints them."""
+    try:
+        from fastopt.benchmark import distributed
+    except (ImportError, RuntimeError) as error:
+        common.fail(f"mpi4py cannot use the MPI library: {error}")
+    common.check_range("--bandwidth", bandwidth, 1e3, 1e15)
+    common.check_range("--latency", latency, 0, 10)
+    cases = up_to(largest, distributed.CASES)
+    fo.set_num_threads(threads)
+    comm = distributed.all_ranks()
+    ranks, first = comm.Get_size(), comm.Get_rank() == 0
+    common.console.quiet = not first
+    with ending_all(comm), common.results_folder(output) if first else nullcontext():
+        common.say(fo.show_config())
+        common.say_fact("ranks", f"{ranks}, {counted(threads, 'thread')} each")
+        results: list[distributed.Result] = []
+        for case in cases:
+            common.say(f"timing {len(results) + 1}/{len(cases)}: {case}")
+            results.append(distributed.measure(comm, case, seconds))
+        if not first:
+            return
+        machine = distributed.typical([result.machine for result in results])
+        network = replace(
+            machine,
+            bandwidth=distributed.BANDWIDTH if bandwidth is None else bandwidth,
+            latency=distributed.LATENCY if latency is None else latency,
+        )
+        with ft.write_together(output) as folder:
+            paths = distributed.write_results(folder, ranks, network, results)
+        plain = counted(results[0].plain_threads, "thread")
+        common.print_table(
+            f"A sharded step of AdamW, and a plain one on {plain}; times in ms",
+            distributed.table_head(),
+            [distributed.table_row(result, ranks) for result in results],
+        )
+        common.say_fact("measured", machine)
+        if ranks == 1:
+            common.say("one rank sends nothing; for more: mpiexec -n 2 fastopt bench distributed")
+        common.say_fact("the model", network)
+        common.print_table(
+            "The model of a step with --bandwidth and --latency; times in ms",
+            distributed.model_head(),
+            distributed.model_rows(network),
+        )
+        common.written(output, paths)
+
+
+@contextmanager
+def ending_all(comm: Any) -> Iterator[None]:
+    """End all ranks if one fails: the others would wait for it."""
+    try:
+        yield
+    except BaseException as error:
+        if comm.Get_size() > 1:
+            if isinstance(error, Exception) and not isinstance(error, typer.Exit):
+                traceback.print_exc()
+            comm.Abort(getattr(error, "exit_code", 1))
+        raise
 
 
 def bench_accuracy(output: Path) -> None:
