@@ -44,9 +44,9 @@ del sys.argv[1:3]
 class Watched(io.TextIOWrapper):
     def write(self, written):
         global left
+        left -= text in written  # first: the signal may come before write() returns
         super().write(written)
         self.flush()
-        left -= text in written
         if text in written and left == 0:
             time.sleep(300)
         return len(written)

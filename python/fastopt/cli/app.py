@@ -126,7 +126,7 @@ def common(
     Each command has a --help with its options and examples.
     """
     size = ranks.launched()[1]
-    if size > 1 and (name := context.invoked_subcommand) not in ("train", "sweep", "info"):
+    if size > 1 and (name := context.invoked_subcommand) not in ("train", "sweep", "bench", "info"):
         fail(f"{name} runs in one process, not in {size}; only train and sweep take mpiexec")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 import fastopt as fo
 from fastopt import train as ft
 from fastopt._checks import counted, short_repr
-from fastopt.cli import common
+from fastopt.cli import common, ranks
 
 if TYPE_CHECKING:
     from fastopt import benchmark
@@ -91,6 +90,10 @@ def bench(
     name = what.lower()
     if name not in NAMES:
         common.fail(f"WHAT must be one of {', '.join(NAMES)}, not {short_repr(what)}")
+    if name != "distributed" and (size := ranks.launched()[1]) > 1:
+        common.fail(
+            f"bench {name} runs in one process, not in {size}; bench distributed takes mpiexec"
+        )
     common.check_range("--seconds", seconds, 0.01, 1e6)
     common.use_threads(threads)
     for option, value, names in (
@@ -188,11 +191,10 @@ def bench_distributed(
     cases = up_to(largest, distributed.CASES)
     fo.set_num_threads(threads)
     comm = distributed.all_ranks()
-    ranks, first = comm.Get_size(), comm.Get_rank() == 0
-    common.console.quiet = not first
-    with ending_all(comm), common.results_folder(output) if first else nullcontext():
+    count, first = comm.Get_size(), comm.Get_rank() == 0
+    with ranks.together(comm), common.results_folder(output) if first else nullcontext():
         common.say(fo.show_config())
-        common.say_fact("ranks", f"{ranks}, {counted(threads, 'thread')} each")
+        common.say_fact("ranks", f"{count}, {counted(threads, 'thread')} each")
         results: list[distributed.Result] = []
         for case in cases:
             common.say(f"timing {len(results) + 1}/{len(cases)}: {case}")
@@ -206,15 +208,15 @@ def bench_distributed(
             latency=distributed.LATENCY if latency is None else latency,
         )
         with ft.write_together(output) as folder:
-            paths = distributed.write_results(folder, ranks, network, results)
+            paths = distributed.write_results(folder, count, network, results)
         plain = counted(results[0].plain_threads, "thread")
         common.print_table(
             f"A sharded step of AdamW, and a plain one on {plain}; times in ms",
             distributed.table_head(),
-            [distributed.table_row(result, ranks) for result in results],
+            [distributed.table_row(result, count) for result in results],
         )
         common.say_fact("measured", machine)
-        if ranks == 1:
+        if count == 1:
             common.say("one rank sends nothing; for more: mpiexec -n 2 fastopt bench distributed")
         common.say_fact("the model", network)
         common.print_table(
@@ -223,19 +225,6 @@ def bench_distributed(
             distributed.model_rows(network),
         )
         common.written(output, paths)
-
-
-@contextmanager
-def ending_all(comm: Any) -> Iterator[None]:
-    """End all ranks if one fails: the others would wait for it."""
-    try:
-        yield
-    except BaseException as error:
-        if comm.Get_size() > 1:
-            if isinstance(error, Exception) and not isinstance(error, typer.Exit):
-                traceback.print_exc()
-            comm.Abort(getattr(error, "exit_code", 1))
-        raise
 
 
 def bench_accuracy(output: Path) -> None:

@@ -142,6 +142,7 @@ def together(comm: Any) -> Iterator[None]:
                     file=sys.__stderr__,
                     flush=True,
                 )
+                sleep(0.5)  # the launcher drops what it has not yet read
                 comm.Abort(getattr(error, "exit_code", 1))
             sleep(0.01)
         if comm.Get_rank() > 0:
