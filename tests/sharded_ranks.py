@@ -111,15 +111,15 @@ def check_every_optimizer_and_type_steps_like_the_plain_one() -> None:
 
 
 def check_small_pieces_and_the_reference() -> None:
-    whole = _exchange.PIECE
-    _exchange.PIECE = 1000 * RANKS
+    before = _exchange.PIECE, _exchange.LEAST
+    _exchange.PIECE = _exchange.LEAST = 1000
     ours, theirs = make_params(FLOAT32), make_params(FLOAT32)
     sharded, plain = Sharded(fo.reference.Adam, ours), fo.Adam(theirs)
     for step in range(3):
         sharded.step(make_grads(FLOAT32, step, RANK))
         plain.step(total(of_all(FLOAT32, step)))
     same(ours, theirs)
-    _exchange.PIECE = whole
+    _exchange.PIECE, _exchange.LEAST = before
 
 
 def check_weights() -> None:

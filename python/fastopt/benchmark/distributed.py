@@ -24,7 +24,7 @@ import fastopt as fo
 from fastopt.benchmark.report import facts_of_run, markdown, three_digits
 from fastopt.benchmark.scaling import MOVED, Machine, Times, bytes_sent, step_time
 from fastopt.distributed import Sharded
-from fastopt.distributed._exchange import PIECE
+from fastopt.distributed._exchange import piece_bytes
 
 ROUNDS = 5  # sharded and plain steps take turns
 PARTS = ("reduce", "own step", "gather", "agree")
@@ -142,7 +142,7 @@ def measure_machine(comm: Any) -> Machine:
     optimizer = fo.AdamW([z])
     small, gathered = np.zeros(2, np.int64), np.zeros((size, 2), np.int64)
     # As in a step, the messages of two pieces are on their way at the same time.
-    part = PIECE // size
+    part = piece_bytes(size) // size
     data, received = (a.view(np.uint8)[: 2 * size * part].reshape(2 * size, part) for a in (x, z))
     to, source = (rank + 1) % size, (rank - 1) % size
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, log2
 
-from fastopt.distributed._exchange import PIECE
+from fastopt.distributed._exchange import piece_bytes
 
 MOVED = 28  # bytes that a step of AdamW reads and writes for a float32 parameter
 
@@ -72,7 +72,7 @@ def step_time(
     param_bytes: int = 4,
     moved: int = MOVED,
     one_array: bool = False,
-    piece: int = PIECE,
+    piece: int | None = None,
 ) -> Times:
     """Return the times of a sharded step as the model has them.
 
@@ -90,7 +90,7 @@ def step_time(
     one_array : bool
         Whether all parameters are one array: what goes to one rank is then sent without a copy.
     piece : int
-        Bytes that a rank sends at a time to all others.
+        Bytes that a rank sends at a time to all; by default those of `Sharded`.
 
     Examples
     --------
@@ -101,6 +101,7 @@ def step_time(
     >>> print(f"{times.total:.1f} s, of which {times.own / times.total:.1%} is the own step")
     10.2 s, of which 0.6% is the own step
     """
+    piece = piece_bytes(ranks) if piece is None else piece
     own = parameters / ranks
     others = parameters - own
     sent = bytes_sent(parameters, ranks, grad_bytes, param_bytes)

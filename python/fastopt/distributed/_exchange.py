@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
-PIECE = 1 << 23  # bytes that a rank sends, and receives, at a time
+PIECE = 1 << 23  # bytes that a rank sends, and receives, at a time,
+LEAST = 1 << 16  # but at least so many for each other rank: the latency of a message counts then
 
 
 class Segment(NamedTuple):
@@ -25,6 +26,11 @@ class Segment(NamedTuple):
     array: int
     start: int
     stop: int
+
+
+def piece_bytes(ranks: int) -> int:
+    """Return the number of bytes that a rank sends to all at a time."""
+    return max(PIECE, LEAST * ranks)
 
 
 def in_pieces(parts: Sequence[slice], size: int) -> list[list[Segment]]:
@@ -157,7 +163,7 @@ class Lane:
     def __init__(self, comm: Any, parts: Sequence[Sequence[slice]], dtype: npt.DTypeLike) -> None:
         self._comm, self._rank = comm, comm.rank
         self._dtype = np.dtype(dtype)
-        self._size = max(1, PIECE // (comm.size * self._dtype.itemsize))
+        self._size = piece_bytes(comm.size) // comm.size // self._dtype.itemsize
         pieces = [in_pieces(part, self._size) for part in parts]
         self.own = sum(part.stop - part.start for part in parts[comm.rank])
         # For each piece, the segments of each rank and the number of their elements.
