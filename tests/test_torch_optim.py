@@ -671,12 +671,13 @@ def test_sparse_gradients() -> None:
     )
     params, others = [Parameter(noise(0, 4)), *small()], [Parameter(noise(0, 4)), *small()]
     optimizer, witness = ft.SGD(params, lr=0.1), torch.optim.SGD(others, lr=0.1)
-    for tensors in (params, others):
-        set_grads(tensors[1:], 0)
-        tensors[0].grad = sparse
-    optimizer.step()
-    witness.step()
-    torch.testing.assert_close(params, others)
+    for grad in (sparse, torch.ones(4), sparse):  # also in the place of a dense one
+        for tensors in (params, others):
+            set_grads(tensors[1:], 0)
+            tensors[0].grad = grad
+        optimizer.step()
+        witness.step()
+        torch.testing.assert_close(params, others)
     for cls in (ft.Adam, ft.RMSprop):
         other = cls(params)  # the dense parameters do not move either
         with refused(RuntimeError, "does not support sparse gradients", other):

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -535,7 +536,11 @@ private:
                 return false;
             if (!read_steps(k) || !is_placed_like(item.param, item.grad)) return false;
         }
-        return plan_.fits(parameters_, grads());
+        try {
+            return plan_.fits(parameters_, grads());
+        } catch (const std::exception&) {
+            return false;  // a new plan raises it again, or leaves the gradient to torch
+        }
     }
 
     // Reads the counter of item number k. Returns false if it needs one and has none.
