@@ -114,4 +114,7 @@ def missing() -> str:
     return ""
 
 
-needs_mpi = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is here")
+# CI sets the variable: without MPI, these tests fail there.
+needs_mpi = pytest.mark.skipif(
+    "FASTOPT_TEST_MPI" not in os.environ and bool(missing()), reason=missing() or "MPI is here"
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from mpi4py import MPI
 
 import fastopt as fo
@@ -135,9 +136,50 @@ def check_weights() -> None:
         given = total(of_all(FLOAT32, step), None if RANKS == 1 else weights)
         plain.step(given, grad_scale=scale)
     same(ours, theirs)
-    assert "sum of the weights" in raised(lambda: sharded.step(None, weight=0))
+    assert "the weights of all ranks are 0" in raised(lambda: sharded.step(None, weight=0))
     assert "which needs weight=0" in raised(lambda: sharded.step(None))
     same(ours, theirs)
+
+
+def check_weights_beyond_float32() -> None:
+    """The mean of equal gradients is the gradient, whatever the weights."""
+    for weight in (1e-300, 1e-42, 1e39, 1e300):
+        params = [np.zeros(1000, np.float32)]
+        sharded = Sharded(fo.SGD, params, lr=1.0)
+        sharded.step([np.full(1000, 2.0, np.float32)], weight=weight)
+        np.testing.assert_allclose(params[0], -2.0, rtol=2e-7)
+
+
+def check_one_parameter_with_gradients_of_any_strides() -> None:
+    base = np.random.default_rng(RANK).standard_normal(2000).astype(np.float32)
+    bases = [
+        np.random.default_rng(r).standard_normal(2000).astype(np.float32) for r in range(RANKS)
+    ]
+    views: list[Callable[[Any], Any]] = [
+        lambda a: a[::2],
+        lambda a: a[999::-1],
+        lambda a: np.broadcast_to(a[0], 1000),
+    ]
+    for view in views:
+        ours, theirs = [np.zeros(1000, np.float32)], [np.zeros(1000, np.float32)]
+        Sharded(fo.AdamW, ours).step([view(base)])
+        fo.AdamW(theirs).step([total([{"w": view(every)} for every in bases])["w"]])
+        assert same_bits(ours[0], theirs[0])
+
+
+def check_some_of_the_ranks() -> None:
+    """Two groups of ranks have optimizers of their own."""
+    comm = COMM.Split(RANK % 2, RANK)
+    ours, theirs = make_params(FLOAT32), make_params(FLOAT32)
+    Sharded(fo.AdamW, ours, comm).step(make_grads(FLOAT32, 0, RANK))
+    members = range(RANK % 2, RANKS, 2)
+    sums: dict[str, Any] = {}
+    for rank in members:
+        for name, grad in make_grads(FLOAT32, 0, rank).items():
+            sums[name] = np.asarray(sums[name] + grad) if name in sums else grad
+    fo.AdamW(theirs).step(sums)
+    same(ours, theirs)
+    comm.Free()
 
 
 def check_norm_and_clipping() -> None:
@@ -171,6 +213,17 @@ def check_a_nonfinite_gradient_skips_the_step_on_all_ranks() -> None:
     grads = make_grads(FLOAT32, 1, RANK)
     sharded.step(grads, zero_grads=True)
     assert not any(grad.any() for grad in grads.values())
+
+
+def check_a_norm_beyond_float64_skips_nothing() -> None:
+    ours, theirs = [np.zeros(600)], [np.zeros(600)]
+    huge = np.full(600, 1e307 / RANKS)
+    info = Sharded(fo.SGD, ours, lr=1e-300).step([huge], skip_nonfinite=True)
+    expected = fo.SGD(theirs, lr=1e-300).step(
+        [total([{"w": huge}] * RANKS)["w"]], skip_nonfinite=True
+    )
+    assert info == expected
+    assert same_bits(ours[0], theirs[0])
 
 
 def check_gradients_sent_in_bfloat16() -> None:
@@ -273,6 +326,10 @@ def check_disagreements() -> None:
     assert "the order in memory of parameter 'w' " + differs([1, 0], [0, 1]) in text, text
     text = changed(lambda params: params.update(more=params["b"].copy()))
     assert "the dtype of parameter 'more' " + differs("absent", "'float32'") in text, text
+    wire = made(grad_dtype="bfloat16" if last else None)
+    assert "grad_dtype " + differs("'float32'", "'bfloat16'") in wire, wire
+    group = {"params": make_params(FLOAT32), "starts": [0] * len(SHAPES)}
+    assert "has no 'starts'" in made([group])
     error = "ValueError: lr must be finite and >= 0, not -1"
     text = made(lr=-1 if last else 0.1)
     assert text == (error if last else f"RuntimeError: rank {RANKS - 1} raised {error}"), text
@@ -300,6 +357,26 @@ def check_disagreements() -> None:
         {"b": np.zeros(9, int)}
     )
     assert "max_norm must be" in stepped(max_norm=-1.0)
+    text = "parameter 'cube' and gradient of 'b' share memory"
+    assert text in stepped({"b": params["cube"].transpose(1, 2, 0).reshape(-1)[20:38:2]})
+    kept = optimizer.param_groups[0]["params"]
+    optimizer.param_groups[0]["params"] = tuple(make_params(FLOAT32).values())
+    assert "cannot be replaced" in stepped()
+    optimizer.param_groups[0]["params"] = kept
+    state = optimizer.state_dict()
+    state["state"]["w"] |= {"step": 5 + last}
+    assert "the state of 'w' " in raised(lambda: optimizer.load_state_dict(state))
+    no_path: Any = None
+    assert "path must be" in raised(lambda: fo.save(no_path if last else "x", optimizer=optimizer))
+    assert "path must be" in raised(lambda: fo.load(no_path if first else "x", optimizer=optimizer))
+    assert "pickle" in raised(lambda: optimizer.on_first_rank(lambda: lambda: 0))
+
+    def interrupted() -> None:
+        if last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt if last else RuntimeError):
+        optimizer.together(interrupted)
     optimizer.param_groups[0]["lr"] = 0.5 if last else 0.25
     assert "'lr' of group 0 " + differs(0.25, 0.5) in stepped()
     optimizer.param_groups[0]["lr"] = 0.001

@@ -222,3 +222,13 @@ def require_same_names(
         faults.append(f"not known: {', '.join(sorted(map(repr, got - wanted)))}")
     if faults:
         raise NamesError(f"the names in the {what} do not match; {'; '.join(faults)}")
+
+
+def span(array: FloatArray) -> tuple[int, int]:
+    """Return the addresses between which the elements of an array lie."""
+    begin: int = array.__array_interface__["data"][0]
+    if array.size == 0 or array.flags.c_contiguous:
+        return begin, begin + array.nbytes
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    low, high = sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
+    return begin + low, begin + high + array.itemsize

@@ -24,7 +24,14 @@ import numpy.typing as npt
 
 import fastopt._core as _core
 from fastopt._checks import NamesError, as_path, flag, mapping, short_repr
-from fastopt._structure import IncompatibleKeys, as_groups, few, new_params, require_same_names
+from fastopt._structure import (
+    IncompatibleKeys,
+    as_groups,
+    few,
+    new_params,
+    require_same_names,
+    span,
+)
 from fastopt._types import Params
 from fastopt.checkpoint._file import CheckpointError, read_file, write_file
 from fastopt.checkpoint._torch import from_torch, to_torch
@@ -142,26 +149,27 @@ def save(
     1
     >>> folder.cleanup()
     """
-    path = as_path("path", path)
-    if all(part is None for part in (params, optimizer, scheduler, ema, extra)):
-        raise ValueError("there is nothing to save: pass params=, optimizer= or another part")
     ranks = _ranks_of(optimizer)
-    state: Mapping[str, Any] | None = None
-    if ranks is not None:  # only rank 0 needs memory for the whole state
-        state = ranks.state_dict(root=0)
-    elif optimizer is not None:
-        state = _state_of(optimizer, "optimizer")
-    parts = {
-        "params": None if params is None else _by_name(params),
-        "optimizer": state,
-        "scheduler": None if scheduler is None else _state_of(scheduler, "scheduler"),
-        "ema": None if ema is None else _state_of(ema, "ema"),
-        "extra": extra,
-    }
+
+    def prepare() -> tuple[Path, dict[str, Any]]:
+        target = as_path("path", path)
+        if all(part is None for part in (params, optimizer, scheduler, ema, extra)):
+            raise ValueError("there is nothing to save: pass params=, optimizer= or another part")
+        plain = None if ranks is not None else optimizer
+        return target, {
+            "params": None if params is None else _by_name(params),
+            "optimizer": None if plain is None else _state_of(plain, "optimizer"),
+            "scheduler": None if scheduler is None else _state_of(scheduler, "scheduler"),
+            "ema": None if ema is None else _state_of(ema, "ema"),
+            "extra": extra,
+        }
+
     if ranks is None:
-        write_file(path, parts)
-    else:
-        ranks.on_first_rank(lambda: write_file(path, parts))
+        write_file(*prepare())
+        return
+    target, parts = ranks.together(prepare)
+    parts["optimizer"] = ranks.state_dict(root=0)  # the others need no memory for it
+    ranks.on_first_rank(lambda: write_file(target, parts))
 
 
 def load(
@@ -230,23 +238,38 @@ def load(
     array([1., 1.])
     >>> folder.cleanup()
     """
-    strict = flag("strict", strict)
-    path = as_path("path", path)
     ranks = _ranks_of(optimizer)
-    objects = {"extra": extra, "scheduler": scheduler, "ema": ema, "optimizer": optimizer}
-    if params is not None:
-        objects["params"] = _Arrays(_by_name(params))
+    given: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    options: dict[str, dict[str, bool]] = {}
+
+    def prepare() -> Path:
+        strictly = flag("strict", strict)
+        own = optimizer if ranks is None else ranks.own_part
+        for name, item in (
+            ("extra", extra),
+            ("scheduler", scheduler),
+            ("ema", ema),
+            ("optimizer", own),
+            ("params", None if params is None else _Arrays(_by_name(params))),
+        ):
+            if item is not None:
+                given[name] = item
+                options[name] = {} if strictly or not _takes_strict(item) else {"strict": False}
+        return as_path("path", path)
+
+    def keep() -> None:
+        for name, item in given.items():
+            before[name] = copy.deepcopy(_state_of(item, name))
+
     if ranks is None:
-        checkpoint = Checkpoint(**_checked(read_file(path), path))
+        source = prepare()
+        checkpoint = Checkpoint(**_checked(read_file(source), source))
+        keep()
     else:
-        checkpoint = _received(path, ranks)
-        objects["optimizer"] = ranks.own_part
-    given = {name: item for name, item in objects.items() if item is not None}
-    before = {name: copy.deepcopy(_state_of(item, name)) for name, item in given.items()}
-    options = {
-        name: {} if strict or not _takes_strict(item) else {"strict": False}
-        for name, item in given.items()
-    }
+        source = ranks.together(prepare)
+        checkpoint = _received(source, ranks)
+        ranks.together(keep)
 
     with ExitStack() as undo:
 
@@ -254,7 +277,7 @@ def load(
             for name, item in given.items():
                 saved = getattr(checkpoint, name)
                 if saved is None and name != "extra":  # which may be None
-                    raise NamesError(f"{path} holds no {name}; leave {name}= out")
+                    raise NamesError(f"{source} holds no {name}; leave {name}= out")
                 undo.callback(item.load_state_dict, before[name])
                 answer = item.load_state_dict(saved, **options[name])
                 if isinstance(answer, IncompatibleKeys) and not strict:
@@ -391,7 +414,7 @@ class _Arrays:
 
 def _refuse_overlap(pairs: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
     """Raise ValueError if two of the written arrays share memory."""
-    spans = sorted((*_span(array), index) for index, (_, array, _) in enumerate(pairs))
+    spans = sorted((*span(array), index) for index, (_, array, _) in enumerate(pairs))
     end, last = 0, 0
     for begin, until, index in spans:
         (one, first, _), (other, second, _) = pairs[last], pairs[index]
@@ -399,14 +422,3 @@ def _refuse_overlap(pairs: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]])
             raise ValueError(f"parameters {one!r} and {other!r} overlap in memory; pass copies")
         if until > end:
             end, last = until, index
-
-
-def _span(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return the addresses between which the elements of an array lie."""
-    begin: int = array.__array_interface__["data"][0]
-    if array.size == 0:
-        return begin, begin
-    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
-    return begin + sum(min(s, 0) for s in steps), begin + sum(
-        max(s, 0) for s in steps
-    ) + array.itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -11,18 +12,20 @@ import numpy as np
 T = TypeVar("T")
 
 
-def agree(comm: Any, error: Exception | None, facts: Mapping[str, object], fault: str = "") -> None:
+def agree(
+    comm: Any, error: BaseException | None, facts: Mapping[str, object], hint: str = ""
+) -> None:
     """Raise on all ranks if one of them has an error, or if their facts differ.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-    error : Exception, optional
+    error : BaseException, optional
         What this rank has raised.
     facts : mapping of str to object
         What must be equal on all ranks. Values are equal if they have the same `repr`.
-    fault : str
-        What the messages for the other ranks say about the state after an error.
+    hint : str
+        The end of the message for the other ranks.
 
     Raises
     ------
@@ -31,7 +34,12 @@ def agree(comm: Any, error: Exception | None, facts: Mapping[str, object], fault
     RuntimeError
         With the error of another rank. The rank with the error raises this error itself.
     """
-    digest = blake2b(repr(facts).encode(), digest_size=8).digest()
+    text = ""
+    try:
+        text = repr(facts)
+    except Exception as raised:
+        error = error or raised
+    digest = blake2b(text.encode(), digest_size=8).digest()
     own = np.array([error is not None, int.from_bytes(digest, "little", signed=True)], np.int64)
     everyone = np.empty((comm.size, 2), np.int64)
     comm.Allgather(own, everyone)
@@ -39,11 +47,11 @@ def agree(comm: Any, error: Exception | None, facts: Mapping[str, object], fault
         texts = comm.allgather(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
             raise error
-        rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
-        raise RuntimeError(f"rank {rank} raised {text}{fault}")
+        rank = next(rank for rank, text in enumerate(texts) if text is not None)
+        raise RuntimeError(f"rank {rank} raised {texts[rank]}{hint}")
     if (everyone[:, 1] != everyone[0, 1]).any():
-        texts = comm.allgather({name: repr(value) for name, value in facts.items()})
-        raise ValueError(_difference(texts))
+        values = comm.allgather({name: repr(value) for name, value in facts.items()})
+        raise ValueError(_difference(values))
 
 
 def _difference(facts: list[dict[str, str]]) -> str:
@@ -61,14 +69,24 @@ def _difference(facts: list[dict[str, str]]) -> str:
 
 def on_first_rank(comm: Any, function: Callable[[], T]) -> T:
     """Call a function on rank 0, and return its result on all ranks; or all raise its error."""
-    result: Any = None
-    failed = False
+    buffers: list[Any] = []
+    sent: Any = None
     if comm.rank == 0:
         try:
-            result = function()
+            # The contents of arrays are not copied into the pickle.
+            data = pickle.dumps(
+                (True, function()), 5, buffer_callback=lambda buffer: buffers.append(buffer.raw())
+            )
         except Exception as error:
-            result, failed = error, True
-    failed, result = comm.bcast((failed, result))
-    if failed:
+            buffers.clear()
+            data = pickle.dumps((False, error))
+        sent = data, [buffer.nbytes for buffer in buffers]
+    data, sizes = comm.bcast(sent)
+    if comm.rank > 0:
+        buffers = [bytearray(size) for size in sizes]
+    for buffer in buffers:
+        comm.Bcast([buffer, "B"])
+    done, result = pickle.loads(data, buffers=buffers)
+    if not done:
         raise result
     return result  # type: ignore[no-any-return]

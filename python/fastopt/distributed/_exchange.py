@@ -179,7 +179,7 @@ class Lane:
     def _packed(self, arrays: Sequence[Array], segments: Sequence[Segment], buffer: Array) -> Array:
         """Return the elements of some segments as one array: a view, or copied into `buffer`."""
         views = [arrays[number][start:stop] for number, start, stop in segments]
-        if len(views) == 1 and views[0].dtype == self._dtype:
+        if len(views) == 1 and views[0].dtype == self._dtype and views[0].flags.c_contiguous:
             return views[0]
         buffer = buffer[: sum(map(len, views))]
         if views:

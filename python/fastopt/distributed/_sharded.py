@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 import fastopt as fo
 from fastopt._checks import choice, counted, finite, flag, mapping, non_negative, short_repr
 from fastopt._storage import bfloat16
-from fastopt._structure import flatten_grads
+from fastopt._structure import flatten_grads, span
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.distributed._agreement import agree, on_first_rank
 from fastopt.distributed._exchange import Array, Exchange, Order
@@ -20,7 +21,7 @@ from fastopt.distributed._shard import shard
 
 T = TypeVar("T")
 
-_FAULT = "; the ranks no longer have the same parameters: load a checkpoint"
+_APART = "; the ranks no longer have the same parameters: load a checkpoint"
 
 
 class Sharded:
@@ -66,6 +67,11 @@ class Sharded:
     RuntimeError
         On all other ranks, if a rank raises. This holds for all methods.
 
+    Notes
+    -----
+    Ctrl-C within a step may leave the ranks with different parameters: load a checkpoint after it.
+    `fastopt.train.Trainer.interrupt` ends training on all ranks between two steps.
+
     Examples
     --------
     The same lines run with ``mpiexec -n 4``; each rank then has its own gradients:
@@ -95,12 +101,19 @@ class Sharded:
 
         def build() -> None:
             self._wire = _wire_dtype(grad_dtype)
+            given: Any = list(params) if isinstance(params, Iterator) else params
+            for group in given if isinstance(given, Sequence) else ():
+                _refuse_starts(group)
             # It checks the parameters, groups and options. It never steps, so it has no states.
-            self._whole = optimizer_class(params, **options)
+            self._whole = optimizer_class(given, **options)
             groups = [self._own_group(group) for group in self._whole.param_groups]
             self._own = optimizer_class(groups, **options)
 
-        self._together(build, lambda: {"the optimizer": _name_of(optimizer_class)} | self._facts(0))
+        def facts() -> dict[str, object]:
+            name = getattr(optimizer_class, "__qualname__", optimizer_class)
+            return {"the optimizer": name, "grad_dtype": self._wire.name} | self._facts(0)
+
+        self._together(build, facts)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Sharded cannot be pickled or copied; save it with fastopt.save")
@@ -126,6 +139,7 @@ class Sharded:
         before = list(self._params), [list(parts) for parts in self._parts]
 
         def add() -> None:
+            _refuse_starts(param_group)
             self._whole.add_param_group(param_group)
             self._own.add_param_group(self._own_group(self._whole.param_groups[count]))
 
@@ -195,6 +209,12 @@ class Sharded:
             if weight is not None:
                 non_negative("weight", weight)
                 finite("grad_scale", grad_scale)
+            held = [param for group in self.param_groups for param in group["params"]]
+            if not all(map(is_, held, (param.array for param in self._params))):
+                raise ValueError(
+                    "the 'params' of a group cannot be replaced, nor the groups reordered; use "
+                    "remove_param_group and add_param_group"
+                )
             flat.extend(self._flat(grads, weight, flag("zero_grads", zero_grads)))
             _copy_options(self._whole, self._own)
 
@@ -206,29 +226,36 @@ class Sharded:
         weights = None
         if weight is not None:
             weights = self._everyones(weight)
-            total = math.fsum(weights)
-            if not 0 < total < math.inf:
-                raise ValueError(f"the sum of the weights must be finite and > 0, not {total}")
+            largest = max(weights)
+            # By a power of two, which changes no bit: float32 holds the weights then.
+            weights = [math.ldexp(w, -math.frexp(largest)[1]) for w in weights]
+            if largest == 0:
+                raise ValueError("the weights of all ranks are 0")
             if self.comm.size > 1:
-                grad_scale = grad_scale * total
-        exchange = self._exchange_of([grad is not None for grad in flat])
+                grad_scale = grad_scale * math.fsum(weights)
+        exchange = self._together(
+            lambda: self._exchange_of([grad is not None for grad in flat]), dict
+        )
         sums = exchange.reduce(None if weight == 0 else flat, weights)
-        total_norm = None
-        if max_norm is not None or skip_nonfinite:
-            norms = self._everyones(fo.grad_norm(sums, norm_type))
-            total_norm = _combined(norms, norm_type)
+        total_norm, skips = None, skip_nonfinite
+        if self.comm.size > 1 and (max_norm is not None or skip_nonfinite):
+            total_norm, all_finite = self._norm(sums, norm_type)
+            skips = skip_nonfinite and not all_finite
+        used = total_norm if max_norm is not None or skips else None
         info: fo.StepInfo = self._together(
             lambda: self._own.step(
                 dict(zip(self.state, sums, strict=True)),
                 max_norm=max_norm,
                 norm_type=norm_type,
                 grad_scale=grad_scale,
-                skip_nonfinite=skip_nonfinite,
-                total_norm=total_norm,
+                skip_nonfinite=skips,
+                total_norm=used,
             ),
             dict,
-            _FAULT,
+            _APART,
         )
+        if total_norm is not None:
+            info = info._replace(grad_norm=total_norm / grad_scale)
         if not info.skipped:
             exchange.gather()
             if zero_grads and grads is not None:
@@ -249,13 +276,26 @@ class Sharded:
             The rank that gets the whole state; the others get an empty dict, and need no memory for
             it. By default all ranks get it.
         """
-        result = self.own_part.state_dict()
+        here = root in (None, self.comm.rank)
+
+        def allocate() -> dict[str, Any]:
+            result = self.own_part.state_dict()
+            for param in self._params:
+                entry = result["state"][param.name] = dict(result["state"][param.name])
+                for key, own in entry.items():
+                    if isinstance(own, np.ndarray):
+                        whole = np.empty_like(param.array, dtype=own.dtype) if here else None
+                        entry[key] = own, whole
+            return result
+
+        result = self._together(allocate, lambda: {"root": root})
         for number, param in enumerate(self._params):
-            result["state"][param.name] = {
-                key: self._gathered(number, value, root) if isinstance(value, np.ndarray) else value
-                for key, value in result["state"][param.name].items()
-            }
-        return result if root in (None, self.comm.rank) else {}
+            entry = result["state"][param.name]
+            for key, pair in entry.items():
+                if isinstance(pair, tuple):
+                    own, entry[key] = pair
+                    self._gather(number, own, entry[key], root)
+        return result if here else {}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -272,13 +312,20 @@ class Sharded:
         own = self.own_part
         before = own.state_dict()  # loading replaces its arrays
 
+        def facts() -> dict[str, object]:
+            states = {
+                f"the state of {name!r}": (sorted(state), state["step"])
+                for name, state in self.state.items()
+            }
+            return self._options(0) | states
+
         def load() -> fo.IncompatibleKeys:
             parts = self._parts[self.comm.rank]
             mine = self._replaced(state_dict, lambda flat, number: flat[parts[number]])
             return own.load_state_dict(mine, strict)
 
         try:
-            return self._together(load, lambda: self._options(0))
+            return self._together(load, facts)
         except BaseException:
             own.load_state_dict(before)
             raise
@@ -304,14 +351,27 @@ class Sharded:
         whole: list[Array] = []
 
         def keep(flat: Array, number: int) -> _Sent:
-            whole.append(flat)
+            whole.append(np.ascontiguousarray(flat))
             return _Sent(flat.dtype, number)
 
         result = self.on_first_rank(lambda: self._replaced(state_dict, keep))
-        for entry in result["state"].values():
-            for key, sent in entry.items():
-                if isinstance(sent, _Sent):
-                    entry[key] = self._scattered(whole.pop(0) if whole else None, *sent)
+        sent = [
+            (entry, key, value)
+            for entry in result["state"].values()
+            for key, value in entry.items()
+            if isinstance(value, _Sent)
+        ]
+
+        def allocate() -> None:
+            for entry, key, (dtype, number) in sent:
+                part = self._parts[self.comm.rank][number]
+                entry[key] = np.empty(part.stop - part.start, dtype)
+
+        self._together(allocate, dict)
+        for place, (entry, key, (dtype, number)) in enumerate(sent):
+            counts = self._counts(number, dtype.itemsize)
+            data = [whole[place].view(np.uint8), counts, "B"] if whole else None
+            self.comm.Scatterv(data, entry[key].view(np.uint8))
         return result
 
     def on_first_rank(self, function: Callable[[], T]) -> T:
@@ -379,28 +439,16 @@ class Sharded:
         """Return the bytes of each rank's part of a state of parameter `number`."""
         return [(every[number].stop - every[number].start) * itemsize for every in self._parts]
 
-    def _gathered(self, number: int, own: Array, root: int | None) -> Array:
-        """Return a whole state of parameter `number`, on rank `root` or on all."""
-        here, param = root in (None, self.comm.rank), self._params[number]
-        if not here:
-            self.comm.Gatherv(own.view(np.uint8), None, root)
-            return own
-        whole = np.empty_like(param.array, dtype=own.dtype)
-        data = param.order.flat(whole).view(np.uint8)
-        counts = self._counts(number, own.itemsize)
+    def _gather(self, number: int, own: Array, whole: Array | None, root: int | None) -> None:
+        """Fill a whole state of parameter `number`, on rank `root` or on all."""
+        data = None
+        if whole is not None:
+            flat = self._params[number].order.flat(whole).view(np.uint8)
+            data = [flat, self._counts(number, own.itemsize), "B"]
         if root is None:
-            self.comm.Allgatherv(own.view(np.uint8), [data, counts, "B"])
+            self.comm.Allgatherv(own.view(np.uint8), data)
         else:
-            self.comm.Gatherv(own.view(np.uint8), [data, counts, "B"], root)
-        return whole
-
-    def _scattered(self, whole: Array | None, dtype: np.dtype[Any], number: int) -> Array:
-        """Return this rank's part of a state of parameter `number`, which rank 0 has."""
-        counts = self._counts(number, dtype.itemsize)
-        own = np.empty(counts[self.comm.rank] // dtype.itemsize, dtype)
-        data = None if whole is None else [whole.view(np.uint8), counts, "B"]
-        self.comm.Scatterv(data, own.view(np.uint8))
-        return own
+            self.comm.Gatherv(own.view(np.uint8), data, root)
 
     def _flat(self, grads: Grads | None, weight: float | None, written: bool) -> list[Array | None]:
         """Return the gradients in the order of the parameters, as flat as these."""
@@ -414,10 +462,29 @@ class Sharded:
                 f"grads has {counted(len(found), 'gradient')} for "
                 f"{counted(len(self._params), 'parameter')}; pass None for a parameter without one"
             )
-        return [
+        flat = [
             None if grad is None else param.flat_grad(grad, written)
             for param, grad in zip(self._params, found, strict=True)
         ]
+        self._refuse_overlap(found)
+        return flat
+
+    def _refuse_overlap(self, grads: Sequence[FloatArray | None]) -> None:
+        """Raise ValueError if a gradient shares memory with a parameter, which is written."""
+        params = sorted(self._params, key=lambda param: param.span)
+        given = [(n, grad) for n, grad in enumerate(grads) if grad is not None and grad.size]
+        spans = np.array([span(grad) for _, grad in given], np.int64).reshape(-1, 2)
+        begins, ends = np.array([param.span for param in params], np.int64).T
+        last = np.searchsorted(begins, spans[:, 1]) - 1  # begins before the end of the gradient
+        for place in np.flatnonzero((last >= 0) & (ends[last] > spans[:, 0])):
+            number, grad = given[place]
+            for param in params:
+                if np.shares_memory(param.array, grad):
+                    raise ValueError(
+                        f"parameter {param.name!r} and gradient of {self._params[number].name!r} "
+                        "share memory; an array that is written must have separate memory (use "
+                        ".copy())"
+                    )
 
     def _found(self, grads: Grads) -> Sequence[FloatArray | None]:
         """Return the gradients in the order of the parameters."""
@@ -432,6 +499,17 @@ class Sharded:
             self._exchange = Exchange(self.comm, flat, self._parts, given, self._wire)
         return self._exchange
 
+    def _norm(self, sums: Sequence[Array | None], norm_type: float) -> tuple[float, bool]:
+        """Return the norm of the parts of all ranks, and whether all elements are finite."""
+        norms = self._everyones(fo.grad_norm(sums, norm_type))
+        if any(map(math.isnan, norms)):
+            return math.nan, False
+        norm = max(norms) if norm_type == math.inf else math.hypot(*norms)
+        if math.isfinite(norm):
+            return norm, True
+        finite = all(np.isfinite(part).all() for part in sums if part is not None)
+        return norm, all(self._everyones(float(finite)))
+
     def _everyones(self, value: float) -> list[float]:
         """Return the numbers of all ranks."""
         result = np.empty(self.comm.size)
@@ -439,18 +517,18 @@ class Sharded:
         return [float(number) for number in result]
 
     def _together(
-        self, change: Callable[[], T], facts: Callable[[], Mapping[str, object]], fault: str = ""
+        self, change: Callable[[], T], facts: Callable[[], Mapping[str, object]], hint: str = ""
     ) -> T:
         """Call `change`; raise if it raises on any rank, or if the facts after it differ."""
         result: Any = None
         after: Mapping[str, object] = {}
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             result = change()
             after = facts()
-        except Exception as raised:
+        except BaseException as raised:  # also Ctrl-C: the others must hear of it
             error = raised
-        agree(self.comm, error, after, fault)
+        agree(self.comm, error, after, hint)
         return result  # type: ignore[no-any-return]
 
     def _options(self, first: int) -> dict[str, object]:
@@ -484,6 +562,7 @@ class _Param:
             raise TypeError(f"parameter {name!r} must be a NumPy array, not {short_repr(array)}")
         self.name, self.array, self.order = name, array, Order(array)
         self.flat = self.order.flat(array)
+        self.span = span(array)
         wide = array.dtype == np.float64
         self._usual = np.dtype(np.float64 if wide else np.float32)  # dtype of a gradient
         self._taken = ("float64",) if wide else ("float32", "bfloat16", "float16")
@@ -553,15 +632,9 @@ def _options_of(group: Group) -> Group:
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
-def _name_of(optimizer_class: Callable[..., fo.Optimizer]) -> str:
-    return str(getattr(optimizer_class, "__qualname__", optimizer_class))
-
-
-def _combined(norms: Sequence[float], norm_type: float) -> float:
-    """Return the norm over all ranks for the norms of their parts."""
-    if any(map(math.isnan, norms)):
-        return math.nan
-    return max(norms) if norm_type == math.inf else math.hypot(*norms)
+def _refuse_starts(group: object) -> None:
+    if isinstance(group, Mapping) and "starts" in group:
+        raise ValueError("a group of Sharded has no 'starts': it cuts whole parameters itself")
 
 
 def _wire_dtype(grad_dtype: str | None) -> np.dtype[Any]:
