@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,8 +197,8 @@ def load(
         Arrays with the saved names, shapes and dtypes. They are overwritten.
     optimizer, scheduler, ema
         Objects with the structure of the saved ones; each loads its state. With a
-        `fastopt.distributed.Sharded`, all ranks call `load`; rank 0 reads the file and sends the
-        contents. The number of ranks may differ from that of the saved run.
+        `fastopt.distributed.Sharded`, all ranks call `load`; rank 0 reads the file, and sends
+        `extra` and what is restored. The number of ranks may differ from that of the saved run.
     extra
         An object whose `load_state_dict` takes the saved `extra`. It is called first.
     strict : bool
@@ -260,7 +260,10 @@ def load(
 
     def keep() -> None:
         for name, item in given.items():
-            before[name] = copy.deepcopy(_state_of(item, name))
+            state = _state_of(item, name)
+            # That of a part is replaced, not written.
+            replaced = ranks is not None and name == "optimizer"
+            before[name] = state if replaced else copy.deepcopy(state)
 
     if ranks is None:
         source = prepare()
@@ -268,7 +271,7 @@ def load(
         keep()
     else:
         source = ranks.together(prepare)
-        checkpoint = _received(source, ranks)
+        checkpoint = _received(source, ranks, given)
         ranks.together(keep)
 
     with ExitStack() as undo:
@@ -304,18 +307,19 @@ def _ranks_of(optimizer: Stateful | None) -> _Ranks | None:
     return cast("_Ranks", optimizer) if hasattr(optimizer, "scatter_state") else None
 
 
-def _received(path: Path, ranks: _Ranks) -> Checkpoint:
-    """Return the contents of a checkpoint that rank 0 reads, and of the optimizer the own part."""
-    state: list[Any] = []
+def _received(path: Path, ranks: _Ranks, wanted: Collection[str]) -> Checkpoint:
+    """Return the extra part and the `wanted` parts of a checkpoint, which rank 0 reads."""
+    whole: list[Any] = []
 
     def read() -> dict[str, Any]:
         parts = _checked(read_file(path), path)
-        state.append(parts["optimizer"])
+        parts = {name: parts[name] if name in {*wanted, "extra"} else None for name in _PARTS}
+        whole.append(parts["optimizer"])
         return parts | {"optimizer": None if parts["optimizer"] is None else {}}
 
     parts = ranks.on_first_rank(read)
     if parts["optimizer"] is not None:
-        parts["optimizer"] = ranks.scatter_state(state.pop() if state else None)
+        parts["optimizer"] = ranks.scatter_state(whole.pop() if whole else None)
     return Checkpoint(**parts)
 
 
