@@ -321,11 +321,14 @@ def check_disagreements() -> None:
     lr = made(lr=0.2 if last else 0.1)
     assert lr.startswith("ValueError: 'lr' of group 0 " + differs(0.1, 0.2)), lr
     text = changed(lambda params: params["cube"].__setitem__((0, 0, 0), 7.0))
-    assert text.startswith("ValueError: the hash of the values of parameter 'cube' differs"), text
+    assert text.startswith("ValueError: parameter 'cube', as the hash of its values, differs"), text
     text = changed(lambda params: params.update(w=params["w"].copy("C")))
     assert "the order in memory of parameter 'w' " + differs([1, 0], [0, 1]) in text, text
     text = changed(lambda params: params.update(more=params["b"].copy()))
     assert "the dtype of parameter 'more' " + differs("absent", "'float32'") in text, text
+    wrong: Any
+    for wrong in ("AdamW", fo.AdamW(make_params(FLOAT32)), dict):
+        assert "optimizer_class must be a class of optimizers" in made(cls=wrong)
     wire = made(grad_dtype="bfloat16" if last else None)
     assert "grad_dtype " + differs("'float32'", "'bfloat16'") in wire, wire
     group = {"params": make_params(FLOAT32), "starts": [0] * len(SHAPES)}
@@ -349,9 +352,9 @@ def check_disagreements() -> None:
     text = stepped(wrong if first else None)
     assert text.startswith(error if first else f"RuntimeError: rank 0 raised {error}"), text
     text = stepped({"b": None} if last else None)
-    assert "the parameters without a gradient " + differs("[]", "['b']") in text, text
+    assert "the list of parameters without a gradient " + differs("[]", "['b']") in text, text
     assert "max_norm " + differs(1.0, "None") in stepped(max_norm=None if last else 1.0)
-    assert "the use of weight differs" in stepped(weight=None if last else 1.0)
+    assert "whether weight is passed differs" in stepped(weight=None if last else 1.0)
     assert "must be a NumPy array, not 'x'" in stepped({"b": "x"})
     assert "must have dtype float32 or bfloat16 or float16, not int64" in stepped(
         {"b": np.zeros(9, int)}
@@ -369,6 +372,8 @@ def check_disagreements() -> None:
     no_path: Any = None
     assert "path must be" in raised(lambda: fo.save(no_path if last else "x", optimizer=optimizer))
     assert "path must be" in raised(lambda: fo.load(no_path if first else "x", optimizer=optimizer))
+    calls = (lambda: fo.save("x", optimizer=optimizer), lambda: optimizer.step(None, weight=0))
+    assert "the method " + differs("'save'", "'step'") in raised(calls[last])
     assert "pickle" in raised(lambda: optimizer.on_first_rank(lambda: lambda: 0))
 
     def interrupted() -> None:
@@ -381,7 +386,7 @@ def check_disagreements() -> None:
     assert "'lr' of group 0 " + differs(0.25, 0.5) in stepped()
     optimizer.param_groups[0]["lr"] = 0.001
     group = {"params": {"new": np.full(4, float(RANK), np.float32)}}
-    assert "the hash of the values of parameter 'new'" in raised(
+    assert "parameter 'new', as the hash of its values, differs" in raised(
         lambda: optimizer.add_param_group(group)
     )
     assert len(optimizer.param_groups) == 1

@@ -43,6 +43,35 @@ for step in range(first, last):
 fo.save(path, params=params, optimizer=optimizer, scheduler=schedule, extra=last)
 """
 
+INTERRUPTED = """
+import os, random, signal, threading
+import numpy as np
+import fastopt as fo
+from fastopt.distributed import Sharded
+
+params = {"w": np.zeros(200_000, np.float32)}
+optimizer = Sharded(fo.SGD, params, lr=1.0)
+comm, ones = optimizer.comm, {"w": np.ones(200_000, np.float32)}
+processes = comm.allgather(os.getpid())
+
+def interrupt():
+    for process in processes:
+        os.kill(process, signal.SIGINT)
+
+for trial in range(20):
+    optimizer.step(ones)  # both ranks are in this round
+    if comm.rank == 0:
+        threading.Timer(random.uniform(0.02, 0.04), interrupt).start()
+    try:
+        while True:
+            optimizer.step(ones)
+    except KeyboardInterrupt:
+        pass
+    w, step = params["w"], optimizer.state["w"]["step"]
+    assert w.min() == w.max() == -comm.size * step, (w.min(), w.max(), step)
+    assert len(set(comm.allgather(step))) == 1
+"""
+
 
 @given(sizes=st.lists(st.integers(0, 3000), max_size=12), ranks=st.integers(1, 9))
 def test_the_parts_of_all_ranks_are_the_whole(sizes: list[int], ranks: int) -> None:
@@ -83,3 +112,9 @@ def test_checkpoints_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> Non
     plain = [sys.executable, "-c", CHAIN, str(tmp_path / "plain"), "0", "12", "plain"]
     subprocess.run(plain, check=True)
     assert (tmp_path / "ranks").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+@needs_mpi
+def test_after_an_interrupt_all_ranks_have_done_the_same_steps() -> None:
+    ran = run_ranks(2, "-m", "mpi4py", "-c", INTERRUPTED)
+    assert ran.returncode == 0, ran.stderr

@@ -167,7 +167,7 @@ def save(
     if ranks is None:
         write_file(*prepare())
         return
-    target, parts = ranks.together(prepare)
+    target, parts = ranks.together(prepare, "save")
     parts["optimizer"] = ranks.state_dict(root=0)  # the others need no memory for it
     ranks.on_first_rank(lambda: write_file(target, parts))
 
@@ -270,9 +270,9 @@ def load(
         checkpoint = Checkpoint(**_checked(read_file(source), source))
         keep()
     else:
-        source = ranks.together(prepare)
+        source = ranks.together(prepare, "load")
         checkpoint = _received(source, ranks, given)
-        ranks.together(keep)
+        ranks.together(keep, "load")
 
     with ExitStack() as undo:
 
@@ -286,7 +286,7 @@ def load(
                 if isinstance(answer, IncompatibleKeys) and not strict:
                     checkpoint.incompatible[name] = answer
 
-        restore() if ranks is None else ranks.together(restore)
+        restore() if ranks is None else ranks.together(restore, "load")
         undo.pop_all()  # what went well stays
     return checkpoint
 
@@ -299,7 +299,7 @@ class _Ranks(Protocol):
     def state_dict(self, *, root: int | None = None) -> dict[str, Any]: ...
     def scatter_state(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]: ...
     def on_first_rank(self, function: Callable[[], Any]) -> Any: ...
-    def together(self, function: Callable[[], Any]) -> Any: ...
+    def together(self, function: Callable[[], Any], method: str) -> Any: ...
 
 
 def _ranks_of(optimizer: Stateful | None) -> _Ranks | None:

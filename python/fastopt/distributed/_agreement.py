@@ -62,9 +62,9 @@ def _difference(facts: list[dict[str, str]]) -> str:
             if value != values[0]:
                 return (
                     f"{name} differs between the ranks: {values[0]} on rank 0, {value} on rank "
-                    f"{rank}; all ranks must pass the same"
+                    f"{rank}; all ranks must do the same"
                 )
-    return "the ranks pass the same in another order"
+    return "the ranks do the same in another order"
 
 
 def on_first_rank(comm: Any, function: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from fastopt._structure import flatten_grads, span
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.distributed._agreement import agree, on_first_rank
 from fastopt.distributed._exchange import Array, Exchange, Order
+from fastopt.distributed._interrupts import uninterrupted
 from fastopt.distributed._shard import shard
 
 T = TypeVar("T")
@@ -69,8 +70,10 @@ class Sharded:
 
     Notes
     -----
-    Ctrl-C within a step may leave the ranks with different parameters: load a checkpoint after it.
-    `fastopt.train.Trainer.interrupt` ends training on all ranks between two steps.
+    With several ranks, a step ends before Ctrl-C has an effect; then all ranks raise
+    KeyboardInterrupt. For this, the step runs in a thread of its own if it is called in the main
+    thread, and if the MPI allows that. Ctrl-C elsewhere in a program concerns one rank: start it
+    with ``-m mpi4py``, which ends the others.
 
     Examples
     --------
@@ -98,9 +101,17 @@ class Sharded:
         self._params: list[_Param] = []
         self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]  # of each rank
         self._exchange: Exchange | None = None  # of the last step
+        self._interrupts: list[BaseException] = []  # that came too late for the last step
 
         def build() -> None:
             self._wire = _wire_dtype(grad_dtype)
+            if not (
+                isinstance(optimizer_class, type) and issubclass(optimizer_class, fo.Optimizer)
+            ):
+                raise TypeError(
+                    "optimizer_class must be a class of optimizers, such as fastopt.AdamW, not "
+                    f"{short_repr(optimizer_class)}"
+                )
             given: Any = list(params) if isinstance(params, Iterator) else params
             for group in given if isinstance(given, Sequence) else ():
                 _refuse_starts(group)
@@ -110,10 +121,12 @@ class Sharded:
             self._own = optimizer_class(groups, **options)
 
         def facts() -> dict[str, object]:
-            name = getattr(optimizer_class, "__qualname__", optimizer_class)
-            return {"the optimizer": name, "grad_dtype": self._wire.name} | self._facts(0)
+            return {
+                "optimizer_class": optimizer_class.__name__,
+                "grad_dtype": self._wire.name,
+            } | self._facts(0)
 
-        self._together(build, facts)
+        self._together("the constructor", build, facts)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Sharded cannot be pickled or copied; save it with fastopt.save")
@@ -144,7 +157,7 @@ class Sharded:
             self._own.add_param_group(self._own_group(self._whole.param_groups[count]))
 
         try:
-            self._together(add, lambda: self._facts(count))
+            self._together("add_param_group", add, lambda: self._facts(count))
         except BaseException:
             self._params, self._parts = before
             for optimizer in (self._whole, self._own):
@@ -155,7 +168,7 @@ class Sharded:
 
     def remove_param_group(self, index: int) -> None:
         """Remove a group; see `Optimizer.remove_param_group`."""
-        self._together(lambda: None, lambda: {"index": index})
+        self._together("remove_param_group", lambda: None, lambda: {"index": index})
         self._own.remove_param_group(index)  # raises if there is no such group
         self._whole.remove_param_group(index)
         left = {name for group in self.param_groups for name in group["param_names"]}
@@ -194,7 +207,29 @@ class Sharded:
         -------
         StepInfo
             ``grad_norm`` and ``skipped``, equal on all ranks.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After the step, on all ranks, if Ctrl-C came within it on one.
         """
+        return uninterrupted(
+            lambda: self._step(
+                grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, weight
+            ),
+            self._interrupts,
+        )
+
+    def _step(
+        self,
+        grads: Grads | None,
+        max_norm: float | None,
+        norm_type: float,
+        grad_scale: float,
+        skip_nonfinite: bool,
+        zero_grads: bool,
+        weight: float | None,
+    ) -> fo.StepInfo:
         flat: list[Array | None] = []
         facts = {
             "max_norm": max_norm,
@@ -202,7 +237,7 @@ class Sharded:
             "grad_scale": grad_scale,
             "skip_nonfinite": skip_nonfinite,
             "zero_grads": zero_grads,
-            "the use of weight": weight is not None,
+            "whether weight is passed": weight is not None,
         }
 
         def check() -> None:
@@ -220,9 +255,9 @@ class Sharded:
 
         def all_facts() -> dict[str, object]:
             missing = [name for name, grad in zip(self.state, flat, strict=True) if grad is None]
-            return facts | self._options(0) | {"the parameters without a gradient": missing}
+            return facts | self._options(0) | {"the list of parameters without a gradient": missing}
 
-        self._together(check, all_facts)
+        self._together("step", check, all_facts)
         weights = None
         if weight is not None:
             weights = self._everyones(weight)
@@ -234,7 +269,7 @@ class Sharded:
             if self.comm.size > 1:
                 grad_scale = grad_scale * math.fsum(weights)
         exchange = self._together(
-            lambda: self._exchange_of([grad is not None for grad in flat]), dict
+            "step", lambda: self._exchange_of([grad is not None for grad in flat])
         )
         sums = exchange.reduce(None if weight == 0 else flat, weights)
         total_norm, skips = None, skip_nonfinite
@@ -243,6 +278,7 @@ class Sharded:
             skips = skip_nonfinite and not all_finite
         used = total_norm if max_norm is not None or skips else None
         info: fo.StepInfo = self._together(
+            "step",
             lambda: self._own.step(
                 dict(zip(self.state, sums, strict=True)),
                 max_norm=max_norm,
@@ -251,8 +287,7 @@ class Sharded:
                 skip_nonfinite=skips,
                 total_norm=used,
             ),
-            dict,
-            _APART,
+            hint=_APART,
         )
         if total_norm is not None:
             info = info._replace(grad_norm=total_norm / grad_scale)
@@ -262,6 +297,8 @@ class Sharded:
                 for grad in self._found(grads):
                     if grad is not None:
                         grad[...] = 0
+        if self.comm.size > 1 and any(self._everyones(len(self._interrupts))):
+            raise KeyboardInterrupt
         return info
 
     def state_dict(self, *, root: int | None = None) -> dict[str, Any]:
@@ -288,7 +325,7 @@ class Sharded:
                         entry[key] = own, whole
             return result
 
-        result = self._together(allocate, lambda: {"root": root})
+        result = self._together("state_dict", allocate, lambda: {"root": root})
         for number, param in enumerate(self._params):
             entry = result["state"][param.name]
             for key, pair in entry.items():
@@ -325,7 +362,7 @@ class Sharded:
             return own.load_state_dict(mine, strict)
 
         try:
-            return self._together(load, facts)
+            return self._together("load_state_dict", load, facts)
         except BaseException:
             own.load_state_dict(before)
             raise
@@ -367,7 +404,7 @@ class Sharded:
                 part = self._parts[self.comm.rank][number]
                 entry[key] = np.empty(part.stop - part.start, dtype)
 
-        self._together(allocate, dict)
+        self._together("scatter_state", allocate)
         for place, (entry, key, (dtype, number)) in enumerate(sent):
             counts = self._counts(number, dtype.itemsize)
             data = [whole[place].view(np.uint8), counts, "B"] if whole else None
@@ -383,17 +420,20 @@ class Sharded:
             Called without arguments. If it raises, all ranks raise this error. Its result is
             pickled.
         """
+        agree(self.comm, None, {"the method": "on_first_rank"})
         return on_first_rank(self.comm, function)
 
-    def together(self, function: Callable[[], T]) -> T:
+    def together(self, function: Callable[[], T], method: str = "together") -> T:
         """Call a function on all ranks, and return its result; all raise if it raises on one.
 
         Parameters
         ----------
         function : callable
             Called without arguments. It does not communicate.
+        method : str
+            What the ranks do, for the message if they do not do the same.
         """
-        return self._together(function, dict)
+        return self._together(method, function)
 
     def __repr__(self) -> str:
         return f"Sharded(rank {self.comm.rank} of {self.comm.size}, {self._whole!r})"
@@ -517,7 +557,11 @@ class Sharded:
         return [float(number) for number in result]
 
     def _together(
-        self, change: Callable[[], T], facts: Callable[[], Mapping[str, object]], hint: str = ""
+        self,
+        method: str,
+        change: Callable[[], T],
+        facts: Callable[[], Mapping[str, object]] = dict,
+        hint: str = "",
     ) -> T:
         """Call `change`; raise if it raises on any rank, or if the facts after it differ."""
         result: Any = None
@@ -528,7 +572,7 @@ class Sharded:
             after = facts()
         except BaseException as raised:  # also Ctrl-C: the others must hear of it
             error = raised
-        agree(self.comm, error, after, hint)
+        agree(self.comm, error, {"the method": method, **after}, hint)
         return result  # type: ignore[no-any-return]
 
     def _options(self, first: int) -> dict[str, object]:
@@ -550,7 +594,7 @@ class Sharded:
                 facts[f"the shape of {what}"] = param.array.shape
                 facts[f"the order in memory of {what}"] = param.order.axes
                 digest = hashlib.sha256(param.flat.view(np.uint8).data).hexdigest()[:16]
-                facts[f"the hash of the values of {what}"] = digest
+                facts[f"{what}, as the hash of its values,"] = digest
         return facts
 
 
