@@ -115,8 +115,8 @@ TOOLS: dict[str, set[str]] = {
         "_types",
     },  # it is for tensors what `optim` and `losses` are for arrays
     "distributed": {"_checks", "_storage", "_structure", "_types"},
-    "benchmark": set(),
-    "cli": {"train", "benchmark", "_checks"},
+    "benchmark": {"distributed"},
+    "cli": {"train", "benchmark", "distributed", "_checks"},
     "__main__": {"cli"},
 }
 MODULES = {

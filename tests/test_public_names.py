@@ -73,5 +73,5 @@ def test_type_hints_can_be_evaluated(module: str) -> None:
     imported = import_module(f"fastopt.{module}".rstrip("."))
     for name in imported.__all__:
         for function in functions_of(getattr(imported, name)):
-            # The plots import matplotlib when they are called, so its type is passed here.
-            get_type_hints(function, localns={"Figure": object})
+            # Types of matplotlib and MPI, which are imported when they are used, are passed here.
+            get_type_hints(function, localns={"Figure": object, "Sharded": object})

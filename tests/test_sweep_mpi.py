@@ -27,11 +27,11 @@ MPI = ["-m", "fastopt", "sweep", "--workers", "mpi"]
 # The command, with `act` before each run.
 COMMAND = """
 import os, signal
-from fastopt.train.experiments import ranks
-def run(config, data, callbacks, run=ranks.run):
+from fastopt.train.experiments import mpi
+def run(config, data, callbacks, run=mpi.run):
     act(config)
     return run(config, data, callbacks)
-ranks.run = run
+mpi.run = run
 from fastopt.cli import main
 main()
 """
@@ -175,7 +175,7 @@ def test_without_mpi4py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "fastopt: error: --workers mpi: the ranks of MPI need mpi4py; install it with: "
-        "pip install 'fastopt[mpi]'\n"
+        "pip install 'fastopt[mpi]' (in a checkout: '.[mpi]')\n"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -195,7 +195,7 @@ import signal
 import fastopt as fo
 from fastopt import train
 from fastopt.train import experiments
-from fastopt.train.experiments import ranks
+from fastopt.train.experiments import mpi
 from mpi4py import MPI
 
 class Data(train.Data):
@@ -204,12 +204,12 @@ class Data(train.Data):
         Data.sent += 1
         return train.RunConfig.load, (base,)
 
-def run(config, data, callbacks, run=ranks.run):
+def run(config, data, callbacks, run=mpi.run):
     assert fo.get_num_threads() == 1
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     return run(config, data, callbacks)
 
-ranks.run = run
+mpi.run = run
 fo._core.set_num_threads(2, beyond=True)
 base = train.RunConfig(data="iris", epochs=2, hidden=(4,))
 data = object.__new__(Data)

@@ -116,13 +116,6 @@ try:
 except KeyboardInterrupt:
     assert (len(trainer.history.epochs), trainer.within_epoch) == (1, True)
     print_history(trainer.fit(2))
-try:
-    build(16 + comm.rank)
-except ValueError as error:
-    refused = str(error)
-assert set(comm.allgather(refused)) == {{
-    "all ranks must have the same batch_size, not 16 on rank 0, 17 on rank 1"
-}}
 """
     ran = run_ranks(2, "-W", "error", "-c", script)
     assert ran.returncode == 0, ran.stderr
@@ -132,6 +125,73 @@ assert set(comm.allgather(refused)) == {{
     data = ft.load_data("iris")
     close(whole, history_of(ft.Trainer(model, data, optimizer, batch_size=16, track_norm=True)))
     assert [len(whole), len(stopped), len(continued)] == [2, 2, 2]
+
+
+@needs_mpi
+def test_ranks_that_disagree_are_refused() -> None:
+    script = """
+from mpi4py.MPI import COMM_WORLD as comm
+from fastopt import train
+data = train.load_data("iris")
+def build(data=data, **options):
+    return train.RunConfig(data="iris", **options).build(data, comm)
+trainer = build()
+for act in (
+    lambda: build(batch_size=16 + comm.rank),
+    lambda: build(lr=0.5 + comm.rank),
+    lambda: build(train.load_data("iris", seed=comm.rank)),
+    lambda: build(epochs=2 + comm.rank, schedule="linear"),
+    lambda: trainer.fit(2 + comm.rank),
+):
+    try:
+        act()
+    except ValueError as error:
+        first, second = comm.allgather(f"{type(error).__name__}: {error}")
+    assert first == second
+    if comm.rank == 0:
+        print(first)
+"""
+    ran = run_ranks(2, "-W", "error", "-m", "mpi4py", "-c", script)
+    assert ran.returncode == 0, ran.stderr
+    batch, rate, values, schedule, epochs = ran.stdout.splitlines()
+    same = "ValueError: all ranks must have the same "
+    assert batch == same + "batch_size, not 16 on rank 0, 17 on rank 1"
+    assert rate.startswith("ValueError: 'lr' of group 0 differs between the ranks: 0.5 on rank 0, ")
+    seeds = [repr(ft.load_data("iris", seed=seed).digest()[:16]) for seed in (0, 1)]
+    assert values == same + "values of the data, not {} on rank 0, {} on rank 1".format(*seeds)
+    assert schedule.startswith(same + "state of the scheduler, not ...")
+    assert "'total_iters': 4, " in schedule
+    assert epochs == same + "epochs, not 2 on rank 0, 3 on rank 1"
+
+
+@needs_mpi
+def test_an_error_in_a_callback_of_one_rank_does_not_wait_for_the_others(tmp_path: Path) -> None:
+    script = """
+import sys
+from mpi4py.MPI import COMM_WORLD as comm
+from fastopt import train
+class Fail(train.Callback):
+    def on_epoch_end(self, trainer, epoch):
+        if (epoch.epoch, comm.rank) == (2, 1):
+            raise OSError("on rank 1 only")
+trainer = train.RunConfig(data="iris").build(comm=comm)
+trainer.fit(9, [Fail(), train.Checkpointer(sys.argv[1], every=5)])
+"""
+    path = tmp_path / "run.safetensors"
+    ran = run_ranks(2, "-m", "mpi4py", "-c", script, str(path))
+    assert ran.returncode != 0
+    assert "OSError: on rank 1 only" in ran.stderr
+    assert fo.load(path).extra["history"]["epochs"] == []
+
+
+def test_an_interrupt_that_comes_late_does_not_end_the_next_fit() -> None:
+    trainer = ft.RunConfig(data="iris").build()
+    trainer.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(1)
+    assert not trainer.failed
+    trainer.interrupt()  # as the handler of another rank, whose signal came after the batch
+    assert len(trainer.fit(1).epochs) == 1
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -249,9 +309,18 @@ def test_what_ranks_cannot_do_is_printed_once(rank: int) -> None:
         (
             "mpi4py",
             "train",
-            "processes need mpi4py to train together; install it with: pip install 'fastopt[mpi]'",
+            "the ranks of MPI need mpi4py; install it with: pip install 'fastopt[mpi]'",
         ),
-        ("", "landscape", "landscape runs in one process, not in 2"),
+        (
+            "mpi4py",
+            "bench distributed",
+            "the ranks of MPI need mpi4py; install it with: pip install 'fastopt[mpi]'",
+        ),
+        (
+            "",
+            "landscape",
+            "in one process, not in 2; train, sweep, bench distributed and info take mpiexec",
+        ),
         ("", "train --lr x", "--lr must be a number, not 'x'"),
     ):
         ran = launched_as(rank, OPEN_MPI, *command.split(), hidden=hidden)

@@ -127,7 +127,10 @@ def common(
     """
     size = ranks.launched()[1]
     if size > 1 and (name := context.invoked_subcommand) not in ("train", "sweep", "bench", "info"):
-        fail(f"{name} runs in one process, not in {size}; only train and sweep take mpiexec")
+        fail(
+            f"{name} runs in one process, not in {size}; train, sweep, bench distributed and info "
+            "take mpiexec"
+        )
 
 
 @app.command(cls=Command)

@@ -23,7 +23,6 @@ NAMES = ("optimizers", "types", "losses", "torch", "distributed", "accuracy")
 NEEDS = {  # packages
     "types": ["ml_dtypes"],
     "torch": ["torch", "ml_dtypes"],
-    "distributed": ["mpi4py"],
 }
 LARGEST, SECONDS = 1 << 27, 2.0
 
@@ -182,17 +181,16 @@ def bench_distributed(
     latency: float | None,
 ) -> None:
     """Time the sharded step on all ranks; rank 0 writes the results and prints them."""
-    try:
-        from fastopt.benchmark import distributed
-    except (ImportError, RuntimeError) as error:
-        common.fail(f"mpi4py cannot use the MPI library: {error}")
+    ranks.import_mpi()
+    from fastopt.benchmark import distributed
+
     common.check_range("--bandwidth", bandwidth, 1e3, 1e15)
     common.check_range("--latency", latency, 0, 10)
     cases = up_to(largest, distributed.CASES)
     fo.set_num_threads(threads)
     comm = distributed.all_ranks()
     count, first = comm.Get_size(), comm.Get_rank() == 0
-    with ranks.together(comm), common.results_folder(output) if first else nullcontext():
+    with ranks.ending_all(comm), common.results_folder(output) if first else nullcontext():
         common.say(fo.show_config())
         common.say_fact("ranks", f"{count}, {counted(threads, 'thread')} each")
         results: list[distributed.Result] = []

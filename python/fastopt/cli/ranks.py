@@ -41,6 +41,17 @@ def hold_output() -> None:
     sys.stderr = _held
 
 
+def import_mpi() -> Any:
+    """Return ``mpi4py.MPI``; without it, exit."""
+    from fastopt.cli.common import fail
+    from fastopt.distributed import _mpi
+
+    try:
+        return _mpi.import_mpi()
+    except (ModuleNotFoundError, RuntimeError) as error:
+        fail(error)
+
+
 def join(threads: int | None) -> Any:
     """Return the communicator of all ranks, or None if there is only this process.
 
@@ -55,16 +66,7 @@ def join(threads: int | None) -> Any:
     if size == 1:
         return None
     _handle_signals(signal.SIG_DFL)
-    try:
-        from mpi4py import MPI
-    except ModuleNotFoundError:
-        fail(
-            f"{size} processes need mpi4py to train together; install it with: "
-            "pip install 'fastopt[mpi]' (in a checkout: '.[mpi]')"
-        )
-    except (ImportError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        fail(f"mpi4py does not find the MPI library; pip install mpich is one ({reason})")
+    MPI = import_mpi()
     comm = MPI.COMM_WORLD
     if comm.Get_size() == 1:
         library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
@@ -116,7 +118,7 @@ def on_first(comm: Any, function: Callable[[], T]) -> T:
 
 
 @contextmanager
-def together(comm: Any) -> Iterator[None]:
+def ending_all(comm: Any) -> Iterator[None]:
     """End all ranks after an exception in the block.
 
     If all ranks come to an exception, they have the same reason: rank 0 raises its exception, and

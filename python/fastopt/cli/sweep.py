@@ -161,7 +161,7 @@ def workers_of(workers: str, jobs: int | None) -> Iterator[tuple[int, Train]]:
     handlers = handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL))
     try:
         mpi = fx.MPIWorkers()
-    except (fx.RunError, ModuleNotFoundError) as error:
+    except (ModuleNotFoundError, RuntimeError) as error:
         handle(handlers)
         common.fail(f"--workers mpi: {error}")
     with mpi as first:

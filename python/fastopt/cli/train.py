@@ -124,7 +124,7 @@ def train(
     common.use_threads(threads)
     comm = ranks.join(threads)
     with ExitStack() as stack:
-        with ranks.together(comm), common.one_line_errors(output):
+        with ranks.ending_all(comm), common.one_line_errors(output):
             config = ft.RunConfig(
                 data=data,
                 task=cast("ft.Task | None", task),

@@ -165,7 +165,8 @@ class EarlyStopping(Callback):
 class Checkpointer(Callback):
     """Saves the run before the first epoch, after each `every` epochs, and at the end.
 
-    See `Trainer.save`.
+    See `Trainer.save`. If an exception ends `fit` on one of several ranks, the last epochs are not
+    saved: the others may not have it.
 
     Parameters
     ----------
@@ -215,6 +216,8 @@ class Checkpointer(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Save the last epochs, unless training ended within an epoch."""
+        if trainer.failed and trainer.ranks > 1:
+            return
         if len(trainer.history.epochs) > self._saved and not trainer.within_epoch:
             self._save(trainer)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,6 +245,8 @@ class RunConfig:
         ------
         DataError, ConfigError
             See `load_data` and `check`.
+        ValueError
+            If ranks have different values.
         """
         data = self.load() if data is None else data
         self.check(data)
@@ -288,17 +289,18 @@ class RunConfig:
         if full.momentum is not None:
             options["momentum"] = full.momentum
         make: Callable[..., Any] = OPTIMIZERS[self.optimizer].make
+        optimizer: Any
         if comm is not None and comm.Get_size() > 1:
             from fastopt.distributed import Sharded
 
-            make = partial(Sharded, make)
-            options["comm"] = comm
-        try:
-            optimizer = make(params, **options)
-        except ValueError as error:  # too large for float32, alone or multiplied
-            problem = str(error).partition(", the dtype")[0]
-            name = next((n for n in ("weight_decay", "momentum") if n in problem), "lr")
-            raise ConfigError(name, f"cannot be {options[name]:g} here: {problem}") from error
+            optimizer = Sharded(make, params, comm, **options)  # of options that `check` has taken
+        else:
+            try:
+                optimizer = make(params, **options)
+            except ValueError as error:  # too large for float32, alone or multiplied
+                problem = str(error).partition(", the dtype")[0]
+                name = next((n for n in ("weight_decay", "momentum") if n in problem), "lr")
+                raise ConfigError(name, f"cannot be {options[name]:g} here: {problem}") from error
         batches = -(-len(data.y_train) // self.batch_size)
         steps = -(-batches // self.accumulate)
         scheduler = make_scheduler(

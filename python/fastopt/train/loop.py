@@ -155,8 +155,9 @@ class Trainer:
 
     If the optimizer is a `fastopt.distributed.Sharded`, all ranks of its communicator train
     together. Each has the model and the data, and takes its part of the rows of every batch. The
-    steps are those of one process, within rounding, and the history is the same on all ranks. They
-    call `fit`, `save` and `resume` together. If one of them calls `stop` or `interrupt`, all end.
+    steps are those of one process, within rounding, and the history is the same on all ranks, but
+    for its times. They call `fit`, `save` and `resume` together. If one of them calls `stop` or
+    `interrupt`, all end.
 
     Parameters
     ----------
@@ -194,6 +195,9 @@ class Trainer:
         The epochs so far.
     rank, ranks : int
         The number of this process, from 0, and the number of those that train together.
+    failed : bool
+        Whether an exception other than that of `interrupt` has ended the last `fit`. The other
+        ranks may not have it, so ``on_fit_end`` must not call `save` then if there are others.
 
     Raises
     ------
@@ -265,7 +269,7 @@ class Trainer:
         self._require_fitting_data()
         self._sums = fo.GradAccumulator(model.params) if self.accumulate > 1 else None
         self.history = History(max_norm=max_norm)
-        self._stopping = self._interrupted = False
+        self._stopping = self._interrupted = self._was_interrupted = self.failed = False
         self._begun = 0  # the number of the last epoch that has begun
         self._before: tuple[Any, Any] = (None, None)  # states of order and schedule as it began
         _blas()  # now, not within the first epoch
@@ -274,8 +278,14 @@ class Trainer:
         self._team = None if comm is None or comm.Get_size() == 1 else Ranks(comm)
         self.rank, self.ranks = (self._team.rank, self._team.size) if self._team else (0, 1)
         if self._team is not None:
-            random = {"order": self._order.bit_generator.state, "random numbers": model.rng_state}
-            self._team.require_equal(self._settings() | random)
+            own = self._settings() | {
+                "data": str(data),
+                "values of the data": self._digest[:16],
+                "state of the scheduler": scheduler and scheduler.state_dict(),
+                "order": self._order.bit_generator.state,
+                "random numbers": model.rng_state,
+            }
+            self._team.require_equal(own)
 
     def fit(self, epochs: int, callbacks: Iterable[Callback] = ()) -> History:
         """Train until the run has `epochs` epochs, and return the history.
@@ -296,7 +306,8 @@ class Trainer:
         Raises
         ------
         ValueError
-            If the optimizer or the averages no longer hold the model's parameters.
+            If the optimizer or the averages no longer hold the model's parameters, or ranks have
+            different `epochs`.
         """
         epochs = integer(0, inf)("epochs", epochs)
         if not isinstance(callbacks, Iterable):
@@ -307,6 +318,8 @@ class Trainer:
                 found = short_repr(callback)
                 raise TypeError(f"callbacks must hold objects of type Callback, not {found}")
         self._require_the_models_arrays()
+        if self._team is not None:
+            self._team.require_equal({"epochs": epochs})
         if self.within_epoch:
             order, schedule = self._before
             self._order.bit_generator.state = order
@@ -318,7 +331,9 @@ class Trainer:
             if type(callback).on_batch_end is not Callback.on_batch_end
         ]
         history = self.history
-        self._stopping = False
+        if self._was_interrupted:  # the same Ctrl-C may have called `interrupt` late
+            self._interrupted = False
+        self._stopping = self._was_interrupted = self.failed = False
         if history.diverged:
             self.stop(NOT_FINITE)
         else:
@@ -326,20 +341,24 @@ class Trainer:
         begin = perf_counter() - history.seconds.total
         blas = blas_for(-(-self.batch_size // self.ranks), self.model.params)
         with np.errstate(all="ignore"), blas, ExitStack() as stack:
-            for callback in callbacks:
-                stack.callback(callback.on_fit_end, self)
-                callback.on_fit_begin(self)
-            while len(history.epochs) < epochs and not self._ends():
-                schedule = None if self.scheduler is None else self.scheduler.state_dict()
-                self._before = self._order.bit_generator.state, schedule
-                self._begun = len(history.epochs) + 1
-                epoch = self._run_epoch(on_batch)
-                history.epochs.append(epoch)
-                history.seconds.total = perf_counter() - begin
-                if not isfinite(epoch.train_loss + epoch.val_loss):
-                    self.stop(NOT_FINITE)
+            try:
                 for callback in callbacks:
-                    callback.on_epoch_end(self, epoch)
+                    stack.callback(callback.on_fit_end, self)
+                    callback.on_fit_begin(self)
+                while len(history.epochs) < epochs and not self._ends():
+                    schedule = None if self.scheduler is None else self.scheduler.state_dict()
+                    self._before = self._order.bit_generator.state, schedule
+                    self._begun = len(history.epochs) + 1
+                    epoch = self._run_epoch(on_batch)
+                    history.epochs.append(epoch)
+                    history.seconds.total = perf_counter() - begin
+                    if not isfinite(epoch.train_loss + epoch.val_loss):
+                        self.stop(NOT_FINITE)
+                    for callback in callbacks:
+                        callback.on_epoch_end(self, epoch)
+            except BaseException:
+                self.failed = not self._was_interrupted
+                raise
         return history
 
     def stop(self, reason: str) -> None:
@@ -354,6 +373,8 @@ class Trainer:
         """Let `fit` raise KeyboardInterrupt after the current or the next batch, on all ranks.
 
         Handlers of signals call it, because Ctrl-C must not end one rank while others wait for it.
+        A call before `fit` ends it at its begin; a call after a `fit` that was interrupted, which
+        may come from the same Ctrl-C, has no effect.
         """
         self._interrupted = True
 
@@ -371,7 +392,7 @@ class Trainer:
     def _follow(self, signal: int) -> bool:
         """Return whether training ends because of a signal, or raise KeyboardInterrupt."""
         if signal == INTERRUPT:
-            self._interrupted = False
+            self._interrupted, self._was_interrupted = False, True
             raise KeyboardInterrupt
         return signal == STOP
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -40,5 +41,13 @@ class Ranks:
         for rank, other in enumerate(others, 1):
             for name, value in first.items():
                 if other[name] != value:
-                    values = f"{value:.60} on rank 0, {other[name]:.60} on rank {rank}"
+                    here, there = _part(value, other[name]), _part(other[name], value)
+                    values = f"{here} on rank 0, {there} on rank {rank}"
                     raise ValueError(f"all ranks must have the same {name}, not {values}")
+
+
+def _part(text: str, other: str) -> str:
+    """Return the part of a long text in which it begins to differ from another."""
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
+    start = max(0, min(sum(1 for _ in equal) - 30, len(text) - 60))
+    return "..." * (start > 0) + text[start : start + 60] + "..." * (start + 60 < len(text))

@@ -18,9 +18,9 @@ from fastopt.train.experiments.landscape import (
     vary_lr,
     write_landscape,
 )
+from fastopt.train.experiments.mpi import MPIWorkers, run_mpi
 from fastopt.train.experiments.parallel import RunError, run_parallel
 from fastopt.train.experiments.pictures import plot_comparison, plot_map, plot_sweep
-from fastopt.train.experiments.ranks import MPIWorkers, run_mpi
 from fastopt.train.experiments.results import write_comparison, write_sweep
 from fastopt.train.experiments.runs import AXES, Run, compare, label, run
 from fastopt.train.experiments.space import Range, Space

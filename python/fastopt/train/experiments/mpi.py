@@ -49,8 +49,8 @@ def run_mpi(
     ------
     RunError
         If a run fails. Earlier runs are not affected. Also if there is only one rank.
-    ModuleNotFoundError
-        Without mpi4py.
+    ModuleNotFoundError, RuntimeError
+        Without mpi4py, or without the MPI library.
 
     Examples
     --------
@@ -96,8 +96,8 @@ class MPIWorkers:
     ------
     RunError
         If there is only one rank.
-    ModuleNotFoundError
-        Without mpi4py.
+    ModuleNotFoundError, RuntimeError
+        Without mpi4py, or without the MPI library.
 
     Examples
     --------
@@ -111,16 +111,9 @@ class MPIWorkers:
     """
 
     def __init__(self, comm: Any = None) -> None:
-        try:
-            from mpi4py import MPI
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "the ranks of MPI need mpi4py; install it with: pip install 'fastopt[mpi]'",
-                name="mpi4py",
-            ) from error
-        except (ImportError, RuntimeError) as error:
-            first = str(error).partition("\n")[0]
-            raise RunError(f"mpi4py finds no MPI ({first}); one is: pip install mpich") from error
+        from fastopt.distributed._mpi import import_mpi
+
+        MPI = import_mpi()
         self._comm = MPI.COMM_WORLD if comm is None else comm
         self._own: Any = None
         self.count = self._comm.Get_size() - 1
