@@ -122,5 +122,5 @@ def step_time(
         reduce=0 if alone else exchange(sent[0], copied[0], grad_bytes) + summed / machine.add,
         own=moved * own / machine.step,
         gather=0 if alone else exchange(sent[1], copied[1], param_bytes),
-        agree=2 * ceil(log2(ranks)) * machine.latency,
+        agree=3 * ceil(log2(ranks)) * machine.latency,
     )

@@ -18,6 +18,7 @@ from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.distributed._agreement import agree, on_first_rank
 from fastopt.distributed._exchange import Array, Exchange, Order
 from fastopt.distributed._interrupts import uninterrupted
+from fastopt.distributed._mpi import import_mpi
 from fastopt.distributed._shard import shard
 
 T = TypeVar("T")
@@ -268,9 +269,7 @@ class Sharded:
                 raise ValueError("the weights of all ranks are 0")
             if self.comm.size > 1:
                 grad_scale = grad_scale * math.fsum(weights)
-        exchange = self._together(
-            "step", lambda: self._exchange_of([grad is not None for grad in flat])
-        )
+        exchange = self._exchange_of([grad is not None for grad in flat])
         sums = exchange.reduce(None if weight == 0 else flat, weights)
         total_norm, skips = None, skip_nonfinite
         if self.comm.size > 1 and (max_norm is not None or skip_nonfinite):
@@ -533,10 +532,12 @@ class Sharded:
 
     def _exchange_of(self, given: list[bool]) -> Exchange:
         """Return the buffers for a step of the parameters that are `given` gradients."""
-        if self._exchange is None or self._exchange.given != given:
+        if self._exchange is None or self._exchange.given != given:  # the same on all ranks
             self._exchange = None  # first free its buffers
             flat = [param.flat for param in self._params]
-            self._exchange = Exchange(self.comm, flat, self._parts, given, self._wire)
+            self._exchange = self._together(
+                "step", lambda: Exchange(self.comm, flat, self._parts, given, self._wire)
+            )
         return self._exchange
 
     def _norm(self, sums: Sequence[Array | None], norm_type: float) -> tuple[float, bool]:
@@ -690,18 +691,9 @@ def _wire_dtype(grad_dtype: str | None) -> np.dtype[Any]:
 
 
 def _communicator(comm: Any) -> Any:
-    try:
-        from mpi4py import MPI
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "fastopt.distributed.Sharded needs mpi4py: pip install 'fastopt[mpi]'"
-        ) from error
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"mpi4py does not find the MPI library; pip install mpich is one ({error})"
-        ) from error
+    MPI = import_mpi()
     if comm is None:
         return MPI.COMM_WORLD
-    if not isinstance(comm, MPI.Intracomm):
+    if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
         raise TypeError(f"comm must be an mpi4py.MPI.Intracomm, not {short_repr(comm)}")
     return comm
