@@ -154,7 +154,7 @@ def act(config):
     ("count", "options", "words"),
     [
         (2, ["--workers", "processes"], "2 processes were started; let them train with --workers"),
-        (3, ["--jobs", "2"], "--jobs is of --workers processes; of mpi, mpiexec -n sets the"),
+        (3, ["--jobs", "2"], "--jobs is for --workers processes; with mpi, mpiexec -n sets the"),
         (1, [], "for 4 runs at a time, begin the command with: mpiexec -n 5"),
     ],
 )

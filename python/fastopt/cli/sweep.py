@@ -169,7 +169,7 @@ def workers_of(workers: str, jobs: int | None) -> Iterator[tuple[int, Train]]:
             raise typer.Exit
         handle(handlers)
         if jobs is not None:
-            common.fail("--jobs is of --workers processes; of mpi, mpiexec -n sets the number")
+            common.fail("--jobs is for --workers processes; with mpi, mpiexec -n sets the number")
         yield first.count, first.run
 
 

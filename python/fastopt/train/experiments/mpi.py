@@ -122,7 +122,7 @@ class MPIWorkers:
         if self.count == 0:
             raise RunError(
                 "there is only rank 0, which hands out the runs; for 4 runs at a time, begin the "
-                "command with: mpiexec -n 5 (that of mpi4py's MPI)"
+                "command with: mpiexec -n 5 (of the MPI library that mpi4py uses)"
             )
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise RunError("the MPI has no MPI_THREAD_MULTIPLE, which rank 0 needs")
