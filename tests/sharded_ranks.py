@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import repeat
 from pathlib import Path
@@ -416,6 +417,22 @@ def check_bytes_sent_and_memory() -> None:
         own = optimizer.state["0"]["exp_avg"].size
         assert abs(own - size / RANKS) <= 256
         assert comm.sent == (RANKS > 1) * ((size - own) * width + (RANKS - 1) * own * 4)
+
+
+def check_the_memory_of_sums_and_buffers() -> None:
+    """It is what the page `distributed` says: of so many parameters, all buffers are full."""
+    size = 8_000_000
+    params, grads = [np.ones(size, np.float32)], [np.ones(size, np.float32)]
+    optimizer = Sharded(fo.SGD, params, lr=0.1)
+    tracemalloc.start()
+    optimizer.step(grads)
+    used, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    if RANKS == 1:
+        assert peak < 1 << 20
+    else:
+        sums, buffers = 4 * size / RANKS, 48 << 20
+        assert sums + buffers / 2 < used <= peak < sums + buffers
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def test_parts_are_of_almost_the_same_size() -> None:
 def test_on_ranks(ranks: int, tmp_path: Path) -> None:
     ran = run_ranks(ranks, CHECKS, str(tmp_path))
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert len(ran.stdout.split()) == 14, ran.stdout
+    assert len(ran.stdout.split()) == 15, ran.stdout
 
 
 @needs_mpi

@@ -46,9 +46,9 @@ def uninterrupted(function: Callable[[], T], interrupts: list[BaseException]) ->
                 threading.Thread(target=run, name="fastopt", daemon=True).start()
                 started = True
             end.acquire()
-        except RuntimeError:
-            raise  # the system starts no thread
         except BaseException as interrupt:
+            if isinstance(interrupt, RuntimeError) and not started:  # the system has no thread
+                raise
             interrupts.append(interrupt)
     result, error = answer[0]
     if isinstance(error, KeyboardInterrupt):

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 import fastopt as fo
-from fastopt._checks import choice, counted, finite, flag, mapping, non_negative, short_repr
+from fastopt._checks import (
+    choice,
+    counted,
+    finite,
+    flag,
+    integer,
+    mapping,
+    non_negative,
+    short_repr,
+)
 from fastopt._storage import bfloat16
 from fastopt._structure import flatten_grads, span
 from fastopt._types import FloatArray, Grads, Group, Params
@@ -195,7 +204,7 @@ class Sharded:
         ----------
         grads : mapping or sequence
             The gradients of this rank; see `Optimizer.step`. A parameter has a gradient on all
-            ranks or on none. None needs ``weight=0``.
+            ranks or on none. None needs ``weight=0``, and counts as a gradient for each parameter.
         max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads
             See `Optimizer.step`. They are equal on all ranks. The gradient is the sum over
             `grad_scale`, and so is the norm. ``grad_scale=comm.size`` makes the sum a mean.
@@ -212,14 +221,13 @@ class Sharded:
         Raises
         ------
         KeyboardInterrupt
-            After the step, on all ranks, if Ctrl-C came within it on one.
+            After the step, on all ranks, if Ctrl-C came within it on one; after the next step, if
+            it came in the last moment.
         """
-        return uninterrupted(
-            lambda: self._step(
-                grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, weight
-            ),
-            self._interrupts,
-        )
+        arguments = grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, weight
+        if self.comm.size == 1:
+            return self._step(*arguments)
+        return uninterrupted(lambda: self._step(*arguments), self._interrupts)
 
     def _step(
         self,
@@ -246,7 +254,8 @@ class Sharded:
                 non_negative("weight", weight)
                 finite("grad_scale", grad_scale)
             held = [param for group in self.param_groups for param in group["params"]]
-            if not all(map(is_, held, (param.array for param in self._params))):
+            own = [param.array for param in self._params]
+            if len(held) != len(own) or not all(map(is_, held, own)):
                 raise ValueError(
                     "the 'params' of a group cannot be replaced, nor the groups reordered; use "
                     "remove_param_group and add_param_group"
@@ -315,6 +324,8 @@ class Sharded:
         here = root in (None, self.comm.rank)
 
         def allocate() -> dict[str, Any]:
+            if root is not None:
+                integer(0, self.comm.size - 1)("root", root)
             result = self.own_part.state_dict()
             for param in self._params:
                 entry = result["state"][param.name] = dict(result["state"][param.name])
