@@ -44,7 +44,8 @@ fo.save(path, params=params, optimizer=optimizer, scheduler=schedule, extra=last
 """
 
 INTERRUPTED = """
-import os, random, signal, threading
+import os, random, signal, threading, time
+from contextlib import suppress
 import numpy as np
 import fastopt as fo
 from fastopt.distributed import Sharded
@@ -58,15 +59,22 @@ def interrupt():
     for process in processes:
         os.kill(process, signal.SIGINT)
 
-for trial in range(20):
-    optimizer.step(ones)  # both ranks are in this round
-    if comm.rank == 0:
-        threading.Timer(random.uniform(0.02, 0.04), interrupt).start()
+for trial in range(10):
+    timer = threading.Timer(random.uniform(0.02, 0.04), interrupt)
     try:
+        optimizer.step(ones)  # both ranks are in this round
+        if comm.rank == 0:
+            timer.start()
         while True:
             optimizer.step(ones)
     except KeyboardInterrupt:
-        pass
+        with suppress(ValueError):  # the other is in a step, and hears that this one is not
+            optimizer.together(lambda: None)
+    except ValueError as error:
+        assert "the method differs" in str(error), error
+    for wait in range(2):
+        with suppress(KeyboardInterrupt):  # of a slow signal
+            time.sleep(0.1)
     w, step = params["w"], optimizer.state["w"]["step"]
     assert w.min() == w.max() == -comm.size * step, (w.min(), w.max(), step)
     assert len(set(comm.allgather(step))) == 1

@@ -11,8 +11,32 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class _Call:
+    """A call of a function in a new thread, where Ctrl-C does not reach it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._once = threading.Lock()
+        self.end = threading.Lock()
+        self.end.acquire()
+        self.answer: tuple[Any, BaseException | None] | None = None
+
+    def start(self) -> None:
+        """Begin the call; a second start does nothing."""
+        threading.Thread(target=self._run, name="fastopt", daemon=True).start()
+
+    def _run(self) -> None:
+        if not self._once.acquire(blocking=False):
+            return
+        try:
+            self.answer = self._function(), None
+        except BaseException as error:
+            self.answer = None, error
+        self.end.release()
+
+
 def uninterrupted(function: Callable[[], T], interrupts: list[BaseException]) -> T:
-    """Call a function in a new thread, where Ctrl-C does not reach it, and return its result.
+    """Call a function in a new thread, and return its result.
 
     Parameters
     ----------
@@ -21,36 +45,19 @@ def uninterrupted(function: Callable[[], T], interrupts: list[BaseException]) ->
     interrupts : list of BaseException
         Gets what the handlers of signals raise meanwhile.
     """
-    from mpi4py import MPI
-
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or MPI.Query_thread() < MPI.THREAD_SERIALIZED:
-        return function()
-    answer: list[tuple[Any, BaseException | None]] = []
-    once, end = threading.Lock(), threading.Lock()
-    end.acquire()
-
-    def run() -> None:
-        if not once.acquire(blocking=False):
-            return
-        try:
-            answer.append((function(), None))
-        except BaseException as error:
-            answer.append((None, error))
-        end.release()
-
-    started = False
-    while not answer:
-        try:
-            if not started:  # an interrupt may come between the start and the next statement
-                threading.Thread(target=run, name="fastopt", daemon=True).start()
+    call, started = None, False
+    while call is None or call.answer is None:
+        try:  # an interrupt may come between any two operations
+            call = call or _Call(function)
+            if not started:
+                call.start()
                 started = True
-            end.acquire()
+            call.end.acquire()
         except BaseException as interrupt:
             if isinstance(interrupt, RuntimeError) and not started:  # the system has no thread
                 raise
             interrupts.append(interrupt)
-    result, error = answer[0]
+    result, error = call.answer
     if isinstance(error, KeyboardInterrupt):
         if interrupts:
             error = interrupts[0]

@@ -107,6 +107,9 @@ class Sharded:
         **options: Any,
     ) -> None:
         self.comm = _communicator(comm)
+        MPI = import_mpi()
+        # Without other ranks, or with an MPI for one thread only, a step runs in the caller's.
+        self._alone = self.comm.size == 1 or MPI.Query_thread() < MPI.THREAD_SERIALIZED
         self.optimizer_class = optimizer_class
         self._params: list[_Param] = []
         self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]  # of each rank
@@ -225,7 +228,7 @@ class Sharded:
             it came in the last moment.
         """
         arguments = grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, weight
-        if self.comm.size == 1:
+        if self._alone:
             return self._step(*arguments)
         return uninterrupted(lambda: self._step(*arguments), self._interrupts)
 
