@@ -84,7 +84,7 @@ class _Comm(MPI.Intracomm):
     """A communicator that counts the bytes of large messages, and notes when all agree."""
 
     sent = 0
-    agreed = 0.0
+    agreed = before = 0.0
 
     def Ialltoallv(self, sendbuf: Any, recvbuf: Any) -> Any:  # noqa: N802
         """Count and send."""
@@ -93,7 +93,8 @@ class _Comm(MPI.Intracomm):
         return super().Ialltoallv(sendbuf, recvbuf)
 
     def Allgather(self, sendbuf: Any, recvbuf: Any) -> None:  # noqa: N802
-        """Gather, and note the time."""
+        """Gather, and note the time; `before` is from the end of the call before to this one."""
+        self.before = perf_counter() - self.agreed
         super().Allgather(sendbuf, recvbuf)
         self.agreed = perf_counter()
 
@@ -126,7 +127,8 @@ class _Steps:
         self.optimizer.step(self._grads)
         end = perf_counter()
         begun, agreed, sent, ended, *_ = self._marks
-        parts = [begun - agreed, ended - begun, end - self._comm.agreed]
+        # After the gathering, the ranks agree once more: that no interrupt has come.
+        parts = [begun - agreed, ended - begun, self._comm.before]
         return [*parts, end - start - sum(parts), sent, self._comm.sent - sent]
 
 

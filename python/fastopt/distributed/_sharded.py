@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
+from time import sleep
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from fastopt._structure import flatten_grads, span
 from fastopt._types import FloatArray, Grads, Group, Params
 from fastopt.distributed._agreement import agree, on_first_rank
 from fastopt.distributed._exchange import Array, Exchange, Order
-from fastopt.distributed._interrupts import uninterrupted
+from fastopt.distributed._interrupts import interrupts_kept
 from fastopt.distributed._mpi import import_mpi
 from fastopt.distributed._shard import shard
 
@@ -80,10 +81,9 @@ class Sharded:
 
     Notes
     -----
-    With several ranks, a step ends before Ctrl-C has an effect; then all ranks raise
-    KeyboardInterrupt. For this, the step runs in a thread of its own if it is called in the main
-    thread, and if the MPI allows that. Ctrl-C elsewhere in a program concerns one rank: start it
-    with ``-m mpi4py``, which ends the others.
+    A step ends before Ctrl-C has an effect; then all ranks raise KeyboardInterrupt. For this, a
+    step in the main thread replaces Python's own handler of SIGINT until it ends. Ctrl-C elsewhere
+    in a program concerns one rank: start it with ``-m mpi4py``, which ends the others.
 
     Examples
     --------
@@ -107,14 +107,11 @@ class Sharded:
         **options: Any,
     ) -> None:
         self.comm = _communicator(comm)
-        MPI = import_mpi()
-        # Without other ranks, or with an MPI for one thread only, a step runs in the caller's.
-        self._alone = self.comm.size == 1 or MPI.Query_thread() < MPI.THREAD_SERIALIZED
         self.optimizer_class = optimizer_class
         self._params: list[_Param] = []
         self._parts: list[list[slice]] = [[] for _ in range(self.comm.size)]  # of each rank
         self._exchange: Exchange | None = None  # of the last step
-        self._interrupts: list[BaseException] = []  # that came too late for the last step
+        self._interrupts: list[int] = []  # that came too late for the last step
 
         def build() -> None:
             self._wire = _wire_dtype(grad_dtype)
@@ -228,9 +225,14 @@ class Sharded:
             it came in the last moment.
         """
         arguments = grads, max_norm, norm_type, grad_scale, skip_nonfinite, zero_grads, weight
-        if self._alone:
-            return self._step(*arguments)
-        return uninterrupted(lambda: self._step(*arguments), self._interrupts)
+        with interrupts_kept(self._interrupts):
+            info = self._step(*arguments)
+            if any(self._everyones(len(self._interrupts))):
+                if not self._interrupts:  # it is of another rank, and ours may come a little later
+                    sleep(0.1)
+                self._interrupts.clear()
+                raise KeyboardInterrupt
+        return info
 
     def _step(
         self,
@@ -308,8 +310,6 @@ class Sharded:
                 for grad in self._found(grads):
                     if grad is not None:
                         grad[...] = 0
-        if self.comm.size > 1 and any(self._everyones(len(self._interrupts))):
-            raise KeyboardInterrupt
         return info
 
     def state_dict(self, *, root: int | None = None) -> dict[str, Any]:
