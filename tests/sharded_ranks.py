@@ -303,6 +303,12 @@ def check_state_dicts_and_checkpoints(folder: Path) -> None:
     assert other.param_groups[0]["lr"] == 0.5
 
 
+def without_groups() -> fo.Optimizer:
+    optimizer = fo.SGD([np.zeros(1)])
+    optimizer.remove_param_group(0)
+    return optimizer
+
+
 def check_disagreements() -> None:
     if RANKS == 1:
         return
@@ -363,6 +369,13 @@ def check_disagreements() -> None:
     assert "max_norm must be" in stepped(max_norm=-1.0)
     text = "parameter 'cube' and gradient of 'b' share memory"
     assert text in stepped({"b": params["cube"].transpose(1, 2, 0).reshape(-1)[20:38:2]})
+    base = np.zeros(1000, np.float32)
+    other = Sharded(fo.SGD, {"w": base, "none": base[500:500], "b": np.zeros(9, np.float32)})
+    grads = {"w": np.ones_like(base), "none": np.ones(0, np.float32), "b": base[600:609]}
+    text = "parameter 'w' and gradient of 'b' share memory"
+    assert text in raised(lambda: other.step(grads, zero_grads=True))
+    other.remove_param_group(0)
+    assert raised(lambda: other.step({})) == raised(lambda: without_groups().step({}))
     kept = optimizer.param_groups[0]["params"]
     optimizer.param_groups[0]["params"] = tuple(make_params(FLOAT32).values())
     assert "cannot be replaced" in stepped()

@@ -59,14 +59,12 @@ class Order:
         axes.sort(key=lambda axis: -array.strides[axis])
         self.axes = axes  # from the slowest to the fastest
         self._transposed = None if axes == sorted(axes) else [*ones, *axes]
-        if array.size and not np.shares_memory(self.flat(array), array):
-            raise ValueError("a parameter with negative strides cannot be cut; use .copy()")
 
     def flat(self, array: Array) -> Array:
         """Return an array of the same shape in this order: a view if it lies in memory so."""
-        return (array if self._transposed is None else array.transpose(self._transposed)).reshape(
-            -1
-        )
+        if self._transposed is not None:
+            array = array.transpose(self._transposed)
+        return array.reshape(-1)
 
 
 class Exchange:

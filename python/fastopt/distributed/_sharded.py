@@ -524,9 +524,13 @@ class Sharded:
 
     def _refuse_overlap(self, grads: Sequence[FloatArray | None]) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""
-        params = sorted(self._params, key=lambda param: param.span)
+        # The address of an empty parameter may lie within another one.
+        params = [param for param in self._params if param.array.size]
+        params.sort(key=lambda param: param.span)
         given = [(n, grad) for n, grad in enumerate(grads) if grad is not None and grad.size]
-        spans = np.array([span(grad) for _, grad in given], np.int64).reshape(-1, 2)
+        if not params or not given:
+            return
+        spans = np.array([span(grad) for _, grad in given], np.int64)
         begins, ends = np.array([param.span for param in params], np.int64).T
         last = np.searchsorted(begins, spans[:, 1]) - 1  # begins before the end of the gradient
         for place in np.flatnonzero((last >= 0) & (ends[last] > spans[:, 0])):
