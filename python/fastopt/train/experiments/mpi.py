@@ -148,6 +148,7 @@ class MPIWorkers:
             self._comm.Abort(130)
         except BaseException:
             traceback.print_exc(file=sys.__stderr__)
+            time.sleep(0.5)  # the launcher drops what it has not yet read
             self._comm.Abort(1)
 
     def _share(self, data: Data | None) -> Data | None:
